@@ -1,0 +1,50 @@
+use serde_json::json;
+
+use super::*;
+
+fn paths(kind: &str, spec: Value) -> Vec<String> {
+    let object = json!({
+        "apiVersion": "projectcalico.org/v3", "kind": kind, "metadata": {"name": "x"}, "spec": spec,
+    });
+    unsupported(&object).iter().map(ToString::to_string).collect()
+}
+
+#[test]
+fn only_what_is_set_and_not_acted_on_is_named() {
+    assert!(paths("IPPool", json!({"cidr": "10.0.0.0/16", "natOutgoing": true})).is_empty());
+    assert_eq!(
+        paths("IPPool", json!({"cidr": "10.0.0.0/16", "vxlanMode": "Always", "ipipMode": "Never"})),
+        ["spec.vxlanMode"],
+        "a default asks for nothing"
+    );
+    assert_eq!(
+        paths("BGPPeer", json!({"peerIP": "192.0.2.1", "filters": ["a"]})),
+        ["spec.filters"]
+    );
+    assert!(paths("BGPPeer", json!({"peerIP": "192.0.2.1", "filters": []})).is_empty());
+    assert_eq!(paths("NetworkPolicy", json!({"ingress": []})), ["spec"]);
+    assert!(paths("Pod", json!({"containers": []})).is_empty());
+}
+
+#[test]
+fn typed_objects_name_nothing_for_their_defaults() {
+    let pool = crate::v3::IPPool::new("pool", crate::v3::IPPoolSpec::new("10.0.0.0/16"));
+    assert_eq!(unsupported(&pool), []);
+    let config = crate::v3::IPAMConfiguration::new("default", Default::default());
+    assert_eq!(unsupported(&config), []);
+}
+
+#[test]
+fn every_kind_and_field_listed_exists() {
+    let definitions = crate::crd::all().unwrap();
+    assert_eq!(definitions.len(), ACTED_ON.len());
+    for definition in definitions {
+        let kind = &definition.spec.names.kind;
+        let (_, acted_on) = ACTED_ON.iter().find(|(k, _)| k == kind).unwrap();
+        let schema = serde_json::to_value(&definition.spec.versions[0].schema).unwrap();
+        let fields = &schema["openAPIV3Schema"]["properties"]["spec"]["properties"];
+        for field in *acted_on {
+            assert!(fields.get(field).is_some(), "{kind} has no field {field}");
+        }
+    }
+}

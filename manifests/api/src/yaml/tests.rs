@@ -1,0 +1,198 @@
+use super::*;
+
+fn errors(text: &str) -> Vec<String> {
+    read("f.yaml", text).errors.iter().map(ToString::to_string).collect()
+}
+
+fn names(text: &str) -> Vec<(&'static str, String, u64)> {
+    let contents = read("f.yaml", text);
+    assert_eq!(contents.errors, [], "{text}");
+    let documents = contents.documents.iter();
+    documents
+        .map(|d| (d.object.kind().0, d.object.metadata().name.clone().unwrap(), d.line))
+        .collect()
+}
+
+const POOL: &str = "\
+apiVersion: projectcalico.org/v3
+kind: IPPool
+metadata:
+  name: pods
+spec:
+  cidr: 10.0.0.0/16
+";
+
+const POLICY: &str = "\
+apiVersion: networking.k8s.io/v1
+kind: NetworkPolicy
+metadata: {name: default-deny-ingress}
+spec:
+  podSelector: {}
+  policyTypes: [Ingress]
+";
+
+#[test]
+fn documents_are_found_between_every_kind_of_marker() {
+    let text =
+        format!("# a comment\n---\n{POOL}--- # another\n{POLICY}...\n---\n\n---\n# nothing\n");
+    assert_eq!(
+        names(&text),
+        [
+            ("IPPool", "pods".to_owned(), 3),
+            ("NetworkPolicy", "default-deny-ingress".to_owned(), 10)
+        ]
+    );
+}
+
+#[test]
+fn json_and_lists_and_windows_line_ends_are_read() {
+    let json = r#"{"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "a"}}"#;
+    assert_eq!(names(json), [("Namespace", "a".to_owned(), 1)]);
+    let list = "apiVersion: v1\nkind: List\nitems:\n- apiVersion: v1\n  kind: Namespace\n  metadata: {name: a}\n\
+                - {apiVersion: v1, kind: Namespace, metadata: {name: b}}\n";
+    assert_eq!(names(list), [("Namespace", "a".to_owned(), 4), ("Namespace", "b".to_owned(), 7)]);
+    assert_eq!(names(&POOL.replace('\n', "\r\n")), [("IPPool", "pods".to_owned(), 1)]);
+    assert_eq!(names(&format!("\u{feff}{POOL}")), [("IPPool", "pods".to_owned(), 1)]);
+}
+
+#[test]
+fn an_error_names_file_line_object_and_field_and_spoils_only_its_document() {
+    let bad = POOL.replace("cidr: 10.0.0.0/16", "cidr: 10.0.0.0/33").replace("pods", "bad");
+    let text = format!("{bad}---\n{POLICY}---\n{}", POOL.replace("  cidr", "  cdir"));
+    let contents = read("pools.yaml", &text);
+    assert_eq!(contents.documents.len(), 1);
+    let errors: Vec<String> = contents.errors.iter().map(ToString::to_string).collect();
+    assert_eq!(
+        errors,
+        [
+            "pools.yaml:6:3: IPPool bad: spec.cidr: cidr must be a network in CIDR notation without \
+             host bits",
+            "pools.yaml:19:1: IPPool pods: spec.cidr: must be given",
+            "pools.yaml:20:3: IPPool pods: spec.cdir: unknown field; did you mean cidr?",
+        ]
+    );
+}
+
+#[test]
+fn syntax_errors_name_their_place_and_hide_nothing_after_them() {
+    let text = format!("kind: [\n---\n{POOL}---\na: b: c\n---\n{POLICY}");
+    let contents = read("f.yaml", &text);
+    assert_eq!(contents.documents.len(), 2);
+    assert_eq!(contents.errors.len(), 2);
+    assert!(contents.errors[0].line <= 2, "{:?}", contents.errors[0]);
+    assert_eq!(contents.errors[1].line, 10, "{:?}", contents.errors[1]);
+    assert!(!contents.errors[1].reason.is_empty());
+}
+
+#[test]
+fn a_mistake_deep_inside_is_located() {
+    let text = "\
+apiVersion: projectcalico.org/v3
+kind: NetworkPolicy
+metadata:
+  name: web
+  namespace: shop
+  labels:
+    app.kubernetes.io/part-of: 7
+spec:
+  ingress:
+  - action: Allow
+    protocol: TCP
+    source:
+      selector: app == 'a
+  - action: Alow
+";
+    assert_eq!(
+        errors(text),
+        [
+            "f.yaml:14:5: NetworkPolicy shop/web: spec.ingress[1].action: \"Alow\" is not one of Allow, \
+             Deny, Log, Pass",
+            "f.yaml:7:5: NetworkPolicy shop/web: metadata.labels.app.kubernetes.io/part-of: must be a \
+             string, not 7; quote it",
+        ]
+    );
+    let text = text.replace("Alow", "Allow").replace("part-of: 7", "part-of: '7'");
+    assert_eq!(
+        errors(&text),
+        ["f.yaml:13:7: NetworkPolicy shop/web: spec.ingress[0].source.selector: invalid selector \
+             \"app == 'a\": a string without its closing quote at character 8"]
+    );
+}
+
+#[test]
+fn kinds_of_kubernetes_are_checked_too() {
+    assert_eq!(
+        errors(&POLICY.replace("podSelector: {}", "podSelector: {matchLabel: {a: b}}")),
+        [
+            "f.yaml:5:17: NetworkPolicy default/default-deny-ingress: spec.podSelector.matchLabel: unknown \
+             field; did you mean matchLabels?"
+        ]
+    );
+    assert_eq!(
+        errors("apiVersion: apps/v1\nkind: Deployment\nmetadata: {name: a}\n"),
+        ["f.yaml:2:1: Deployment a: kind: Deployment of apps/v1 is not a kind that is read here"]
+    );
+    assert_eq!(errors("just text\n"), ["f.yaml:1:1: is not an object with apiVersion and kind"]);
+    assert_eq!(errors("a: b\n"), ["f.yaml:1:1: apiVersion: must be given, as a string"]);
+}
+
+#[test]
+fn a_whole_pod_is_read() {
+    let text = "\
+apiVersion: v1
+kind: Pod
+metadata:
+  name: api
+  creationTimestamp: null
+  labels: {app: api}
+spec:
+  nodeName: node1
+  containers:
+  - name: c
+    image: i
+    ports: [{name: http, containerPort: 80}]
+    resources: {limits: {cpu: 100m, memory: 1Gi}, requests: {cpu: 1}}
+    livenessProbe: {httpGet: {path: /, port: http}}
+status:
+  phase: Running
+  podIPs: [{ip: 10.0.0.1}, {ip: 'fd00::1'}]
+";
+    let contents = read("f.yaml", text);
+    assert_eq!(contents.errors, []);
+    let Object::Pod(pod) = &contents.documents[0].object else { panic!("not a pod") };
+    assert_eq!(pod.metadata.namespace.as_deref(), Some("default"));
+    assert_eq!(pod.status.as_ref().unwrap().pod_ips.as_ref().unwrap()[1].ip, "fd00::1");
+}
+
+#[test]
+fn a_secret_never_reaches_an_error() {
+    let secret =
+        |data: &str| format!("apiVersion: v1\nkind: Secret\nmetadata: {{name: s}}\n{data}\n");
+    let contents = read("f.yaml", &secret("stringData: {password: hunter2}"));
+    let Object::Secret(read_secret) = &contents.documents[0].object else { panic!("not a secret") };
+    assert_eq!(read_secret.data.as_ref().unwrap()["password"].0, b"hunter2");
+    for bad in [
+        "stringData: {password: 7777777}",
+        "data: {password: 7777777}",
+        "data: {password: '7777777!'}",
+        "data: {password: [7777777]}",
+        "data: {password: \"7777777}",
+        "data: 7777777",
+        "data: {password: a: 7777777}",
+    ] {
+        let errors = errors(&secret(bad));
+        assert_eq!(errors.len(), 1, "{bad}: {errors:?}");
+        assert!(!errors[0].contains("7777777"), "{errors:?}");
+    }
+}
+
+#[test]
+fn limits_hold() {
+    assert_eq!(read("f.yaml", &" ".repeat(MAX_FILE + 1)).errors.len(), 1);
+    let deep = format!("a: {}{}", "[".repeat(10_000), "]".repeat(10_000));
+    assert_eq!(read("f.yaml", &deep).errors.len(), 1);
+    let bomb = "a: &a [x,x,x,x,x,x,x,x,x]\nb: &b [*a,*a,*a,*a,*a,*a,*a,*a,*a]\nc: &c [*b,*b,*b,*b,*b,*b,*b,*b]\n\
+                d: &d [*c,*c,*c,*c,*c,*c,*c,*c,*c]\ne: &e [*d,*d,*d,*d,*d,*d,*d,*d]\nf: &f [*e,*e,*e,*e,*e,*e,*e]\n\
+                g: &g [*f,*f,*f,*f,*f,*f,*f,*f]\nh: [*g,*g,*g,*g,*g,*g,*g,*g]\n";
+    assert_eq!(read("f.yaml", bomb).errors.len(), 1);
+}
