@@ -1,0 +1,87 @@
+use super::*;
+
+const YAML: &str = r#"
+router-id: 192.0.2.1
+asn: 65001
+listen: ["127.0.0.1:1179"]
+peers:
+  - name: tor1
+    address: 192.0.2.2
+    asn: 65002
+    password: hunter2
+    families: [ipv4-unicast, ipv6-unicast]
+    next-hop: self
+    import:
+      default: reject
+      rules:
+        - prefixes: [{prefix: 10.0.0.0/8, operator: in, max-length: 26}]
+          action: accept
+          set: {local-pref: 200, add-communities: ["65001:7"]}
+networks:
+  - prefix: 10.1.0.0/26
+    communities: [no-export]
+    large-communities: ["65001:1:2"]
+graceful-restart: {restart-time: 60}
+"#;
+
+fn parse(text: &str) -> Result<Config, String> {
+    let config: Config = serde_saphyr::from_str(text).map_err(|e| e.to_string())?;
+    config.validate().map_err(|e| e.to_string())?;
+    Ok(config)
+}
+
+#[test]
+fn yaml_with_defaults() {
+    let config = parse(YAML).unwrap();
+    assert_eq!(config.peers[0].hold_time, 90);
+    assert_eq!(config.peers[0].next_hop, NextHopMode::Ourselves);
+    assert_eq!(config.graceful_restart.restart_time, 60);
+    assert_eq!(config.graceful_restart.stale_path_time, 360);
+    assert_eq!(config.networks[0].communities, [Community::NO_EXPORT]);
+    let import = config.peers[0].import.as_ref().unwrap();
+    assert_eq!(import.rules[0].set.local_pref, Some(200));
+}
+
+#[test]
+fn a_password_is_never_shown() {
+    let config = parse(YAML).unwrap();
+    let debug = format!("{config:?}");
+    let json = serde_json::to_string(&config).unwrap();
+    assert!(!debug.contains("hunter2") && !json.contains("hunter2"));
+}
+
+#[test]
+fn errors_name_object_and_field() {
+    let cases = [
+        ("asn: 65001", "asn: 0", "speaker: asn: "),
+        ("router-id: 192.0.2.1", "router-id: 0.0.0.0", "speaker: router-id: "),
+        ("10.1.0.0/26", "10.1.0.1/26", "network 10.1.0.1/26: prefix: "),
+        ("next-hop: self", "hold-time: 2", "peer \"tor1\": hold-time: "),
+        ("next-hop: self", "ttl-security: 255", "peer \"tor1\": ttl-security: "),
+        ("next-hop: self", "source-address: fd00::1", "peer \"tor1\": source-address: "),
+        ("max-length: 26", "max-length: 33", "peer \"tor1\": import: rules[0].prefixes: "),
+        ("password: hunter2", "password: ''", "peer \"tor1\": password: "),
+        ("restart-time: 60", "restart-time: 5000", "graceful-restart: restart-time: "),
+        ("no-export", "nonsense", "\"nonsense\" is not a community"),
+        ("65001:1:2", "65001:1", "\"65001:1\" is not a large community"),
+        ("next-hop: self", "next-hopp: self", "next-hopp"),
+    ];
+    for (from, to, wanted) in cases {
+        let text = YAML.replacen(from, to, 1);
+        assert_ne!(text, YAML, "{from} is in the YAML");
+        let error = parse(&text).unwrap_err();
+        assert!(error.contains(wanted), "{to}: {error}");
+    }
+}
+
+#[test]
+fn names_and_addresses_are_unique() {
+    let mut config = Config::new(Ipv4Addr::new(1, 1, 1, 1), 65001);
+    config.peers.push(PeerConfig::new("a", "192.0.2.1".parse().unwrap(), 65002));
+    config.peers.push(PeerConfig::new("b", "192.0.2.1".parse().unwrap(), 65002));
+    assert!(config.validate().unwrap_err().to_string().contains("peer \"b\": address"));
+    config.peers[1].port = 1179;
+    config.validate().unwrap();
+    config.peers[1].name = "a".into();
+    assert!(config.validate().unwrap_err().to_string().contains("peer \"a\": name"));
+}

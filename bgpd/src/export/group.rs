@@ -1,0 +1,432 @@
+//! One update group.
+
+use std::collections::HashMap;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::sync::Arc;
+
+use bytes::Bytes;
+use rustc_hash::FxHashMap;
+use smallvec::SmallVec;
+
+use super::Sink;
+use crate::config::NextHopMode;
+use crate::policy::{Outcome, PeerType, Policy, Source, Subject};
+use crate::rib::{AttrId, DestId, DirtyList, PeerId, Rib, RibPrefix, Table};
+use crate::wire::attributes::{AttributeBlock, Edit, Edits};
+use crate::wire::{Family, NextHop, UpdateEncoder};
+
+/// Everything that decides what a neighbor is sent. Neighbors with equal keys share a group.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct GroupKey {
+    pub(crate) family: Family,
+    pub(crate) peer_type: PeerType,
+    /// Our AS number, as the neighbors know it.
+    pub(crate) local_asn: u32,
+    pub(crate) next_hop_mode: NextHopMode,
+    /// Our address in the family; None if we have none, and then only routes with somebody
+    /// else's next hop can be sent.
+    pub(crate) next_hop: Option<IpAddr>,
+    pub(crate) encoder: UpdateEncoder,
+    pub(crate) policy: Arc<Policy>,
+}
+
+/// What the members were told of a destination, except the one it came from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Sent {
+    pub(super) attr: AttrId,
+    /// Who the route is from: a member that is the source was told nothing.
+    pub(super) source: PeerId,
+}
+
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Member {
+    pub(super) peer: PeerId,
+    /// Has not been told everything yet since it joined.
+    pub(super) joining: bool,
+}
+
+/// Which members a message is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub(crate) enum Target {
+    Except(PeerId),
+    Only(PeerId),
+}
+
+#[derive(Debug)]
+pub(super) struct Group {
+    pub(super) key: Arc<GroupKey>,
+    pub(super) members: SmallVec<[Member; 1]>,
+    /// By destination; as of the last flush.
+    sent: Vec<Sent>,
+    /// How many entries of `sent` are from each source.
+    pub(super) sources: FxHashMap<PeerId, usize>,
+    pub(super) pending: DirtyList,
+}
+
+/// What export makes of an attribute set under a rule; holds one reference to the result.
+type Memo = FxHashMap<(AttrId, PeerId, Option<usize>), AttrId>;
+
+impl Group {
+    pub(super) fn new(key: Arc<GroupKey>, peer: PeerId) -> Self {
+        Self {
+            key,
+            members: SmallVec::from_slice(&[Member { peer, joining: true }]),
+            sent: Vec::new(),
+            sources: HashMap::default(),
+            pending: DirtyList::default(),
+        }
+    }
+
+    fn sent(&self, dest: DestId) -> Sent {
+        self.sent.get(dest.index()).copied().unwrap_or(Sent::NOTHING)
+    }
+
+    /// Whether the destination must stay because of this group.
+    fn holds(&self, dest: DestId) -> bool {
+        self.sent(dest) != Sent::NOTHING || self.pending.contains(dest)
+    }
+
+    /// Changes the group's memory of a destination, with its hold on it.
+    fn change<P: RibPrefix>(
+        &mut self,
+        table: &mut Table<P>,
+        dest: DestId,
+        f: impl FnOnce(&mut Self),
+    ) {
+        let before = self.holds(dest);
+        f(self);
+        match (before, self.holds(dest)) {
+            (false, true) => table.hold(dest),
+            (true, false) => table.unhold(dest),
+            _ => {}
+        }
+    }
+
+    pub(super) fn mark<P: RibPrefix>(&mut self, table: &mut Table<P>, dest: DestId) {
+        self.change(table, dest, |group| {
+            group.pending.insert(dest);
+        });
+    }
+
+    /// Marks every destination that has a best path or was sent.
+    pub(super) fn mark_all<P: RibPrefix>(&mut self, table: &mut Table<P>) {
+        let all: Vec<DestId> = table
+            .iter()
+            .filter(|(id, dest)| dest.best.is_some() || self.sent(*id) != Sent::NOTHING)
+            .map(|(id, _)| id)
+            .collect();
+        for dest in all {
+            self.mark(table, dest);
+        }
+    }
+
+    /// Takes one member into a group of its own that knows what this one knows.
+    pub(super) fn split<P: RibPrefix>(&mut self, peer: PeerId, rib: &mut Rib) -> Self {
+        let at = self.members.iter().position(|m| m.peer == peer);
+        let member = at.map(|at| self.members.remove(at));
+        let own = Self {
+            key: self.key.clone(),
+            members: member.into_iter().collect(),
+            sent: self.sent.clone(),
+            sources: self.sources.clone(),
+            pending: self.pending.clone(),
+        };
+        let (table, attrs) = P::parts(rib);
+        for sent in &own.sent {
+            attrs.retain(sent.attr);
+        }
+        let held: Vec<DestId> =
+            table.iter().map(|(id, _)| id).filter(|id| own.holds(*id)).collect();
+        for dest in held {
+            table.hold(dest);
+        }
+        own
+    }
+
+    /// Lets go of everything.
+    pub(super) fn clear<P: RibPrefix>(&mut self, rib: &mut Rib) {
+        let (table, attrs) = P::parts(rib);
+        let held: Vec<DestId> =
+            table.iter().map(|(id, _)| id).filter(|id| self.holds(*id)).collect();
+        for sent in self.sent.drain(..) {
+            attrs.release(sent.attr);
+        }
+        self.sources.clear();
+        self.pending = DirtyList::default();
+        for dest in held {
+            table.unhold(dest);
+        }
+    }
+
+    /// Remembers only that destinations were sent, not with what: all are sent again.
+    pub(super) fn forget_attributes(&mut self, rib: &mut Rib) {
+        for sent in &mut self.sent {
+            if sent.attr != AttrId::NONE {
+                rib.attrs.release(sent.attr);
+                sent.attr = AttrId::UNKNOWN;
+            }
+        }
+    }
+
+    pub(super) fn advertised(&self, peer: PeerId) -> usize {
+        let all: usize = self.sources.values().sum();
+        all - self.sources.get(&peer).copied().unwrap_or(0)
+    }
+
+    pub(super) fn is_advertised(&self, peer: PeerId, dest: DestId) -> bool {
+        let sent = self.sent(dest);
+        sent.attr != AttrId::NONE && sent.source != peer
+    }
+
+    /// Sends what changed, looking at no more than `limit` destinations.
+    pub(super) fn flush<P: RibPrefix>(
+        &mut self,
+        rib: &mut Rib,
+        sink: &mut impl Sink,
+        limit: usize,
+    ) {
+        let mut memo = Memo::default();
+        let mut plan = Plan::default();
+        for _ in 0..limit {
+            let Some(dest) = self.pending.pop() else { break };
+            let new = self.export::<P>(dest, rib, &mut memo);
+            let old = self.sent(dest);
+            if new != old {
+                self.plan(&mut plan, dest, old, new);
+                self.store(dest, old, new, rib);
+            }
+            // Only now: encoding reads prefixes by number, and nothing may take it meanwhile.
+            plan.looked_at.push(dest);
+        }
+        self.encode::<P>(&plan, rib, sink);
+        for attr in memo.into_values() {
+            rib.attrs.release(attr);
+        }
+        let table = P::table_mut(rib);
+        for dest in plan.looked_at {
+            if !self.holds(dest) {
+                table.unhold(dest);
+            }
+        }
+    }
+
+    fn store(&mut self, dest: DestId, old: Sent, new: Sent, rib: &mut Rib) {
+        if dest.index() >= self.sent.len() {
+            self.sent.resize(dest.index() + 1, Sent::NOTHING);
+        }
+        self.sent[dest.index()] = new;
+        rib.attrs.retain(new.attr);
+        rib.attrs.release(old.attr);
+        if old.attr != AttrId::NONE
+            && let Some(count) = self.sources.get_mut(&old.source)
+        {
+            *count -= 1;
+            if *count == 0 {
+                self.sources.remove(&old.source);
+            }
+        }
+        if new.attr != AttrId::NONE {
+            *self.sources.entry(new.source).or_default() += 1;
+        }
+    }
+
+    fn is_member(&self, peer: PeerId) -> bool {
+        self.members.iter().any(|m| m.peer == peer)
+    }
+
+    /// Notes who must be told what so that the members' view goes from `old` to `new`.
+    fn plan(&self, plan: &mut Plan, dest: DestId, old: Sent, new: Sent) {
+        if new.attr == AttrId::NONE {
+            plan.withdraw(Target::Except(old.source), dest);
+            return;
+        }
+        plan.announce(new, dest);
+        if old.attr != AttrId::NONE && old.source != new.source && self.is_member(new.source) {
+            plan.withdraw(Target::Only(new.source), dest);
+        }
+    }
+
+    fn encode<P: RibPrefix>(&self, plan: &Plan, rib: &Rib, sink: &mut impl Sink) {
+        let table = P::table(rib);
+        let prefixes = |dests: &[DestId]| -> SmallVec<[P; 16]> {
+            dests.iter().map(|dest| table.dest(*dest).prefix).collect()
+        };
+        for (target, dests) in &plan.withdrawn {
+            let mut out = Vec::new();
+            let messages = self.key.encoder.withdraw(prefixes(dests), &mut out);
+            self.send(*target, out, messages, sink);
+        }
+        for (sent, dests) in &plan.announced {
+            let set = rib.attrs.get(sent.attr);
+            let mut out = Vec::new();
+            let encoder = self.key.encoder;
+            let prefixes = prefixes(dests);
+            let messages =
+                encoder.announce(&set.block, &set.info, set.next_hop, prefixes, &mut out);
+            self.send(Target::Except(sent.source), out, messages, sink);
+        }
+    }
+
+    fn send(&self, target: Target, octets: Vec<u8>, messages: usize, sink: &mut impl Sink) {
+        let octets = Bytes::from(octets);
+        for member in &self.members {
+            let wanted = match target {
+                Target::Except(source) => member.peer != source,
+                Target::Only(peer) => member.peer == peer,
+            };
+            if wanted && !octets.is_empty() {
+                sink.queue(member.peer, &octets, messages);
+            }
+        }
+    }
+
+    /// What the members are to be told of a destination now. The attributes are kept alive by the
+    /// memo.
+    fn export<P: RibPrefix>(&self, dest: DestId, rib: &mut Rib, memo: &mut Memo) -> Sent {
+        let entry = P::table(rib).dest(dest);
+        let Some((source, attr)) = entry.best else { return Sent::NOTHING };
+        let prefix = entry.prefix;
+        let rank = rib.ranks[source.index()];
+        let set = rib.attrs.get(attr);
+        let external = self.key.peer_type == PeerType::External;
+        // RFC 4271 section 9.2: what an internal peer told us stays among the others.
+        let internal_source = !rank.local && !rank.external;
+        if (internal_source && !external)
+            || set.info.no_advertise
+            || (external && set.info.no_export)
+        {
+            return Sent::NOTHING;
+        }
+        let rule = if self.key.policy.rules.is_empty() {
+            match self.key.policy.default {
+                crate::policy::Action::Accept => None,
+                crate::policy::Action::Reject => return Sent::NOTHING,
+            }
+        } else {
+            let subject = Subject {
+                prefix: prefix.to_net(),
+                block: &set.block,
+                source: if rank.local { Source::Local } else { Source::RemotePeers },
+                peer_type: self.key.peer_type,
+            };
+            match self.key.policy.evaluate(&subject) {
+                Outcome::Reject => return Sent::NOTHING,
+                Outcome::Accept(rule) => rule,
+            }
+        };
+        // MED depends on whether the route is ours, so that is part of the memo's key.
+        let origin = if rank.local { PeerId::LOCAL } else { PeerId(u16::MAX) };
+        let out = if let Some(out) = memo.get(&(attr, origin, rule)) {
+            *out
+        } else {
+            let out = self.transform::<P>(attr, rank.local, rule, rib);
+            memo.insert((attr, origin, rule), out);
+            out
+        };
+        if out == AttrId::NONE { Sent::NOTHING } else { Sent { attr: out, source } }
+    }
+
+    /// The attributes as the members get them (RFC 4271 section 5.1); NONE if they cannot be
+    /// encoded for them.
+    fn transform<P: RibPrefix>(
+        &self,
+        attr: AttrId,
+        local: bool,
+        rule: Option<usize>,
+        rib: &mut Rib,
+    ) -> AttrId {
+        let key = &*self.key;
+        let set = rib.attrs.get(attr);
+        let Some(next_hop) = self.next_hop::<P>(set.next_hop) else { return AttrId::NONE };
+        let changes = rule.and_then(|at| key.policy.rules.get(at)).map(|r| r.set.edits());
+        let mut edits = changes.unwrap_or_default();
+        let mut prepend: SmallVec<[u32; 12]> = SmallVec::new();
+        if key.peer_type == PeerType::External {
+            prepend.push(key.local_asn);
+            prepend.extend_from_slice(edits.prepend);
+            edits.local_pref = Edit::Remove;
+            edits.strip_reflection = true;
+            // Section 5.1.4: a MED from one AS is not told to another.
+            if edits.med == Edit::Keep && !local {
+                edits.med = Edit::Remove;
+            }
+        } else {
+            prepend.extend_from_slice(edits.prepend);
+            if edits.local_pref == Edit::Keep {
+                edits.local_pref = Edit::Default(crate::rib::DEFAULT_LOCAL_PREF);
+            }
+        }
+        let edits = Edits { prepend: &prepend, ..edits };
+        let mut block = AttributeBlock::default();
+        block.rewrite(&set.block, &edits);
+        let out = rib.attrs.intern(&block.bytes, next_hop);
+        let info = &rib.attrs.get(out).info;
+        if key.encoder.can_announce::<P>(&block.bytes, info, next_hop) {
+            return out;
+        }
+        rib.attrs.release(out);
+        tracing::warn!(
+            octets = block.bytes.len(),
+            "attributes too long for a message to a peer: its routes are not announced"
+        );
+        AttrId::NONE
+    }
+
+    /// The next hop that the members are told (RFC 4271 section 5.1.3).
+    fn next_hop<P: RibPrefix>(&self, learned: NextHop) -> Option<NextHop> {
+        let ourselves = match self.key.next_hop_mode {
+            NextHopMode::Auto => self.key.peer_type == PeerType::External,
+            NextHopMode::Ourselves => true,
+            NextHopMode::Keep => false,
+        };
+        if !ourselves && !learned.is_ourselves() {
+            return Some(learned);
+        }
+        let addr = self.key.next_hop?;
+        let fits = match P::FAMILY {
+            Family::Ipv4Unicast => addr.is_ipv4() && addr != Ipv4Addr::UNSPECIFIED,
+            Family::Ipv6Unicast => addr.is_ipv6() && addr != Ipv6Addr::UNSPECIFIED,
+        };
+        fits.then_some(NextHop::new(addr))
+    }
+}
+
+/// What one flush has to say.
+#[derive(Default)]
+struct Plan {
+    withdrawn: Vec<(Target, Vec<DestId>)>,
+    announced: Vec<(Sent, Vec<DestId>)>,
+    by_target: FxHashMap<Target, usize>,
+    by_sent: FxHashMap<(AttrId, PeerId), usize>,
+    looked_at: Vec<DestId>,
+}
+
+impl Plan {
+    fn withdraw(&mut self, target: Target, dest: DestId) {
+        if let Some((last, dests)) = self.withdrawn.last_mut()
+            && *last == target
+        {
+            dests.push(dest);
+            return;
+        }
+        let at = *self.by_target.entry(target).or_insert_with(|| {
+            self.withdrawn.push((target, Vec::new()));
+            self.withdrawn.len() - 1
+        });
+        self.withdrawn[at].1.push(dest);
+    }
+
+    fn announce(&mut self, sent: Sent, dest: DestId) {
+        if let Some((last, dests)) = self.announced.last_mut()
+            && *last == sent
+        {
+            dests.push(dest);
+            return;
+        }
+        let at = *self.by_sent.entry((sent.attr, sent.source)).or_insert_with(|| {
+            self.announced.push((sent, Vec::new()));
+            self.announced.len() - 1
+        });
+        self.announced[at].1.push(dest);
+    }
+}

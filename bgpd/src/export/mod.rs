@@ -1,0 +1,201 @@
+//! Adj-RIB-Out: what neighbors were told, kept once for all that are told the same.
+//!
+//! An *update group* is a set of neighbors, for one family, that would be sent the same octets.
+//! It knows for each destination what its members were told, and which destinations changed
+//! since. A flush turns the difference into UPDATEs, encoded once and queued for every member.
+//!
+//! A neighbor that joins, asks for a refresh, cannot keep up, or whose policy changed is the only
+//! member of a group of its own: that group starts from what this neighbor was told (nothing, for
+//! a new one), and merges into the common group once both have caught up with the RIB. So a
+//! slow neighbor holds up nobody, is sent only the latest state, and costs bounded memory.
+
+mod group;
+#[cfg(test)]
+mod tests;
+
+pub(crate) use group::GroupKey;
+use group::{Group, Sent};
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+
+use crate::rib::{DestId, PeerId, Rib, RibPrefix, with_family};
+use crate::wire::Family;
+
+/// Octets queued for a neighbor above which it is sent nothing new for now.
+pub(crate) const QUEUE_HIGH: usize = 1 << 20;
+/// Destinations looked at in one flush of a group that is catching up.
+const CHUNK: usize = 16 * 1024;
+
+/// Where the groups put what they have to say.
+pub(crate) trait Sink {
+    /// Queues UPDATEs for a neighbor.
+    fn queue(&mut self, peer: PeerId, octets: &Bytes, messages: usize);
+    /// Octets queued for a neighbor and not sent yet.
+    fn queued(&self, peer: PeerId) -> usize;
+    /// A neighbor has been told everything for the first time since it joined.
+    fn caught_up(&mut self, peer: PeerId, family: Family);
+}
+
+/// All update groups.
+#[derive(Debug, Default)]
+pub(crate) struct UpdateGroups {
+    groups: Vec<Group>,
+}
+
+impl UpdateGroups {
+    /// Starts telling a neighbor what the RIB holds.
+    pub(crate) fn join(&mut self, peer: PeerId, key: Arc<GroupKey>, rib: &mut Rib) {
+        let family = key.family;
+        let mut group = Group::new(key, peer);
+        with_family!(family, P => group.mark_all::<P>(P::table_mut(rib)));
+        self.groups.push(group);
+    }
+
+    /// Forgets a neighbor.
+    pub(crate) fn leave(&mut self, peer: PeerId, family: Family, rib: &mut Rib) {
+        let Some(at) = self.position(peer, family) else { return };
+        let group = &mut self.groups[at];
+        group.members.retain(|m| m.peer != peer);
+        if group.members.is_empty() {
+            let mut group = self.groups.swap_remove(at);
+            with_family!(family, P => group.clear::<P>(rib));
+        }
+    }
+
+    /// Tells a neighbor what another policy, next hop or encoding makes of the routes: only
+    /// differences are sent. Returns whether anything is different.
+    pub(crate) fn rekey(&mut self, peer: PeerId, key: Arc<GroupKey>, rib: &mut Rib) -> bool {
+        let Some(at) = self.position(peer, key.family) else { return false };
+        if self.groups[at].key == key {
+            return false;
+        }
+        let at = self.split(at, peer, rib);
+        let group = &mut self.groups[at];
+        group.key = key;
+        with_family!(group.key.family, P => group.mark_all::<P>(P::table_mut(rib)));
+        true
+    }
+
+    /// Tells a neighbor everything again (RFC 2918).
+    pub(crate) fn refresh(&mut self, peer: PeerId, family: Family, rib: &mut Rib) {
+        let Some(at) = self.position(peer, family) else { return };
+        let at = self.split(at, peer, rib);
+        let group = &mut self.groups[at];
+        with_family!(family, P => {
+            group.forget_attributes(rib);
+            group.mark_all::<P>(P::table_mut(rib));
+        });
+    }
+
+    /// Notes that a destination has another best path.
+    pub(crate) fn mark<P: RibPrefix>(&mut self, table: &mut crate::rib::Table<P>, dest: DestId) {
+        for group in self.groups.iter_mut().filter(|g| g.key.family == P::FAMILY) {
+            group.mark(table, dest);
+        }
+    }
+
+    /// Queues what there is to say for all neighbors that have room; returns whether there is
+    /// more that could be said at once.
+    pub(crate) fn flush(&mut self, rib: &mut Rib, sink: &mut impl Sink) -> bool {
+        let mut more = false;
+        let mut at = 0;
+        while at < self.groups.len() {
+            self.split_slow(at, rib, sink);
+            let group = &mut self.groups[at];
+            let blocked = group.members.iter().any(|m| sink.queued(m.peer) > QUEUE_HIGH);
+            if !blocked && !group.pending.is_empty() {
+                with_family!(group.key.family, P => group.flush::<P>(rib, sink, CHUNK));
+                more |= !group.pending.is_empty();
+            }
+            if group.pending.is_empty() {
+                for member in &mut group.members {
+                    if std::mem::take(&mut member.joining) {
+                        sink.caught_up(member.peer, group.key.family);
+                    }
+                }
+            }
+            at += 1;
+        }
+        self.merge(rib);
+        more
+    }
+
+    /// How many prefixes of a family a neighbor has been told.
+    pub(crate) fn advertised(&self, peer: PeerId, family: Family) -> usize {
+        self.position(peer, family).map_or(0, |at| self.groups[at].advertised(peer))
+    }
+
+    /// Whether a neighbor has been told of a destination.
+    pub(crate) fn is_advertised(&self, peer: PeerId, family: Family, dest: DestId) -> bool {
+        self.position(peer, family).is_some_and(|at| self.groups[at].is_advertised(peer, dest))
+    }
+
+    /// Whether anything still tells routes from others by this neighbor's number.
+    pub(crate) fn mentions(&self, peer: PeerId) -> bool {
+        self.groups.iter().any(|g| g.sources.get(&peer).is_some_and(|n| *n > 0))
+    }
+
+    /// How many groups there are.
+    pub(crate) fn len(&self) -> usize {
+        self.groups.len()
+    }
+
+    fn position(&self, peer: PeerId, family: Family) -> Option<usize> {
+        self.groups
+            .iter()
+            .position(|g| g.key.family == family && g.members.iter().any(|m| m.peer == peer))
+    }
+
+    /// Makes the neighbor the only member of its group; returns where that is.
+    fn split(&mut self, at: usize, peer: PeerId, rib: &mut Rib) -> usize {
+        let group = &mut self.groups[at];
+        if group.members.len() == 1 {
+            return at;
+        }
+        let own = with_family!(group.key.family, P => group.split::<P>(peer, rib));
+        self.groups.push(own);
+        self.groups.len() - 1
+    }
+
+    /// Members that cannot keep up go on alone, so that the others need not wait.
+    fn split_slow(&mut self, at: usize, rib: &mut Rib, sink: &impl Sink) {
+        if self.groups[at].members.len() < 2 || self.groups[at].pending.is_empty() {
+            return;
+        }
+        let slow: Vec<PeerId> = self.groups[at]
+            .members
+            .iter()
+            .map(|m| m.peer)
+            .filter(|peer| sink.queued(*peer) > QUEUE_HIGH)
+            .collect();
+        for peer in slow {
+            self.split(at, peer, rib);
+        }
+    }
+
+    /// Groups of one key that have caught up say the same from here on.
+    fn merge(&mut self, rib: &mut Rib) {
+        let mut at = 0;
+        while at < self.groups.len() {
+            let group = &self.groups[at];
+            let into = if group.pending.is_empty() {
+                self.groups[..at].iter().position(|g| g.pending.is_empty() && g.key == group.key)
+            } else {
+                None
+            };
+            let Some(into) = into else {
+                at += 1;
+                continue;
+            };
+            let mut group = self.groups.swap_remove(at);
+            self.groups[into].members.append(&mut group.members);
+            with_family!(group.key.family, P => group.clear::<P>(rib));
+        }
+    }
+}
+
+impl Sent {
+    const NOTHING: Self = Self { attr: crate::rib::AttrId::NONE, source: PeerId::LOCAL };
+}

@@ -1,0 +1,28 @@
+//! A BGP speaker: a library for the agent and a standalone daemon.
+//!
+//! ```text
+//!   wire/       messages <-> bytes; total functions, RFC 7606 error classes
+//!   session/    the RFC 4271 state machine, pure; what two OPENs agree on
+//!   policy/     import and export filters
+//!   rib/        interned attributes, prefix tables, the decision process
+//!   export/     update groups: one encoding for all peers that would get the same octets
+//!   transport/  TCP with MD5 and TTL security; in tests a network in memory with virtual time
+//!   speaker/    one core that owns all of the above, and the handle that talks to it
+//! ```
+//!
+//! The core takes no clock, no socket and no random source of its own: everything that is not
+//! deterministic comes in as an event. One thread runs it; no route crosses a thread before it is
+//! packed. See [`Speaker`] for the way in.
+
+pub mod config;
+mod export;
+pub mod policy;
+mod rib;
+mod session;
+mod speaker;
+mod transport;
+pub mod wire;
+
+pub use config::{Config, ConfigError, Network, PeerConfig};
+pub use session::State;
+pub use speaker::*;

@@ -1,0 +1,233 @@
+//! The decision process (RFC 4271 section 9.1.2), as a pure function over the paths of one
+//! destination. The result does not depend on the order in which they came.
+//!
+//! In this order, each step leaving only the best of what the one before left:
+//! 1. our own networks;
+//! 2. highest LOCAL_PREF (100 where there is none);
+//! 3. shortest AS_PATH;
+//! 4. lowest ORIGIN;
+//! 5. lowest MULTI_EXIT_DISC (0 where there is none) among paths of the same neighboring AS;
+//! 6. external before internal;
+//!
+//! what is left is of equal cost and may be used at once; the one that is announced has
+//!
+//! 7. the lowest BGP Identifier, or ORIGINATOR_ID (RFC 4456 section 9);
+//! 8. the shortest CLUSTER_LIST;
+//! 9. the lowest peer address.
+
+use std::net::{IpAddr, Ipv4Addr};
+
+use serde::Serialize;
+use smallvec::SmallVec;
+
+use super::attrs::{AttrId, AttrTable};
+use super::table::Path;
+use crate::config::Multipath;
+use crate::wire::attributes;
+
+/// LOCAL_PREF of a route that carries none.
+pub(crate) const DEFAULT_LOCAL_PREF: u32 = 100;
+
+/// What decision needs to know of a neighbor.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct PeerRank {
+    pub(crate) local: bool,
+    pub(crate) external: bool,
+    pub(crate) router_id: Ipv4Addr,
+    pub(crate) address: IpAddr,
+    /// The interface of a link-local session.
+    pub(crate) scope_id: u32,
+}
+
+impl PeerRank {
+    /// Ourselves.
+    pub(crate) const LOCAL: Self = Self {
+        local: true,
+        external: false,
+        router_id: Ipv4Addr::UNSPECIFIED,
+        address: IpAddr::V4(Ipv4Addr::UNSPECIFIED),
+        scope_id: 0,
+    };
+}
+
+/// Why a path is the best, or is not. For the best one: the last step it took to find it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Reason {
+    /// Not decided yet.
+    #[default]
+    Undecided,
+    /// There is no other usable path.
+    OnlyPath,
+    /// Our own network goes first.
+    LocalNetwork,
+    /// LOCAL_PREF.
+    LocalPref,
+    /// Length of AS_PATH.
+    AsPathLength,
+    /// ORIGIN.
+    Origin,
+    /// MULTI_EXIT_DISC.
+    Med,
+    /// External before internal.
+    ExternalFirst,
+    /// BGP Identifier or ORIGINATOR_ID.
+    RouterId,
+    /// Length of CLUSTER_LIST.
+    ClusterList,
+    /// The peer's address.
+    PeerAddress,
+    /// Refused: the import policy.
+    ImportPolicy,
+    /// Refused: our AS number is in the path (RFC 4271 section 9.1.2).
+    AsPathLoop,
+    /// Refused: ORIGINATOR_ID is our own (RFC 4456 section 8).
+    OriginatorLoop,
+    /// Refused: a multicast prefix (RFC 4271 section 6.3).
+    NotUnicast,
+    /// Refused: the next hop is one of our own addresses, or cannot be one at all.
+    NextHop,
+}
+
+impl std::fmt::Display for Reason {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Undecided => "not decided yet",
+            Self::OnlyPath => "only path",
+            Self::LocalNetwork => "own network",
+            Self::LocalPref => "LOCAL_PREF",
+            Self::AsPathLength => "AS_PATH length",
+            Self::Origin => "ORIGIN",
+            Self::Med => "MED",
+            Self::ExternalFirst => "external before internal",
+            Self::RouterId => "router id",
+            Self::ClusterList => "CLUSTER_LIST length",
+            Self::PeerAddress => "peer address",
+            Self::ImportPolicy => "refused by import policy",
+            Self::AsPathLoop => "refused: own AS in AS_PATH",
+            Self::OriginatorLoop => "refused: own ORIGINATOR_ID",
+            Self::NotUnicast => "refused: not a unicast prefix",
+            Self::NextHop => "refused: unusable next hop",
+        })
+    }
+}
+
+/// Sorts the paths that are used to the front, the best one first, and notes on each why.
+/// Returns how many are used: 0 if none can be.
+pub(super) fn select(
+    paths: &mut [Path],
+    attrs: &AttrTable,
+    ranks: &[PeerRank],
+    multipath: &Multipath,
+) -> usize {
+    match paths {
+        [] => return 0,
+        [only] => {
+            if only.attr == AttrId::NONE {
+                return 0;
+            }
+            only.reason = Reason::OnlyPath;
+            return 1;
+        }
+        _ => {}
+    }
+    let mut left: Candidates =
+        (0..paths.len()).filter(|at| paths[*at].attr != AttrId::NONE).collect();
+    if left.is_empty() {
+        return 0;
+    }
+    let mut last = Reason::OnlyPath;
+    let equal_cost = {
+        let mut round = Round { paths, left: &mut left, last: &mut last };
+        let info = |path: &Path| &attrs.get(path.attr).info;
+        let rank = |path: &Path| &ranks[path.peer.index()];
+        round.keep_lowest(Reason::LocalNetwork, |p| !rank(p).local);
+        round.keep_lowest(Reason::LocalPref, |p| {
+            std::cmp::Reverse(info(p).local_pref.unwrap_or(DEFAULT_LOCAL_PREF))
+        });
+        round.keep_lowest(Reason::AsPathLength, |p| info(p).path_len);
+        round.keep_lowest(Reason::Origin, |p| info(p).origin);
+        round.keep_lowest_med(|p| (info(p).neighbor_as, info(p).med.unwrap_or(0)));
+        round.keep_lowest(Reason::ExternalFirst, |p| !rank(p).external);
+        let equal_cost = round.left.clone();
+        round.keep_lowest(Reason::RouterId, |p| info(p).originator.unwrap_or(rank(p).router_id));
+        round.keep_lowest(Reason::ClusterList, |p| info(p).clusters);
+        round.keep_lowest(Reason::PeerAddress, |p| rank(p).address);
+        equal_cost
+    };
+    let best = left[0];
+    paths[best].reason = last;
+
+    let external = ranks[paths[best].peer.index()].external;
+    let limit = usize::from(if external { multipath.ebgp } else { multipath.ibgp });
+    let best_path = attributes::as_path(&attrs.get(paths[best].attr).block);
+    let mut used: SmallVec<[Path; 4]> = equal_cost
+        .iter()
+        .filter(|at| **at != best)
+        .map(|at| paths[*at])
+        .filter(|p| {
+            multipath.as_path_relax || attributes::as_path(&attrs.get(p.attr).block) == best_path
+        })
+        .collect();
+    // Which ones, where there are more than may be used, is as stable as the best one is.
+    used.sort_by_key(|p| {
+        let set = attrs.get(p.attr);
+        let rank = &ranks[p.peer.index()];
+        (set.info.originator.unwrap_or(rank.router_id), set.info.clusters, rank.address)
+    });
+    used.insert(0, paths[best]);
+    used.truncate(limit.max(1));
+    paths.sort_by_key(|p| {
+        let at = used.iter().position(|u| u.peer == p.peer);
+        (at.unwrap_or(usize::MAX), p.attr == AttrId::NONE, p.peer)
+    });
+    used.len()
+}
+
+type Candidates = SmallVec<[usize; 8]>;
+
+/// One run of the steps: who is left, and the last step that ruled anyone out.
+struct Round<'a> {
+    paths: &'a mut [Path],
+    left: &'a mut Candidates,
+    last: &'a mut Reason,
+}
+
+impl Round<'_> {
+    fn keep_lowest<K: Ord>(&mut self, reason: Reason, key: impl Fn(&Path) -> K) {
+        if self.left.len() < 2 {
+            return;
+        }
+        let paths = &*self.paths;
+        let Some(lowest) = self.left.iter().map(|at| key(&paths[*at])).min() else { return };
+        self.drop_where(reason, |path| key(path) > lowest);
+    }
+
+    /// RFC 4271 section 9.1.2.2 c: only paths of the same neighboring AS are compared.
+    fn keep_lowest_med(&mut self, key: impl Fn(&Path) -> (u32, u32)) {
+        if self.left.len() < 2 {
+            return;
+        }
+        let paths = &*self.paths;
+        let all: SmallVec<[(u32, u32); 8]> = self.left.iter().map(|at| key(&paths[*at])).collect();
+        self.drop_where(Reason::Med, |path| {
+            let (neighbor, med) = key(path);
+            all.iter().any(|(other, lower)| *other == neighbor && *lower < med)
+        });
+    }
+
+    fn drop_where(&mut self, reason: Reason, lost: impl Fn(&Path) -> bool) {
+        let paths = &mut *self.paths;
+        let before = self.left.len();
+        self.left.retain(|at| {
+            let lost = lost(&paths[*at]);
+            if lost {
+                paths[*at].reason = reason;
+            }
+            !lost
+        });
+        if self.left.len() < before {
+            *self.last = reason;
+        }
+    }
+}

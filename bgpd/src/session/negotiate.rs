@@ -1,0 +1,162 @@
+//! What two OPENs agree on (RFC 4271 section 6.2, RFC 5492).
+
+use std::net::Ipv4Addr;
+
+use crate::wire::{Capability, Family, FamilySet, Notification, Open, code};
+
+/// What we bring to a session.
+#[derive(Clone, Debug)]
+pub(crate) struct Offer {
+    pub(crate) asn: u32,
+    pub(crate) peer_asn: u32,
+    pub(crate) router_id: Ipv4Addr,
+    /// Seconds.
+    pub(crate) hold_time: u16,
+    /// Seconds; None: a third of the hold time agreed on.
+    pub(crate) keepalive_time: Option<u16>,
+    pub(crate) families: FamilySet,
+    /// Graceful restart: seconds, whether we have restarted, whether forwarding state was kept.
+    pub(crate) restart: Option<(u16, bool)>,
+}
+
+/// The peer's side of graceful restart (RFC 4724 section 3).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct PeerRestart {
+    /// R: it has restarted.
+    pub(crate) restarting: bool,
+    /// N: it keeps routes over a NOTIFICATION (RFC 8538).
+    pub(crate) notification: bool,
+    /// Seconds it needs to come back.
+    pub(crate) time: u16,
+    /// Families that it covers.
+    pub(crate) families: FamilySet,
+    /// Of these, those whose forwarding state was kept.
+    pub(crate) forwarding: FamilySet,
+}
+
+/// What holds for a session.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Negotiated {
+    pub(crate) router_id: Ipv4Addr,
+    pub(crate) external: bool,
+    /// Seconds; 0: neither KEEPALIVEs nor a hold timer.
+    pub(crate) hold_time: u16,
+    /// Seconds; 0 where the hold time is.
+    pub(crate) keepalive_time: u16,
+    pub(crate) families: FamilySet,
+    pub(crate) four_octet_as: bool,
+    pub(crate) route_refresh: bool,
+    pub(crate) extended_messages: bool,
+    /// None: the peer does not know graceful restart.
+    pub(crate) restart: Option<PeerRestart>,
+}
+
+impl Offer {
+    /// The OPEN that says it.
+    pub(crate) fn open(&self) -> Open {
+        let mut capabilities: Vec<Capability> =
+            self.families.iter().map(Capability::multiprotocol).collect();
+        capabilities.extend([Capability::RouteRefresh, Capability::ExtendedMessage]);
+        if let Some((time, restarting)) = self.restart {
+            let families = self.families.iter().map(|family| {
+                let (afi, safi) = family.wire();
+                crate::wire::FamilyRestart { afi, safi, forwarding: restarting }
+            });
+            capabilities.push(Capability::GracefulRestart {
+                restarting,
+                notification: false,
+                time,
+                families: families.collect(),
+            });
+        }
+        Open::new(self.asn, self.hold_time, self.router_id, capabilities)
+    }
+}
+
+/// Checks the peer's OPEN against our offer.
+///
+/// # Errors
+/// The NOTIFICATION of RFC 4271 section 6.2.
+pub(crate) fn negotiate(offer: &Offer, open: &Open) -> Result<Negotiated, Notification> {
+    let error =
+        |subcode, data: &[u8], reason| Err(Notification::new(code::OPEN, subcode, data, reason));
+    let asn = open.asn();
+    if asn == 0 || asn != offer.peer_asn {
+        return error(2, &[], "the peer's AS number is not the configured one");
+    }
+    // RFC 6286: any non-zero identifier; inside an AS it must differ from ours.
+    if open.router_id.is_unspecified() || (asn == offer.asn && open.router_id == offer.router_id) {
+        return error(3, &[], "the BGP Identifier is 0 or our own");
+    }
+    if matches!(open.hold_time, 1 | 2) {
+        return error(6, &[], "the hold time is neither 0 nor at least 3 seconds");
+    }
+    let mut families = FamilySet::default();
+    let mut restart = None;
+    let mut multiprotocol = false;
+    let mut four_octet_as = false;
+    let mut route_refresh = false;
+    let mut extended_messages = false;
+    for capability in &open.capabilities {
+        match capability {
+            Capability::Multiprotocol(afi, safi) => {
+                multiprotocol = true;
+                if let Some(family) = Family::from_wire(*afi, *safi) {
+                    families.insert(family);
+                }
+            }
+            Capability::RouteRefresh => route_refresh = true,
+            Capability::ExtendedMessage => extended_messages = true,
+            Capability::FourOctetAs(_) => four_octet_as = true,
+            Capability::GracefulRestart { restarting, notification, time, families } => {
+                let of = |only_forwarding: bool| -> FamilySet {
+                    families
+                        .iter()
+                        .filter(|f| f.forwarding || !only_forwarding)
+                        .filter_map(|f| Family::from_wire(f.afi, f.safi))
+                        .collect()
+                };
+                restart = Some(PeerRestart {
+                    restarting: *restarting,
+                    notification: *notification,
+                    time: *time,
+                    families: of(false),
+                    forwarding: of(true),
+                });
+            }
+            Capability::Unknown(..) => {}
+        }
+    }
+    if !multiprotocol {
+        families.insert(Family::Ipv4Unicast);
+    }
+    let families = families.intersection(offer.families);
+    if families.is_empty() {
+        // RFC 5492 section 3: the data names the capabilities that are missing.
+        let mut data = Vec::new();
+        for family in offer.families.iter() {
+            let (afi, safi) = family.wire();
+            let [high, low] = afi.to_be_bytes();
+            data.extend_from_slice(&[1, 4, high, low, 0, safi]);
+        }
+        return error(7, &data, "the peer offers none of the families wanted");
+    }
+    let hold_time = offer.hold_time.min(open.hold_time);
+    let keepalive_time = if hold_time == 0 {
+        0
+    } else {
+        let third = (hold_time / 3).max(1);
+        offer.keepalive_time.map_or(third, |k| k.min(third))
+    };
+    Ok(Negotiated {
+        router_id: open.router_id,
+        external: asn != offer.asn,
+        hold_time,
+        keepalive_time,
+        families,
+        four_octet_as,
+        route_refresh,
+        extended_messages,
+        restart: if offer.restart.is_some() { restart } else { None },
+    })
+}

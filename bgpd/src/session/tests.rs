@@ -1,0 +1,240 @@
+use super::fsm::{Action, Event, State, Timer, step};
+use super::*;
+use crate::wire::{Capability, Family, FamilySet, Notification, Open, cease};
+use proptest::prelude::*;
+
+const STATES: [State; 6] = [
+    State::Idle,
+    State::Connect,
+    State::Active,
+    State::OpenSent,
+    State::OpenConfirm,
+    State::Established,
+];
+
+fn stop() -> Notification {
+    Notification::cease(cease::ADMIN_SHUTDOWN, "test")
+}
+
+fn wrong() -> Notification {
+    Notification::new(3, 1, &[], "test")
+}
+
+fn events() -> Vec<(&'static str, Event)> {
+    vec![
+        ("start", Event::Start { passive: false }),
+        ("start passive", Event::Start { passive: true }),
+        ("stop", Event::Stop(Some(stop()))),
+        ("stop silently", Event::Stop(None)),
+        ("retry", Event::Expired(Timer::ConnectRetry)),
+        ("hold", Event::Expired(Timer::Hold)),
+        ("keepalive due", Event::Expired(Timer::Keepalive)),
+        ("send hold", Event::Expired(Timer::SendHold)),
+        ("connected", Event::Connected),
+        ("failed", Event::ConnectionFailed),
+        ("open", Event::Open),
+        ("error", Event::Error(wrong())),
+        ("dump", Event::CollisionDump),
+        ("notification", Event::Notification),
+        ("keepalive", Event::Keepalive),
+        ("update", Event::Update),
+        ("refresh", Event::RouteRefresh),
+    ]
+}
+
+/// One word per action, NOTIFICATIONs by their codes.
+fn words(actions: &[Action]) -> String {
+    let word = |a: &Action| match a {
+        Action::StartTimer(t) => format!("+{t:?}"),
+        Action::StopTimer(t) => format!("-{t:?}"),
+        Action::SendNotification(n) => format!("N{}/{}", n.code, n.subcode),
+        other => format!("{other:?}"),
+    };
+    actions.iter().map(word).collect::<Vec<_>>().join(" ")
+}
+
+/// Every state with every event (RFC 4271 section 8.2.2): the state that follows and the actions.
+/// `=` is "no change, nothing done".
+#[rustfmt::skip]
+const TABLE: [(&str, [&str; 6]); 17] = [
+    // event            Idle, Connect, Active, OpenSent, OpenConfirm, Established
+    ("start",          ["Connect: -IdleHold +ConnectRetry Connect", "=", "=", "=", "=", "="]),
+    ("start passive",  ["Active: -IdleHold", "=", "=", "=", "=", "="]),
+    ("stop",           ["=", "Idle: Close Reset", "Idle: Close Reset", "Idle: N6/2 Close Reset", "Idle: N6/2 Close Reset", "Idle: N6/2 Close Down Reset"]),
+    ("stop silently",  ["=", "Idle: Close Reset", "Idle: Close Reset", "Idle: Close Reset", "Idle: Close Reset", "Idle: Close Down Reset"]),
+    ("retry",          ["=", "Connect: Close +ConnectRetry Connect", "Connect: +ConnectRetry Connect", "Idle: N5/1 Close Reset", "Idle: N5/2 Close Reset", "Idle: N5/3 Close Down Reset"]),
+    ("hold",           ["=", "Idle: Close Reset", "Idle: Close Reset", "Idle: N4/0 Close Reset", "Idle: N4/0 Close Reset", "Idle: N4/0 Close Down Reset"]),
+    ("keepalive due",  ["=", "Idle: Close Reset", "Idle: Close Reset", "Idle: N5/1 Close Reset", "OpenConfirm: SendKeepalive +Keepalive", "Established: SendKeepalive +Keepalive"]),
+    ("send hold",      ["=", "Idle: Close Reset", "Idle: Close Reset", "Idle: N8/0 Close Reset", "Idle: N8/0 Close Reset", "Idle: N8/0 Close Down Reset"]),
+    ("connected",      ["=", "OpenSent: -ConnectRetry SendOpen +Hold", "OpenSent: -ConnectRetry SendOpen +Hold", "Idle: N5/1 Close Reset", "Idle: N5/2 Close Reset", "Idle: N5/3 Close Down Reset"]),
+    ("failed",         ["=", "Idle: Close Reset", "Idle: Close Reset", "Active: Close -Hold +ConnectRetry", "Idle: Close Reset", "Idle: Close Down Reset"]),
+    ("open",           ["=", "Idle: Close Reset", "Idle: Close Reset", "OpenConfirm: SendKeepalive +Keepalive +Hold", "Idle: N5/2 Close Reset", "Idle: N5/3 Close Down Reset"]),
+    ("error",          ["=", "Idle: Close Reset", "Idle: Close Reset", "Idle: N3/1 Close Reset", "Idle: N3/1 Close Reset", "Idle: N3/1 Close Down Reset"]),
+    ("dump",           ["=", "Idle: Close Reset", "Idle: Close Reset", "Idle: N6/7 Close Reset", "Idle: N6/7 Close Reset", "Idle: N6/7 Close Down Reset"]),
+    ("notification",   ["=", "Idle: Close Reset", "Idle: Close Reset", "Idle: Close Reset", "Idle: Close Reset", "Idle: Close Down Reset"]),
+    ("keepalive",      ["=", "Idle: Close Reset", "Idle: Close Reset", "Idle: N5/1 Close Reset", "Established: +Hold Up", "Established: +Hold"]),
+    ("update",         ["=", "Idle: Close Reset", "Idle: Close Reset", "Idle: N5/1 Close Reset", "Idle: N5/2 Close Reset", "Established: +Hold Update"]),
+    ("refresh",        ["=", "Idle: Close Reset", "Idle: Close Reset", "Idle: N5/1 Close Reset", "Idle: N5/2 Close Reset", "Established: +Hold Refresh"]),
+];
+
+#[test]
+fn every_state_with_every_event() {
+    let events = events();
+    assert_eq!(events.len(), TABLE.len());
+    for ((name, event), (row, wanted)) in events.iter().zip(TABLE) {
+        assert_eq!(*name, row);
+        for (state, wanted) in STATES.into_iter().zip(wanted) {
+            let (next, actions) = step(state, event);
+            let got = if next == state && actions.is_empty() {
+                "=".to_owned()
+            } else {
+                format!("{next}: {}", words(&actions))
+            };
+            assert_eq!(got, wanted, "{state} with {name}");
+        }
+    }
+}
+
+proptest! {
+    /// Whatever comes: `Up` and `Down` alternate, nothing is sent in Idle, and a session that
+    /// is left is closed.
+    #[test]
+    fn sessions_go_up_and_down_in_turn(choices in prop::collection::vec(0..17_usize, 0..60)) {
+        let events = events();
+        let mut state = State::Idle;
+        let mut up = false;
+        for choice in choices {
+            let before = state;
+            let (next, actions) = step(state, &events[choice].1);
+            for action in &actions {
+                match action {
+                    Action::Up => { prop_assert!(!up); up = true; }
+                    Action::Down => { prop_assert!(up); up = false; }
+                    Action::SendNotification(_) => prop_assert!(before >= State::OpenSent),
+                    _ => {}
+                }
+            }
+            state = next;
+            prop_assert_eq!(up, state == State::Established);
+            if before >= State::OpenSent && state < State::OpenSent {
+                prop_assert!(actions.contains(&Action::Close));
+            }
+        }
+    }
+}
+
+fn offer() -> Offer {
+    Offer {
+        asn: 65001,
+        peer_asn: 65002,
+        router_id: Ipv4Addr::new(1, 1, 1, 1),
+        hold_time: 90,
+        keepalive_time: None,
+        families: Family::ALL.into_iter().collect(),
+        restart: Some((120, false)),
+    }
+}
+
+fn peer_open() -> Open {
+    let mut peer = offer();
+    (peer.asn, peer.peer_asn) = (65002, 65001);
+    peer.router_id = Ipv4Addr::new(2, 2, 2, 2);
+    peer.open()
+}
+
+#[test]
+fn two_default_offers_agree_on_everything() {
+    let agreed = negotiate(&offer(), &peer_open()).unwrap();
+    assert_eq!(agreed.hold_time, 90);
+    assert_eq!(agreed.keepalive_time, 30);
+    assert!(agreed.external && agreed.four_octet_as && agreed.route_refresh);
+    assert!(agreed.extended_messages);
+    assert_eq!(agreed.families, Family::ALL.into_iter().collect());
+    let restart = agreed.restart.unwrap();
+    assert_eq!((restart.time, restart.restarting), (120, false));
+    assert_eq!(restart.families, Family::ALL.into_iter().collect());
+    assert!(restart.forwarding.is_empty());
+}
+
+#[test]
+fn wrong_opens_are_answered_as_the_rfc_says() {
+    type Spoil = fn(&mut Open);
+    let cases: [(Spoil, u8); 6] = [
+        (|o| o.capabilities.push(Capability::FourOctetAs(1)), 0),
+        (|o| o.capabilities.retain(|c| !matches!(c, Capability::FourOctetAs(_))), 0),
+        (|o| o.router_id = Ipv4Addr::UNSPECIFIED, 3),
+        (|o| o.hold_time = 1, 6),
+        (|o| o.hold_time = 2, 6),
+        (
+            |o| {
+                o.capabilities.retain(|c| !matches!(c, Capability::Multiprotocol(..)));
+                o.capabilities.push(Capability::Multiprotocol(25, 70));
+            },
+            7,
+        ),
+    ];
+    for (at, (spoil, subcode)) in cases.into_iter().enumerate() {
+        let mut open = peer_open();
+        spoil(&mut open);
+        match negotiate(&offer(), &open) {
+            Ok(_) => assert_eq!(subcode, 0, "case {at}"),
+            Err(n) => assert_eq!((n.code, n.subcode), (2, subcode), "case {at}"),
+        }
+    }
+    let mut open = peer_open();
+    open.capabilities.retain(|c| !matches!(c, Capability::FourOctetAs(_)));
+    open.my_as = 65003;
+    assert_eq!(negotiate(&offer(), &open).unwrap_err().subcode, 2);
+}
+
+#[test]
+fn without_capabilities_only_ipv4_remains() {
+    let mut open = peer_open();
+    open.capabilities.clear();
+    let agreed = negotiate(&offer(), &open).unwrap();
+    assert_eq!(agreed.families, FamilySet::from_iter([Family::Ipv4Unicast]));
+    assert!(!agreed.four_octet_as && !agreed.extended_messages && agreed.restart.is_none());
+}
+
+#[test]
+fn hold_and_keepalive_times() {
+    let case = |ours, theirs, keepalive| {
+        let mut offer = offer();
+        offer.hold_time = ours;
+        offer.keepalive_time = keepalive;
+        let mut open = peer_open();
+        open.hold_time = theirs;
+        let agreed = negotiate(&offer, &open).unwrap();
+        (agreed.hold_time, agreed.keepalive_time)
+    };
+    assert_eq!(case(90, 180, None), (90, 30));
+    assert_eq!(case(90, 3, None), (3, 1));
+    assert_eq!(case(0, 180, None), (0, 0));
+    assert_eq!(case(90, 0, Some(5)), (0, 0));
+    assert_eq!(case(90, 90, Some(5)), (90, 5));
+    assert_eq!(case(90, 9, Some(60)), (9, 3));
+}
+
+#[test]
+fn an_equal_identifier_is_wrong_only_inside_an_as() {
+    let mut offer = offer();
+    let mut open = peer_open();
+    open.router_id = offer.router_id;
+    negotiate(&offer, &open).unwrap();
+    offer.asn = 65002;
+    assert_eq!(negotiate(&offer, &open).unwrap_err().subcode, 3);
+}
+
+#[test]
+fn both_sides_keep_the_same_connection() {
+    let ids = [Ipv4Addr::new(1, 1, 1, 1), Ipv4Addr::new(2, 2, 2, 2)];
+    for a in ids {
+        for b in ids {
+            for (asn_a, asn_b) in [(65001, 65002), (65002, 65001)] {
+                let at_a = surviving((a, asn_a), (b, asn_b));
+                let at_b = surviving((b, asn_b), (a, asn_a));
+                assert_eq!(at_a, at_b.other());
+            }
+        }
+    }
+}

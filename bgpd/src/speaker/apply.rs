@@ -1,0 +1,414 @@
+//! From one desired state to the next, live. No session is reset unless what its OPEN said, or
+//! who it is with, is different now.
+
+use std::sync::Arc;
+
+use ipnet::IpNet;
+use serde::Serialize;
+
+use super::core::{Core, Time};
+use super::neighbor::Neighbor;
+use crate::config::{Config, Network, PeerConfig};
+use crate::rib::{Path, PeerId, Reason, RibPrefix, with_family};
+use crate::session::{Direction, Event, State};
+use crate::wire::attributes::{flag, kind, push};
+use crate::wire::{Family, NextHop, Notification, Prefix, cease, encode_route_refresh};
+
+/// What a configuration changed, and how it took effect.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Report {
+    /// The changes, in no particular order; empty when the configuration was as before.
+    pub changes: Vec<Change>,
+}
+
+/// One change.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Change {
+    /// What changed, such as `peer "tor1"` or `network 10.1.0.0/26`.
+    pub object: String,
+    /// The fields that changed, as the configuration spells them; empty for an addition or
+    /// removal.
+    pub fields: Vec<&'static str>,
+    /// How it took effect.
+    pub effect: Effect,
+}
+
+/// How a change takes effect, gentlest first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Effect {
+    /// At once, unnoticed by the peer.
+    Live,
+    /// With the next OPEN or connection; the session goes on as it is.
+    NextSession,
+    /// Routes were evaluated anew; the peer is told the differences.
+    ReEvaluated,
+    /// It is new.
+    Added,
+    /// It is gone.
+    Removed,
+    /// The session was ended with a Cease and starts anew.
+    SessionReset,
+}
+
+impl Core {
+    /// Makes `config`, which has been validated, the desired state.
+    pub(crate) fn apply(&mut self, now: Time, mut config: Config) -> Report {
+        let mut report = Report::default();
+        let peers = std::mem::take(&mut config.peers);
+        let networks = std::mem::take(&mut config.networks);
+        let old = std::mem::replace(&mut self.config, config);
+        let reset_all = self.apply_speaker(&old, &mut report);
+        self.apply_peers(now, peers, reset_all, &mut report);
+        self.apply_networks(networks, &mut report);
+        report
+    }
+
+    /// The speaker's own settings; returns whether all sessions must start anew.
+    fn apply_speaker(&mut self, old: &Config, report: &mut Report) -> bool {
+        let mut note = |fields: Vec<&'static str>, effect| {
+            report.changes.push(Change { object: "speaker".into(), fields, effect });
+        };
+        let new = &self.config;
+        let mut identity = Vec::new();
+        if new.router_id != old.router_id {
+            identity.push("router-id");
+        }
+        if new.asn != old.asn {
+            identity.push("asn");
+        }
+        let reset_all = !identity.is_empty();
+        if reset_all {
+            note(identity, Effect::SessionReset);
+        }
+        if new.listen != old.listen {
+            note(vec!["listen"], Effect::Live);
+        }
+        if new.graceful_restart != old.graceful_restart {
+            note(vec!["graceful-restart"], Effect::NextSession);
+        }
+        if new.ebgp_requires_policy != old.ebgp_requires_policy {
+            note(vec!["ebgp-requires-policy"], Effect::ReEvaluated);
+        }
+        if new.multipath != old.multipath {
+            note(vec!["multipath"], Effect::ReEvaluated);
+            self.rib.multipath = new.multipath;
+            self.rib.v4.touch_all();
+            self.rib.v6.touch_all();
+        }
+        reset_all
+    }
+
+    fn apply_peers(
+        &mut self,
+        now: Time,
+        peers: Vec<PeerConfig>,
+        reset_all: bool,
+        report: &mut Report,
+    ) {
+        let gone: Vec<PeerId> = self
+            .neighbors
+            .iter()
+            .flatten()
+            .filter(|n| peers.iter().all(|p| p.name != n.config.name))
+            .map(|n| n.id)
+            .collect();
+        for peer in gone {
+            let name = self.neighbor(peer).map_or_else(String::new, |n| n.config.name.clone());
+            self.remove_neighbor(now, peer);
+            report.changes.push(Change {
+                object: format!("peer {name:?}"),
+                fields: Vec::new(),
+                effect: Effect::Removed,
+            });
+        }
+        for config in peers {
+            let known = self.neighbors.iter().flatten().find(|n| n.config.name == config.name);
+            let object = format!("peer {:?}", config.name);
+            if let Some(peer) = known.map(|n| n.id) {
+                let (fields, effect) = self.change_neighbor(now, peer, config, reset_all);
+                if !fields.is_empty() {
+                    report.changes.push(Change { object, fields, effect });
+                }
+            } else {
+                self.add_neighbor(now, config);
+                report.changes.push(Change { object, fields: Vec::new(), effect: Effect::Added });
+            }
+        }
+    }
+
+    fn add_neighbor(&mut self, now: Time, config: PeerConfig) {
+        // A number is free again once no update group tells routes by it.
+        let free = (1..self.neighbors.len())
+            .filter(|at| self.neighbors[*at].is_none())
+            .filter_map(|at| u16::try_from(at).ok().map(PeerId))
+            .find(|peer| !self.groups.mentions(*peer));
+        let peer = free.unwrap_or_else(|| {
+            self.neighbors.push(None);
+            PeerId(u16::try_from(self.neighbors.len() - 1).unwrap_or(u16::MAX - 1))
+        });
+        let neighbor = Neighbor::new(peer, Arc::new(config), &self.config, now);
+        self.neighbors[peer.index()] = Some(neighbor);
+        self.start(now, peer, Direction::Outgoing);
+    }
+
+    fn remove_neighbor(&mut self, now: Time, peer: PeerId) {
+        let notification = Notification::cease(cease::PEER_DECONFIGURED, "removed");
+        self.stop(now, peer, Some(&notification));
+        for family in Family::ALL {
+            self.purge(peer, family);
+        }
+        self.neighbors[peer.index()] = None;
+    }
+
+    /// Ends whatever connections a neighbor has.
+    pub(super) fn stop(&mut self, now: Time, peer: PeerId, notification: Option<&Notification>) {
+        for direction in Direction::BOTH {
+            self.event(now, peer, direction, &Event::Stop(notification.cloned()));
+        }
+    }
+
+    /// Takes over a neighbor's new configuration; returns what is different and how it took
+    /// effect.
+    fn change_neighbor(
+        &mut self,
+        now: Time,
+        peer: PeerId,
+        config: PeerConfig,
+        reset_all: bool,
+    ) -> (Vec<&'static str>, Effect) {
+        let speaker = &self.config;
+        let Some(Some(neighbor)) = self.neighbors.get_mut(peer.index()) else {
+            return (Vec::new(), Effect::Live);
+        };
+        let old = neighbor.config.clone();
+        let (old_import, old_export) = (neighbor.import.clone(), neighbor.export.clone());
+        let config = Arc::new(config);
+        neighbor.configure(config.clone(), speaker);
+        let (fields, effect) = differences(&old, &config);
+        let import = neighbor.import != old_import
+            || old.allowas_in != config.allowas_in
+            || old.next_hop_v4 != config.next_hop_v4
+            || old.next_hop_v6 != config.next_hop_v6;
+        let export = neighbor.export != old_export
+            || old.next_hop != config.next_hop
+            || old.next_hop_v4 != config.next_hop_v4
+            || old.next_hop_v6 != config.next_hop_v6;
+
+        if let Some(text) = config.shutdown.as_ref().filter(|_| old.shutdown != config.shutdown) {
+            let reason = "shut down by configuration";
+            let n = Notification::communication(cease::ADMIN_SHUTDOWN, text, reason);
+            self.stop(now, peer, Some(&n));
+            for family in Family::ALL {
+                self.purge(peer, family);
+            }
+            return (fields, effect);
+        }
+        if reset_all || effect == Effect::SessionReset {
+            let n = Notification::cease(cease::CONFIG_CHANGE, "the configuration has changed");
+            self.stop(now, peer, Some(&n));
+            for family in Family::ALL {
+                self.purge(peer, family);
+            }
+            if let Some(neighbor) = self.neighbor(peer) {
+                neighbor.failures = 0;
+            }
+            self.start(now, peer, Direction::Outgoing);
+            return (fields, effect);
+        }
+        self.change_live(now, peer, &old, &config);
+        if import {
+            self.judge_again(peer);
+        }
+        if export && self.progress.selecting {
+            for family in Family::ALL {
+                if let Some(key) = self.group_key(peer, family) {
+                    self.groups.rekey(peer, key, &mut self.rib);
+                }
+            }
+        }
+        (fields, effect)
+    }
+
+    /// What changes without routes or the session changing.
+    fn change_live(&mut self, now: Time, peer: PeerId, old: &PeerConfig, new: &PeerConfig) {
+        let Some(neighbor) = self.neighbor(peer) else { return };
+        let connecting = neighbor.slot(Direction::Outgoing).state < State::OpenSent;
+        if let Some(session) = &mut neighbor.session
+            && old.keepalive_time != new.keepalive_time
+        {
+            let third = (session.negotiated.hold_time / 3).max(1);
+            let agreed = new.keepalive_time.map_or(third, |k| k.min(third));
+            if session.negotiated.keepalive_time > 0 {
+                session.negotiated.keepalive_time = agreed;
+                let direction = session.direction;
+                if let Some(negotiated) = &mut neighbor.slot(direction).negotiated {
+                    negotiated.keepalive_time = agreed;
+                }
+            }
+        }
+        // What a connection attempt depends on: a new attempt, unless one has succeeded.
+        let attempt = old.port != new.port
+            || old.passive != new.passive
+            || old.password != new.password
+            || old.shutdown != new.shutdown
+            || old.multihop != new.multihop
+            || old.ttl_security != new.ttl_security;
+        if attempt && connecting {
+            self.event(now, peer, Direction::Outgoing, &Event::Stop(None));
+            self.start(now, peer, Direction::Outgoing);
+        }
+        if old.enforce_first_as != new.enforce_first_as {
+            self.request_routes(peer);
+        }
+    }
+
+    /// Asks a neighbor for its routes again (RFC 2918), where routes were refused that were not
+    /// kept.
+    fn request_routes(&mut self, peer: PeerId) {
+        let Some(neighbor) = self.neighbor(peer) else { return };
+        let families = neighbor.families();
+        let Some(session) = &neighbor.session else { return };
+        if !session.negotiated.route_refresh {
+            return;
+        }
+        let direction = session.direction;
+        let mut out = Vec::new();
+        for family in families.iter() {
+            encode_route_refresh(family, &mut out);
+        }
+        self.queue(peer, direction, out);
+    }
+
+    fn apply_networks(&mut self, networks: Vec<Network>, report: &mut Report) {
+        let note = |report: &mut Report, prefix: IpNet, effect| {
+            let object = format!("network {prefix}");
+            report.changes.push(Change { object, fields: Vec::new(), effect });
+        };
+        let old = std::mem::take(&mut self.networks);
+        for network in &networks {
+            let known = old.get(&network.prefix);
+            if known != Some(network) {
+                with_family!(Family::of(&network.prefix), P => self.originate::<P>(network));
+                let effect = if known.is_some() { Effect::ReEvaluated } else { Effect::Added };
+                note(report, network.prefix, effect);
+            }
+        }
+        self.networks = networks.into_iter().map(|n| (n.prefix, n)).collect();
+        for prefix in old.keys().filter(|p| !self.networks.contains_key(*p)) {
+            with_family!(Family::of(prefix), P => {
+                let dest = P::from_net(prefix).and_then(|p| P::table(&self.rib).find(&p));
+                if let Some(dest) = dest {
+                    self.rib.remove::<P>(dest, PeerId::LOCAL);
+                }
+            });
+            note(report, *prefix, Effect::Removed);
+        }
+    }
+
+    fn originate<P: RibPrefix>(&mut self, network: &Network) {
+        let Some(prefix) = P::from_net(&network.prefix) else { return };
+        let next_hop = network.next_hop.map_or(NextHop::OURSELVES, NextHop::new);
+        let attr = self.rib.attrs.intern(&block(network), next_hop);
+        self.rib.attrs.retain(attr);
+        let path = Path {
+            peer: PeerId::LOCAL,
+            stale: false,
+            used: false,
+            reason: Reason::Undecided,
+            attr_in: attr,
+            attr,
+        };
+        self.rib.announce(prefix, path);
+    }
+}
+
+/// The attributes of a route of our own.
+fn block(network: &Network) -> Vec<u8> {
+    const OPTIONAL_TRANSITIVE: u8 = flag::OPTIONAL | flag::TRANSITIVE;
+    let mut out = Vec::new();
+    push(&mut out, flag::TRANSITIVE, kind::ORIGIN, &[0]);
+    push(&mut out, flag::TRANSITIVE, kind::AS_PATH, &[]);
+    if let Some(med) = network.med {
+        push(&mut out, flag::OPTIONAL, kind::MULTI_EXIT_DISC, &med.to_be_bytes());
+    }
+    if let Some(local_pref) = network.local_pref {
+        push(&mut out, flag::TRANSITIVE, kind::LOCAL_PREF, &local_pref.to_be_bytes());
+    }
+    if !network.communities.is_empty() {
+        let value: Vec<u8> = network.communities.iter().flat_map(|c| c.0.to_be_bytes()).collect();
+        push(&mut out, OPTIONAL_TRANSITIVE, kind::COMMUNITIES, &value);
+    }
+    if !network.large_communities.is_empty() {
+        let parts = network.large_communities.iter().flat_map(|c| c.0);
+        let value: Vec<u8> = parts.flat_map(u32::to_be_bytes).collect();
+        push(&mut out, OPTIONAL_TRANSITIVE, kind::LARGE_COMMUNITIES, &value);
+    }
+    out
+}
+
+/// Which fields differ, and the strongest effect any of them has.
+fn differences(old: &PeerConfig, new: &PeerConfig) -> (Vec<&'static str>, Effect) {
+    let mut fields = Vec::new();
+    let mut effect = Effect::Live;
+    // Every field is named once here, so that a new one without an effect does not compile.
+    let PeerConfig {
+        name: _,
+        description,
+        address,
+        port,
+        scope_id,
+        asn,
+        local_asn,
+        source_address,
+        passive,
+        shutdown,
+        password,
+        ttl_security,
+        multihop,
+        hold_time,
+        keepalive_time,
+        connect_retry_time,
+        restart_time,
+        families,
+        next_hop,
+        next_hop_v4,
+        next_hop_v6,
+        allowas_in,
+        enforce_first_as,
+        import,
+        export,
+    } = new;
+    for (field, differs, its_effect) in [
+        ("description", *description != old.description, Effect::Live),
+        ("address", *address != old.address, Effect::SessionReset),
+        ("port", *port != old.port, Effect::NextSession),
+        ("scope-id", *scope_id != old.scope_id, Effect::SessionReset),
+        ("asn", *asn != old.asn, Effect::SessionReset),
+        ("local-asn", *local_asn != old.local_asn, Effect::SessionReset),
+        ("source-address", *source_address != old.source_address, Effect::SessionReset),
+        ("passive", *passive != old.passive, Effect::Live),
+        ("shutdown", *shutdown != old.shutdown, Effect::Live),
+        ("password", *password != old.password, Effect::Live),
+        ("ttl-security", *ttl_security != old.ttl_security, Effect::Live),
+        ("multihop", *multihop != old.multihop, Effect::Live),
+        ("hold-time", *hold_time != old.hold_time, Effect::NextSession),
+        ("keepalive-time", *keepalive_time != old.keepalive_time, Effect::Live),
+        ("connect-retry-time", *connect_retry_time != old.connect_retry_time, Effect::Live),
+        ("restart-time", *restart_time != old.restart_time, Effect::NextSession),
+        ("families", *families != old.families, Effect::SessionReset),
+        ("next-hop", *next_hop != old.next_hop, Effect::ReEvaluated),
+        ("next-hop-v4", *next_hop_v4 != old.next_hop_v4, Effect::ReEvaluated),
+        ("next-hop-v6", *next_hop_v6 != old.next_hop_v6, Effect::ReEvaluated),
+        ("allowas-in", *allowas_in != old.allowas_in, Effect::ReEvaluated),
+        ("enforce-first-as", *enforce_first_as != old.enforce_first_as, Effect::ReEvaluated),
+        ("import", *import != old.import, Effect::ReEvaluated),
+        ("export", *export != old.export, Effect::ReEvaluated),
+    ] {
+        if differs {
+            fields.push(field);
+            effect = effect.max(its_effect);
+        }
+    }
+    (fields, effect)
+}

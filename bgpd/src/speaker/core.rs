@@ -1,0 +1,644 @@
+//! The speaker without clock and sockets: events in, octets and requests out.
+//!
+//! Whoever drives it ([`super::driver`], or the simulation in the tests) calls one of
+//! [`Core::accepted`], [`Core::connected`], [`Core::connect_failed`], [`Core::received`],
+//! [`Core::closed`], [`Core::sent`] for what happened, [`Core::tick`] when
+//! [`Core::next_deadline`] has come, then [`Core::work`] until it says that nothing is left, and
+//! carries out [`Core::take_outputs`].
+
+use std::cmp::Reverse;
+use std::collections::{BTreeMap, BinaryHeap};
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use ipnet::IpNet;
+use rustc_hash::FxHashMap;
+
+use super::fib::Fib;
+use super::neighbor::{Deadline, Neighbor, Outgoing, Slot};
+use super::status::{DownReason, Progress};
+use crate::config::{Config, Network, PeerConfig};
+use crate::export::{Sink, UpdateGroups};
+use crate::rib::{PeerId, Rib, with_family};
+use crate::session::{Action, Direction, Event, State, Timer, step};
+use crate::wire::attributes::AttributeBlock;
+use crate::wire::{
+    Family, MAX_EXTENDED_LEN, MAX_LEN, Notification, encode_end_of_rib, encode_keepalive, frame,
+};
+
+/// Time since some fixed instant, the same for all calls.
+pub(crate) type Time = Duration;
+
+/// Names a TCP connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub(crate) struct ConnId(pub(crate) u64);
+
+/// Something for the driver to do.
+#[derive(Debug)]
+pub(crate) enum Output {
+    /// Connect, and answer with [`Core::connected`] or [`Core::connect_failed`].
+    Connect { conn: ConnId, peer: Arc<PeerConfig>, external: bool },
+    /// There are octets to send, see [`Core::outgoing`].
+    Write(ConnId),
+    /// Close, after an attempt to send these.
+    Close { conn: ConnId, last: Vec<Bytes> },
+}
+
+/// The hold time before the peer's OPEN (RFC 4271 section 8.2.2).
+const OPEN_HOLD: Duration = Duration::from_secs(240);
+/// The least time until a peer that takes nothing in is given up (RFC 9687 section 3).
+const SEND_HOLD: Duration = Duration::from_secs(480);
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum TimerKey {
+    Slot(PeerId, Direction, Timer),
+    Stale(PeerId),
+    Deferral,
+}
+
+#[derive(Debug)]
+pub(crate) struct Core {
+    pub(super) config: Config,
+    /// Our own networks, by prefix.
+    pub(super) networks: BTreeMap<IpNet, Network>,
+    pub(super) rib: Rib,
+    pub(super) groups: UpdateGroups,
+    /// By [`PeerId`]; the first place is ours and stays empty.
+    pub(super) neighbors: Vec<Option<Neighbor>>,
+    connections: FxHashMap<ConnId, (PeerId, Direction)>,
+    last_conn: u64,
+    timers: BinaryHeap<Reverse<(Time, TimerKey)>>,
+    outputs: Vec<Output>,
+    random: u64,
+    pub(super) fib: Fib,
+    pub(super) progress: Progress,
+    pub(super) deferral: Deadline,
+    pub(super) block: AttributeBlock,
+}
+
+impl Core {
+    /// A speaker that starts now. The seed decides how timers are jittered, nothing else.
+    pub(crate) fn new(config: Config, now: Time, seed: u64) -> Self {
+        let restarting = config.graceful_restart.enabled && config.graceful_restart.restarting;
+        let mut core = Self {
+            networks: BTreeMap::new(),
+            rib: Rib::new(config.multipath),
+            config: Config { peers: Vec::new(), networks: Vec::new(), ..config.clone() },
+            groups: UpdateGroups::default(),
+            neighbors: vec![None],
+            connections: FxHashMap::default(),
+            last_conn: 0,
+            timers: BinaryHeap::new(),
+            outputs: Vec::new(),
+            random: seed | 1,
+            fib: Fib::default(),
+            progress: Progress { restarting, selecting: !restarting, converged: false },
+            deferral: Deadline::default(),
+            block: AttributeBlock::default(),
+        };
+        let deferral = Duration::from_secs(config.graceful_restart.selection_deferral_time.into());
+        core.arm(TimerKey::Deferral, now + deferral);
+        let _report = core.apply(now, config);
+        core
+    }
+
+    // ------------------------------------------------------------------------------------------
+    // What the driver tells
+
+    /// A peer has connected; None if no neighbor wants the connection.
+    pub(crate) fn accepted(
+        &mut self,
+        now: Time,
+        remote: SocketAddr,
+        local: SocketAddr,
+    ) -> Option<(ConnId, Arc<PeerConfig>)> {
+        let (ip, scope) = canonical(remote);
+        let candidates = self.neighbors.iter().flatten().filter(|n| {
+            n.config.address == ip && (n.config.scope_id == 0 || n.config.scope_id == scope)
+        });
+        // Several neighbors of one address differ by ours.
+        let neighbor = candidates
+            .filter(|n| n.config.source_address.is_none_or(|s| s == canonical(local).0))
+            .max_by_key(|n| (n.config.source_address.is_some(), Reverse(n.state())))?;
+        let (id, config) = (neighbor.id, neighbor.config.clone());
+        if config.shutdown.is_some() {
+            return None;
+        }
+        let slot = &neighbor.slots[Direction::Incoming.index()];
+        match slot.state {
+            State::Idle | State::Active => {}
+            // The peer has opened a new connection before the old one got anywhere: it has
+            // forgotten that one.
+            State::Connect | State::OpenSent => {
+                self.event(now, id, Direction::Incoming, &Event::CollisionDump);
+            }
+            // Here the old one may be the better one.
+            State::OpenConfirm => return None,
+            State::Established => {
+                // RFC 4724 section 5: a peer with graceful restart that connects again has
+                // restarted.
+                if !self.restartable(id) {
+                    return None;
+                }
+                self.reason(id, Direction::Incoming, DownReason::Reconnected);
+                self.event(now, id, Direction::Incoming, &Event::ConnectionFailed);
+            }
+        }
+        if self.neighbor(id).is_some_and(|n| n.session.is_some()) && !self.restartable(id) {
+            return None;
+        }
+        self.event(now, id, Direction::Incoming, &Event::Start { passive: true });
+        let conn = self.new_conn(id, Direction::Incoming);
+        self.open(now, conn, local, remote);
+        Some((conn, config))
+    }
+
+    /// An [`Output::Connect`] succeeded. False: nobody wants the connection any more.
+    pub(crate) fn connected(
+        &mut self,
+        now: Time,
+        conn: ConnId,
+        local: SocketAddr,
+        remote: SocketAddr,
+    ) -> bool {
+        self.open(now, conn, local, remote);
+        self.connections.contains_key(&conn)
+    }
+
+    fn open(&mut self, now: Time, conn: ConnId, local: SocketAddr, remote: SocketAddr) {
+        let Some(&(peer, direction)) = self.connections.get(&conn) else { return };
+        let Some(slot) = self.slot(peer, direction) else { return };
+        let unmapped = |a: SocketAddr| SocketAddr::new(canonical(a).0, a.port());
+        slot.local = Some(unmapped(local));
+        slot.remote = Some(unmapped(remote));
+        self.event(now, peer, direction, &Event::Connected);
+    }
+
+    /// An [`Output::Connect`] failed.
+    pub(crate) fn connect_failed(&mut self, now: Time, conn: ConnId, error: &str) {
+        self.closed(now, conn, error);
+    }
+
+    /// A connection was closed by the peer or broke.
+    pub(crate) fn closed(&mut self, now: Time, conn: ConnId, error: &str) {
+        let Some(&(peer, direction)) = self.connections.get(&conn) else { return };
+        self.reason(peer, direction, DownReason::ConnectionLost(error.to_owned()));
+        self.event(now, peer, direction, &Event::ConnectionFailed);
+    }
+
+    /// Octets have come.
+    pub(crate) fn received(&mut self, now: Time, conn: ConnId, octets: &[u8]) {
+        let Some(&(peer, direction)) = self.connections.get(&conn) else { return };
+        let Some(slot) = self.slot(peer, direction) else { return };
+        let mut kept = std::mem::take(&mut slot.received);
+        let input = if kept.is_empty() {
+            octets
+        } else {
+            kept.extend_from_slice(octets);
+            &kept
+        };
+        let mut at = 0;
+        let rest = loop {
+            // A message may have ended the connection.
+            if !self.connections.contains_key(&conn) {
+                return;
+            }
+            let extended = self
+                .slot(peer, direction)
+                .is_some_and(|slot| slot.negotiated.as_ref().is_some_and(|n| n.extended_messages));
+            let max = if extended { MAX_EXTENDED_LEN } else { MAX_LEN };
+            match frame(&input[at..], max) {
+                Ok(Some(message)) => {
+                    at += message.len;
+                    self.message(now, peer, direction, &message);
+                }
+                Ok(None) => break &input[at..],
+                Err(error) => {
+                    self.event(now, peer, direction, &Event::Error(error));
+                    return;
+                }
+            }
+        };
+        if !rest.is_empty() {
+            let rest = rest.to_vec();
+            if let Some(slot) = self.slot(peer, direction) {
+                slot.received = rest;
+            }
+        }
+    }
+
+    /// What waits to be sent on a connection.
+    pub(crate) fn outgoing(&self, conn: ConnId) -> Option<&Outgoing> {
+        let (peer, direction) = self.connections.get(&conn)?;
+        let neighbor = self.neighbors.get(peer.index())?.as_ref()?;
+        Some(&neighbor.slots[direction.index()].out)
+    }
+
+    /// So many octets of [`Core::outgoing`] are gone.
+    pub(crate) fn sent(&mut self, now: Time, conn: ConnId, octets: usize) {
+        let Some(&(peer, direction)) = self.connections.get(&conn) else { return };
+        let Some(slot) = self.slot(peer, direction) else { return };
+        slot.out.advance(octets);
+        if slot.out.len() == 0 {
+            slot.timer(Timer::SendHold).at = None;
+        } else if octets > 0 {
+            self.start_timer(now, peer, direction, Timer::SendHold);
+        }
+    }
+
+    /// When [`Core::tick`] is to be called next.
+    pub(crate) fn next_deadline(&self) -> Option<Time> {
+        self.timers.peek().map(|Reverse((at, _))| *at)
+    }
+
+    /// Lets timers expire. `unread` says whether a connection has octets that have not been read
+    /// yet: a peer that has sent something is not dead, however busy we were.
+    pub(crate) fn tick(&mut self, now: Time, unread: impl Fn(ConnId) -> bool) {
+        while let Some(&Reverse((queued, key))) = self.timers.peek()
+            && queued <= now
+        {
+            self.timers.pop();
+            let Some(deadline) = self.deadline(key) else { continue };
+            if deadline.queued != Some(queued) {
+                continue;
+            }
+            deadline.queued = None;
+            let Some(at) = deadline.at else { continue };
+            if at > now {
+                self.arm(key, at);
+                continue;
+            }
+            deadline.at = None;
+            match key {
+                TimerKey::Slot(peer, direction, Timer::IdleHold) => {
+                    self.start(now, peer, direction);
+                }
+                TimerKey::Slot(peer, direction, timer) => {
+                    let conn = self.slot(peer, direction).and_then(|s| s.conn);
+                    if timer == Timer::Hold && conn.is_some_and(&unread) {
+                        self.arm(key, now + Duration::from_secs(1));
+                    } else {
+                        self.event(now, peer, direction, &Event::Expired(timer));
+                    }
+                }
+                TimerKey::Stale(peer) => self.sweep_all(peer),
+                TimerKey::Deferral => self.end_deferral(),
+            }
+        }
+    }
+
+    /// Decides, and queues what follows for the neighbors. Returns whether there is more to do
+    /// at once.
+    pub(crate) fn work(&mut self, now: Time) -> bool {
+        self.check_convergence();
+        if self.progress.selecting {
+            for family in Family::ALL {
+                let Self { rib, groups, fib, .. } = self;
+                with_family!(family, P => rib.decide::<P>(|table, decided| {
+                    if decided.best {
+                        groups.mark(table, decided.dest);
+                    }
+                    if decided.fib {
+                        fib.mark(table, decided.dest);
+                    }
+                }));
+            }
+        }
+        let mut caught_up = Vec::new();
+        let more = {
+            let Self { rib, groups, neighbors, outputs, .. } = self;
+            let mut sink = Queues { neighbors, outputs, caught_up: &mut caught_up };
+            groups.flush(rib, &mut sink)
+        };
+        for (peer, family) in caught_up {
+            let mut out = Vec::new();
+            encode_end_of_rib(family, &mut out);
+            let Some(session) = self.neighbor(peer).and_then(|n| n.session.as_mut()) else {
+                continue;
+            };
+            session.sent_end.insert(family);
+            let direction = session.direction;
+            self.queue(peer, direction, out);
+        }
+        self.watch_sending(now);
+        self.fib.notify(self.progress.converged);
+        more
+    }
+
+    /// What the driver is to do.
+    pub(crate) fn take_outputs(&mut self) -> Vec<Output> {
+        std::mem::take(&mut self.outputs)
+    }
+
+    /// The connections of a neighbor.
+    pub(crate) fn connections_of(&self, name: &str) -> Vec<ConnId> {
+        let neighbor = self.neighbors.iter().flatten().find(|n| n.config.name == name);
+        neighbor.into_iter().flat_map(|n| n.slots.iter().filter_map(|s| s.conn)).collect()
+    }
+
+    /// The configurations of all neighbors.
+    pub(crate) fn peers(&self) -> impl Iterator<Item = &Arc<PeerConfig>> {
+        self.neighbors.iter().flatten().map(|n| &n.config)
+    }
+
+    /// Whether a neighbor, by name, is in our AS.
+    pub(crate) fn peer_type(&self, name: &str) -> Option<crate::policy::PeerType> {
+        self.neighbors.iter().flatten().find(|n| n.config.name == name).map(|n| n.peer_type)
+    }
+
+    /// Ends all connections.
+    pub(crate) fn stop_all(&mut self, now: Time, notification: Option<&Notification>) {
+        for at in 1..self.neighbors.len() {
+            if let Some(peer) = self.neighbors[at].as_ref().map(|n| n.id) {
+                self.stop(now, peer, notification);
+            }
+        }
+    }
+
+    // ------------------------------------------------------------------------------------------
+    // Inside
+
+    pub(super) fn neighbor(&mut self, peer: PeerId) -> Option<&mut Neighbor> {
+        self.neighbors.get_mut(peer.index())?.as_mut()
+    }
+
+    pub(super) fn slot(&mut self, peer: PeerId, direction: Direction) -> Option<&mut Slot> {
+        Some(self.neighbor(peer)?.slot(direction))
+    }
+
+    pub(super) fn reason(&mut self, peer: PeerId, direction: Direction, reason: DownReason) {
+        if let Some(slot) = self.slot(peer, direction) {
+            slot.reason = Some(reason);
+        }
+    }
+
+    fn new_conn(&mut self, peer: PeerId, direction: Direction) -> ConnId {
+        self.last_conn += 1;
+        let conn = ConnId(self.last_conn);
+        self.connections.insert(conn, (peer, direction));
+        if let Some(slot) = self.slot(peer, direction) {
+            slot.conn = Some(conn);
+        }
+        conn
+    }
+
+    /// Begins to connect, unless the other connection has come far enough to be waited for.
+    pub(super) fn start(&mut self, now: Time, peer: PeerId, direction: Direction) {
+        let Some(neighbor) = self.neighbor(peer) else { return };
+        let other = neighbor.slot(direction.other()).state;
+        let unwanted = neighbor.config.passive
+            || neighbor.config.shutdown.is_some()
+            || direction == Direction::Incoming
+            || other >= State::OpenConfirm;
+        if !unwanted {
+            self.event(now, peer, direction, &Event::Start { passive: false });
+        }
+    }
+
+    /// Runs one transition and what it asks for.
+    pub(super) fn event(&mut self, now: Time, peer: PeerId, direction: Direction, event: &Event) {
+        let Some(neighbor) = self.neighbor(peer) else { return };
+        let before = neighbor.state();
+        let slot = neighbor.slot(direction);
+        let (state, actions) = step(slot.state, event);
+        let transition = slot.state != state;
+        slot.state = state;
+        if neighbor.state() != before {
+            neighbor.since = now;
+        }
+        if transition {
+            tracing::debug!(peer = neighbor.config.name, ?direction, %state, "session state");
+        }
+        for action in actions {
+            self.act(now, peer, direction, action);
+        }
+    }
+
+    fn act(&mut self, now: Time, peer: PeerId, direction: Direction, action: Action) {
+        match action {
+            Action::StartTimer(timer) => self.start_timer(now, peer, direction, timer),
+            Action::StopTimer(timer) => {
+                if let Some(slot) = self.slot(peer, direction) {
+                    slot.timer(timer).at = None;
+                }
+            }
+            Action::Connect => {
+                let conn = self.new_conn(peer, direction);
+                if let Some(neighbor) = self.neighbor(peer) {
+                    let external = neighbor.peer_type == crate::policy::PeerType::External;
+                    let peer = neighbor.config.clone();
+                    self.outputs.push(Output::Connect { conn, peer, external });
+                }
+            }
+            Action::SendOpen => {
+                let restarting = self.progress.restarting && !self.progress.converged;
+                let Self { config, neighbors, .. } = self;
+                let Some(Some(neighbor)) = neighbors.get_mut(peer.index()) else { return };
+                let mut out = Vec::new();
+                neighbor.offer(config, restarting).open().encode(&mut out);
+                neighbor.counters.messages_sent += 1;
+                self.queue(peer, direction, out);
+            }
+            Action::SendKeepalive => {
+                let mut out = Vec::new();
+                encode_keepalive(&mut out);
+                if let Some(neighbor) = self.neighbor(peer) {
+                    neighbor.counters.messages_sent += 1;
+                }
+                self.queue(peer, direction, out);
+            }
+            Action::SendNotification(notification) => {
+                self.send_notification(peer, direction, notification);
+            }
+            Action::Close => self.close(peer, direction),
+            Action::Reset => self.reset(now, peer, direction),
+            Action::Up => self.session_up(now, peer, direction),
+            Action::Down => self.session_down(now, peer, direction),
+            // Carried out by the caller, who has the message.
+            Action::Update | Action::Refresh => {}
+        }
+    }
+
+    fn send_notification(&mut self, peer: PeerId, direction: Direction, n: Notification) {
+        let Some(neighbor) = self.neighbor(peer) else { return };
+        neighbor.counters.notifications_sent += 1;
+        tracing::info!(peer = neighbor.config.name, notification = %n, "NOTIFICATION sent");
+        let mut out = Vec::new();
+        n.encode(&mut out);
+        let slot = neighbor.slot(direction);
+        slot.out.cut();
+        slot.reason = Some(DownReason::NotificationSent(n));
+        self.queue(peer, direction, out);
+    }
+
+    fn close(&mut self, peer: PeerId, direction: Direction) {
+        let Some(slot) = self.slot(peer, direction) else { return };
+        slot.received = Vec::new();
+        slot.local = None;
+        slot.remote = None;
+        let last = slot.out.take();
+        if let Some(conn) = slot.conn.take() {
+            self.connections.remove(&conn);
+            self.outputs.push(Output::Close { conn, last });
+        }
+    }
+
+    /// Stops the connection's timers and plans the next attempt.
+    fn reset(&mut self, now: Time, peer: PeerId, direction: Direction) {
+        let Some(neighbor) = self.neighbor(peer) else { return };
+        let slot = neighbor.slot(direction);
+        for timer in &mut slot.timers {
+            timer.at = None;
+        }
+        slot.negotiated = None;
+        if let Some(reason) = slot.reason.take().filter(|r| !r.is_collision()) {
+            neighbor.last_error = Some((now, reason));
+            neighbor.failures = neighbor.failures.saturating_add(1);
+        }
+        if self.slot(peer, Direction::Outgoing).is_some_and(|s| s.state == State::Idle) {
+            self.start_timer(now, peer, Direction::Outgoing, Timer::IdleHold);
+        }
+    }
+
+    pub(super) fn queue(&mut self, peer: PeerId, direction: Direction, octets: Vec<u8>) {
+        let Some(slot) = self.slot(peer, direction) else { return };
+        let was_empty = slot.out.len() == 0;
+        slot.out.push(octets.into());
+        if let Some(conn) = slot.conn
+            && was_empty
+        {
+            self.outputs.push(Output::Write(conn));
+        }
+    }
+
+    /// Starts the send hold timer where something waits to be sent.
+    fn watch_sending(&mut self, now: Time) {
+        for at in 1..self.neighbors.len() {
+            let Some(neighbor) = &mut self.neighbors[at] else { continue };
+            let id = neighbor.id;
+            let Some(session) = &neighbor.session else { continue };
+            let direction = session.direction;
+            let slot = neighbor.slot(direction);
+            if slot.out.len() > 0 && slot.timer(Timer::SendHold).at.is_none() {
+                self.start_timer(now, id, direction, Timer::SendHold);
+            }
+        }
+    }
+
+    fn start_timer(&mut self, now: Time, peer: PeerId, direction: Direction, timer: Timer) {
+        if direction == Direction::Incoming && timer == Timer::ConnectRetry {
+            return; // This machine accepts, it never connects.
+        }
+        let Some(neighbor) = self.neighbor(peer) else { return };
+        let negotiated = neighbor.slots[direction.index()].negotiated.as_ref();
+        let seconds = |s: u16| Duration::from_secs(s.into());
+        let duration = match timer {
+            Timer::ConnectRetry => Some(seconds(neighbor.config.connect_retry_time)),
+            Timer::IdleHold => Some(neighbor.pause()),
+            Timer::Hold => match negotiated {
+                None => Some(OPEN_HOLD),
+                Some(n) => (n.hold_time > 0).then(|| seconds(n.hold_time)),
+            },
+            Timer::Keepalive => {
+                negotiated.filter(|n| n.keepalive_time > 0).map(|n| seconds(n.keepalive_time))
+            }
+            Timer::SendHold => negotiated
+                .filter(|n| n.hold_time > 0)
+                .map(|n| SEND_HOLD.max(seconds(n.hold_time) * 2)),
+        };
+        let Some(mut duration) = duration else {
+            if let Some(slot) = self.slot(peer, direction) {
+                slot.timer(timer).at = None;
+            }
+            return;
+        };
+        // RFC 4271 section 10: these are jittered, so that neighbors do not act in step.
+        if matches!(timer, Timer::ConnectRetry | Timer::IdleHold | Timer::Keepalive) {
+            duration = self.jitter(duration);
+        }
+        self.arm(TimerKey::Slot(peer, direction, timer), now + duration);
+    }
+
+    /// 75 to 100 per cent of a duration.
+    fn jitter(&mut self, duration: Duration) -> Duration {
+        self.random ^= self.random << 13;
+        self.random ^= self.random >> 7;
+        self.random ^= self.random << 17;
+        let per_mille = 750 + u32::try_from(self.random % 251).unwrap_or(0);
+        duration * per_mille / 1000
+    }
+
+    fn deadline(&mut self, key: TimerKey) -> Option<&mut Deadline> {
+        match key {
+            TimerKey::Slot(peer, direction, timer) => {
+                Some(self.slot(peer, direction)?.timer(timer))
+            }
+            TimerKey::Stale(peer) => Some(&mut self.neighbor(peer)?.stale_timer),
+            TimerKey::Deferral => Some(&mut self.deferral),
+        }
+    }
+
+    /// Sets a timer. One that is put off, as the hold timer is by every message, costs nothing in
+    /// the queue.
+    pub(super) fn arm(&mut self, key: TimerKey, at: Time) {
+        let Some(deadline) = self.deadline(key) else { return };
+        deadline.at = Some(at);
+        if deadline.queued.is_none_or(|queued| queued > at) {
+            deadline.queued = Some(at);
+            self.timers.push(Reverse((at, key)));
+        }
+    }
+}
+
+/// The address without the IPv4-mapped form that a dual-stack socket shows, and its interface.
+fn canonical(addr: SocketAddr) -> (std::net::IpAddr, u32) {
+    let scope = match addr {
+        SocketAddr::V6(v6) => v6.scope_id(),
+        SocketAddr::V4(_) => 0,
+    };
+    (addr.ip().to_canonical(), scope)
+}
+
+/// The neighbors' queues, as the update groups see them.
+struct Queues<'a> {
+    neighbors: &'a mut [Option<Neighbor>],
+    outputs: &'a mut Vec<Output>,
+    caught_up: &'a mut Vec<(PeerId, Family)>,
+}
+
+impl Sink for Queues<'_> {
+    fn queue(&mut self, peer: PeerId, octets: &Bytes, messages: usize) {
+        let Some(Some(neighbor)) = self.neighbors.get_mut(peer.index()) else { return };
+        neighbor.counters.updates_sent += messages as u64;
+        neighbor.counters.messages_sent += messages as u64;
+        let Some(slot) = neighbor.session_slot() else { return };
+        let was_empty = slot.out.len() == 0;
+        slot.out.push(octets.clone());
+        if let Some(conn) = slot.conn
+            && was_empty
+        {
+            self.outputs.push(Output::Write(conn));
+        }
+    }
+
+    fn queued(&self, peer: PeerId) -> usize {
+        let neighbor = self.neighbors.get(peer.index()).and_then(Option::as_ref);
+        let session = neighbor.and_then(|n| Some((n, n.session.as_ref()?)));
+        session.map_or(0, |(n, session)| n.slots[session.direction.index()].out.len())
+    }
+
+    fn caught_up(&mut self, peer: PeerId, family: Family) {
+        self.caught_up.push((peer, family));
+    }
+}
+
+#[cfg(test)]
+impl Core {
+    /// IPv4 and IPv6 prefixes, attribute sets and next hop sets stored.
+    pub(crate) fn leftovers(&self) -> [usize; 4] {
+        let rib = &self.rib;
+        [rib.v4.len(), rib.v6.len(), rib.attrs.len(), rib.next_hops.len()]
+    }
+}

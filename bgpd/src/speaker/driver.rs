@@ -1,0 +1,522 @@
+//! Runs a core over TCP, on a thread of its own.
+//!
+//! ```text
+//!   listener 1 per address ──Accepted──┐
+//!   connector 1 per attempt ─Connected─┤  bounded   ┌──────┐  writes at once, and only what
+//!   reader 1 per connection ─Data──────┼───────────▶│ core │─▶ the socket takes; the rest waits
+//!                            Closed    │  channel   └──────┘  in the core's queues
+//!   SpeakerHandle ──────────Request────┘
+//! ```
+//!
+//! All of them are tasks of one thread. A reader whose octets the core has not taken does not
+//! read on, so TCP slows the peer down.
+
+use std::collections::HashMap;
+use std::io::{self, IoSlice};
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::{Bytes, BytesMut};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{Notify, mpsc, oneshot};
+use tokio::task::{AbortHandle, JoinSet};
+use tokio::time::Instant;
+
+use super::{ConnId, Core, Output, Report, Request, Shutdown, Time};
+use crate::config::{Config, ConfigError, Password, PeerConfig};
+use crate::policy::PeerType;
+use crate::transport::tcp;
+use crate::wire::{Notification, cease};
+
+/// Octets read from a connection at a time.
+const READ: usize = 64 * 1024;
+/// Events taken in before routes are decided.
+const EVENTS: usize = 64;
+/// How long a last word may take.
+const FAREWELL: Duration = Duration::from_secs(2);
+
+enum Event {
+    Accepted(TcpStream, SocketAddr),
+    Connected(ConnId, io::Result<TcpStream>),
+    Data(ConnId, Bytes),
+    Closed(ConnId, String),
+    Writable(ConnId),
+}
+
+/// Runs a speaker until it is shut down. Says through `started` when it listens.
+pub(super) fn run(
+    config: Config,
+    requests: mpsc::Receiver<Request>,
+    started: oneshot::Sender<Result<(), ConfigError>>,
+) {
+    let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => {
+            tracing::error!(%error, "no runtime for the speaker");
+            return;
+        }
+    };
+    runtime.block_on(async {
+        let (events, receiver) = mpsc::channel(EVENTS);
+        let mut listeners = HashMap::new();
+        for address in &config.listen {
+            match Listener::start(*address, &events) {
+                Ok(listener) => listeners.insert(*address, listener),
+                Err(error) => {
+                    let _gone = started.send(Err(error));
+                    return;
+                }
+            };
+        }
+        let _gone = started.send(Ok(()));
+        let epoch = Instant::now();
+        let core = Core::new(config, Time::ZERO, seed());
+        let mut driver = Driver {
+            core,
+            epoch,
+            events,
+            listeners,
+            keys: HashMap::new(),
+            connections: HashMap::new(),
+            farewells: JoinSet::new(),
+        };
+        driver.set_keys();
+        driver.run(requests, receiver).await;
+    });
+}
+
+/// Where timers are jittered from.
+fn seed() -> u64 {
+    use std::hash::{BuildHasher, Hasher};
+    std::collections::hash_map::RandomState::new().build_hasher().finish()
+}
+
+struct Listener {
+    socket: Arc<TcpListener>,
+    task: AbortHandle,
+}
+
+impl Listener {
+    fn start(address: SocketAddr, events: &mpsc::Sender<Event>) -> Result<Self, ConfigError> {
+        let socket =
+            tcp::listen(address).map_err(|source| ConfigError::Listen { address, source })?;
+        let socket = Arc::new(socket);
+        let (accepting, events) = (socket.clone(), events.clone());
+        let task = tokio::spawn(async move {
+            loop {
+                match accepting.accept().await {
+                    Ok((stream, remote)) => {
+                        if events.send(Event::Accepted(stream, remote)).await.is_err() {
+                            return;
+                        }
+                    }
+                    Err(error) => {
+                        // Out of descriptors, say: it must not spin.
+                        tracing::warn!(%address, %error, "cannot accept a connection");
+                        tokio::time::sleep(Duration::from_millis(100)).await;
+                    }
+                }
+            }
+        });
+        Ok(Self { socket, task: task.abort_handle() })
+    }
+}
+
+impl Drop for Listener {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+struct Connection {
+    /// None while it is being made.
+    stream: Option<Arc<TcpStream>>,
+    /// Tells the reader that the socket's buffer is full, to say when it is not.
+    blocked: Arc<Notify>,
+    task: AbortHandle,
+}
+
+impl Drop for Connection {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+struct Driver {
+    core: Core,
+    epoch: Instant,
+    events: mpsc::Sender<Event>,
+    listeners: HashMap<SocketAddr, Listener>,
+    /// Keys that the listeners have, and whether all of them took it.
+    keys: HashMap<IpAddr, (Arc<PeerConfig>, bool)>,
+    connections: HashMap<ConnId, Connection>,
+    farewells: JoinSet<()>,
+}
+
+impl Driver {
+    fn now(&self) -> Time {
+        self.epoch.elapsed()
+    }
+
+    async fn run(
+        &mut self,
+        mut requests: mpsc::Receiver<Request>,
+        mut events: mpsc::Receiver<Event>,
+    ) {
+        let mut more = self.turn();
+        loop {
+            let deadline = self.core.next_deadline().map(|at| self.epoch + at);
+            tokio::select! {
+                request = requests.recv() => match request {
+                    Some(Request::Shutdown(how, reply)) => {
+                        self.shutdown(&how).await;
+                        let _gone = reply.send(());
+                        return;
+                    }
+                    Some(request) => self.request(request),
+                    None => return self.shutdown(&Shutdown::ForRestart).await,
+                },
+                Some(event) = events.recv() => self.event(event),
+                () = sleep_until(deadline) => {}
+                () = tokio::task::yield_now(), if more => {}
+                Some(_done) = self.farewells.join_next() => {}
+            }
+            for _ in 0..EVENTS {
+                let Ok(event) = events.try_recv() else { break };
+                self.event(event);
+            }
+            more = self.turn();
+        }
+    }
+
+    /// Lets timers expire, decides, and carries out what follows.
+    fn turn(&mut self) -> bool {
+        let now = self.now();
+        let connections = &self.connections;
+        self.core.tick(now, |conn| {
+            let stream = connections.get(&conn).and_then(|c| c.stream.as_ref());
+            stream.is_some_and(|s| tcp::has_unread(s))
+        });
+        let more = self.core.work(now);
+        for output in self.core.take_outputs() {
+            match output {
+                Output::Connect { conn, peer, external } => self.connect(conn, peer, external),
+                Output::Write(conn) => self.write(conn),
+                Output::Close { conn, last } => self.close(conn, last),
+            }
+        }
+        more
+    }
+
+    fn event(&mut self, event: Event) {
+        let now = self.now();
+        match event {
+            Event::Accepted(stream, remote) => self.accepted(stream, remote),
+            Event::Connected(conn, Ok(stream)) => {
+                let ends = stream.local_addr().and_then(|l| Ok((l, stream.peer_addr()?)));
+                match ends {
+                    Ok((local, remote)) => {
+                        self.attach(conn, stream);
+                        if !self.core.connected(now, conn, local, remote) {
+                            self.connections.remove(&conn);
+                        }
+                    }
+                    Err(error) => self.core.connect_failed(now, conn, &error.to_string()),
+                }
+            }
+            Event::Connected(conn, Err(error)) => {
+                self.core.connect_failed(now, conn, &error.to_string());
+            }
+            Event::Data(conn, octets) => self.core.received(now, conn, &octets),
+            Event::Closed(conn, error) => self.core.closed(now, conn, &error),
+            Event::Writable(conn) => self.write(conn),
+        }
+    }
+
+    fn accepted(&mut self, stream: TcpStream, remote: SocketAddr) {
+        let Ok(local) = stream.local_addr() else { return };
+        // A peer that has a key may not come in where the kernel would not check it.
+        let unsafe_key = self.keys.get(&remote.ip().to_canonical()).is_some_and(|(_, ok)| !ok);
+        let accepted =
+            if unsafe_key { None } else { self.core.accepted(self.now(), remote, local) };
+        let Some((conn, peer)) = accepted else {
+            tracing::debug!(%remote, "connection refused");
+            return;
+        };
+        let external = self.core.peer_type(&peer.name) == Some(PeerType::External);
+        if let Err(error) = tcp::prepare(&stream, &peer, external) {
+            self.core.closed(self.now(), conn, &error.to_string());
+            return;
+        }
+        self.attach(conn, stream);
+    }
+
+    fn connect(&mut self, conn: ConnId, peer: Arc<PeerConfig>, external: bool) {
+        let events = self.events.clone();
+        let task = tokio::spawn(async move {
+            let result = tcp::connect(&peer, external).await;
+            let _gone = events.send(Event::Connected(conn, result)).await;
+        });
+        let (blocked, task) = (Arc::new(Notify::new()), task.abort_handle());
+        self.connections.insert(conn, Connection { stream: None, blocked, task });
+    }
+
+    /// Starts to read from a connection.
+    fn attach(&mut self, conn: ConnId, stream: TcpStream) {
+        let stream = Arc::new(stream);
+        let blocked = Arc::new(Notify::new());
+        let reader = read(conn, stream.clone(), blocked.clone(), self.events.clone());
+        let task = tokio::spawn(reader).abort_handle();
+        self.connections.insert(conn, Connection { stream: Some(stream), blocked, task });
+    }
+
+    /// Sends as much as the socket takes.
+    fn write(&mut self, conn: ConnId) {
+        let Some(connection) = self.connections.get(&conn) else { return };
+        let Some(stream) = connection.stream.clone() else { return };
+        let blocked = connection.blocked.clone();
+        loop {
+            let Some(outgoing) = self.core.outgoing(conn) else { return };
+            if outgoing.len() == 0 {
+                return;
+            }
+            let slices: Vec<IoSlice<'_>> = outgoing.chunks().take(64).map(IoSlice::new).collect();
+            match stream.try_write_vectored(&slices) {
+                Ok(n) => self.core.sent(self.epoch.elapsed(), conn, n),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    blocked.notify_one();
+                    return;
+                }
+                Err(error) => {
+                    self.core.closed(self.epoch.elapsed(), conn, &error.to_string());
+                    return;
+                }
+            }
+        }
+    }
+
+    fn close(&mut self, conn: ConnId, last: Vec<Bytes>) {
+        let Some(mut connection) = self.connections.remove(&conn) else { return };
+        let stream = connection.stream.take();
+        connection.task.abort();
+        if let Some(stream) = stream.filter(|_| !last.is_empty()) {
+            self.farewells.spawn(farewell(stream, last));
+        }
+    }
+
+    fn request(&mut self, request: Request) {
+        // A caller that does not wait for its answer any more has lost interest.
+        match request {
+            Request::Apply(config, reply) => drop(reply.send(self.apply(*config))),
+            Request::Status(reply) => drop(reply.send(self.core.status())),
+            Request::Neighbors(reply) => {
+                drop(reply.send(self.core.neighbor_statuses(self.now())));
+            }
+            Request::Routes(query, reply) => drop(reply.send(self.core.routes(&query))),
+            Request::Subscribe(wake, reply) => {
+                let id = self.core.subscribe(wake);
+                if reply.send(id).is_err() {
+                    self.core.unsubscribe(id);
+                }
+            }
+            Request::Unsubscribe(id) => self.core.unsubscribe(id),
+            Request::Take(id, max, reply) => {
+                // What a caller that is gone would have got must not be lost.
+                if !reply.is_closed()
+                    && let Some(batch) = self.core.take_deltas(id, max)
+                {
+                    drop(reply.send(batch));
+                }
+            }
+            Request::Acknowledge(id, sequence) => self.core.acknowledge(id, sequence),
+            Request::Shutdown(_, reply) => drop(reply),
+        }
+    }
+
+    fn apply(&mut self, config: Config) -> Result<Report, ConfigError> {
+        let mut new = HashMap::new();
+        for address in &config.listen {
+            if !self.listeners.contains_key(address) {
+                new.insert(*address, Listener::start(*address, &self.events)?);
+            }
+        }
+        self.listeners.retain(|address, _| config.listen.contains(address));
+        let rebound = !new.is_empty();
+        self.listeners.extend(new);
+        if rebound {
+            self.keys.clear();
+        }
+        let old: HashMap<String, Arc<PeerConfig>> =
+            self.core.peers().map(|p| (p.name.clone(), p.clone())).collect();
+        let report = self.core.apply(self.now(), config);
+        self.set_keys();
+        let peers: Vec<Arc<PeerConfig>> = self.core.peers().cloned().collect();
+        for peer in peers {
+            if let Some(old) = old.get(&peer.name) {
+                self.change_sockets(old, &peer);
+            }
+        }
+        Ok(report)
+    }
+
+    /// Gives live connections a changed key or TTL.
+    fn change_sockets(&self, old: &PeerConfig, new: &PeerConfig) {
+        let external = self.core.peer_type(&new.name) == Some(PeerType::External);
+        for conn in self.core.connections_of(&new.name) {
+            let connection = self.connections.get(&conn);
+            let Some(stream) = connection.and_then(|c| c.stream.as_deref()) else { continue };
+            let mut result = Ok(());
+            if old.password != new.password {
+                let key = new.password.as_ref().map(Password::bytes);
+                result = tcp::set_md5(stream, new, key);
+            }
+            if old.ttl_security != new.ttl_security || old.multihop != new.multihop {
+                result = result.and(tcp::set_ttl(stream, new, external));
+            }
+            if let Err(error) = result {
+                tracing::warn!(peer = new.name, %error, "cannot change the live connection");
+            }
+        }
+    }
+
+    /// Gives the listeners the keys of all peers that have one, and takes back the others.
+    fn set_keys(&mut self) {
+        let wanted: HashMap<IpAddr, Arc<PeerConfig>> = self
+            .core
+            .peers()
+            .filter(|p| p.password.is_some())
+            .map(|p| (p.address, p.clone()))
+            .collect();
+        for (address, (peer, _)) in &self.keys {
+            if !wanted.contains_key(address) {
+                self.set_key(peer, None);
+            }
+        }
+        let mut keys = HashMap::new();
+        for (address, peer) in wanted {
+            let known = self.keys.get(&address);
+            let unchanged = known.filter(|(old, ok)| *ok && old.password == peer.password);
+            let ok = unchanged.is_some() || {
+                let key = peer.password.as_ref().map(Password::bytes);
+                self.set_key(&peer, key)
+            };
+            keys.insert(address, (peer, ok));
+        }
+        self.keys = keys;
+    }
+
+    fn set_key(&self, peer: &PeerConfig, key: Option<&[u8]>) -> bool {
+        let mut ok = true;
+        for (address, listener) in &self.listeners {
+            if address.is_ipv4() != peer.address.is_ipv4() {
+                continue;
+            }
+            if let Err(error) = tcp::set_md5(&*listener.socket, peer, key) {
+                tracing::error!(peer = peer.name, %address, %error, "no key for the listener");
+                ok = false;
+            }
+        }
+        ok
+    }
+
+    async fn shutdown(&mut self, how: &Shutdown) {
+        self.listeners.clear();
+        if let Shutdown::Administrative(text) = how {
+            let reason = "the speaker is shut down";
+            let n = Notification::communication(cease::ADMIN_SHUTDOWN, text, reason);
+            self.core.stop_all(self.now(), Some(&n));
+        } else {
+            self.core.stop_all(self.now(), None);
+        }
+        for output in self.core.take_outputs() {
+            if let Output::Close { conn, last } = output {
+                self.close(conn, last);
+            }
+        }
+        while self.farewells.join_next().await.is_some() {}
+    }
+}
+
+async fn sleep_until(deadline: Option<Instant>) {
+    match deadline {
+        Some(at) => tokio::time::sleep_until(at).await,
+        None => std::future::pending().await,
+    }
+}
+
+/// Reads until the connection ends, and says when a full socket buffer has room again.
+async fn read(
+    conn: ConnId,
+    stream: Arc<TcpStream>,
+    blocked: Arc<Notify>,
+    events: mpsc::Sender<Event>,
+) {
+    let mut buffer = BytesMut::new();
+    let end = loop {
+        tokio::select! {
+            ready = stream.readable() => {
+                if let Err(error) = ready {
+                    break error.to_string();
+                }
+                buffer.reserve(READ);
+                match stream.try_read_buf(&mut buffer) {
+                    Ok(0) => break "closed by the peer".to_owned(),
+                    Ok(_) => {
+                        let octets = buffer.split().freeze();
+                        if events.send(Event::Data(conn, octets)).await.is_err() {
+                            return;
+                        }
+                    }
+                    Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                    Err(error) => break error.to_string(),
+                }
+            }
+            ready = writable(&stream, &blocked) => {
+                if let Err(error) = ready {
+                    break error.to_string();
+                }
+                if events.send(Event::Writable(conn)).await.is_err() {
+                    return;
+                }
+            }
+        }
+    };
+    let _gone = events.send(Event::Closed(conn, end)).await;
+}
+
+async fn writable(stream: &TcpStream, blocked: &Notify) -> io::Result<()> {
+    blocked.notified().await;
+    stream.writable().await
+}
+
+/// Sends the last words, and waits for the peer to close so that they are not lost to a reset.
+async fn farewell(stream: Arc<TcpStream>, last: Vec<Bytes>) {
+    let goodbye = async {
+        for chunk in last {
+            let mut rest = &chunk[..];
+            while !rest.is_empty() {
+                stream.writable().await?;
+                match stream.try_write(rest) {
+                    Ok(n) => rest = &rest[n..],
+                    Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                    Err(error) => return Err(error),
+                }
+            }
+        }
+        socket2::SockRef::from(&*stream).shutdown(std::net::Shutdown::Write)?;
+        let mut scratch = [0; 4096];
+        loop {
+            stream.readable().await?;
+            match stream.try_read(&mut scratch) {
+                Ok(0) => return Ok(()),
+                Ok(_) => {}
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                Err(error) => return Err(error),
+            }
+        }
+    };
+    if let Ok(Err(error)) = tokio::time::timeout(FAREWELL, goodbye).await {
+        tracing::debug!(%error, "the last message may not have arrived");
+    }
+}

@@ -1,0 +1,260 @@
+//! A neighbor: its connections, its session and what it announced.
+
+use std::collections::VecDeque;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::{Buf, Bytes};
+
+use super::core::{ConnId, Time};
+use super::status::{Counters, DownReason};
+use crate::config::{Config, PeerConfig};
+use crate::policy::{PeerType, Policy};
+use crate::rib::{Bitmap, PeerId};
+use crate::session::{Direction, Negotiated, Offer, State, Timer};
+use crate::wire::{Family, FamilySet};
+
+/// A timer with its place in the queue of timers.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Deadline {
+    /// When it expires; None: it does not run.
+    pub(super) at: Option<Time>,
+    /// The entry in the queue that will look at it, never later than `at`.
+    pub(super) queued: Option<Time>,
+}
+
+/// Octets on their way to a connection.
+#[derive(Debug, Default)]
+pub(crate) struct Outgoing {
+    queue: VecDeque<Bytes>,
+    /// Octets of the first one are gone already.
+    started: bool,
+    len: usize,
+}
+
+impl Outgoing {
+    pub(super) fn push(&mut self, octets: Bytes) {
+        self.len += octets.len();
+        self.queue.push_back(octets);
+    }
+
+    /// Octets not sent yet.
+    pub(crate) const fn len(&self) -> usize {
+        self.len
+    }
+
+    /// What to send next, in order.
+    pub(crate) fn chunks(&self) -> impl Iterator<Item = &[u8]> {
+        self.queue.iter().map(|chunk| &**chunk)
+    }
+
+    /// Notes that the first `n` octets are gone.
+    pub(super) fn advance(&mut self, mut n: usize) {
+        self.len = self.len.saturating_sub(n);
+        while let Some(first) = self.queue.front_mut() {
+            if n < first.len() {
+                self.started |= n > 0;
+                first.advance(n);
+                return;
+            }
+            n -= first.len();
+            self.queue.pop_front();
+            self.started = false;
+        }
+    }
+
+    /// Drops what is queued behind a chunk that is partly gone, for a NOTIFICATION to follow.
+    /// A chunk may hold many messages; the receiver still sees whole ones.
+    pub(super) fn cut(&mut self) {
+        self.queue.truncate(usize::from(self.started));
+        self.len = self.queue.iter().map(Bytes::len).sum();
+    }
+
+    pub(super) fn take(&mut self) -> Vec<Bytes> {
+        self.len = 0;
+        self.started = false;
+        self.queue.drain(..).collect()
+    }
+}
+
+/// One of the two connections a neighbor may have while it is decided which one stays.
+#[derive(Debug, Default)]
+pub(super) struct Slot {
+    pub(super) state: State,
+    pub(super) conn: Option<ConnId>,
+    pub(super) local: Option<SocketAddr>,
+    pub(super) remote: Option<SocketAddr>,
+    /// From OpenConfirm on.
+    pub(super) negotiated: Option<Negotiated>,
+    /// The start of a message whose end is still to come.
+    pub(super) received: Vec<u8>,
+    pub(super) out: Outgoing,
+    pub(super) timers: [Deadline; 5],
+    /// Why the connection goes down, once it is known.
+    pub(super) reason: Option<DownReason>,
+}
+
+impl Slot {
+    pub(super) fn timer(&mut self, timer: Timer) -> &mut Deadline {
+        &mut self.timers[match timer {
+            Timer::ConnectRetry => 0,
+            Timer::Hold => 1,
+            Timer::Keepalive => 2,
+            Timer::SendHold => 3,
+            Timer::IdleHold => 4,
+        }]
+    }
+}
+
+/// What holds while the neighbor is Established.
+#[derive(Debug)]
+pub(super) struct Session {
+    pub(super) direction: Direction,
+    pub(super) negotiated: Negotiated,
+    /// Families disabled by an error in their NLRI (RFC 7606).
+    pub(super) disabled: FamilySet,
+    /// End-of-RIB received.
+    pub(super) received_end: FamilySet,
+    /// End-of-RIB sent.
+    pub(super) sent_end: FamilySet,
+}
+
+/// A neighbor.
+#[derive(Debug)]
+pub(super) struct Neighbor {
+    pub(super) id: PeerId,
+    pub(super) config: Arc<PeerConfig>,
+    pub(super) import: Arc<Policy>,
+    pub(super) export: Arc<Policy>,
+    pub(super) peer_type: PeerType,
+    pub(super) local_asn: u32,
+    pub(super) slots: [Slot; 2],
+    pub(super) session: Option<Session>,
+    /// Where its paths are, by family.
+    pub(super) routes: [Bitmap; 2],
+    /// How many of them may be used, by family.
+    pub(super) accepted: [usize; 2],
+    /// Families with paths kept over a restart of the peer.
+    pub(super) stale: FamilySet,
+    /// Until stale paths are removed.
+    pub(super) stale_timer: Deadline,
+    /// Since when the state is what it is.
+    pub(super) since: Time,
+    /// Why the last session ended.
+    pub(super) last_down: Option<(Time, DownReason)>,
+    /// Why the last attempt failed.
+    pub(super) last_error: Option<(Time, DownReason)>,
+    /// Failures in a row, for the growing pause between attempts.
+    pub(super) failures: u32,
+    pub(super) counters: Counters,
+}
+
+impl Neighbor {
+    pub(super) fn new(id: PeerId, config: Arc<PeerConfig>, speaker: &Config, now: Time) -> Self {
+        let mut neighbor = Self {
+            id,
+            peer_type: PeerType::External,
+            local_asn: 0,
+            import: Arc::default(),
+            export: Arc::default(),
+            config: config.clone(),
+            slots: Default::default(),
+            session: None,
+            routes: Default::default(),
+            accepted: [0; 2],
+            stale: FamilySet::default(),
+            stale_timer: Deadline::default(),
+            since: now,
+            last_down: None,
+            last_error: None,
+            failures: 0,
+            counters: Counters::default(),
+        };
+        neighbor.configure(config, speaker);
+        neighbor
+    }
+
+    /// Takes over a configuration; what follows from it is the caller's business.
+    pub(super) fn configure(&mut self, config: Arc<PeerConfig>, speaker: &Config) {
+        self.local_asn = config.local_asn(speaker);
+        let external = config.asn != self.local_asn;
+        self.peer_type = if external { PeerType::External } else { PeerType::Internal };
+        let needs_policy = external && speaker.ebgp_requires_policy.unwrap_or(false);
+        let policy = |given: &Option<Policy>| {
+            Arc::new(match given {
+                Some(policy) => policy.clone(),
+                None if needs_policy => Policy::reject(),
+                None => Policy::accept(),
+            })
+        };
+        self.import = policy(&config.import);
+        self.export = policy(&config.export);
+        self.config = config;
+    }
+
+    pub(super) const fn slot(&mut self, direction: Direction) -> &mut Slot {
+        &mut self.slots[direction.index()]
+    }
+
+    /// The state of the neighbor as a whole: that of the connection that is furthest.
+    pub(super) fn state(&self) -> State {
+        self.slots[0].state.max(self.slots[1].state)
+    }
+
+    /// What we offer on a new connection.
+    pub(super) fn offer(&self, speaker: &Config, restarting: bool) -> Offer {
+        let gr = &speaker.graceful_restart;
+        let time = self.config.restart_time.unwrap_or(gr.restart_time);
+        Offer {
+            asn: self.local_asn,
+            peer_asn: self.config.asn,
+            router_id: speaker.router_id,
+            hold_time: self.config.hold_time,
+            keepalive_time: self.config.keepalive_time,
+            families: self.config.families.iter().copied().collect(),
+            restart: gr.enabled.then_some((time, restarting)),
+        }
+    }
+
+    /// The pause before the next attempt: half a second, doubling up to the configured time.
+    pub(super) fn pause(&self) -> Duration {
+        let most = Duration::from_secs(self.config.connect_retry_time.into());
+        let pause = Duration::from_millis(500).saturating_mul(1 << self.failures.min(16));
+        pause.min(most)
+    }
+
+    /// Families whose routes are exchanged now.
+    pub(super) fn families(&self) -> FamilySet {
+        let mut families = FamilySet::default();
+        if let Some(session) = &self.session {
+            families = session.negotiated.families;
+            for family in session.disabled.iter() {
+                families.remove(family);
+            }
+        }
+        families
+    }
+
+    /// The connection of the session.
+    pub(super) fn session_slot(&mut self) -> Option<&mut Slot> {
+        let direction = self.session.as_ref()?.direction;
+        Some(self.slot(direction))
+    }
+
+    /// Our address in routes of a family.
+    pub(super) fn own_next_hop(&self, family: Family) -> Option<std::net::IpAddr> {
+        let direction = self.session.as_ref()?.direction;
+        let local = self.slots[direction.index()].local.map(|a| a.ip());
+        match family {
+            Family::Ipv4Unicast => {
+                let given = self.config.next_hop_v4.map(Into::into);
+                given.or(local.filter(std::net::IpAddr::is_ipv4))
+            }
+            Family::Ipv6Unicast => {
+                let given = self.config.next_hop_v6.map(Into::into);
+                given.or(local.filter(std::net::IpAddr::is_ipv6))
+            }
+        }
+    }
+}

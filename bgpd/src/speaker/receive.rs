@@ -1,0 +1,624 @@
+//! What neighbors say: their messages, and the coming and going of their sessions.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use smallvec::SmallVec;
+
+use super::core::{Core, Time, TimerKey};
+use super::neighbor::{Neighbor, Session};
+use super::status::DownReason;
+use crate::export::GroupKey;
+use crate::policy::{Outcome, PeerType, Source, Subject};
+use crate::rib::{AttrId, DestId, Path, PeerId, PeerRank, Reason, Rib, RibPrefix, with_family};
+use crate::session::{Direction, Event, State, negotiate, surviving};
+use crate::wire::attributes::{self, AttributeBlock};
+use crate::wire::{
+    Context, Disposition, Family, FamilySet, Frame, MessageType, NextHop, Notification, Open,
+    ParsedUpdate, Prefixes, Reach, Unreach, UpdateEncoder, code, parse_route_refresh, parse_update,
+    path,
+};
+
+impl Core {
+    pub(super) fn message(
+        &mut self,
+        now: Time,
+        peer: PeerId,
+        direction: Direction,
+        message: &Frame<'_>,
+    ) {
+        let Some(neighbor) = self.neighbor(peer) else { return };
+        neighbor.counters.messages_received += 1;
+        match message.kind {
+            MessageType::Open => self.open_message(now, peer, direction, message.body),
+            MessageType::Keepalive => {
+                self.event(now, peer, direction, &Event::Keepalive);
+                self.implicit_end_of_rib(peer, direction);
+            }
+            MessageType::Notification => {
+                let notification = Notification::parse(message.body);
+                neighbor.counters.notifications_received += 1;
+                let name = &neighbor.config.name;
+                tracing::info!(peer = name, %notification, "NOTIFICATION received");
+                self.reason(peer, direction, DownReason::NotificationReceived(notification));
+                self.event(now, peer, direction, &Event::Notification);
+            }
+            MessageType::Update => {
+                neighbor.counters.updates_received += 1;
+                let established = neighbor.slot(direction).state == State::Established;
+                self.event(now, peer, direction, &Event::Update);
+                if established && let Err(error) = self.update(peer, message.body) {
+                    self.event(now, peer, direction, &Event::Error(error));
+                }
+            }
+            MessageType::RouteRefresh => {
+                let established = neighbor.slot(direction).state == State::Established;
+                self.event(now, peer, direction, &Event::RouteRefresh);
+                if established && let Some(family) = parse_route_refresh(message.body) {
+                    self.groups.refresh(peer, family, &mut self.rib);
+                }
+            }
+        }
+    }
+
+    fn open_message(&mut self, now: Time, peer: PeerId, direction: Direction, body: &[u8]) {
+        let restarting = self.progress.restarting && !self.progress.converged;
+        let Some(neighbor) = self.neighbors.get_mut(peer.index()).and_then(Option::as_mut) else {
+            return;
+        };
+        if neighbor.slot(direction).state != State::OpenSent {
+            self.event(now, peer, direction, &Event::Open);
+            return;
+        }
+        let offer = neighbor.offer(&self.config, restarting);
+        let negotiated = Open::parse(body).and_then(|open| negotiate(&offer, &open));
+        let negotiated = match negotiated {
+            Ok(negotiated) => negotiated,
+            Err(error) => {
+                self.event(now, peer, direction, &Event::Error(error));
+                return;
+            }
+        };
+        let remote = (negotiated.router_id, neighbor.config.asn);
+        let local = (self.config.router_id, neighbor.local_asn);
+        let other = direction.other();
+        let state = neighbor.slot(other).state;
+        match state {
+            State::Established if !self.restartable(peer) => {
+                self.event(now, peer, direction, &Event::CollisionDump);
+                return;
+            }
+            State::OpenSent | State::OpenConfirm => {
+                let survivor = surviving(local, remote);
+                self.event(now, peer, survivor.other(), &Event::CollisionDump);
+                if survivor != direction {
+                    return;
+                }
+            }
+            _ => {}
+        }
+        if let Some(slot) = self.slot(peer, direction) {
+            slot.negotiated = Some(negotiated);
+        }
+        self.event(now, peer, direction, &Event::Open);
+    }
+
+    /// Whether a lost session of this neighbor may be a restart (RFC 4724).
+    pub(super) fn restartable(&self, peer: PeerId) -> bool {
+        let neighbor = self.neighbors.get(peer.index()).and_then(Option::as_ref);
+        let session = neighbor.and_then(|n| n.session.as_ref());
+        session.is_some_and(|s| s.negotiated.restart.is_some_and(|r| !r.families.is_empty()))
+    }
+
+    pub(super) fn session_up(&mut self, now: Time, peer: PeerId, direction: Direction) {
+        let other = direction.other();
+        match self.slot(peer, other).map(|slot| slot.state) {
+            Some(State::Established) => {
+                // Accepted only because the peer can restart: it has.
+                self.reason(peer, other, DownReason::Reconnected);
+                self.event(now, peer, other, &Event::ConnectionFailed);
+            }
+            Some(_) => self.event(now, peer, other, &Event::CollisionDump),
+            None => return,
+        }
+        let stale_time = Duration::from_secs(self.config.graceful_restart.stale_path_time.into());
+        let Some(neighbor) = self.neighbor(peer) else { return };
+        let Some(negotiated) = neighbor.slot(direction).negotiated.clone() else { return };
+        neighbor.failures = 0;
+        neighbor.last_error = None;
+        neighbor.counters.established += 1;
+        let restart = negotiated.restart.unwrap_or_default();
+        tracing::info!(
+            peer = neighbor.config.name,
+            router_id = %negotiated.router_id,
+            hold_time = negotiated.hold_time,
+            "session established"
+        );
+        let rank = PeerRank {
+            local: false,
+            external: neighbor.peer_type == PeerType::External,
+            router_id: negotiated.router_id,
+            address: neighbor.config.address,
+            scope_id: neighbor.config.scope_id,
+        };
+        // RFC 4724 section 4.2: what the peer's forwarding did not keep is gone.
+        let lost: FamilySet =
+            neighbor.stale.iter().filter(|f| !restart.forwarding.contains(*f)).collect();
+        let families = negotiated.families;
+        neighbor.session = Some(Session {
+            direction,
+            negotiated,
+            disabled: FamilySet::default(),
+            received_end: FamilySet::default(),
+            sent_end: FamilySet::default(),
+        });
+        self.set_rank(peer, rank);
+        for family in lost.iter() {
+            self.sweep(peer, family);
+        }
+        if self.neighbor(peer).is_some_and(|n| !n.stale.is_empty()) {
+            self.arm(TimerKey::Stale(peer), now + stale_time);
+        }
+        if self.progress.selecting {
+            for family in families.iter() {
+                self.join_group(peer, family);
+            }
+        }
+    }
+
+    /// Notes what decision needs to know of a neighbor; its paths are compared anew if that has
+    /// changed.
+    fn set_rank(&mut self, peer: PeerId, rank: PeerRank) {
+        let ranks = &mut self.rib.ranks;
+        if ranks.len() <= peer.index() {
+            ranks.resize(peer.index() + 1, PeerRank::LOCAL);
+        }
+        let old = std::mem::replace(&mut ranks[peer.index()], rank);
+        if old.router_id != rank.router_id {
+            for family in Family::ALL {
+                with_family!(family, P => {
+                    for dest in self.routes_of(peer, family) {
+                        P::table_mut(&mut self.rib).touch(dest);
+                    }
+                });
+            }
+        }
+    }
+
+    pub(super) fn join_group(&mut self, peer: PeerId, family: Family) {
+        if let Some(key) = self.group_key(peer, family) {
+            self.groups.join(peer, key, &mut self.rib);
+        }
+    }
+
+    pub(super) fn group_key(&self, peer: PeerId, family: Family) -> Option<Arc<GroupKey>> {
+        let neighbor = self.neighbors.get(peer.index())?.as_ref()?;
+        let session = neighbor.session.as_ref()?;
+        Some(Arc::new(GroupKey {
+            family,
+            peer_type: neighbor.peer_type,
+            local_asn: neighbor.local_asn,
+            next_hop_mode: neighbor.config.next_hop,
+            next_hop: neighbor.own_next_hop(family),
+            encoder: UpdateEncoder {
+                four_octet_as: session.negotiated.four_octet_as,
+                extended_messages: session.negotiated.extended_messages,
+            },
+            policy: neighbor.export.clone(),
+        }))
+    }
+
+    pub(super) fn session_down(&mut self, now: Time, peer: PeerId, direction: Direction) {
+        let enabled = self.config.graceful_restart.enabled;
+        let Some(neighbor) = self.neighbor(peer) else { return };
+        let Some(session) = neighbor.session.take() else { return };
+        let reason = neighbor.slot(direction).reason.clone();
+        let reason = reason.unwrap_or(DownReason::Stopped);
+        tracing::info!(peer = neighbor.config.name, %reason, "session down");
+        neighbor.last_down = Some((now, reason.clone()));
+        // RFC 4724 section 4.2: only a connection that goes without a NOTIFICATION is taken for
+        // a restart.
+        let restart = session.negotiated.restart.filter(|r| enabled && r.time > 0);
+        let keep = match (&reason, restart) {
+            (DownReason::ConnectionLost(_) | DownReason::Reconnected, Some(restart)) => {
+                let mut keep = restart.families.intersection(session.negotiated.families);
+                for family in session.disabled.iter() {
+                    keep.remove(family);
+                }
+                keep
+            }
+            _ => FamilySet::default(),
+        };
+        for family in Family::ALL {
+            self.groups.leave(peer, family, &mut self.rib);
+            // Paths that are stale from an earlier restart are not kept a second time.
+            self.sweep(peer, family);
+            if keep.contains(family) {
+                self.mark_stale(peer, family);
+            } else {
+                self.purge(peer, family);
+            }
+        }
+        let time = Duration::from_secs(restart.map_or(0, |r| r.time).into());
+        if let Some(neighbor) = self.neighbor(peer) {
+            if neighbor.stale.is_empty() {
+                neighbor.stale_timer.at = None;
+            } else {
+                self.arm(TimerKey::Stale(peer), now + time);
+            }
+        }
+    }
+
+    pub(super) fn routes_of(&self, peer: PeerId, family: Family) -> Vec<DestId> {
+        let neighbor = self.neighbors.get(peer.index()).and_then(Option::as_ref);
+        neighbor.map_or_else(Vec::new, |n| n.routes[family.index()].iter().collect())
+    }
+
+    fn mark_stale(&mut self, peer: PeerId, family: Family) {
+        let routes = self.routes_of(peer, family);
+        with_family!(family, P => for dest in &routes {
+            if let Some(path) = P::table_mut(&mut self.rib).path_mut(*dest, peer) {
+                path.stale = true;
+            }
+        });
+        if let Some(neighbor) = self.neighbor(peer)
+            && !routes.is_empty()
+        {
+            neighbor.stale.insert(family);
+        }
+    }
+
+    /// Removes the paths that a restarted peer did not announce again.
+    pub(super) fn sweep(&mut self, peer: PeerId, family: Family) {
+        let Some(neighbor) = self.neighbor(peer) else { return };
+        if !neighbor.stale.contains(family) {
+            return;
+        }
+        neighbor.stale.remove(family);
+        let mut swept = 0_usize;
+        for dest in self.routes_of(peer, family) {
+            with_family!(family, P => {
+                let path = P::table_mut(&mut self.rib).path_mut(dest, peer);
+                if path.is_some_and(|p| p.stale) {
+                    self.remove::<P>(peer, dest);
+                    swept += 1;
+                }
+            });
+        }
+        if let Some(neighbor) = self.neighbor(peer) {
+            tracing::info!(peer = neighbor.config.name, %family, swept, "stale paths removed");
+        }
+    }
+
+    pub(super) fn sweep_all(&mut self, peer: PeerId) {
+        for family in Family::ALL {
+            self.sweep(peer, family);
+        }
+    }
+
+    /// Removes all paths of a neighbor.
+    pub(super) fn purge(&mut self, peer: PeerId, family: Family) {
+        for dest in self.routes_of(peer, family) {
+            with_family!(family, P => self.remove::<P>(peer, dest));
+        }
+        if let Some(neighbor) = self.neighbor(peer) {
+            neighbor.stale.remove(family);
+        }
+    }
+
+    fn remove<P: RibPrefix>(&mut self, peer: PeerId, dest: DestId) {
+        let Some(old) = self.rib.remove::<P>(dest, peer) else { return };
+        let Some(neighbor) = self.neighbor(peer) else { return };
+        let family = P::FAMILY.index();
+        neighbor.routes[family].remove(dest);
+        neighbor.accepted[family] -= usize::from(old.attr != AttrId::NONE);
+    }
+
+    /// Takes in an UPDATE.
+    fn update(&mut self, peer: PeerId, body: &[u8]) -> Result<(), Notification> {
+        let Some(neighbor) = self.neighbors.get(peer.index()).and_then(Option::as_ref) else {
+            return Ok(());
+        };
+        let Some(session) = &neighbor.session else { return Ok(()) };
+        let external = neighbor.peer_type == PeerType::External;
+        let context = Context {
+            four_octet_as: session.negotiated.four_octet_as,
+            external,
+            families: neighbor.families(),
+            first_as: neighbor.config.enforce_first_as.then_some(neighbor.config.asn),
+        };
+        let mut block = std::mem::take(&mut self.block);
+        let result = match parse_update(body, &context, &mut block) {
+            Ok(update) => self.apply_update(peer, &update, &block),
+            Err(error) => Err(error),
+        };
+        self.block = block;
+        result
+    }
+
+    fn apply_update(
+        &mut self,
+        peer: PeerId,
+        update: &ParsedUpdate<'_>,
+        block: &AttributeBlock,
+    ) -> Result<(), Notification> {
+        if !update.errors.is_empty() {
+            self.update_errors(peer, update)?;
+        }
+        self.withdraw(peer, update.withdrawn);
+        match update.unreach {
+            Some(Unreach::V4(prefixes)) => self.withdraw(peer, prefixes),
+            Some(Unreach::V6(prefixes)) => self.withdraw(peer, prefixes),
+            None => {}
+        }
+        let announced = update.announced.map(|(next_hop, p)| Reach::V4(next_hop, p));
+        for reach in [announced, update.reach].into_iter().flatten() {
+            match (reach, update.treat_as_withdraw()) {
+                (Reach::V4(next_hop, p), false) => self.announce(peer, block, next_hop, p),
+                (Reach::V6(next_hop, p), false) => self.announce(peer, block, next_hop, p),
+                (Reach::V4(_, prefixes), true) => self.withdraw(peer, prefixes),
+                (Reach::V6(_, prefixes), true) => self.withdraw(peer, prefixes),
+            }
+        }
+        if let Some(family) = update.end_of_rib {
+            self.end_of_rib(peer, family);
+        }
+        Ok(())
+    }
+
+    /// RFC 7606: counts, logs, and disables families.
+    fn update_errors(
+        &mut self,
+        peer: PeerId,
+        update: &ParsedUpdate<'_>,
+    ) -> Result<(), Notification> {
+        let Some(neighbor) = self.neighbor(peer) else { return Ok(()) };
+        let mut disabled = FamilySet::default();
+        for error in &update.errors {
+            let name = &neighbor.config.name;
+            let (attribute, disposition) = (error.kind, error.disposition);
+            let reason = error.reason;
+            tracing::warn!(peer = name, attribute, ?disposition, reason, "malformed UPDATE");
+            match error.disposition {
+                Disposition::DiscardAttribute => neighbor.counters.attributes_discarded += 1,
+                Disposition::TreatAsWithdraw => neighbor.counters.treated_as_withdraw += 1,
+                Disposition::DisableFamily(family) => disabled.insert(family),
+            }
+        }
+        let families = neighbor.families();
+        for family in disabled.iter() {
+            // With nothing else on the session, a new one is the better remedy.
+            if families == FamilySet::from_iter([family]) {
+                let reason = "the only family of the session cannot be parsed";
+                return Err(Notification::new(code::UPDATE, 9, &[], reason));
+            }
+            if let Some(session) = self.neighbor(peer).and_then(|n| n.session.as_mut()) {
+                session.disabled.insert(family);
+            }
+            self.purge(peer, family);
+            self.groups.leave(peer, family, &mut self.rib);
+        }
+        Ok(())
+    }
+
+    fn withdraw<P: RibPrefix>(&mut self, peer: PeerId, prefixes: Prefixes<'_, P>) {
+        for prefix in prefixes {
+            if let Some(dest) = P::table(&self.rib).find(&prefix) {
+                self.remove::<P>(peer, dest);
+            }
+        }
+    }
+
+    fn announce<P: RibPrefix>(
+        &mut self,
+        peer: PeerId,
+        block: &AttributeBlock,
+        next_hop: NextHop,
+        prefixes: Prefixes<'_, P>,
+    ) {
+        let Self { rib, neighbors, config, .. } = self;
+        let Some(Some(neighbor)) = neighbors.get_mut(peer.index()) else { return };
+        let attr_in = rib.attrs.intern(&block.bytes, next_hop);
+        let mut judge = Judge::new(neighbor, config, attr_in, rib);
+        let family = P::FAMILY.index();
+        for prefix in prefixes {
+            let (attr, reason) = judge.judge(prefix, rib);
+            rib.attrs.retain(attr_in);
+            let path = Path { peer, stale: false, used: false, reason, attr_in, attr };
+            let (dest, old) = rib.announce(prefix, path);
+            if old.is_none() {
+                judge.neighbor.routes[family].insert(dest);
+            }
+            let was = old.is_some_and(|p| p.attr != AttrId::NONE);
+            let accepted = &mut judge.neighbor.accepted[family];
+            *accepted = *accepted + usize::from(attr != AttrId::NONE) - usize::from(was);
+        }
+        judge.finish(rib);
+        rib.attrs.release(attr_in);
+    }
+
+    /// Applies the import policy anew to all routes of a neighbor.
+    pub(super) fn judge_again(&mut self, peer: PeerId) {
+        for family in Family::ALL {
+            let routes = self.routes_of(peer, family);
+            with_family!(family, P => self.judge_routes::<P>(peer, &routes));
+        }
+    }
+
+    fn judge_routes<P: RibPrefix>(&mut self, peer: PeerId, routes: &[DestId]) {
+        let Self { rib, neighbors, config, .. } = self;
+        let Some(Some(neighbor)) = neighbors.get_mut(peer.index()) else { return };
+        for dest in routes {
+            let table = P::table_mut(rib);
+            let prefix = table.dest(*dest).prefix;
+            let Some(path) = table.path_mut(*dest, peer) else { continue };
+            let (attr_in, old) = (path.attr_in, path.attr);
+            let mut judge = Judge::new(neighbor, config, attr_in, rib);
+            let (attr, reason) = judge.judge(prefix, rib);
+            judge.finish(rib);
+            let table = P::table_mut(rib);
+            if attr != old {
+                table.touch(*dest);
+            }
+            if let Some(path) = table.path_mut(*dest, peer) {
+                path.attr = attr;
+                path.reason = if attr == old { path.reason } else { reason };
+            }
+            rib.attrs.release(old);
+            let accepted = &mut neighbor.accepted[P::FAMILY.index()];
+            *accepted += usize::from(attr != AttrId::NONE);
+            *accepted -= usize::from(old != AttrId::NONE);
+        }
+    }
+
+    fn end_of_rib(&mut self, peer: PeerId, family: Family) {
+        let Some(neighbor) = self.neighbor(peer) else { return };
+        let Some(session) = &mut neighbor.session else { return };
+        if !session.received_end.contains(family) {
+            session.received_end.insert(family);
+            tracing::debug!(peer = neighbor.config.name, %family, "End-of-RIB received");
+        }
+        self.sweep(peer, family);
+    }
+
+    /// Peers without graceful restart need not send End-of-RIB; a KEEPALIVE after the one that
+    /// accepted our OPEN comes when they have nothing else to say.
+    fn implicit_end_of_rib(&mut self, peer: PeerId, direction: Direction) {
+        let Some(neighbor) = self.neighbor(peer) else { return };
+        let Some(session) = &mut neighbor.session else { return };
+        if session.direction == direction && session.negotiated.restart.is_none() {
+            session.received_end = session.negotiated.families;
+        }
+    }
+
+    // ------------------------------------------------------------------------------------------
+    // The time after start
+
+    /// Looks whether all neighbors have said what they know (RFC 4724 section 4.1).
+    pub(super) fn check_convergence(&mut self) {
+        if self.progress.converged {
+            return;
+        }
+        let restarting = self.progress.restarting;
+        let done = self.neighbors.iter().flatten().all(|neighbor| {
+            let Some(session) = &neighbor.session else {
+                return neighbor.config.shutdown.is_some();
+            };
+            // One that restarts as well waits for us: to wait for it would be for ever.
+            let also_restarting =
+                restarting && session.negotiated.restart.is_some_and(|r| r.restarting);
+            let heard = session.received_end.intersection(neighbor.families());
+            also_restarting || heard == neighbor.families()
+        });
+        if done {
+            self.end_deferral();
+        }
+    }
+
+    /// Selects routes from here on, and tells them.
+    pub(super) fn end_deferral(&mut self) {
+        if self.progress.converged {
+            return;
+        }
+        self.progress.converged = true;
+        self.deferral.at = None;
+        tracing::info!(restarting = self.progress.restarting, "initial convergence is over");
+        if self.progress.selecting {
+            return;
+        }
+        self.progress.selecting = true;
+        for at in 1..self.neighbors.len() {
+            let Some(neighbor) = &self.neighbors[at] else { continue };
+            let (peer, families) = (neighbor.id, neighbor.families());
+            for family in families.iter() {
+                self.join_group(peer, family);
+            }
+        }
+    }
+}
+
+/// Judges the routes of one attribute set from one neighbor.
+struct Judge<'a> {
+    neighbor: &'a mut Neighbor,
+    attr_in: AttrId,
+    /// What is wrong with all of them.
+    refused: Option<Reason>,
+    /// What the rules used so far made of the attributes.
+    changed: SmallVec<[(usize, AttrId); 2]>,
+}
+
+impl<'a> Judge<'a> {
+    fn new(neighbor: &'a mut Neighbor, config: &crate::Config, attr_in: AttrId, rib: &Rib) -> Self {
+        let set = rib.attrs.get(attr_in);
+        let own = [neighbor.local_asn, config.asn];
+        let loops = path::numbers(attributes::as_path(&set.block)).filter(|a| own.contains(a));
+        let refused = if loops.count() > usize::from(neighbor.config.allowas_in) {
+            Some(Reason::AsPathLoop)
+        } else if set.info.originator == Some(config.router_id) {
+            Some(Reason::OriginatorLoop)
+        } else if !is_foreign(neighbor, set.next_hop.addr) {
+            Some(Reason::NextHop)
+        } else {
+            None
+        };
+        Self { neighbor, attr_in, refused, changed: SmallVec::new() }
+    }
+
+    /// The attributes the route is used with, with a reference; or why it is not.
+    fn judge<P: RibPrefix>(&mut self, prefix: P, rib: &mut Rib) -> (AttrId, Reason) {
+        if let Some(reason) = self.refused {
+            return (AttrId::NONE, reason);
+        }
+        if prefix.is_multicast() {
+            return (AttrId::NONE, Reason::NotUnicast);
+        }
+        let policy = &*self.neighbor.import;
+        let outcome = if policy.rules.is_empty() && policy.default == crate::policy::Action::Accept
+        {
+            Outcome::Accept(None)
+        } else {
+            policy.evaluate(&Subject {
+                prefix: prefix.to_net(),
+                block: &rib.attrs.get(self.attr_in).block,
+                source: Source::RemotePeers,
+                peer_type: self.neighbor.peer_type,
+            })
+        };
+        let attr = match outcome {
+            Outcome::Reject => return (AttrId::NONE, Reason::ImportPolicy),
+            Outcome::Accept(None) => self.attr_in,
+            Outcome::Accept(Some(rule)) => self.change(rule, rib),
+        };
+        rib.attrs.retain(attr);
+        (attr, Reason::Undecided)
+    }
+
+    fn change(&mut self, rule: usize, rib: &mut Rib) -> AttrId {
+        if let Some((_, attr)) = self.changed.iter().find(|(at, _)| *at == rule) {
+            return *attr;
+        }
+        let set = rib.attrs.get(self.attr_in);
+        let Some(changes) = self.neighbor.import.rules.get(rule) else { return self.attr_in };
+        let mut block = AttributeBlock::default();
+        block.rewrite(&set.block, &changes.set.edits());
+        let next_hop = set.next_hop;
+        let attr = rib.attrs.intern(&block.bytes, next_hop);
+        self.changed.push((rule, attr));
+        attr
+    }
+
+    fn finish(self, rib: &mut Rib) {
+        for (_, attr) in self.changed {
+            rib.attrs.release(attr);
+        }
+    }
+}
+
+/// Whether packets can be sent to this next hop: not to ourselves, not to an IPv4 address in
+/// IPv6 clothes (which some peers send for IPv6 routes over an IPv4 session).
+fn is_foreign(neighbor: &Neighbor, next_hop: IpAddr) -> bool {
+    let mapped = matches!(next_hop, IpAddr::V6(v6) if v6.to_ipv4_mapped().is_some());
+    let own = Family::ALL.into_iter().filter_map(|f| neighbor.own_next_hop(f));
+    !mapped && !own.into_iter().any(|own| own == next_hop)
+}

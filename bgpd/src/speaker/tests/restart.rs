@@ -1,0 +1,191 @@
+//! Graceful restart (RFC 4724), on both sides.
+
+use super::*;
+
+/// A line: 0 learns from 1 what 2 announces.
+fn line(seed: u64) -> Network {
+    let mut network = mesh(seed, &[65001, 65002, 65003]);
+    network.change(0, |c| c.peers.retain(|p| p.name == "n1"));
+    network.change(2, |c| c.peers.retain(|p| p.name == "n1"));
+    network.change(2, |c| c.networks = own(&["10.2.0.0/26", "10.2.0.64/26", "fd00:2::/122"]));
+    network.run_for(MINUTE);
+    assert!(network.route(0, "10.2.0.0/26").is_some());
+    network
+}
+
+#[test]
+fn routes_are_kept_while_a_peer_restarts_and_nobody_else_notices() {
+    let mut network = line(1);
+    let updates = network.neighbor(0, 1).counters.updates_received;
+    network.kill(2);
+    network.run_for(Duration::from_secs(30));
+    let status = network.neighbor(1, 2);
+    assert_ne!(status.state, State::Established);
+    assert!(status.families.iter().all(|f| f.stale));
+    assert!(network.route(1, "10.2.0.0/26").unwrap().paths[0].stale);
+    network.start(2, true);
+    network.run_for(MINUTE);
+    let route = network.route(1, "10.2.0.0/26").unwrap();
+    assert!(!route.paths[0].stale, "announced again");
+    assert_eq!(network.neighbor(0, 1).counters.updates_received, updates, "not a word");
+}
+
+#[test]
+fn what_a_restarted_peer_has_no_more_goes_with_its_end_of_rib() {
+    let mut network = line(2);
+    network.kill(2);
+    network.nodes[2].config.networks = own(&["10.2.0.64/26"]);
+    network.run_for(Duration::from_secs(5));
+    assert!(network.route(0, "10.2.0.0/26").is_some());
+    network.start(2, true);
+    network.run_for(MINUTE);
+    assert!(network.route(0, "10.2.0.0/26").is_none());
+    assert!(network.route(0, "fd00:2::/122").is_none());
+    assert!(network.route(0, "10.2.0.64/26").is_some());
+}
+
+#[test]
+fn a_peer_that_lost_its_forwarding_state_lost_its_routes() {
+    let mut network = line(3);
+    network.kill(2);
+    network.nodes[2].config.networks = Vec::new();
+    network.run_for(Duration::from_secs(1));
+    assert!(network.route(1, "10.2.0.0/26").is_some());
+    // It starts anew, without the F bit; its End-of-RIB must not be what removes the routes.
+    network.start(2, false);
+    network.run_until(MINUTE, |n| n.is_up(1, 2));
+    assert!(network.route(1, "10.2.0.0/26").is_none());
+}
+
+#[test]
+fn a_peer_that_does_not_come_back_is_given_up_after_its_restart_time() {
+    let mut network = line(4);
+    network.change(2, |c| c.graceful_restart.restart_time = 20);
+    network.reset(1, 2);
+    network.run_for(MINUTE);
+    assert_eq!(network.neighbor(1, 2).session.unwrap().restart_time, Some(20));
+    network.kill(2);
+    network.run_for(Duration::from_secs(19));
+    assert!(network.route(0, "10.2.0.0/26").is_some());
+    network.run_for(Duration::from_secs(2));
+    assert!(network.route(0, "10.2.0.0/26").is_none());
+    assert!(network.routes(1).is_empty());
+}
+
+#[test]
+fn a_notification_is_no_restart() {
+    let mut network = line(5);
+    let n = crate::wire::Notification::cease(crate::wire::cease::ADMIN_SHUTDOWN, "");
+    network.stop(2, Some(&n));
+    network.run_for(Duration::from_secs(1));
+    assert!(network.routes(1).is_empty() && network.routes(0).is_empty());
+}
+
+#[test]
+fn without_graceful_restart_nothing_is_kept() {
+    let mut network = line(6);
+    network.change(1, |c| c.graceful_restart.enabled = false);
+    network.reset(1, 2);
+    network.run_for(MINUTE);
+    network.kill(2);
+    network.run_for(Duration::from_secs(1));
+    assert!(network.routes(1).is_empty());
+}
+
+#[test]
+fn a_second_loss_does_not_keep_what_the_first_left_stale() {
+    let mut network = line(7);
+    network.kill(2);
+    network.nodes[2].config.networks = own(&["10.2.0.64/26"]);
+    network.run_for(Duration::from_secs(1));
+    network.start(2, true);
+    // Up again, but gone before its End-of-RIB: it waits for the other side's, which is late.
+    network.run_until(MINUTE, |n| n.is_up(1, 2));
+    network.kill(2);
+    network.run_for(Duration::from_secs(2));
+    assert!(network.route(1, "10.2.0.0/26").is_none());
+}
+
+#[test]
+fn a_restarted_speaker_selects_only_once_it_has_heard_everybody() {
+    let mut network = mesh(8, &[65001, 65002, 65003]);
+    network.change(0, |c| c.networks = own(&["10.1.0.0/26"]));
+    network.change(1, |c| c.networks = own(&["10.9.0.0/16"]));
+    network.change(2, |c| c.networks = own(&["10.9.0.0/16"]));
+    network.run_for(MINUTE);
+    assert_eq!(network.used(0, "10.9.0.0/16"), ["n1", "n2"], "equal cost");
+    network.kill(0);
+    network.set_link(0, 2, false);
+    network.start(0, true);
+    network.run_for(Duration::from_secs(30));
+    assert!(network.is_up(0, 1) && !network.is_up(0, 2));
+    let progress = network.core(0).status().progress;
+    assert!(progress.restarting && !progress.selecting && !progress.converged);
+    assert!(network.used(0, "10.9.0.0/16").is_empty());
+    let fib = network.core(0).subscribe(std::sync::Arc::default());
+    let batch = network.core(0).take_deltas(fib, 100).unwrap();
+    assert!(batch.deltas.is_empty() && !batch.converged, "nothing to delete by yet");
+    assert!(network.route(1, "10.1.0.0/26").unwrap().paths[0].stale, "kept over there");
+    network.set_link(0, 2, true);
+    network.run_for(Duration::from_secs(29));
+    assert_eq!(network.used(0, "10.9.0.0/16"), ["n1", "n2"]);
+    let batch = network.core(0).take_deltas(fib, 100).unwrap();
+    assert_eq!(batch.deltas.len(), 1);
+    assert!(batch.converged);
+    assert!(!network.route(1, "10.1.0.0/26").unwrap().paths[0].stale, "announced again");
+}
+
+#[test]
+fn a_restarted_speaker_waits_no_longer_than_the_deferral_time() {
+    let mut network = mesh(9, &[65001, 65002, 65003]);
+    network.change(1, |c| c.networks = own(&["10.9.0.0/16"]));
+    network.run_for(MINUTE);
+    network.kill(0);
+    network.kill(2);
+    network.start(0, true);
+    network.run_for(Duration::from_secs(59));
+    assert!(network.used(0, "10.9.0.0/16").is_empty());
+    network.run_for(Duration::from_secs(2));
+    assert_eq!(network.used(0, "10.9.0.0/16"), ["n1"]);
+    assert!(network.core(0).status().progress.converged);
+}
+
+#[test]
+fn speakers_that_restart_together_do_not_wait_for_each_other() {
+    let mut network = mesh(10, &[65001, 65001, 65001]);
+    for at in 0..3 {
+        network.change(at, |c| c.networks = own(&[&format!("10.{at}.0.0/26")]));
+    }
+    network.run_for(MINUTE);
+    for at in 0..3 {
+        network.kill(at);
+    }
+    for at in 0..3 {
+        network.start(at, true);
+    }
+    network.run_for(Duration::from_secs(10));
+    for at in 0..3 {
+        assert!(network.core(at).status().progress.converged);
+        assert_eq!(network.routes(at).len(), 3);
+    }
+}
+
+/// The peer's kernel has lost the connection without telling ours (a power cut, say): the peer's
+/// new connection is what tells.
+#[test]
+fn a_peer_that_connects_anew_has_restarted() {
+    let mut network = line(11);
+    network.set_link(1, 2, false);
+    network.kill(2);
+    // Its new connection must come before what is left of the old one.
+    network.nodes[2].config.networks = own(&["10.2.0.0/26"]);
+    network.start(2, true);
+    network.set_link(1, 2, true);
+    let updates = network.neighbor(0, 1).counters.updates_received;
+    network.run_for(MINUTE);
+    assert!(network.is_up(1, 2));
+    assert!(network.route(0, "10.2.0.0/26").is_some());
+    assert!(network.route(0, "10.2.0.64/26").is_none());
+    let news = network.neighbor(0, 1).counters.updates_received - updates;
+    assert!(news <= 2, "only what is gone is withdrawn, each family once: {news}");
+}

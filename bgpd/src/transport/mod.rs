@@ -1,0 +1,9 @@
+//! How octets travel: TCP, and in tests a network in memory with virtual time.
+//!
+//! The core knows neither. It names connections by number, says what it wants
+//! ([`crate::speaker::Output`]), and is told what happened.
+
+pub(crate) mod tcp;
+
+#[cfg(test)]
+pub(crate) mod memory;

@@ -1,0 +1,145 @@
+//! TCP with what BGP asks of it: MD5 keys (RFC 2385), TTL security (RFC 5082), source address,
+//! and a backlog that holds a whole rack coming up at once.
+#![allow(unsafe_code, reason = "TCP_MD5SIG and the TTL limits have no safe interface")]
+
+use std::io;
+use std::mem::{MaybeUninit, size_of};
+use std::net::{IpAddr, SocketAddr, SocketAddrV6};
+use std::os::fd::{AsFd, AsRawFd};
+
+use socket2::{Domain, Protocol, SockAddr, SockRef, Socket, Type};
+use tokio::net::{TcpListener, TcpSocket, TcpStream};
+
+use crate::config::PeerConfig;
+
+/// Connections that may wait to be accepted.
+const BACKLOG: i32 = 4096;
+/// `TCP_MD5SIG_MAXKEYLEN` of `linux/tcp.h`.
+const MD5_KEY_MAX: usize = 80;
+/// `IPV6_MINHOPCOUNT` of `linux/in6.h`.
+const IPV6_MINHOPCOUNT: libc::c_int = 73;
+
+/// Listens on an address; an IPv6 one takes no IPv4 connections.
+pub(crate) fn listen(address: SocketAddr) -> io::Result<TcpListener> {
+    let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
+    socket.set_reuse_address(true)?;
+    if address.is_ipv6() {
+        socket.set_only_v6(true)?;
+    }
+    socket.set_nonblocking(true)?;
+    socket.bind(&address.into())?;
+    socket.listen(BACKLOG)?;
+    TcpListener::from_std(socket.into())
+}
+
+/// Connects to a peer as its configuration says.
+pub(crate) async fn connect(peer: &PeerConfig, external: bool) -> io::Result<TcpStream> {
+    let remote = address(peer, peer.port);
+    let socket = Socket::new(Domain::for_address(remote), Type::STREAM, Some(Protocol::TCP))?;
+    socket.set_nonblocking(true)?;
+    if let Some(source) = peer.source_address {
+        socket.bind(&SocketAddr::new(source, 0).into())?;
+    }
+    if let Some(password) = &peer.password {
+        set_md5(&socket, peer, Some(password.bytes()))?;
+    }
+    set_ttl(&socket, peer, external)?;
+    let stream = TcpSocket::from_std_stream(socket.into()).connect(remote).await?;
+    stream.set_nodelay(true)?;
+    Ok(stream)
+}
+
+/// Sets up a connection that a peer has opened. Its MD5 key came with the listener.
+pub(crate) fn prepare(stream: &TcpStream, peer: &PeerConfig, external: bool) -> io::Result<()> {
+    stream.set_nodelay(true)?;
+    set_ttl(stream, peer, external)
+}
+
+/// Whether octets, or the end of the stream, wait to be read.
+pub(crate) fn has_unread(stream: &TcpStream) -> bool {
+    SockRef::from(stream).peek(&mut [MaybeUninit::uninit()]).is_ok()
+}
+
+fn address(peer: &PeerConfig, port: u16) -> SocketAddr {
+    match peer.address {
+        IpAddr::V4(v4) => (v4, port).into(),
+        IpAddr::V6(v6) => SocketAddrV6::new(v6, port, 0, peer.scope_id).into(),
+    }
+}
+
+/// The TTL we send with and the least we accept: 255 and near it for TTL security, 1 towards
+/// external peers on our link, otherwise what routes across the AS.
+pub(crate) fn set_ttl(socket: &impl AsFd, peer: &PeerConfig, external: bool) -> io::Result<()> {
+    let (ttl, least) = match (peer.ttl_security, peer.multihop) {
+        (Some(hops), _) => (255, 256 - i32::from(hops)),
+        (None, Some(ttl)) => (i32::from(ttl), 0),
+        (None, None) if external => (1, 0),
+        (None, None) => (64, 0),
+    };
+    if peer.address.is_ipv4() {
+        set(socket, libc::IPPROTO_IP, libc::IP_TTL, &ttl)?;
+        set(socket, libc::IPPROTO_IP, libc::IP_MINTTL, &least)
+    } else {
+        set(socket, libc::IPPROTO_IPV6, libc::IPV6_UNICAST_HOPS, &ttl)?;
+        set(socket, libc::IPPROTO_IPV6, IPV6_MINHOPCOUNT, &least)
+    }
+}
+
+/// `struct tcp_md5sig` of `linux/tcp.h`.
+#[repr(C)]
+struct TcpMd5Sig {
+    addr: libc::sockaddr_storage,
+    flags: u8,
+    prefixlen: u8,
+    keylen: u16,
+    ifindex: libc::c_int,
+    key: [u8; MD5_KEY_MAX],
+}
+
+/// Sets the MD5 key for segments to and from a peer, or removes it. Works on listeners and on
+/// live connections.
+pub(crate) fn set_md5(socket: &impl AsFd, peer: &PeerConfig, key: Option<&[u8]>) -> io::Result<()> {
+    let key = key.unwrap_or_default();
+    let keylen = u16::try_from(key.len()).unwrap_or(u16::MAX);
+    let mut bytes = [0; MD5_KEY_MAX];
+    let Some(place) = bytes.get_mut(..key.len()) else {
+        return Err(io::Error::new(io::ErrorKind::InvalidInput, "the MD5 key is too long"));
+    };
+    place.copy_from_slice(key);
+    let remote = SockAddr::from(address(peer, 0));
+    // SAFETY: `sockaddr_storage` is plain integers, for which all zeros is a value.
+    let mut addr: libc::sockaddr_storage = unsafe { MaybeUninit::zeroed().assume_init() };
+    let len = remote.len() as usize;
+    // SAFETY: `remote` holds `len` initialised bytes, at most the size of `sockaddr_storage`, and
+    // the two do not overlap.
+    unsafe {
+        std::ptr::copy_nonoverlapping(
+            remote.as_ptr().cast::<u8>(),
+            (&raw mut addr).cast::<u8>(),
+            len.min(size_of::<libc::sockaddr_storage>()),
+        );
+    }
+    let option = TcpMd5Sig { addr, flags: 0, prefixlen: 0, keylen, ifindex: 0, key: bytes };
+    match set(socket, libc::IPPROTO_TCP, libc::TCP_MD5SIG, &option) {
+        // Removing what is not there is done already.
+        Err(e) if keylen == 0 && e.raw_os_error() == Some(libc::ENOENT) => Ok(()),
+        Err(e) => Err(io::Error::new(e.kind(), format!("TCP MD5: {e}"))),
+        Ok(()) => Ok(()),
+    }
+}
+
+fn set<T>(socket: &impl AsFd, level: libc::c_int, name: libc::c_int, value: &T) -> io::Result<()> {
+    let len = libc::socklen_t::try_from(size_of::<T>()).unwrap_or(0);
+    // SAFETY: the descriptor is open for the duration of the borrow, and `value` points to `len`
+    // initialised bytes that the kernel only reads.
+    let result = unsafe {
+        libc::setsockopt(
+            socket.as_fd().as_raw_fd(),
+            level,
+            name,
+            std::ptr::from_ref(value).cast(),
+            len,
+        )
+    };
+    if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}

@@ -1,0 +1,450 @@
+//! Path attributes in the one form they have inside the speaker.
+//!
+//! A *block* is the attributes of a route without next hop and NLRI: sorted by type, each once,
+//! AS numbers in four octets, flags as the attribute's definition says. Equal routes have equal
+//! octets, so that a block is interned by one hash and one comparison, and most of it is sent on
+//! by copying.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+use serde::{Deserialize, Serialize};
+use smallvec::SmallVec;
+
+use super::path;
+
+/// Attribute type codes.
+#[allow(missing_docs, reason = "each is the IANA name of the attribute")]
+pub mod kind {
+    pub const ORIGIN: u8 = 1;
+    pub const AS_PATH: u8 = 2;
+    pub const NEXT_HOP: u8 = 3;
+    pub const MULTI_EXIT_DISC: u8 = 4;
+    pub const LOCAL_PREF: u8 = 5;
+    pub const ATOMIC_AGGREGATE: u8 = 6;
+    pub const AGGREGATOR: u8 = 7;
+    pub const COMMUNITIES: u8 = 8;
+    pub const ORIGINATOR_ID: u8 = 9;
+    pub const CLUSTER_LIST: u8 = 10;
+    pub const MP_REACH_NLRI: u8 = 14;
+    pub const MP_UNREACH_NLRI: u8 = 15;
+    pub const EXTENDED_COMMUNITIES: u8 = 16;
+    pub const AS4_PATH: u8 = 17;
+    pub const AS4_AGGREGATOR: u8 = 18;
+    pub const IPV6_EXTENDED_COMMUNITIES: u8 = 25;
+    pub const LARGE_COMMUNITIES: u8 = 32;
+    pub const ONLY_TO_CUSTOMER: u8 = 35;
+}
+
+/// Attribute flags (RFC 4271 section 4.3).
+#[allow(missing_docs, reason = "each is the RFC's name of the bit")]
+pub mod flag {
+    pub const OPTIONAL: u8 = 0x80;
+    pub const TRANSITIVE: u8 = 0x40;
+    pub const PARTIAL: u8 = 0x20;
+    pub const EXTENDED_LENGTH: u8 = 0x10;
+}
+
+/// A standard community (RFC 1997).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct Community(pub u32);
+
+impl Community {
+    /// Not to be sent to external peers.
+    pub const NO_EXPORT: Self = Self(0xffff_ff01);
+    /// Not to be sent to any peer.
+    pub const NO_ADVERTISE: Self = Self(0xffff_ff02);
+    /// Not to leave the (sub-)confederation; as [`Self::NO_EXPORT`] outside of one.
+    pub const NO_EXPORT_SUBCONFED: Self = Self(0xffff_ff03);
+    /// RFC 8326.
+    pub const GRACEFUL_SHUTDOWN: Self = Self(0xffff_0000);
+}
+
+impl std::fmt::Display for Community {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match *self {
+            Self::NO_EXPORT => f.write_str("no-export"),
+            Self::NO_ADVERTISE => f.write_str("no-advertise"),
+            Self::NO_EXPORT_SUBCONFED => f.write_str("no-export-subconfed"),
+            Self::GRACEFUL_SHUTDOWN => f.write_str("graceful-shutdown"),
+            Self(value) => write!(f, "{}:{}", value >> 16, value & 0xffff),
+        }
+    }
+}
+
+impl std::str::FromStr for Community {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text {
+            "no-export" => return Ok(Self::NO_EXPORT),
+            "no-advertise" => return Ok(Self::NO_ADVERTISE),
+            "no-export-subconfed" => return Ok(Self::NO_EXPORT_SUBCONFED),
+            "graceful-shutdown" => return Ok(Self::GRACEFUL_SHUTDOWN),
+            _ => {}
+        }
+        let parsed = text
+            .split_once(':')
+            .and_then(|(asn, value)| Some((asn.parse::<u16>().ok()?, value.parse::<u16>().ok()?)));
+        let (asn, value) = parsed
+            .ok_or_else(|| format!("{text:?} is not a community like 64512:100 or no-export"))?;
+        Ok(Self(u32::from(asn) << 16 | u32::from(value)))
+    }
+}
+
+/// A large community (RFC 8092): global administrator and two local parts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct LargeCommunity(pub [u32; 3]);
+
+impl LargeCommunity {
+    fn octets(self) -> [u8; 12] {
+        let mut octets = [0; 12];
+        for (slot, part) in octets.chunks_exact_mut(4).zip(self.0) {
+            slot.copy_from_slice(&part.to_be_bytes());
+        }
+        octets
+    }
+}
+
+impl std::fmt::Display for LargeCommunity {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}:{}:{}", self.0[0], self.0[1], self.0[2])
+    }
+}
+
+impl std::str::FromStr for LargeCommunity {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let parts: Option<SmallVec<[u32; 3]>> = text.split(':').map(|p| p.parse().ok()).collect();
+        parts
+            .and_then(|p| p.into_inner().ok())
+            .filter(|_| text.split(':').count() == 3)
+            .map(Self)
+            .ok_or_else(|| format!("{text:?} is not a large community like 64512:1:100"))
+    }
+}
+
+macro_rules! text_form {
+    ($($name:ident),*) => {$(
+        impl TryFrom<String> for $name {
+            type Error = String;
+            fn try_from(text: String) -> Result<Self, String> {
+                text.parse()
+            }
+        }
+        impl From<$name> for String {
+            fn from(value: $name) -> Self {
+                value.to_string()
+            }
+        }
+    )*};
+}
+text_form!(Community, LargeCommunity);
+
+/// Where a route's packets go, as its sender said.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct NextHop {
+    /// The next router; unspecified on a route of our own, where it stands for ourselves.
+    pub addr: IpAddr,
+    /// The link-local address that came with a global one (RFC 2545).
+    pub link_local: Option<Ipv6Addr>,
+}
+
+impl NextHop {
+    /// This speaker, whatever address a peer knows it by.
+    pub const OURSELVES: Self = Self { addr: IpAddr::V4(Ipv4Addr::UNSPECIFIED), link_local: None };
+
+    /// A next hop without a link-local companion.
+    pub const fn new(addr: IpAddr) -> Self {
+        Self { addr, link_local: None }
+    }
+
+    /// Whether this is [`Self::OURSELVES`] in either family.
+    pub const fn is_ourselves(&self) -> bool {
+        self.addr.is_unspecified()
+    }
+
+    /// From MP_REACH_NLRI, 16 or 32 octets (RFC 2545 section 3). A link-local address alone, or
+    /// in both places as some senders do, is one address.
+    pub(super) fn from_v6(global: [u8; 16], link_local: Option<[u8; 16]>) -> Self {
+        let global = Ipv6Addr::from(global);
+        let link_local = link_local.map(Ipv6Addr::from).filter(Ipv6Addr::is_unicast_link_local);
+        match link_local {
+            Some(link_local) if global.is_unspecified() || global == link_local => {
+                Self::new(link_local.into())
+            }
+            _ => Self { addr: global.into(), link_local },
+        }
+    }
+}
+
+/// One attribute of a block.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Attribute<'a> {
+    /// Type code, see [`kind`].
+    pub kind: u8,
+    /// Flags without the extended length bit.
+    pub flags: u8,
+    /// The value.
+    pub value: &'a [u8],
+}
+
+/// The attributes of a block, in order.
+pub fn iter(block: &[u8]) -> impl Iterator<Item = Attribute<'_>> {
+    let mut rest = block;
+    std::iter::from_fn(move || {
+        let ([flags, kind], tail) = rest.split_first_chunk::<2>()?;
+        let (len, tail) = if flags & flag::EXTENDED_LENGTH == 0 {
+            let (len, tail) = tail.split_first()?;
+            (usize::from(*len), tail)
+        } else {
+            let (len, tail) = tail.split_first_chunk::<2>()?;
+            (usize::from(u16::from_be_bytes(*len)), tail)
+        };
+        let (value, tail) = tail.split_at_checked(len)?;
+        rest = tail;
+        Some(Attribute { kind: *kind, flags: flags & !flag::EXTENDED_LENGTH, value })
+    })
+}
+
+/// The value of one attribute of a block.
+pub fn find(block: &[u8], kind: u8) -> Option<&[u8]> {
+    iter(block).take_while(|a| a.kind <= kind).find(|a| a.kind == kind).map(|a| a.value)
+}
+
+/// The AS path of a block; empty when it has none.
+pub fn as_path(block: &[u8]) -> &[u8] {
+    find(block, kind::AS_PATH).unwrap_or_default()
+}
+
+/// The standard communities of a block.
+pub fn communities(block: &[u8]) -> impl Iterator<Item = Community> {
+    let value = find(block, kind::COMMUNITIES).unwrap_or_default();
+    value.chunks_exact(4).map(|c| Community(u32::from_be_bytes([c[0], c[1], c[2], c[3]])))
+}
+
+/// The large communities of a block.
+pub fn large_communities(block: &[u8]) -> impl Iterator<Item = LargeCommunity> {
+    let value = find(block, kind::LARGE_COMMUNITIES).unwrap_or_default();
+    value.chunks_exact(12).map(|c| {
+        let part = |at: usize| u32::from_be_bytes([c[at], c[at + 1], c[at + 2], c[at + 3]]);
+        LargeCommunity([part(0), part(4), part(8)])
+    })
+}
+
+/// Appends one attribute in wire form, with the short length where it fits.
+pub fn push(out: &mut Vec<u8>, flags: u8, kind: u8, value: &[u8]) {
+    let flags = flags & !flag::EXTENDED_LENGTH;
+    // Nothing longer than a message is ever pushed, nor would it be sent: see `UpdateEncoder`.
+    let value = &value[..value.len().min(usize::from(u16::MAX))];
+    if let Ok(short) = u8::try_from(value.len()) {
+        out.extend_from_slice(&[flags, kind, short]);
+    } else {
+        let [high, low] = u16::try_from(value.len()).unwrap_or(u16::MAX).to_be_bytes();
+        out.extend_from_slice(&[flags | flag::EXTENDED_LENGTH, kind, high, low]);
+    }
+    out.extend_from_slice(value);
+}
+
+/// What best-path selection and export need to know of a block, found out once.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Info {
+    /// 0 IGP, 1 EGP, 2 INCOMPLETE; lower is better.
+    pub origin: u8,
+    /// LOCAL_PREF, if the route carries one.
+    pub local_pref: Option<u32>,
+    /// MULTI_EXIT_DISC, if the route carries one.
+    pub med: Option<u32>,
+    /// As [`path::length`].
+    pub path_len: u32,
+    /// As [`path::neighbor`]; 0 where there is none.
+    pub neighbor_as: u32,
+    /// ORIGINATOR_ID, if a reflector set it.
+    pub originator: Option<Ipv4Addr>,
+    /// Entries of CLUSTER_LIST.
+    pub clusters: u16,
+    /// Octets of the block that come before a NEXT_HOP attribute.
+    pub split: u16,
+    /// Has NO_EXPORT or NO_EXPORT_SUBCONFED.
+    pub no_export: bool,
+    /// Has NO_ADVERTISE.
+    pub no_advertise: bool,
+}
+
+impl Info {
+    /// Of a well-formed block.
+    pub fn of(block: &[u8]) -> Self {
+        let mut info = Self {
+            origin: 2,
+            local_pref: None,
+            med: None,
+            path_len: 0,
+            neighbor_as: 0,
+            originator: None,
+            clusters: 0,
+            split: 0,
+            no_export: false,
+            no_advertise: false,
+        };
+        let start = block.as_ptr() as usize;
+        for Attribute { kind, value, .. } in iter(block) {
+            let word = value.first_chunk::<4>().map(|w| u32::from_be_bytes(*w));
+            match kind {
+                kind::ORIGIN => info.origin = value.first().copied().unwrap_or(2),
+                kind::AS_PATH => {
+                    info.path_len = path::length(value);
+                    info.neighbor_as = path::neighbor(value).unwrap_or(0);
+                }
+                kind::MULTI_EXIT_DISC => info.med = word,
+                kind::LOCAL_PREF => info.local_pref = word,
+                kind::ORIGINATOR_ID => info.originator = word.map(Ipv4Addr::from),
+                kind::CLUSTER_LIST => {
+                    info.clusters = u16::try_from(value.len() / 4).unwrap_or(u16::MAX);
+                }
+                _ => {}
+            }
+            if kind < kind::NEXT_HOP {
+                let end = value.as_ptr() as usize + value.len() - start;
+                info.split = u16::try_from(end).unwrap_or(u16::MAX);
+            }
+        }
+        for community in communities(block) {
+            match community {
+                Community::NO_EXPORT | Community::NO_EXPORT_SUBCONFED => info.no_export = true,
+                Community::NO_ADVERTISE => info.no_advertise = true,
+                _ => {}
+            }
+        }
+        info
+    }
+}
+
+/// A block under construction, with the buffers it needs; meant to be reused.
+#[derive(Clone, Debug, Default)]
+pub struct AttributeBlock {
+    /// The octets.
+    pub bytes: Vec<u8>,
+    pub(super) scratch: Vec<u8>,
+}
+
+/// What to do with an optional 32-bit attribute.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum Edit {
+    /// Leave it as it is.
+    #[default]
+    Keep,
+    /// Take it out.
+    Remove,
+    /// Put this value.
+    Set(u32),
+    /// Put this value where there is none.
+    Default(u32),
+}
+
+impl Edit {
+    fn apply(self, current: Option<u32>) -> Option<u32> {
+        match self {
+            Self::Keep => current,
+            Self::Remove => None,
+            Self::Set(value) => Some(value),
+            Self::Default(value) => current.or(Some(value)),
+        }
+    }
+}
+
+/// Changes to make to a block.
+#[derive(Clone, Debug, Default)]
+pub struct Edits<'a> {
+    /// AS numbers to put in front, outermost first.
+    pub prepend: &'a [u32],
+    /// Of LOCAL_PREF.
+    pub local_pref: Edit,
+    /// Of MULTI_EXIT_DISC.
+    pub med: Edit,
+    /// Take out ORIGINATOR_ID and CLUSTER_LIST, which never leave an AS.
+    pub strip_reflection: bool,
+    /// Communities to add.
+    pub communities: &'a [Community],
+    /// Large communities to add.
+    pub large_communities: &'a [LargeCommunity],
+}
+
+impl AttributeBlock {
+    /// Replaces the content by `block` with `edits` made to it.
+    pub fn rewrite(&mut self, block: &[u8], edits: &Edits<'_>) {
+        let info = Info::of(block);
+        self.bytes.clear();
+        let mut next = kind::ORIGIN;
+        // Attributes that may have to be created take their turn even where the block has none.
+        for attribute in iter(block) {
+            self.between(next, attribute.kind, block, &info, edits);
+            next = attribute.kind.saturating_add(1);
+            match attribute.kind {
+                kind::AS_PATH
+                | kind::MULTI_EXIT_DISC
+                | kind::LOCAL_PREF
+                | kind::COMMUNITIES
+                | kind::LARGE_COMMUNITIES => self.edited(attribute.kind, block, &info, edits),
+                kind::ORIGINATOR_ID | kind::CLUSTER_LIST if edits.strip_reflection => {}
+                _ => push(&mut self.bytes, attribute.flags, attribute.kind, attribute.value),
+            }
+        }
+        self.between(next, u8::MAX, block, &info, edits);
+    }
+
+    fn between(&mut self, from: u8, to: u8, block: &[u8], info: &Info, edits: &Edits<'_>) {
+        for kind in [
+            kind::AS_PATH,
+            kind::MULTI_EXIT_DISC,
+            kind::LOCAL_PREF,
+            kind::COMMUNITIES,
+            kind::LARGE_COMMUNITIES,
+        ] {
+            if (from..to).contains(&kind) {
+                self.edited(kind, block, info, edits);
+            }
+        }
+    }
+
+    /// Appends one attribute of `block` as the edits want it, if they want it.
+    fn edited(&mut self, kind: u8, block: &[u8], info: &Info, edits: &Edits<'_>) {
+        const OPTIONAL_TRANSITIVE: u8 = flag::OPTIONAL | flag::TRANSITIVE;
+        self.scratch.clear();
+        let flags = match kind {
+            kind::AS_PATH => {
+                path::prepend(edits.prepend, as_path(block), &mut self.scratch);
+                push(&mut self.bytes, flag::TRANSITIVE, kind, &self.scratch);
+                return;
+            }
+            kind::MULTI_EXIT_DISC => {
+                let value = edits.med.apply(info.med);
+                self.scratch.extend(value.into_iter().flat_map(u32::to_be_bytes));
+                flag::OPTIONAL
+            }
+            kind::LOCAL_PREF => {
+                let value = edits.local_pref.apply(info.local_pref);
+                self.scratch.extend(value.into_iter().flat_map(u32::to_be_bytes));
+                flag::TRANSITIVE
+            }
+            kind::COMMUNITIES => {
+                let current: SmallVec<[_; 8]> = communities(block).collect();
+                let added = edits.communities.iter().filter(|c| !current.contains(c));
+                let all = current.iter().chain(added);
+                self.scratch.extend(all.flat_map(|c| c.0.to_be_bytes()));
+                OPTIONAL_TRANSITIVE
+            }
+            _ => {
+                let current: SmallVec<[_; 8]> = large_communities(block).collect();
+                let added = edits.large_communities.iter().filter(|c| !current.contains(c));
+                let all = current.iter().chain(added);
+                self.scratch.extend(all.flat_map(|c| c.octets()));
+                OPTIONAL_TRANSITIVE
+            }
+        };
+        if !self.scratch.is_empty() {
+            push(&mut self.bytes, flags, kind, &self.scratch);
+        }
+    }
+}

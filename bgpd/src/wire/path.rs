@@ -1,0 +1,175 @@
+//! AS_PATH as octets: a list of segments of four-octet AS numbers (RFC 4271 section 4.3, RFC 6793).
+//! Inside the speaker every path has this form, whatever its sender's width was.
+
+/// An unordered set of AS numbers; counts as one hop.
+pub const AS_SET: u8 = 1;
+/// An ordered list of AS numbers, nearest first.
+pub const AS_SEQUENCE: u8 = 2;
+/// The most AS numbers that one segment can hold.
+const SEGMENT_MAX: usize = 255;
+
+/// One segment: its type and its AS numbers, four octets each.
+pub type Segment<'a> = (u8, &'a [u8]);
+
+/// Why a path is malformed (RFC 7606 section 7.2, RFC 7607, RFC 9774 does not apply here).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PathError {
+    /// A segment type other than AS_SET and AS_SEQUENCE; confederation segments count, as this
+    /// speaker is in none (RFC 5065).
+    SegmentType,
+    /// A segment of no AS numbers, one past the end, or a stray octet.
+    Length,
+    /// AS number 0 (RFC 7607).
+    Zero,
+}
+
+impl PathError {
+    pub(super) const fn reason(self) -> &'static str {
+        match self {
+            Self::SegmentType => "AS_PATH has an unexpected segment type",
+            Self::Length => "AS_PATH has a segment of a wrong length",
+            Self::Zero => "AS_PATH holds AS 0",
+        }
+    }
+}
+
+/// The segments of a four-octet path; stops where the octets stop making sense, which they do not
+/// in a path that came through [`normalise`].
+pub fn segments(path: &[u8]) -> impl Iterator<Item = Segment<'_>> {
+    let mut rest = path;
+    std::iter::from_fn(move || {
+        let ([kind, count], tail) = rest.split_first_chunk::<2>()?;
+        let (numbers, tail) = tail.split_at_checked(usize::from(*count) * 4)?;
+        rest = tail;
+        Some((*kind, numbers))
+    })
+}
+
+/// The AS numbers of a path, nearest first, those of sets included.
+pub fn numbers(path: &[u8]) -> impl Iterator<Item = u32> {
+    segments(path).flat_map(|(_, numbers)| numbers.chunks_exact(4)).map(asn)
+}
+
+fn asn(octets: &[u8]) -> u32 {
+    octets.iter().fold(0, |asn, octet| asn << 8 | u32::from(*octet))
+}
+
+/// The length that best-path selection compares: a set counts 1 (RFC 4271 section 9.1.2.2).
+pub fn length(path: &[u8]) -> u32 {
+    segments(path)
+        .map(|(kind, numbers)| if kind == AS_SET { 1 } else { hops(numbers) })
+        .fold(0, u32::saturating_add)
+}
+
+fn hops(numbers: &[u8]) -> u32 {
+    u32::try_from(numbers.len() / 4).unwrap_or(u32::MAX)
+}
+
+/// The AS that sent the route: the first of a leading sequence; None for an empty path or one
+/// that starts with a set.
+pub fn neighbor(path: &[u8]) -> Option<u32> {
+    let (kind, numbers) = segments(path).next()?;
+    (kind == AS_SEQUENCE).then(|| asn(&numbers[..4]))
+}
+
+/// Checks a received path of the given AS number width and appends it in four-octet form.
+pub(super) fn normalise(octets: &[u8], width: usize, out: &mut Vec<u8>) -> Result<(), PathError> {
+    let mut rest = octets;
+    while !rest.is_empty() {
+        let ([kind, count], tail) = rest.split_first_chunk::<2>().ok_or(PathError::Length)?;
+        if !matches!(*kind, AS_SET | AS_SEQUENCE) {
+            return Err(PathError::SegmentType);
+        }
+        let (numbers, tail) =
+            tail.split_at_checked(usize::from(*count) * width).ok_or(PathError::Length)?;
+        if numbers.is_empty() {
+            return Err(PathError::Length);
+        }
+        out.extend_from_slice(&[*kind, *count]);
+        for number in numbers.chunks_exact(width) {
+            let number = asn(number);
+            if number == 0 {
+                return Err(PathError::Zero);
+            }
+            out.extend_from_slice(&number.to_be_bytes());
+        }
+        rest = tail;
+    }
+    Ok(())
+}
+
+/// Joins AS_PATH and AS4_PATH of a sender that speaks two-octet AS numbers (RFC 6793 section
+/// 4.2.3); both in four-octet form. What AS_PATH has more than AS4_PATH was added by those who do
+/// not know the latter and goes in front.
+pub(super) fn merge(as_path: &[u8], as4_path: &[u8], out: &mut Vec<u8>) {
+    let Some(mut surplus) = length(as_path).checked_sub(length(as4_path)) else {
+        out.extend_from_slice(as_path);
+        return;
+    };
+    for (kind, numbers) in segments(as_path) {
+        if surplus == 0 {
+            break;
+        }
+        let taken = if kind == AS_SET {
+            surplus -= 1;
+            numbers
+        } else {
+            let hops = hops(numbers).min(surplus);
+            surplus -= hops;
+            &numbers[..usize::try_from(hops).unwrap_or(0) * 4]
+        };
+        push_segment(kind, taken, out);
+    }
+    out.extend_from_slice(as4_path);
+}
+
+fn push_segment(kind: u8, numbers: &[u8], out: &mut Vec<u8>) {
+    out.extend_from_slice(&[kind, u8::try_from(numbers.len() / 4).unwrap_or(u8::MAX)]);
+    out.extend_from_slice(numbers);
+}
+
+/// Appends `path` with `asns` in front, the first of them outermost. A leading sequence is
+/// extended while it has room (RFC 4271 section 5.1.2).
+pub fn prepend(asns: &[u32], path: &[u8], out: &mut Vec<u8>) {
+    let (mut own, mut rest): (Vec<u32>, &[u8]) = (asns.to_vec(), path);
+    if let Some((AS_SEQUENCE, numbers)) = segments(path).next()
+        && own.len() + numbers.len() / 4 <= SEGMENT_MAX
+    {
+        own.extend(numbers.chunks_exact(4).map(asn));
+        rest = &path[2 + numbers.len()..];
+    }
+    // Whole segments from the far end, so that what remains in front has room for the next AS.
+    let first = own.len() % SEGMENT_MAX;
+    let (head, tail) = own.split_at(first);
+    for chunk in std::iter::once(head).chain(tail.chunks(SEGMENT_MAX)).filter(|c| !c.is_empty()) {
+        out.extend_from_slice(&[AS_SEQUENCE, u8::try_from(chunk.len()).unwrap_or(u8::MAX)]);
+        out.extend(chunk.iter().flat_map(|asn| asn.to_be_bytes()));
+    }
+    out.extend_from_slice(rest);
+}
+
+/// Appends `path` with two-octet AS numbers, [`super::AS_TRANS`] for those that do not fit: then
+/// AS4_PATH must go with it (RFC 6793 section 4.2.2).
+pub(super) fn narrow(path: &[u8], out: &mut Vec<u8>) {
+    for (kind, numbers) in segments(path) {
+        out.extend_from_slice(&[kind, u8::try_from(numbers.len() / 4).unwrap_or(u8::MAX)]);
+        for number in numbers.chunks_exact(4) {
+            let short = u16::try_from(asn(number)).unwrap_or(super::AS_TRANS);
+            out.extend_from_slice(&short.to_be_bytes());
+        }
+    }
+}
+
+/// A path as text: sequences as plain numbers, sets in braces, nearest AS first.
+pub fn display(path: &[u8]) -> String {
+    let mut words = Vec::new();
+    for (kind, numbers) in segments(path) {
+        let numbers: Vec<String> = numbers.chunks_exact(4).map(|n| asn(n).to_string()).collect();
+        if kind == AS_SET {
+            words.push(format!("{{{}}}", numbers.join(",")));
+        } else {
+            words.extend(numbers);
+        }
+    }
+    words.join(" ")
+}

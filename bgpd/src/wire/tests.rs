@@ -1,0 +1,367 @@
+//! Tests of the codec: what is written reads back, RFC 7606 attribute by attribute, an independent
+//! codec as the judge, and a flood of mutated messages.
+
+mod differential;
+mod mutation;
+mod rfc7606;
+mod strategies;
+
+use std::net::{IpAddr, Ipv4Addr};
+
+use proptest::prelude::*;
+
+use super::attributes::{Edit, Edits, flag, kind, push};
+use super::*;
+use strategies::{Announcement, announcement, open_strategy};
+
+pub(crate) const EXTERNAL: Context =
+    Context { four_octet_as: true, external: true, families: FamilySet(0b11), first_as: None };
+
+/// All messages in `octets`.
+fn frames(mut octets: &[u8], max: usize) -> Vec<Frame<'_>> {
+    let mut all = Vec::new();
+    while !octets.is_empty() {
+        let message = frame(octets, max).unwrap().expect("whole messages only");
+        octets = &octets[message.len..];
+        all.push(message);
+    }
+    all
+}
+
+#[test]
+fn a_header_is_judged_as_early_as_possible() {
+    let refused = |octets: &[u8]| frame(octets, MAX_LEN).unwrap_err();
+    assert_eq!(refused(&[0xfe]).subcode, 1);
+    assert_eq!(refused(b"GET / HTTP/1.1\r\n").subcode, 1);
+    let header = |len: u16, kind: u8| {
+        let mut octets = vec![0xff; 16];
+        octets.extend_from_slice(&len.to_be_bytes());
+        octets.push(kind);
+        octets
+    };
+    for (len, kind, subcode) in [
+        (18, 4, 2),
+        (20, 4, 2),
+        (4097, 2, 2),
+        (28, 1, 2),
+        (22, 2, 2),
+        (20, 3, 2),
+        (22, 5, 2),
+        (19, 0, 3),
+        (19, 6, 3),
+    ] {
+        let error = refused(&header(len, kind));
+        assert_eq!((error.code, error.subcode), (1, subcode), "length {len} type {kind}");
+    }
+    assert_eq!(refused(&header(4097, 2)).data.as_slice(), 4097_u16.to_be_bytes());
+    assert!(frame(&header(4097, 2), MAX_EXTENDED_LEN).unwrap().is_none());
+    // RFC 8654: OPEN stays short.
+    assert_eq!(frame(&header(4097, 1), MAX_EXTENDED_LEN).unwrap_err().subcode, 2);
+    assert!(frame(&[0xff; 10], MAX_LEN).unwrap().is_none());
+    let keepalive = header(19, 4);
+    let message = frame(&keepalive, MAX_LEN).unwrap().unwrap();
+    assert_eq!((message.kind, message.len, message.body), (MessageType::Keepalive, 19, &[][..]));
+}
+
+#[test]
+fn keepalive_refresh_and_end_of_rib_are_what_the_rfcs_say() {
+    let mut out = Vec::new();
+    encode_keepalive(&mut out);
+    assert_eq!(out, [&[0xff; 16][..], &[0, 19, 4]].concat());
+    for family in Family::ALL {
+        let mut out = Vec::new();
+        encode_route_refresh(family, &mut out);
+        let message = frames(&out, MAX_LEN)[0];
+        assert_eq!(message.kind, MessageType::RouteRefresh);
+        assert_eq!(parse_route_refresh(message.body), Some(family));
+
+        let mut out = Vec::new();
+        encode_end_of_rib(family, &mut out);
+        let message = frames(&out, MAX_LEN)[0];
+        let mut block = AttributeBlock::default();
+        let update = parse_update(message.body, &EXTERNAL, &mut block).unwrap();
+        assert_eq!(update.end_of_rib, Some(family));
+        assert!(update.errors.is_empty() && update.withdrawn.is_empty());
+    }
+    // A borders-of-refresh marker (RFC 7313) is not a request.
+    assert_eq!(parse_route_refresh(&[0, 1, 1, 1]), None);
+}
+
+#[test]
+fn shutdown_communication() {
+    let round_trip = |n: &Notification| {
+        let mut out = Vec::new();
+        n.encode(&mut out);
+        Notification::parse(frames(&out, MAX_LEN)[0].body)
+    };
+    let n = Notification::communication(cease::ADMIN_SHUTDOWN, "upgrade, back at 3", "");
+    assert_eq!(round_trip(&n).text().as_deref(), Some("upgrade, back at 3"));
+    // Cut at a character, never inside one.
+    let long = "ü".repeat(200);
+    let text = round_trip(&Notification::communication(cease::ADMIN_RESET, &long, "")).text();
+    assert_eq!(text.unwrap(), "ü".repeat(127));
+    // Of other errors the data is not text, and a wrong length is no text.
+    let data = [3, b'a', b'b', b'c'];
+    assert_eq!(Notification::new(code::CEASE, cease::COLLISION, &data, "").text(), None);
+    assert_eq!(Notification::new(code::CEASE, 2, &[9, b'a'], "").text(), None);
+    let control = Notification::new(code::CEASE, 2, &[3, b'a', 0x1b, b'b'], "");
+    assert_eq!(control.text().as_deref(), Some("ab"));
+}
+
+#[test]
+fn opens_with_more_than_255_octets_of_capabilities() {
+    let capabilities: Vec<Capability> =
+        (0..40).map(|n| Capability::Unknown(130 + n, vec![n; 10])).collect();
+    let open = Open::new(4_200_000_001, 90, Ipv4Addr::new(1, 2, 3, 4), capabilities);
+    assert_eq!(open.my_as, AS_TRANS);
+    let mut out = Vec::new();
+    open.encode(&mut out);
+    let body = frames(&out, MAX_LEN)[0].body;
+    assert_eq!(body[9..11], [255, 255], "RFC 9072");
+    let parsed = Open::parse(body).unwrap();
+    assert_eq!(parsed, open);
+    assert_eq!(parsed.asn(), 4_200_000_001);
+}
+
+#[test]
+fn wrong_opens() {
+    let mut out = Vec::new();
+    Open::new(65001, 90, Ipv4Addr::new(1, 1, 1, 1), vec![]).encode(&mut out);
+    let good = frames(&out, MAX_LEN)[0].body.to_vec();
+    let spoiled = |f: fn(&mut Vec<u8>)| {
+        let mut body = good.clone();
+        f(&mut body);
+        Open::parse(&body).map_err(|n| (n.subcode, n.data.to_vec()))
+    };
+    assert!(spoiled(|_| {}).is_ok());
+    assert_eq!(spoiled(|b| b[0] = 3), Err((1, vec![0, 4])));
+    assert_eq!(spoiled(|b| b[9] += 1), Err((0, vec![])));
+    assert_eq!(spoiled(|b| b.push(0)), Err((0, vec![])));
+    // The authentication parameter of old is not supported.
+    assert_eq!(spoiled(|b| b[10] = 1), Err((4, vec![])));
+    assert_eq!(spoiled(|b| b[13] = 200), Err((0, vec![])));
+}
+
+#[test]
+fn two_octet_senders_hide_long_as_numbers_beside_the_path() {
+    // RFC 6793 section 4.2.3, with what an old speaker in between has put in front.
+    let attributes: [(u8, u8, &[u8]); 6] = [
+        (flag::TRANSITIVE, kind::ORIGIN, &[0]),
+        (flag::TRANSITIVE, kind::AS_PATH, &[2, 3, 0xfd, 0xe8, 0x5b, 0xa0, 0x5b, 0xa0]),
+        (flag::TRANSITIVE, kind::NEXT_HOP, &[192, 0, 2, 1]),
+        (0xc0, kind::AGGREGATOR, &[0x5b, 0xa0, 192, 0, 2, 9]),
+        (0xc0, kind::AS4_PATH, &[2, 2, 0, 1, 0, 1, 0, 1, 0, 2]),
+        (0xc0, kind::AS4_AGGREGATOR, &[0, 1, 0, 2, 192, 0, 2, 9]),
+    ];
+    let parse = |attributes: &[(u8, u8, &[u8])]| {
+        let body = rfc7606::update(attributes, &[8, 10]);
+        let mut block = AttributeBlock::default();
+        let context = Context { four_octet_as: false, ..EXTERNAL };
+        let update = parse_update(&body, &context, &mut block).unwrap();
+        (update.errors.len(), block.bytes.clone())
+    };
+    let (errors, block) = parse(&attributes);
+    assert_eq!(errors, 0);
+    assert_eq!(path::display(attributes::as_path(&block)), "65000 65537 65538");
+    let aggregator = attributes::find(&block, kind::AGGREGATOR).unwrap();
+    assert_eq!(aggregator, [0, 1, 0, 2, 192, 0, 2, 9]);
+    assert_eq!(attributes::find(&block, kind::AS4_PATH), None);
+
+    // An AGGREGATOR with a real AS: whoever set it did not know AS4_PATH, which is stale.
+    let mut stale = attributes;
+    stale[3].2 = &[0xfd, 0xe9, 192, 0, 2, 9];
+    let (_, block) = parse(&stale);
+    assert_eq!(path::display(attributes::as_path(&block)), "65000 23456 23456");
+    // A longer AS4_PATH than AS_PATH is ignored; a malformed one is discarded.
+    let mut longer = attributes;
+    longer[1].2 = &[2, 1, 0xfd, 0xe8];
+    assert_eq!(path::display(attributes::as_path(&parse(&longer).1)), "65000");
+    let mut malformed = attributes;
+    malformed[4].2 = &[2, 2, 0, 1];
+    let (errors, block) = parse(&malformed);
+    assert_eq!(errors, 1);
+    assert_eq!(path::display(attributes::as_path(&block)), "65000 23456 23456");
+}
+
+#[test]
+fn a_path_grows_in_front_and_starts_a_new_segment_when_full() {
+    let prepended = |asns: &[u32], path: &[u8]| {
+        let mut out = Vec::new();
+        path::prepend(asns, path, &mut out);
+        out
+    };
+    let one = prepended(&[65001], &[]);
+    assert_eq!(one, [2, 1, 0, 0, 0xfd, 0xe9]);
+    assert_eq!(path::display(&prepended(&[65002, 65003], &one)), "65002 65003 65001");
+    let set = [1, 1, 0, 0, 0, 7];
+    let on_set = prepended(&[65001], &set);
+    assert_eq!(path::display(&on_set), "65001 {7}");
+    assert_eq!(path::length(&on_set), 2);
+    let mut full = vec![2, 255];
+    full.extend([0, 0, 0, 9].repeat(255));
+    let beyond = prepended(&[65001], &full);
+    assert_eq!(path::segments(&beyond).count(), 2);
+    assert_eq!(path::length(&beyond), 256);
+    assert_eq!(path::neighbor(&beyond), Some(65001));
+    assert_eq!(prepended(&[], &full), full);
+}
+
+#[test]
+fn editing_a_block_keeps_order_and_what_is_not_edited() {
+    let mut block = Vec::new();
+    push(&mut block, flag::TRANSITIVE, kind::ORIGIN, &[0]);
+    push(&mut block, flag::TRANSITIVE, kind::AS_PATH, &[]);
+    push(&mut block, flag::OPTIONAL, kind::ORIGINATOR_ID, &[1, 1, 1, 1]);
+    push(&mut block, flag::OPTIONAL, kind::CLUSTER_LIST, &[1, 1, 1, 1]);
+    push(&mut block, 0xe0, 99, &[1, 2, 3]);
+    let mut out = AttributeBlock::default();
+    out.rewrite(&block, &Edits::default());
+    assert_eq!(out.bytes, block, "no edits, no change");
+    let communities = [Community(7)];
+    let large = [LargeCommunity([1, 2, 3])];
+    let edits = Edits {
+        prepend: &[65001],
+        local_pref: Edit::Default(100),
+        med: Edit::Set(5),
+        strip_reflection: true,
+        communities: &communities,
+        large_communities: &large,
+    };
+    out.rewrite(&block, &edits);
+    let kinds: Vec<u8> = attributes::iter(&out.bytes).map(|a| a.kind).collect();
+    assert_eq!(kinds, [1, 2, 4, 5, 8, 32, 99]);
+    let info = Info::of(&out.bytes);
+    assert_eq!((info.med, info.local_pref, info.path_len), (Some(5), Some(100), 1));
+    assert_eq!(usize::from(info.split), 4 + 3 + 6);
+    let twice = out.bytes.clone();
+    out.rewrite(&twice, &Edits { communities: &communities, ..Edits::default() });
+    assert_eq!(attributes::communities(&out.bytes).count(), 1, "added once");
+}
+
+#[test]
+fn attributes_that_leave_no_room_are_not_sent() {
+    let encoder = UpdateEncoder { four_octet_as: true, extended_messages: false };
+    let mut block = Vec::new();
+    push(&mut block, flag::TRANSITIVE, kind::ORIGIN, &[0]);
+    push(&mut block, flag::TRANSITIVE, kind::AS_PATH, &[]);
+    push(&mut block, 0xc0, kind::LARGE_COMMUNITIES, &vec![7; 12 * 340]);
+    let info = Info::of(&block);
+    let hop = NextHop::new(IpAddr::from([192, 0, 2, 1]));
+    let mut out = Vec::new();
+    let prefix = Prefix4::from_octets(&[10], 8);
+    assert_eq!(encoder.announce(&block, &info, hop, [prefix], &mut out), 0);
+    assert!(out.is_empty());
+    let extended = UpdateEncoder { extended_messages: true, ..encoder };
+    assert_eq!(extended.announce(&block, &info, hop, [prefix], &mut out), 1);
+    // IPv4 routes do not go with an IPv6 next hop.
+    let v6 = NextHop::new("fd00::1".parse().unwrap());
+    assert!(!extended.can_announce::<Prefix4>(&block, &info, v6));
+}
+
+#[test]
+fn link_local_next_hops() {
+    let hop = |global: &str, local: Option<&str>| {
+        let octets = |text: &str| text.parse::<std::net::Ipv6Addr>().unwrap().octets();
+        let hop = NextHop::from_v6(octets(global), local.map(octets));
+        (hop.addr.to_string(), hop.link_local.map(|a| a.to_string()))
+    };
+    assert_eq!(hop("fd00::1", None), ("fd00::1".into(), None));
+    assert_eq!(hop("fd00::1", Some("fe80::1")), ("fd00::1".into(), Some("fe80::1".into())));
+    assert_eq!(hop("::", Some("fe80::1")), ("fe80::1".into(), None));
+    assert_eq!(hop("fe80::1", Some("fe80::1")), ("fe80::1".into(), None));
+    assert_eq!(hop("fd00::1", Some("fd00::2")), ("fd00::1".into(), None));
+}
+
+/// What the parser makes of everything in `octets`.
+fn read_back(octets: &[u8], encoder: UpdateEncoder, external: bool) -> Vec<Announcement> {
+    let context = Context { four_octet_as: encoder.four_octet_as, external, ..EXTERNAL };
+    let max = if encoder.extended_messages { MAX_EXTENDED_LEN } else { MAX_LEN };
+    let mut all = Vec::new();
+    for message in frames(octets, max) {
+        let mut block = AttributeBlock::default();
+        let update = parse_update(message.body, &context, &mut block).unwrap();
+        assert!(update.errors.is_empty(), "{:?}", update.errors);
+        let announced = update.announced.map(|(hop, p)| Reach::V4(hop, p));
+        for reach in [announced, update.reach].into_iter().flatten() {
+            let (next_hop, prefixes) = match reach {
+                Reach::V4(hop, prefixes) => (hop, prefixes.map(Prefix::to_net).collect()),
+                Reach::V6(hop, prefixes) => (hop, prefixes.map(Prefix::to_net).collect()),
+            };
+            all.push(Announcement { block: block.bytes.clone(), next_hop, prefixes });
+        }
+    }
+    all
+}
+
+proptest! {
+    #[test]
+    fn opens_read_back(open in open_strategy()) {
+        let mut out = Vec::new();
+        open.encode(&mut out);
+        prop_assert_eq!(Open::parse(frames(&out, MAX_LEN)[0].body).unwrap(), open);
+    }
+
+    /// Every route comes out once, with its attributes and next hop, in messages that fit.
+    #[test]
+    fn announcements_read_back(
+        announcement in announcement(),
+        four_octet_as: bool,
+        extended_messages: bool,
+    ) {
+        let encoder = UpdateEncoder { four_octet_as, extended_messages };
+        let out = announcement.encode(encoder);
+        let read = read_back(&out, encoder, false);
+        prop_assert!(!read.is_empty());
+        let mut prefixes = Vec::new();
+        for part in read {
+            prop_assert_eq!(&part.block, &announcement.block);
+            prop_assert_eq!(part.next_hop, announcement.next_hop);
+            prefixes.extend(part.prefixes);
+        }
+        prop_assert_eq!(prefixes, announcement.prefixes);
+    }
+
+    #[test]
+    fn withdrawals_read_back(announcement in announcement(), extended_messages: bool) {
+        let encoder = UpdateEncoder { four_octet_as: true, extended_messages };
+        let out = announcement.encode_withdraw(encoder);
+        let mut prefixes = Vec::new();
+        for message in frames(&out, encoder_max(encoder)) {
+            let mut block = AttributeBlock::default();
+            let update = parse_update(message.body, &EXTERNAL, &mut block).unwrap();
+            prefixes.extend(update.withdrawn.map(Prefix::to_net));
+            match update.unreach {
+                Some(Unreach::V4(p)) => prefixes.extend(p.map(Prefix::to_net)),
+                Some(Unreach::V6(p)) => prefixes.extend(p.map(Prefix::to_net)),
+                None => {}
+            }
+            prop_assert!(update.errors.is_empty());
+        }
+        prop_assert_eq!(prefixes, announcement.prefixes);
+    }
+
+    /// Bits beyond the length mean nothing (RFC 4271 section 4.3).
+    #[test]
+    fn host_bits_are_cleared(addr: [u8; 16], len in 0..=128_u8) {
+        let octets = &addr[..usize::from(len.div_ceil(8))];
+        let v6 = Prefix6::from_octets(octets, len).to_net();
+        prop_assert_eq!(v6, v6.trunc());
+        prop_assert_eq!(Prefix6::from_net(&v6).map(Prefix::to_net), Some(v6));
+        let len = len.min(32);
+        let v4 = Prefix4::from_octets(&addr[..usize::from(len.div_ceil(8))], len).to_net();
+        prop_assert_eq!(v4, v4.trunc());
+        prop_assert_eq!(v4.prefix_len(), len);
+    }
+
+    #[test]
+    fn communities_have_one_text_form(value: u32, parts: [u32; 3]) {
+        let community = Community(value);
+        prop_assert_eq!(community.to_string().parse::<Community>().unwrap(), community);
+        let large = LargeCommunity(parts);
+        prop_assert_eq!(large.to_string().parse::<LargeCommunity>().unwrap(), large);
+    }
+}
+
+const fn encoder_max(encoder: UpdateEncoder) -> usize {
+    if encoder.extended_messages { MAX_EXTENDED_LEN } else { MAX_LEN }
+}

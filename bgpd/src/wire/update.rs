@@ -1,0 +1,513 @@
+//! UPDATE messages in (RFC 4271 section 4.3, RFC 4760) with the error handling of RFC 7606.
+
+use std::net::{IpAddr, Ipv4Addr};
+
+use smallvec::SmallVec;
+
+use super::attributes::{AttributeBlock, NextHop, flag, kind, push};
+use super::prefix::is_usable_next_hop;
+use super::{
+    AS_TRANS, Family, FamilySet, Notification, Prefix4, Prefix6, Prefixes, Reader, code, path,
+};
+
+/// What was agreed with the sender, as far as it changes how an UPDATE reads.
+#[derive(Clone, Copy, Debug)]
+pub struct Context {
+    /// AS numbers have four octets in AS_PATH and AGGREGATOR (RFC 6793).
+    pub four_octet_as: bool,
+    /// The sender is in another AS.
+    pub external: bool,
+    /// Families negotiated; NLRI of others are ignored.
+    pub families: FamilySet,
+    /// The AS that must be the leftmost of an external path (RFC 4271 section 6.3), if that is
+    /// to be enforced.
+    pub first_as: Option<u32>,
+}
+
+/// How far an error reaches (RFC 7606 section 2), mildest first. A session reset is the `Err` of
+/// [`parse_update`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Disposition {
+    /// The attribute was left out.
+    DiscardAttribute,
+    /// The announced routes are to be taken as withdrawn.
+    TreatAsWithdraw,
+    /// The family's NLRI cannot be found: its routes are to be removed, and the family ignored
+    /// for the rest of the session.
+    DisableFamily(Family),
+}
+
+/// An error in an UPDATE that does not end the session.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct AttributeError {
+    /// The attribute's type code; 0 for the attributes as a whole.
+    pub kind: u8,
+    /// What becomes of it.
+    pub disposition: Disposition,
+    /// What was wrong.
+    pub reason: &'static str,
+}
+
+/// NLRI of MP_REACH_NLRI with their next hop.
+#[derive(Clone, Copy, Debug)]
+pub enum Reach<'a> {
+    /// AFI 1, SAFI 1.
+    V4(NextHop, Prefixes<'a, Prefix4>),
+    /// AFI 2, SAFI 1.
+    V6(NextHop, Prefixes<'a, Prefix6>),
+}
+
+/// NLRI of MP_UNREACH_NLRI.
+#[derive(Clone, Copy, Debug)]
+pub enum Unreach<'a> {
+    /// AFI 1, SAFI 1.
+    V4(Prefixes<'a, Prefix4>),
+    /// AFI 2, SAFI 1.
+    V6(Prefixes<'a, Prefix6>),
+}
+
+/// An UPDATE whose NLRI borrow from the message. Its attributes are in the block given to
+/// [`parse_update`].
+#[derive(Debug)]
+pub struct ParsedUpdate<'a> {
+    /// IPv4 prefixes withdrawn in the message's own field.
+    pub withdrawn: Prefixes<'a, Prefix4>,
+    /// IPv4 prefixes announced in the message's own field, with their next hop.
+    pub announced: Option<(NextHop, Prefixes<'a, Prefix4>)>,
+    /// MP_REACH_NLRI of a negotiated family.
+    pub reach: Option<Reach<'a>>,
+    /// MP_UNREACH_NLRI of a negotiated family.
+    pub unreach: Option<Unreach<'a>>,
+    /// The message is the End-of-RIB marker of this family (RFC 4724 section 2).
+    pub end_of_rib: Option<Family>,
+    /// What was wrong; empty in almost every message.
+    pub errors: SmallVec<[AttributeError; 1]>,
+}
+
+impl ParsedUpdate<'_> {
+    /// Whether the announced prefixes are to be taken as withdrawn.
+    pub fn treat_as_withdraw(&self) -> bool {
+        self.errors.iter().any(|e| e.disposition == Disposition::TreatAsWithdraw)
+    }
+}
+
+fn reset(subcode: u8, data: &[u8], reason: &'static str) -> Notification {
+    Notification::new(code::UPDATE, subcode, data, reason)
+}
+
+/// Parses the body of an UPDATE and writes its attributes to `block`.
+///
+/// # Errors
+/// The NOTIFICATION for the few errors that RFC 7606 leaves to a session reset: lengths that do
+/// not add up, IPv4 NLRI that cannot be delimited, MP attributes twice or too short to name their
+/// family, and unknown well-known attributes.
+pub fn parse_update<'a>(
+    body: &'a [u8],
+    context: &Context,
+    block: &mut AttributeBlock,
+) -> Result<ParsedUpdate<'a>, Notification> {
+    let lengths = || reset(1, &[], "the field lengths exceed the message");
+    let mut reader = Reader(body);
+    let withdrawn_len = reader.u16().ok_or_else(lengths)?;
+    let withdrawn = reader.take(usize::from(withdrawn_len)).ok_or_else(lengths)?;
+    let attributes_len = reader.u16().ok_or_else(lengths)?;
+    let attributes = reader.take(usize::from(attributes_len)).ok_or_else(lengths)?;
+    let nlri = reader.0;
+
+    let network = || reset(10, &[], "an IPv4 prefix cannot be delimited");
+    let withdrawn = Prefixes::parse(withdrawn).ok_or_else(network)?;
+    let nlri = Prefixes::<Prefix4>::parse(nlri).ok_or_else(network)?;
+    block.bytes.clear();
+    let mut walk = Walk::new(*context);
+    walk.run(attributes)?;
+
+    let v4 = context.families.contains(Family::Ipv4Unicast);
+    let mut update = ParsedUpdate {
+        withdrawn: if v4 { withdrawn } else { Prefixes::empty() },
+        announced: None,
+        reach: walk.reach,
+        unreach: walk.unreach,
+        end_of_rib: None,
+        errors: walk.errors.clone(),
+    };
+    if attributes.is_empty() && body.len() == 4 {
+        update.end_of_rib = Some(Family::Ipv4Unicast);
+    } else if withdrawn_len == 0 && nlri.is_empty() && walk.kept.is_empty() && walk.reach.is_none()
+    {
+        update.end_of_rib = match walk.unreach {
+            Some(Unreach::V4(p)) if p.is_empty() => Some(Family::Ipv4Unicast),
+            Some(Unreach::V6(p)) if p.is_empty() => Some(Family::Ipv6Unicast),
+            _ => None,
+        };
+    }
+    let announces = !nlri.is_empty() || walk.reach.is_some();
+    if announces {
+        walk.finish(!nlri.is_empty(), block);
+        update.errors = walk.errors;
+    }
+    if v4 && !nlri.is_empty() {
+        let addr = walk.next_hop.unwrap_or(Ipv4Addr::UNSPECIFIED);
+        update.announced = Some((NextHop::new(addr.into()), nlri));
+    }
+    Ok(update)
+}
+
+/// The walk over an UPDATE's attributes.
+struct Walk<'a> {
+    context: Context,
+    seen: [u64; 4],
+    kept: SmallVec<[(u8, u8, &'a [u8]); 12]>,
+    next_hop: Option<Ipv4Addr>,
+    reach: Option<Reach<'a>>,
+    unreach: Option<Unreach<'a>>,
+    as4_path: Option<&'a [u8]>,
+    as4_aggregator: Option<[u8; 8]>,
+    errors: SmallVec<[AttributeError; 1]>,
+}
+
+impl<'a> Walk<'a> {
+    fn new(context: Context) -> Self {
+        Self {
+            context,
+            seen: [0; 4],
+            kept: SmallVec::new(),
+            next_hop: None,
+            reach: None,
+            unreach: None,
+            as4_path: None,
+            as4_aggregator: None,
+            errors: SmallVec::new(),
+        }
+    }
+
+    fn error(&mut self, kind: u8, disposition: Disposition, reason: &'static str) {
+        self.errors.push(AttributeError { kind, disposition, reason });
+    }
+
+    fn withdraw(&mut self, kind: u8, reason: &'static str) {
+        self.error(kind, Disposition::TreatAsWithdraw, reason);
+    }
+
+    fn discard(&mut self, kind: u8, reason: &'static str) {
+        self.error(kind, Disposition::DiscardAttribute, reason);
+    }
+
+    fn run(&mut self, octets: &'a [u8]) -> Result<(), Notification> {
+        let mut reader = Reader(octets);
+        while !reader.is_empty() {
+            let header = reader.array::<2>().and_then(|[flags, kind]| {
+                let len = if flags & flag::EXTENDED_LENGTH == 0 {
+                    usize::from(reader.u8()?)
+                } else {
+                    usize::from(reader.u16()?)
+                };
+                Some((flags & !flag::EXTENDED_LENGTH, kind, len))
+            });
+            let Some((flags, kind, value)) =
+                header.and_then(|(flags, kind, len)| Some((flags, kind, reader.take(len)?)))
+            else {
+                // RFC 7606 section 4: the NLRI field is still found by the total length.
+                self.withdraw(0, "an attribute runs past the end of the attributes");
+                return Ok(());
+            };
+            let (word, bit) = (usize::from(kind / 64), 1 << (kind % 64));
+            if self.seen[word] & bit != 0 {
+                if matches!(kind, kind::MP_REACH_NLRI | kind::MP_UNREACH_NLRI) {
+                    return Err(reset(1, &[], "MP_REACH_NLRI or MP_UNREACH_NLRI appears twice"));
+                }
+                self.discard(kind, "the attribute appears more than once");
+                continue;
+            }
+            self.seen[word] |= bit;
+            self.attribute(flags, kind, value)?;
+        }
+        Ok(())
+    }
+
+    fn attribute(&mut self, flags: u8, kind: u8, value: &'a [u8]) -> Result<(), Notification> {
+        const CLASS: u8 = flag::OPTIONAL | flag::TRANSITIVE;
+        const WELL_KNOWN: u8 = flag::TRANSITIVE;
+        const NON_TRANSITIVE: u8 = flag::OPTIONAL;
+        let class = match kind {
+            kind::ORIGIN..=kind::NEXT_HOP | kind::LOCAL_PREF | kind::ATOMIC_AGGREGATE => WELL_KNOWN,
+            kind::MULTI_EXIT_DISC
+            | kind::ORIGINATOR_ID
+            | kind::CLUSTER_LIST
+            | kind::MP_REACH_NLRI
+            | kind::MP_UNREACH_NLRI => NON_TRANSITIVE,
+            kind::AGGREGATOR
+            | kind::COMMUNITIES
+            | kind::EXTENDED_COMMUNITIES
+            | kind::AS4_PATH
+            | kind::AS4_AGGREGATOR
+            | kind::IPV6_EXTENDED_COMMUNITIES
+            | kind::LARGE_COMMUNITIES
+            | kind::ONLY_TO_CUSTOMER => CLASS,
+            _ => return self.unknown(flags, kind, value),
+        };
+        // External peers may not send these: ignored whatever they look like.
+        let internal_only =
+            matches!(kind, kind::LOCAL_PREF | kind::ORIGINATOR_ID | kind::CLUSTER_LIST);
+        if internal_only && self.context.external {
+            self.discard(kind, "the attribute came from an external peer");
+            return Ok(());
+        }
+        if kind == kind::MP_REACH_NLRI {
+            self.mp_reach(value)?;
+        } else if kind == kind::MP_UNREACH_NLRI {
+            self.mp_unreach(value)?;
+        }
+        if flags & CLASS != class {
+            let reason = "the Optional or Transitive flag is wrong";
+            match kind {
+                kind::ATOMIC_AGGREGATE
+                | kind::AGGREGATOR
+                | kind::AS4_PATH
+                | kind::AS4_AGGREGATOR => self.discard(kind, reason),
+                _ => self.withdraw(kind, reason),
+            }
+            return Ok(());
+        }
+        let partial = if class == CLASS { flags & flag::PARTIAL } else { 0 };
+        self.value(kind, class | partial, value);
+        Ok(())
+    }
+
+    /// RFC 7606 section 7, attribute by attribute.
+    fn value(&mut self, kind: u8, flags: u8, value: &'a [u8]) {
+        let multiple = |of: usize| !value.is_empty() && value.len().is_multiple_of(of);
+        let as4 = self.context.four_octet_as;
+        match kind {
+            kind::ORIGIN if value.len() != 1 || value[0] > 2 => {
+                self.withdraw(kind, "ORIGIN has a wrong length or an undefined value");
+            }
+            kind::NEXT_HOP => match <[u8; 4]>::try_from(value) {
+                Ok(octets) => {
+                    let addr = Ipv4Addr::from(octets);
+                    self.next_hop = Some(addr);
+                    if !is_usable_next_hop(&IpAddr::V4(addr)) {
+                        self.withdraw(kind, "NEXT_HOP is not a unicast address");
+                    }
+                }
+                Err(_) => self.withdraw(kind, "NEXT_HOP has a wrong length"),
+            },
+            kind::MULTI_EXIT_DISC
+            | kind::LOCAL_PREF
+            | kind::ORIGINATOR_ID
+            | kind::ONLY_TO_CUSTOMER
+                if value.len() != 4 =>
+            {
+                self.withdraw(kind, "the attribute must have 4 octets");
+            }
+            kind::ATOMIC_AGGREGATE if !value.is_empty() => {
+                self.discard(kind, "ATOMIC_AGGREGATE must be empty");
+            }
+            kind::AGGREGATOR => match aggregator(value, as4) {
+                Some(asn) if asn != 0 => self.kept.push((kind, flags, value)),
+                Some(_) => self.discard(kind, "AGGREGATOR holds AS 0"),
+                None => self.discard(kind, "AGGREGATOR has a wrong length"),
+            },
+            kind::COMMUNITIES | kind::CLUSTER_LIST if !multiple(4) => {
+                self.withdraw(kind, "the length is not a multiple of 4 octets above 0");
+            }
+            kind::EXTENDED_COMMUNITIES if !multiple(8) => {
+                self.withdraw(kind, "the length is not a multiple of 8 octets above 0");
+            }
+            kind::IPV6_EXTENDED_COMMUNITIES if !multiple(20) => {
+                self.withdraw(kind, "the length is not a multiple of 20 octets above 0");
+            }
+            kind::LARGE_COMMUNITIES if !multiple(12) => {
+                self.withdraw(kind, "the length is not a multiple of 12 octets above 0");
+            }
+            kind::AS4_PATH | kind::AS4_AGGREGATOR if as4 => {
+                self.discard(kind, "the attribute came from a peer with four-octet AS numbers");
+            }
+            kind::AS4_PATH => match path::normalise(value, 4, &mut Vec::new()) {
+                Ok(()) => self.as4_path = Some(value),
+                Err(_) => self.discard(kind, "AS4_PATH is malformed"),
+            },
+            kind::AS4_AGGREGATOR => match <[u8; 8]>::try_from(value) {
+                Ok(octets) if octets[..4] != [0; 4] => self.as4_aggregator = Some(octets),
+                _ => self.discard(kind, "AS4_AGGREGATOR has a wrong length or AS 0"),
+            },
+            kind::MP_REACH_NLRI | kind::MP_UNREACH_NLRI => {}
+            _ => self.kept.push((kind, flags, value)),
+        }
+    }
+
+    /// Unknown optional attributes: transitive ones travel on with the Partial bit, others end
+    /// here (RFC 4271 section 9).
+    fn unknown(&mut self, flags: u8, kind: u8, value: &'a [u8]) -> Result<(), Notification> {
+        if flags & flag::OPTIONAL == 0 {
+            let mut data: SmallVec<[u8; 16]> = SmallVec::from_slice(&[flags, kind]);
+            data.extend(value.iter().take(12).copied());
+            return Err(reset(2, &data, "an unknown attribute says it is well-known"));
+        }
+        if flags & flag::TRANSITIVE != 0 {
+            let flags = flag::OPTIONAL | flag::TRANSITIVE | flag::PARTIAL;
+            self.kept.push((kind, flags, value));
+        }
+        Ok(())
+    }
+
+    fn disable(&mut self, kind: u8, family: Family, reason: &'static str) {
+        self.error(kind, Disposition::DisableFamily(family), reason);
+    }
+
+    fn mp_reach(&mut self, value: &'a [u8]) -> Result<(), Notification> {
+        const KIND: u8 = kind::MP_REACH_NLRI;
+        let mut reader = Reader(value);
+        let (Some(afi), Some(safi)) = (reader.u16(), reader.u8()) else {
+            return Err(reset(9, &[], "MP_REACH_NLRI is too short to name its family"));
+        };
+        let Some(family) =
+            Family::from_wire(afi, safi).filter(|f| self.context.families.contains(*f))
+        else {
+            return Ok(());
+        };
+        let next_hop = reader.u8().and_then(|n| reader.take(usize::from(n)));
+        let reserved = reader.u8();
+        let (Some(next_hop), Some(_)) = (next_hop, reserved) else {
+            self.disable(KIND, family, "the next hop runs past the end of MP_REACH_NLRI");
+            return Ok(());
+        };
+        let parsed = match (family, next_hop.len()) {
+            (Family::Ipv4Unicast, 4) => {
+                next_hop.first_chunk::<4>().map(|a| NextHop::new(Ipv4Addr::from(*a).into()))
+            }
+            (Family::Ipv6Unicast, 16 | 32) => next_hop
+                .split_first_chunk::<16>()
+                .map(|(global, rest)| NextHop::from_v6(*global, rest.first_chunk::<16>().copied())),
+            _ => None,
+        };
+        let Some(next_hop) = parsed else {
+            self.disable(KIND, family, "the next hop's length does not fit the family");
+            return Ok(());
+        };
+        let reach = match family {
+            Family::Ipv4Unicast => Prefixes::parse(reader.0).map(|p| Reach::V4(next_hop, p)),
+            Family::Ipv6Unicast => Prefixes::parse(reader.0).map(|p| Reach::V6(next_hop, p)),
+        };
+        if reach.is_none() {
+            self.disable(KIND, family, "a prefix in MP_REACH_NLRI cannot be delimited");
+        } else if !is_usable_next_hop(&next_hop.addr) {
+            self.withdraw(KIND, "the next hop is not a unicast address");
+        }
+        self.reach = reach;
+        Ok(())
+    }
+
+    fn mp_unreach(&mut self, value: &'a [u8]) -> Result<(), Notification> {
+        let mut reader = Reader(value);
+        let (Some(afi), Some(safi)) = (reader.u16(), reader.u8()) else {
+            return Err(reset(9, &[], "MP_UNREACH_NLRI is too short to name its family"));
+        };
+        let family = Family::from_wire(afi, safi);
+        let Some(family) = family.filter(|f| self.context.families.contains(*f)) else {
+            return Ok(());
+        };
+        self.unreach = match family {
+            Family::Ipv4Unicast => Prefixes::parse(reader.0).map(Unreach::V4),
+            Family::Ipv6Unicast => Prefixes::parse(reader.0).map(Unreach::V6),
+        };
+        if self.unreach.is_none() {
+            let reason = "a prefix in MP_UNREACH_NLRI cannot be delimited";
+            self.disable(kind::MP_UNREACH_NLRI, family, reason);
+        }
+        Ok(())
+    }
+
+    /// With all attributes seen and something announced: mandatory ones, AS number width, and
+    /// the block in its one form.
+    fn finish(&mut self, needs_next_hop: bool, block: &mut AttributeBlock) {
+        self.as_path(block);
+        let has = |walk: &Self, kind: u8| walk.kept.iter().any(|(k, ..)| *k == kind);
+        let complained = |walk: &Self, kind: u8| walk.errors.iter().any(|e| e.kind == kind);
+        if !has(self, kind::ORIGIN) && !complained(self, kind::ORIGIN) {
+            self.withdraw(kind::ORIGIN, "ORIGIN is missing");
+        }
+        if needs_next_hop && self.next_hop.is_none() && !complained(self, kind::NEXT_HOP) {
+            self.withdraw(kind::NEXT_HOP, "NEXT_HOP is missing");
+        }
+        if !self.context.external
+            && !has(self, kind::LOCAL_PREF)
+            && !complained(self, kind::LOCAL_PREF)
+        {
+            self.withdraw(kind::LOCAL_PREF, "LOCAL_PREF is missing from an internal peer");
+        }
+        let four_octets = self.four_octet_aggregator();
+        if !self.kept.is_sorted_by_key(|(kind, ..)| *kind) {
+            self.kept.sort_by_key(|(kind, ..)| *kind);
+        }
+        for (kind, flags, value) in &self.kept {
+            match (*kind, &four_octets) {
+                (kind::AS_PATH, _) => push(&mut block.bytes, *flags, *kind, &block.scratch),
+                (kind::AGGREGATOR, Some(aggregator)) => {
+                    push(&mut block.bytes, *flags, *kind, aggregator);
+                }
+                _ => push(&mut block.bytes, *flags, *kind, value),
+            }
+        }
+    }
+
+    /// Leaves the whole path, in four octets, in the block's scratch space.
+    fn as_path(&mut self, block: &mut AttributeBlock) {
+        block.scratch.clear();
+        let Some(value) = self.kept.iter().find(|(k, ..)| *k == kind::AS_PATH).map(|a| a.2) else {
+            if !self.errors.iter().any(|e| e.kind == kind::AS_PATH) {
+                self.withdraw(kind::AS_PATH, "AS_PATH is missing");
+            }
+            return;
+        };
+        let width = if self.context.four_octet_as { 4 } else { 2 };
+        if let Err(error) = path::normalise(value, width, &mut block.scratch) {
+            self.withdraw(kind::AS_PATH, error.reason());
+            return;
+        }
+        // RFC 6793 section 4.2.3: an AGGREGATOR without AS_TRANS was set by one who did not know
+        // the AS4 attributes, so they are older than the path.
+        let stale = self.as4_aggregator.is_some() && self.aggregator_as() != Some(AS_TRANS.into());
+        if stale {
+            self.as4_path = None;
+            self.as4_aggregator = None;
+        }
+        if let Some(as4_path) = self.as4_path {
+            let mut merged = Vec::with_capacity(block.scratch.len() + as4_path.len());
+            path::merge(&block.scratch, as4_path, &mut merged);
+            block.scratch = merged;
+        }
+        if let Some(first) = self.context.first_as
+            && self.context.external
+            && path::neighbor(&block.scratch) != Some(first)
+        {
+            self.withdraw(kind::AS_PATH, "the first AS of AS_PATH is not the peer's");
+        }
+    }
+
+    fn aggregator_as(&self) -> Option<u32> {
+        let value = self.kept.iter().find(|(kind, ..)| *kind == kind::AGGREGATOR)?.2;
+        aggregator(value, self.context.four_octet_as)
+    }
+
+    /// AGGREGATOR in its four-octet form where it came in the short one.
+    fn four_octet_aggregator(&self) -> Option<[u8; 8]> {
+        let asn = self.aggregator_as().filter(|_| !self.context.four_octet_as)?;
+        if let Some(as4) = self.as4_aggregator.filter(|_| asn == u32::from(AS_TRANS)) {
+            return Some(as4);
+        }
+        let value = self.kept.iter().find(|(kind, ..)| *kind == kind::AGGREGATOR)?.2;
+        let mut octets = [0; 8];
+        octets[..4].copy_from_slice(&asn.to_be_bytes());
+        octets[4..].copy_from_slice(value.get(2..6)?);
+        Some(octets)
+    }
+}
+
+/// The AS of an AGGREGATOR of the right length.
+fn aggregator(value: &[u8], four_octet_as: bool) -> Option<u32> {
+    match (value, four_octet_as) {
+        ([a, b, c, d, _, _, _, _], true) => Some(u32::from_be_bytes([*a, *b, *c, *d])),
+        ([a, b, _, _, _, _], false) => Some(u16::from_be_bytes([*a, *b]).into()),
+        _ => None,
+    }
+}
