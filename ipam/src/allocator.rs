@@ -1,0 +1,273 @@
+//! The allocator of one node: the face that felix sees.
+//!
+//! It works on Calico's protocol in Calico's shape, but asks the store for nothing on the way: the
+//! node's own blocks are known, a claim is one transaction, and all requests of a moment share one
+//! commit. See [`Ipam`].
+
+use std::collections::BTreeMap;
+use std::future::Future;
+use std::net::IpAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, SystemTime};
+
+use ipnet::IpNet;
+use tokio::sync::{mpsc, oneshot, watch};
+
+use crate::error::Error;
+use crate::model::{IpamConfig, is_key_segment};
+use crate::pool::Pool;
+use crate::store::Store;
+use crate::store::embedded::EmbeddedStore;
+use crate::store::etcd::{EtcdConfig, EtcdStore};
+use crate::timestamp::Timestamp;
+
+mod cache;
+mod claim;
+mod committer;
+mod owner;
+mod plan;
+mod request;
+mod state;
+mod status;
+
+pub use committer::Clock;
+pub use request::{AssignRequest, Assignment, Epoch, Families, Live};
+pub use status::{BlockStatus, CorruptKey, Mode, Status};
+
+use committer::{Committer, Message, Parts};
+use state::StateDir;
+
+/// Where the blocks are.
+#[derive(Clone)]
+pub enum StoreConfig {
+    /// In etcd, shared by a cluster.
+    Etcd(EtcdConfig),
+    /// In a file of this machine, by its path.
+    Embedded(PathBuf),
+    /// In a store that is open already.
+    Open(Arc<dyn Store>),
+}
+
+/// How to open an allocator.
+#[derive(Clone)]
+pub struct Options {
+    /// The node's name, as in Kubernetes. No `/`.
+    pub node: String,
+    /// Where the blocks are.
+    pub store: StoreConfig,
+    /// Where this instance keeps its id and what it announces; survives reboots.
+    pub state_dir: PathBuf,
+    /// The node's labels, if they are known before [`Ipam::set_node_labels`]. Until then only pools
+    /// that select every node are used, and no block is given up.
+    pub node_labels: Option<BTreeMap<String, String>>,
+    /// How long a request waits for its answer.
+    pub deadline: Duration,
+    /// Tells the time.
+    pub clock: Clock,
+}
+
+impl Options {
+    /// How long a request waits where nothing else is said.
+    pub const DEFAULT_DEADLINE: Duration = Duration::from_secs(5);
+
+    /// The usual: no labels, five seconds, the system's clock.
+    pub fn new(node: &str, store: StoreConfig, state_dir: impl Into<PathBuf>) -> Self {
+        Self {
+            node: node.to_owned(),
+            store,
+            state_dir: state_dir.into(),
+            node_labels: None,
+            deadline: Self::DEFAULT_DEADLINE,
+            clock: Arc::new(SystemTime::now),
+        }
+    }
+}
+
+/// A node's allocator. Clones are the same allocator, which ends with the last of them.
+///
+/// What callers may rely on:
+/// - An address that was answered is in the store, and nobody else can have it.
+/// - A request is all or none: of two families, both or an error.
+/// - [`Ipam::assign`] is idempotent per handle: a handle has at most one address of each family,
+///   and a repeated request gets those it holds (`repeated` says so). Calico gives a handle
+///   further addresses; its answer to a retry would leak those of the lost reply.
+/// - A future that is dropped leaks nothing: what it would have been given goes back.
+/// - While the store is away requests wait until their deadline and fail with
+///   [`Error::StoreUnavailable`]; what is announced stays. Nothing needs a restart.
+#[derive(Clone)]
+pub struct Ipam {
+    shared: Arc<Shared>,
+}
+
+struct Shared {
+    node: String,
+    queue: mpsc::UnboundedSender<Message>,
+    blocks: watch::Receiver<Arc<[IpNet]>>,
+    status: watch::Receiver<Status>,
+    epoch: Arc<AtomicU64>,
+    deadline: Duration,
+    clock: Clock,
+}
+
+impl Ipam {
+    /// Opens an allocator. It works at once whether or not etcd can be reached; requests are
+    /// served as soon as it can. Must be called inside a tokio runtime.
+    ///
+    /// # Errors
+    /// The options contradict themselves, the state directory or the embedded store cannot be used,
+    /// or another process uses them.
+    pub fn open(options: Options) -> Result<Self, Error> {
+        let Options { node, store, state_dir, node_labels, deadline, clock } = options;
+        if !is_key_segment(&node) {
+            return Err(Error::Invalid(format!(
+                "node name {node:?} is empty or has a character that keys cannot have"
+            )));
+        }
+        let state = StateDir::open(&state_dir)?;
+        let store: Arc<dyn Store> = match store {
+            StoreConfig::Etcd(config) => Arc::new(EtcdStore::new(&config)?),
+            StoreConfig::Embedded(path) => Arc::new(EmbeddedStore::open(&path)?),
+            StoreConfig::Open(store) => store,
+        };
+        let remembered = state.load(&node);
+        let (queue, messages) = mpsc::unbounded_channel();
+        let (blocks, own_blocks) = watch::channel(remembered.blocks.as_slice().into());
+        let (status, own_status) = watch::channel(Status::new(store.name()));
+        let epoch = Arc::new(AtomicU64::new(0));
+        let committer = Committer::new(Parts {
+            node: node.clone(),
+            store,
+            state,
+            clock: clock.clone(),
+            node_labels,
+            queue: messages,
+            blocks,
+            status,
+            epoch: epoch.clone(),
+            remembered,
+        });
+        tokio::spawn(committer.run());
+        let (blocks, status) = (own_blocks, own_status);
+        let shared = Shared { node, queue, blocks, status, epoch, deadline, clock };
+        Ok(Self { shared: Arc::new(shared) })
+    }
+
+    /// The pools there are now. Blocks of pools that are missing here are kept.
+    pub fn set_pools(&self, pools: Vec<Pool>) {
+        self.send(Message::Pools(pools));
+    }
+
+    /// The networks that are never assigned automatically.
+    pub fn set_reservations(&self, reservations: Vec<IpNet>) {
+        self.send(Message::Reservations(reservations));
+    }
+
+    /// The cluster's IPAM configuration. Until this is called, the store's own key counts.
+    ///
+    /// # Errors
+    /// It contradicts itself; the last good one stays in force.
+    pub fn set_config(&self, config: IpamConfig) -> Result<(), Error> {
+        config.validate().map_err(Error::Invalid)?;
+        self.send(Message::Config(config));
+        Ok(())
+    }
+
+    /// The node's labels, which decide which pools select it.
+    pub fn set_node_labels(&self, labels: BTreeMap<String, String>) {
+        self.send(Message::NodeLabels(labels));
+    }
+
+    /// Assigns addresses to a handle.
+    ///
+    /// # Errors
+    /// See [`Error`]; nothing is held then that was not held before.
+    pub async fn assign(&self, mut request: AssignRequest) -> Result<Assignment, Error> {
+        request.validate().map_err(Error::Invalid)?;
+        let node = self.shared.node.clone();
+        request.attributes.entry("node".to_owned()).or_insert(node);
+        let now = Timestamp::from((self.shared.clock)());
+        request.attributes.entry("timestamp".to_owned()).or_insert_with(|| now.go_string());
+        let (reply, answer) = oneshot::channel();
+        self.send(Message::Assign(request, reply));
+        self.answer(answer).await
+    }
+
+    /// Releases all that a handle holds and says what that was; holding nothing is no error. The
+    /// addresses rest before they are given again.
+    ///
+    /// # Errors
+    /// See [`Error`]; the release may be repeated.
+    pub async fn release(&self, handle: &str) -> Result<Vec<IpAddr>, Error> {
+        request::validate_handle(handle).map_err(Error::Invalid)?;
+        let (reply, answer) = oneshot::channel();
+        self.send(Message::Release(handle.to_owned(), reply));
+        self.answer(answer).await
+    }
+
+    /// The point in time to take evidence at: see [`Live`].
+    pub fn epoch(&self) -> Epoch {
+        Epoch(self.shared.epoch.load(Ordering::SeqCst))
+    }
+
+    /// Releases the addresses of this node's pods that no live endpoint holds, and says which.
+    /// Tunnel addresses, and what belongs to other nodes or to nobody known, are left alone.
+    ///
+    /// # Errors
+    /// See [`Error`]; the collection may be repeated.
+    pub async fn collect(&self, live: Live) -> Result<Vec<IpAddr>, Error> {
+        let (reply, answer) = oneshot::channel();
+        self.send(Message::Collect(live, reply));
+        self.answer(answer).await
+    }
+
+    /// This node's blocks, in order: what BGP announces and what gets a blackhole route. After a
+    /// restart these are at once those of before, whether the store can be reached or not.
+    pub fn blocks(&self) -> watch::Receiver<Arc<[IpNet]>> {
+        self.shared.blocks.clone()
+    }
+
+    /// The state of the allocator now.
+    pub fn status(&self) -> Status {
+        self.shared.status.borrow().clone()
+    }
+
+    /// The state of the allocator, whenever it changes.
+    pub fn watch_status(&self) -> watch::Receiver<Status> {
+        self.shared.status.clone()
+    }
+
+    /// Ends the allocator and waits until it has let go of its files. Later calls on clones fail.
+    pub async fn close(self) {
+        let (closed, done) = oneshot::channel();
+        self.send(Message::Close(closed));
+        let _ = done.await;
+    }
+
+    fn send(&self, message: Message) {
+        // After the end, the dropped reply tells the caller.
+        let _ = self.shared.queue.send(message);
+    }
+
+    async fn answer<T>(
+        &self,
+        answer: impl Future<Output = Result<Result<T, Error>, oneshot::error::RecvError>>,
+    ) -> Result<T, Error> {
+        let deadline = self.shared.deadline;
+        match tokio::time::timeout(deadline, answer).await {
+            Ok(Ok(result)) => result,
+            Ok(Err(_)) => Err(Error::Closed),
+            Err(_) => {
+                let status = self.status();
+                let reason = status.problem.unwrap_or_else(|| "no answer".to_owned());
+                let prefix = format!("{} is unavailable: ", status.store);
+                let reason = reason.strip_prefix(&prefix).unwrap_or(&reason);
+                Err(Error::StoreUnavailable {
+                    store: status.store,
+                    reason: format!("{reason} (gave up after {deadline:?})"),
+                })
+            }
+        }
+    }
+}

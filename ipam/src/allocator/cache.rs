@@ -1,0 +1,182 @@
+//! What the allocator knows of the store: its own blocks, those it borrowed from, its handles,
+//! each with the revision it was seen at. Every transaction compares these, so knowing wrong costs
+//! a retry and never an address.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+
+use ipnet::IpNet;
+
+use crate::block::Block;
+use crate::model::{self, Affinity, AffinityState, Corrupt, Handle};
+use crate::store::{Entry, Revision};
+
+/// A value and the revision that wrote it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Seen<T> {
+    pub(crate) value: T,
+    pub(crate) revision: Revision,
+}
+
+#[derive(Debug, Default)]
+pub(crate) struct Cache {
+    pub(crate) node: String,
+    pub(crate) blocks: BTreeMap<IpNet, Seen<Block>>,
+    pub(crate) affinities: BTreeMap<IpNet, Seen<AffinityState>>,
+    /// Handles of this node that were written or met; one that is missing counts as absent until a
+    /// transaction says otherwise.
+    pub(crate) handles: HashMap<String, Seen<Handle>>,
+    /// By key.
+    pub(crate) corrupt: BTreeMap<String, Corrupt>,
+    /// Blocks that may have changed: to be read before anything is planned.
+    pub(crate) stale: BTreeSet<IpNet>,
+    /// Blocks that were looked for and do not exist.
+    pub(crate) absent: BTreeSet<IpNet>,
+}
+
+/// What is known of a block.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Knowledge<'a> {
+    /// What it holds, or that it does not exist.
+    Known,
+    /// That it cannot be read.
+    Corrupt(&'a Corrupt),
+    /// Nothing.
+    Unknown,
+}
+
+impl Cache {
+    pub(crate) fn new(node: &str) -> Self {
+        Self { node: node.to_owned(), ..Self::default() }
+    }
+
+    fn confirmed(&self, cidr: &IpNet) -> bool {
+        self.affinities.get(cidr).is_some_and(|seen| seen.value == AffinityState::Confirmed)
+    }
+
+    /// True if the block is this node's to allocate from.
+    pub(crate) fn owns(&self, cidr: &IpNet) -> bool {
+        let ours = |seen: &Seen<Block>| {
+            seen.value.node() == Some(self.node.as_str()) && !seen.value.deleted()
+        };
+        self.confirmed(cidr) && self.blocks.get(cidr).is_some_and(ours)
+    }
+
+    /// This node's blocks, in address order.
+    pub(crate) fn owned(&self) -> impl Iterator<Item = &Block> {
+        self.blocks.iter().filter(|(cidr, _)| self.owns(cidr)).map(|(_, seen)| &seen.value)
+    }
+
+    /// The networks to announce: this node's blocks, also those it cannot read: pods live there.
+    pub(crate) fn announced(&self) -> Vec<IpNet> {
+        let unreadable = |cidr: &IpNet| {
+            self.confirmed(cidr) && self.corrupt.contains_key(&model::block_key(cidr))
+        };
+        let own = self.affinities.keys().filter(|cidr| self.owns(cidr) || unreadable(cidr));
+        own.copied().collect()
+    }
+
+    /// Forgets blocks of others in which this node has no address: they were looked at once.
+    pub(crate) fn forget_foreign(&mut self) {
+        let borrowed = self.borrowed();
+        let own: BTreeSet<IpNet> =
+            self.blocks.keys().filter(|cidr| self.owns(cidr)).copied().collect();
+        let affinities = &self.affinities;
+        self.blocks.retain(|cidr, _| {
+            own.contains(cidr) || affinities.contains_key(cidr) || borrowed.contains(cidr)
+        });
+        self.absent.clear();
+    }
+
+    /// Networks of others in which this node has addresses.
+    pub(crate) fn borrowed(&self) -> Vec<IpNet> {
+        let ours = |block: &Block| {
+            block.occupied().any(|(_, state)| match state {
+                crate::block::AddressState::Allocated(attribute, _) => {
+                    attribute.get("node") == Some(self.node.as_str())
+                }
+                _ => false,
+            })
+        };
+        let foreign =
+            self.blocks.iter().filter(|(cidr, seen)| !self.owns(cidr) && ours(&seen.value));
+        foreign.map(|(cidr, _)| *cidr).collect()
+    }
+
+    pub(crate) fn knows(&self, cidr: &IpNet) -> Knowledge<'_> {
+        match self.corrupt.get(&model::block_key(cidr)) {
+            Some(corrupt) => Knowledge::Corrupt(corrupt),
+            None if self.blocks.contains_key(cidr) || self.absent.contains(cidr) => {
+                Knowledge::Known
+            }
+            None => Knowledge::Unknown,
+        }
+    }
+
+    /// Takes what a block's key holds. A value that cannot be read is remembered as that.
+    pub(crate) fn install_block(&mut self, cidr: IpNet, entry: Option<&Entry>) {
+        let key = model::block_key(&cidr);
+        self.stale.remove(&cidr);
+        self.absent.remove(&cidr);
+        self.corrupt.remove(&key);
+        let read = entry.map(|entry| (model::decode_block(&key, &entry.value), entry.mod_revision));
+        match read {
+            Some((Ok(value), revision)) => {
+                self.blocks.insert(cidr, Seen { value, revision });
+            }
+            Some((Err(corrupt), _)) => {
+                tracing::error!(key = corrupt.key, reason = corrupt.reason, "unreadable block");
+                self.blocks.remove(&cidr);
+                self.corrupt.insert(key, corrupt);
+            }
+            None => {
+                self.blocks.remove(&cidr);
+                self.absent.insert(cidr);
+            }
+        }
+    }
+
+    /// Takes what an affinity's key holds. One that cannot be read counts as confirmed: the block
+    /// itself says who owns it.
+    pub(crate) fn install_affinity(&mut self, cidr: IpNet, entry: Option<&Entry>) {
+        let Some(entry) = entry else {
+            self.affinities.remove(&cidr);
+            self.corrupt.remove(&model::affinity_key(&self.node, &cidr));
+            return;
+        };
+        self.corrupt.remove(&entry.key);
+        let value = match model::decode::<Affinity>(&entry.key, &entry.value) {
+            Ok(affinity) => affinity.state,
+            Err(corrupt) => {
+                tracing::error!(key = corrupt.key, reason = corrupt.reason, "unreadable affinity");
+                self.corrupt.insert(entry.key.clone(), corrupt);
+                AffinityState::Confirmed
+            }
+        };
+        self.affinities.insert(cidr, Seen { value, revision: entry.mod_revision });
+    }
+
+    /// Takes what a handle's key holds. One that cannot be read counts as empty: the blocks say
+    /// what it holds, and the next write mends it.
+    pub(crate) fn install_handle(&mut self, handle: &str, entry: Option<&Entry>) {
+        let Some(entry) = entry else {
+            self.handles.remove(handle);
+            return;
+        };
+        let value = model::decode::<Handle>(&entry.key, &entry.value).unwrap_or_else(|corrupt| {
+            tracing::warn!(key = corrupt.key, reason = corrupt.reason, "unreadable handle");
+            Handle::default()
+        });
+        self.handles.insert(handle.to_owned(), Seen { value, revision: entry.mod_revision });
+    }
+
+    /// Reads the unreadable blocks again before anything else: somebody may have mended them.
+    pub(crate) fn doubt_corrupt(&mut self) {
+        self.stale.extend(self.corrupt.keys().filter_map(|key| model::parse_block_key(key)));
+    }
+
+    /// The corrupt block that holds this address, if it is known.
+    pub(crate) fn corrupt_block(&self, within: impl Fn(&IpNet) -> bool) -> Option<&Corrupt> {
+        let corrupt = self.corrupt.values();
+        corrupt.into_iter().find(|c| model::parse_block_key(&c.key).is_some_and(|net| within(&net)))
+    }
+}

@@ -1,0 +1,354 @@
+//! Getting a block: a free one, an abandoned one, or room in somebody else's.
+//!
+//! A claim is one transaction over the affinity and the block, so readers never see a state that
+//! is not one of Calico's. It runs beside the committer, which goes on serving from the blocks it
+//! has.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use ipnet::IpNet;
+
+use crate::block::Block;
+use crate::error::Error;
+use crate::model::{self, Affinity};
+use crate::net::{Family, Occupied, network};
+use crate::pool::Pool;
+use crate::store::{Entry, Outcome, Revision, Snapshot, Store, StoreError, Txn};
+use crate::timestamp::Timestamp;
+
+/// An empty block of another node may be taken this long after it was claimed (Calico's rule): its
+/// owner surely means to use a younger one.
+const RECLAIM_AGE: Duration = Duration::from_secs(60);
+
+/// What is looked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Target {
+    /// A block of one of the pools, best a free one.
+    Any,
+    /// A free block only: a reserve is not worth anybody's block.
+    Spare,
+    /// The block that holds this address.
+    Of(IpAddr),
+}
+
+/// One search.
+#[derive(Clone)]
+pub(crate) struct Claim {
+    pub(crate) store: Arc<dyn Store>,
+    pub(crate) node: String,
+    pub(crate) node_revision: Revision,
+    pub(crate) target: Target,
+    pub(crate) family: Family,
+    /// In the order to try them.
+    pub(crate) pools: Vec<Pool>,
+    pub(crate) reservations: Vec<IpNet>,
+    /// Why the node may not claim a block, if it may not.
+    pub(crate) forbidden: Option<Error>,
+    /// Whether addresses of others' blocks may be used.
+    pub(crate) borrow: bool,
+    pub(crate) cooldown: Duration,
+    /// The blocks that exist, as far as known from an earlier search.
+    pub(crate) occupied: Option<Occupied>,
+    pub(crate) now: Timestamp,
+}
+
+/// What was found.
+#[derive(Debug)]
+pub(crate) enum Found {
+    /// A block that now is this node's.
+    Own { cidr: IpNet, block: Entry, affinity: Entry },
+    /// A block of somebody else with room.
+    Foreign { cidr: IpNet, block: Entry },
+    /// Nothing, for this reason.
+    Nothing(Error),
+    /// Another instance owns this node's name.
+    Fenced,
+}
+
+/// The end of a search.
+pub(crate) struct Finished {
+    pub(crate) claim: Claim,
+    pub(crate) found: Result<Found, StoreError>,
+}
+
+/// The outcome of one attempt at one block.
+enum Attempt {
+    Won(Found),
+    Taken(Entry),
+}
+
+impl Claim {
+    pub(crate) async fn run(mut self) -> Finished {
+        let found = match self.target {
+            Target::Any | Target::Spare => self.any().await,
+            Target::Of(address) => self.of(address).await,
+        };
+        Finished { claim: self, found }
+    }
+
+    async fn any(&mut self) -> Result<Found, StoreError> {
+        let mut reason = Error::PoolExhausted {
+            family: self.family,
+            pools: self.pools.iter().map(|pool| pool.name.clone()).collect(),
+        };
+        if let Some(forbidden) = self.forbidden.clone() {
+            reason = forbidden;
+        } else if let Some(found) = self.free_block().await? {
+            return Ok(found);
+        }
+        if self.target == Target::Spare || (self.forbidden.is_some() && !self.borrow) {
+            return Ok(Found::Nothing(reason));
+        }
+        let all = self.store.list(model::blocks_of(self.family), None).await?;
+        if self.forbidden.is_none()
+            && let Some(found) = self.abandoned_block(&all).await?
+        {
+            return Ok(found);
+        }
+        if self.borrow
+            && let Some(found) = self.room(&all)
+        {
+            return Ok(found);
+        }
+        Ok(Found::Nothing(reason))
+    }
+
+    /// Walks the pools for a block that does not exist. What is known of the others may be old: a
+    /// conflict, or finding none free, makes it be read again.
+    async fn free_block(&mut self) -> Result<Option<Found>, StoreError> {
+        let mut fresh = self.occupied.is_none();
+        if fresh {
+            self.occupied = Some(self.list().await?);
+        }
+        loop {
+            let occupied = self.occupied.get_or_insert_default();
+            let free = |block: &IpNet| !occupied.overlaps(block);
+            let candidate = self.pools.iter().find_map(|pool| pool.walk(&self.node).find(free));
+            match candidate {
+                None if fresh => return Ok(None),
+                None => {}
+                Some(cidr) => match self.take(cidr).await? {
+                    Attempt::Won(found) => {
+                        self.occupied.get_or_insert_default().insert(&cidr);
+                        return Ok(Some(found));
+                    }
+                    Attempt::Taken(_) => {}
+                },
+            }
+            self.occupied = Some(self.list().await?);
+            fresh = true;
+        }
+    }
+
+    async fn list(&self) -> Result<Occupied, StoreError> {
+        let keys = self.store.list_keys(model::blocks_of(self.family)).await?;
+        let nets: Vec<IpNet> = keys.iter().filter_map(|key| model::parse_block_key(key)).collect();
+        Ok(nets.iter().collect())
+    }
+
+    /// Creates a block, or takes possession of one that has this node's name on it already.
+    async fn take(&self, cidr: IpNet) -> Result<Attempt, StoreError> {
+        let affinity = Some(format!("host:{}", self.node));
+        let (affinity_key, block_key) =
+            (model::affinity_key(&self.node, &cidr), model::block_key(&cidr));
+        let Ok(block) = Block::new(cidr, affinity, self.now) else {
+            return Ok(Attempt::Won(Found::Nothing(Error::Invalid(format!(
+                "a block {cidr} would be too large"
+            )))));
+        };
+        // What is left of a claim that its claimant did not finish.
+        let mut leftover = 0;
+        loop {
+            let txn = self
+                .fenced()
+                .when(affinity_key.clone(), leftover)
+                .when(block_key.clone(), 0)
+                .put(affinity_key.clone(), model::encode(&Affinity::default()))
+                .put(block_key.clone(), block.encode());
+            let found = match self.store.txn(txn.clone()).await? {
+                Outcome::Committed(revision) => {
+                    return Ok(Attempt::Won(self.won(cidr, &txn, revision)));
+                }
+                Outcome::Conflict(found) => found,
+            };
+            if self.is_fenced(&found) {
+                return Ok(Attempt::Won(Found::Fenced));
+            }
+            let mut rest = found.into_iter().skip(1);
+            match (rest.next().flatten(), rest.next().flatten()) {
+                (affinity, Some(existing)) => {
+                    let read = model::decode_block(&block_key, &existing.value);
+                    if read.is_ok_and(|block| block.node() == Some(self.node.as_str())) {
+                        return self.confirm(cidr, existing, affinity).await;
+                    }
+                    return Ok(Attempt::Taken(existing));
+                }
+                (affinity, None) => leftover = affinity.map_or(0, |entry| entry.mod_revision),
+            }
+        }
+    }
+
+    /// Confirms the affinity of a block that has this node's name on it.
+    async fn confirm(
+        &self,
+        cidr: IpNet,
+        block: Entry,
+        affinity: Option<Entry>,
+    ) -> Result<Attempt, StoreError> {
+        let key = model::affinity_key(&self.node, &cidr);
+        let txn = self
+            .fenced()
+            .when(key.clone(), affinity.map_or(0, |entry| entry.mod_revision))
+            .when(block.key.clone(), block.mod_revision)
+            .put(key.clone(), model::encode(&Affinity::default()));
+        match self.store.txn(txn).await? {
+            Outcome::Committed(mod_revision) => {
+                let value = model::encode(&Affinity::default()).into();
+                let affinity = Entry { key, value, mod_revision };
+                Ok(Attempt::Won(Found::Own { cidr, block, affinity }))
+            }
+            Outcome::Conflict(found) if self.is_fenced(&found) => Ok(Attempt::Won(Found::Fenced)),
+            // Somebody changes it right now; leave it for the next search.
+            Outcome::Conflict(_) => Ok(Attempt::Taken(block)),
+        }
+    }
+
+    /// Takes over a block that has no allocation and that its owner has had for long enough.
+    async fn abandoned_block(&self, all: &Snapshot) -> Result<Option<Found>, StoreError> {
+        for (cidr, entry, mut block) in self.blocks_in_pools(all) {
+            block.expire(self.now, self.cooldown);
+            let old = block.claimed_at().is_none_or(|at| at.plus(RECLAIM_AGE) <= self.now);
+            let virtual_owner = block.affinity().is_some() && block.node().is_none();
+            if !block.is_empty() || !old || virtual_owner || block.node() == Some(&self.node) {
+                continue;
+            }
+            let mine = model::affinity_key(&self.node, &cidr);
+            let theirs = block.affinity().and_then(|owner| model::affinity_key_of(owner, &cidr));
+            let keys: Vec<_> = [Some(mine.clone()), theirs.clone()].into_iter().flatten().collect();
+            let affinities = self.store.read(&keys).await?;
+            let revision = |key: &str| affinities.get(key).map_or(0, |entry| entry.mod_revision);
+            block.set_affinity(Some(format!("host:{}", self.node)), self.now);
+            block.seal();
+            let mut txn = self
+                .fenced()
+                .when(entry.key.clone(), entry.mod_revision)
+                .when(mine.clone(), revision(&mine))
+                .put(mine, model::encode(&Affinity::default()))
+                .put(entry.key.clone(), block.encode());
+            if let Some(theirs) = theirs {
+                txn = txn.when(theirs.clone(), revision(&theirs)).delete(theirs);
+            }
+            match self.store.txn(txn.clone()).await? {
+                Outcome::Committed(revision) => {
+                    tracing::info!(%cidr, "took over an empty block");
+                    return Ok(Some(self.won(cidr, &txn, revision)));
+                }
+                Outcome::Conflict(found) if self.is_fenced(&found) => {
+                    return Ok(Some(Found::Fenced));
+                }
+                Outcome::Conflict(_) => {}
+            }
+        }
+        Ok(None)
+    }
+
+    /// A block of somebody else with a free address. Which one depends on the node's name, so that
+    /// many borrowers do not all write the same block.
+    fn room(&self, all: &Snapshot) -> Option<Found> {
+        let mut with_room: Vec<_> = self
+            .blocks_in_pools(all)
+            .filter(|(_, _, block)| {
+                let mut block = block.clone();
+                block.expire(self.now, self.cooldown);
+                let theirs = block.node() != Some(self.node.as_str()) && !block.deleted();
+                theirs && block.free(&self.reservations).next().is_some()
+            })
+            .map(|(cidr, entry, _)| (cidr, entry))
+            .collect();
+        if with_room.is_empty() {
+            return None;
+        }
+        let at = crate::pool::hash(&self.node) as usize % with_room.len();
+        let (cidr, block) = with_room.swap_remove(at);
+        Some(Found::Foreign { cidr, block: block.clone() })
+    }
+
+    /// Readable blocks of the pools, pool by pool.
+    fn blocks_in_pools<'a>(
+        &'a self,
+        all: &'a Snapshot,
+    ) -> impl Iterator<Item = (IpNet, &'a Entry, Block)> {
+        self.pools.iter().flat_map(move |pool| {
+            all.entries.iter().filter_map(move |entry| {
+                let cidr = model::parse_block_key(&entry.key)?;
+                if !pool.cidr.contains(&cidr) {
+                    return None;
+                }
+                let block = model::decode_block(&entry.key, &entry.value).ok()?;
+                Some((cidr, entry, block))
+            })
+        })
+    }
+
+    /// The block that holds an address, whoever's it is; claimed if there is none.
+    async fn of(&mut self, address: IpAddr) -> Result<Found, StoreError> {
+        let none = Found::Nothing(Error::NotInPool { address });
+        let Some(pool) = self.pools.iter().find(|pool| pool.cidr.contains(&address)) else {
+            return Ok(none);
+        };
+        let wanted = network(address, pool.block_size);
+        let keys = self.store.list_keys(model::blocks_of(self.family)).await?;
+        let existing = keys.iter().filter_map(|key| model::parse_block_key(key));
+        if let Some(cidr) = existing.into_iter().find(|cidr| cidr.contains(&address)) {
+            let keys = [model::block_key(&cidr), model::affinity_key(&self.node, &cidr)];
+            let read = self.store.read(&keys).await?;
+            let Some(block) = read.get(&keys[0]).cloned() else {
+                return Ok(Found::Nothing(Error::Contention { attempts: 1, key: keys[0].clone() }));
+            };
+            let decoded = match model::decode_block(&keys[0], &block.value) {
+                Ok(decoded) => decoded,
+                Err(corrupt) => return Ok(Found::Nothing(corrupt.into())),
+            };
+            if decoded.node() != Some(self.node.as_str()) {
+                return Ok(Found::Foreign { cidr, block });
+            }
+            return Ok(match self.confirm(cidr, block, read.get(&keys[1]).cloned()).await? {
+                Attempt::Won(found) => found,
+                Attempt::Taken(block) => Found::Foreign { cidr, block },
+            });
+        }
+        if let Some(forbidden) = self.forbidden.clone() {
+            return Ok(Found::Nothing(forbidden));
+        }
+        self.occupied = None;
+        Ok(match self.take(wanted).await? {
+            Attempt::Won(found) => found,
+            Attempt::Taken(block) => Found::Foreign { cidr: wanted, block },
+        })
+    }
+
+    fn fenced(&self) -> Txn {
+        Txn::default().when(model::node_key(&self.node), self.node_revision)
+    }
+
+    fn is_fenced(&self, found: &[Option<Entry>]) -> bool {
+        let node = found.first().and_then(Option::as_ref);
+        node.map_or(0, |entry| entry.mod_revision) != self.node_revision
+    }
+
+    /// What a committed claim wrote.
+    fn won(&self, cidr: IpNet, txn: &Txn, mod_revision: Revision) -> Found {
+        let written = |key: &str| {
+            let value = txn.writes.iter().find_map(|write| match write {
+                crate::store::Write::Put(k, value) if k == key => Some(value.as_slice()),
+                _ => None,
+            });
+            Entry { key: key.to_owned(), value: value.unwrap_or_default().into(), mod_revision }
+        };
+        let block = written(&model::block_key(&cidr));
+        let affinity = written(&model::affinity_key(&self.node, &cidr));
+        Found::Own { cidr, block, affinity }
+    }
+}

@@ -1,0 +1,470 @@
+//! The one task that writes. It collects what was asked while its last transaction was on its way
+//! and puts all of it into the next one.
+//!
+//! ```text
+//!   queue ─▶ pending ─plan─▶ transaction ─▶ committed: answer
+//!               ▲                 │         conflict: learn what was found, plan again
+//!               │                 │         no answer: read the blocks again, plan again
+//!               └─ claims ◀───────┘         (a repeated request meets its own handle)
+//! ```
+
+use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, SystemTime};
+
+use futures::StreamExt;
+use futures::future::BoxFuture;
+use futures::stream::{BoxStream, FuturesUnordered};
+use ipnet::IpNet;
+use tokio::sync::{mpsc, oneshot, watch};
+use tokio::time::Instant;
+
+use super::cache::{Cache, Seen};
+use super::claim::{Claim, Finished, Found, Target};
+use super::owner::Ownership;
+use super::plan::{Draft, Effort, Need, Plan, Planned, Settings, Work, wants_spare};
+use super::request::{AssignRequest, Assignment, Live};
+use super::state::{Remembered, StateDir};
+use super::status::Status;
+use crate::error::Error;
+use crate::model::{self, IpamConfig};
+use crate::net::{Family, Occupied};
+use crate::pool::{self, AllowedUse, Asker, Pool};
+use crate::store::{Entry, Event, Outcome, Revision, Store, StoreError};
+use crate::timestamp::Timestamp;
+
+mod commit;
+mod learn;
+mod search;
+
+/// Between attempts while the store does not answer.
+const BACKOFF: (Duration, Duration) = (Duration::from_millis(20), Duration::from_secs(1));
+/// Between looks at a node's record that names somebody else.
+const TAKEN_RETRY: Duration = Duration::from_secs(5);
+/// Calico's `datastoreRetries`: conflicts that one request survives.
+const MOST_CONFLICTS: u32 = 100;
+/// After a search that found nothing, how long no spare block is looked for.
+const SPARE_PAUSE: Duration = Duration::from_secs(30);
+
+/// Tells the time; tests turn it.
+pub type Clock = Arc<dyn Fn() -> SystemTime + Send + Sync>;
+
+pub(crate) type Reply<T> = oneshot::Sender<Result<T, Error>>;
+
+pub(crate) enum Message {
+    Assign(AssignRequest, Reply<Assignment>),
+    Release(String, Reply<Vec<std::net::IpAddr>>),
+    Collect(Live, Reply<Vec<std::net::IpAddr>>),
+    Pools(Vec<Pool>),
+    Reservations(Vec<IpNet>),
+    Config(IpamConfig),
+    NodeLabels(BTreeMap<String, String>),
+    Close(oneshot::Sender<()>),
+}
+
+/// Who waits for an answer.
+enum Waiting {
+    Assign(Reply<Assignment>),
+    Addresses(Reply<Vec<std::net::IpAddr>>),
+    Nobody,
+}
+
+impl Waiting {
+    /// True if there was somebody and they left.
+    fn left(&self) -> bool {
+        match self {
+            Self::Assign(reply) => reply.is_closed(),
+            Self::Addresses(reply) => reply.is_closed(),
+            Self::Nobody => false,
+        }
+    }
+
+    fn fail(self, error: Error) {
+        // Who left does not care.
+        let _ = match self {
+            Self::Assign(reply) => reply.send(Err(error)).is_ok(),
+            Self::Addresses(reply) => reply.send(Err(error)).is_ok(),
+            Self::Nobody => true,
+        };
+    }
+}
+
+/// A request on its way.
+struct Pending {
+    work: Work,
+    waiting: Waiting,
+    effort: Effort,
+    conflicts: u32,
+    /// What transactions without an answer may have given this request.
+    tentative: BTreeSet<std::net::IpAddr>,
+    /// What it has released so far.
+    released: Vec<std::net::IpAddr>,
+    /// It waits for the end of this search.
+    search: Option<Search>,
+}
+
+impl Pending {
+    fn new(work: Work, waiting: Waiting) -> Self {
+        Self {
+            work,
+            waiting,
+            effort: Effort::Own,
+            conflicts: 0,
+            tentative: BTreeSet::new(),
+            released: Vec::new(),
+            search: None,
+        }
+    }
+}
+
+/// What tells searches apart; equal ones are done once for all who need them.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Search {
+    Room(Family, Vec<String>),
+    Of(std::net::IpAddr),
+}
+
+pub(crate) struct Committer {
+    store: Arc<dyn Store>,
+    state: Arc<StateDir>,
+    clock: Clock,
+    queue: mpsc::UnboundedReceiver<Message>,
+    blocks: watch::Sender<Arc<[IpNet]>>,
+    status: watch::Sender<Status>,
+    epoch: Arc<AtomicU64>,
+
+    owner: Ownership,
+    cache: Cache,
+    settings: Settings,
+    /// What the caller said; wins over what the store's key says.
+    given_config: Option<IpamConfig>,
+    /// Until the store has been read once.
+    loaded: bool,
+    remembered: Remembered,
+    events: Option<BoxStream<'static, Event>>,
+
+    pending: VecDeque<Pending>,
+    searches: FuturesUnordered<BoxFuture<'static, (Search, Finished)>>,
+    searching: BTreeSet<Search>,
+    occupied: HashMap<Family, Occupied>,
+    spare_not_before: HashMap<Family, Instant>,
+    /// When each handle that this process assigned was assigned.
+    assigned: HashMap<String, u64>,
+
+    backoff: Duration,
+    retry_at: Option<Instant>,
+    /// Why nothing at all is served at present.
+    refusal: Option<Error>,
+    /// Set once it is to end.
+    closed: Option<oneshot::Sender<()>>,
+}
+
+/// What a committer is made of.
+pub(crate) struct Parts {
+    pub(crate) node: String,
+    pub(crate) store: Arc<dyn Store>,
+    pub(crate) state: StateDir,
+    pub(crate) clock: Clock,
+    pub(crate) node_labels: Option<BTreeMap<String, String>>,
+    pub(crate) queue: mpsc::UnboundedReceiver<Message>,
+    pub(crate) blocks: watch::Sender<Arc<[IpNet]>>,
+    pub(crate) status: watch::Sender<Status>,
+    pub(crate) epoch: Arc<AtomicU64>,
+    pub(crate) remembered: Remembered,
+}
+
+impl Committer {
+    pub(crate) fn new(parts: Parts) -> Self {
+        let Parts {
+            node,
+            store,
+            state,
+            clock,
+            node_labels,
+            queue,
+            blocks,
+            status,
+            epoch,
+            remembered,
+        } = parts;
+        Self {
+            owner: Ownership::new(&node, &state.instance),
+            cache: Cache::new(&node),
+            store,
+            state: Arc::new(state),
+            clock,
+            queue,
+            blocks,
+            status,
+            epoch,
+            settings: Settings { node_labels, ..Settings::default() },
+            given_config: None,
+            loaded: false,
+            remembered,
+            events: None,
+            pending: VecDeque::new(),
+            searches: FuturesUnordered::new(),
+            searching: BTreeSet::new(),
+            occupied: HashMap::new(),
+            spare_not_before: HashMap::new(),
+            assigned: HashMap::new(),
+            backoff: BACKOFF.0,
+            retry_at: None,
+            refusal: None,
+            closed: None,
+        }
+    }
+
+    /// Serves until the last handle is dropped or someone closes it.
+    pub(crate) async fn run(mut self) {
+        // Own the name and read the blocks before the first request needs them.
+        self.work().await;
+        while self.closed.is_none() {
+            let retry = self.retry_at;
+            tokio::select! {
+                message = self.queue.recv() => match message {
+                    Some(message) => self.accept(message),
+                    None => break,
+                },
+                Some((search, finished)) = self.searches.next() => self.searched(&search, finished),
+                event = next(&mut self.events) => self.observed(event),
+                () = sleep_until(retry), if retry.is_some() => self.retry_at = None,
+            }
+            self.accept_waiting();
+            if self.retry_at.is_none() {
+                self.work().await;
+            }
+        }
+        let closed = self.closed.take();
+        drop(self);
+        if let Some(closed) = closed {
+            // Who does not wait for the end does not care.
+            let _ = closed.send(());
+        }
+    }
+
+    /// Takes all messages that are there.
+    fn accept_waiting(&mut self) {
+        while self.closed.is_none()
+            && let Ok(message) = self.queue.try_recv()
+        {
+            self.accept(message);
+        }
+    }
+
+    fn accept(&mut self, message: Message) {
+        let (work, waiting) = match message {
+            Message::Assign(request, reply) => (Work::Assign(request), Waiting::Assign(reply)),
+            Message::Release(handle, reply) => {
+                (Work::Release { handle, looked_up: false }, Waiting::Addresses(reply))
+            }
+            Message::Collect(live, reply) => (Work::Collect(live), Waiting::Addresses(reply)),
+            Message::Pools(mut pools) => {
+                pools.sort_by(|a, b| a.name.cmp(&b.name));
+                self.settings.pools = pools;
+                self.spare_not_before.clear();
+                return;
+            }
+            Message::Reservations(reservations) => {
+                self.settings.reservations = reservations;
+                return;
+            }
+            Message::Config(config) => {
+                self.settings.config = config.clone();
+                self.given_config = Some(config);
+                return;
+            }
+            Message::NodeLabels(labels) => {
+                self.settings.node_labels = Some(labels);
+                return;
+            }
+            Message::Close(closed) => {
+                self.closed = Some(closed);
+                return;
+            }
+        };
+        match &self.refusal {
+            Some(refusal) => waiting.fail(refusal.clone()),
+            None => self.pending.push_back(Pending::new(work, waiting)),
+        }
+    }
+
+    fn now(&self) -> Timestamp {
+        Timestamp::from((self.clock)())
+    }
+
+    /// Does all that can be done now.
+    async fn work(&mut self) {
+        loop {
+            self.forget_the_abandoned();
+            let result = self.advance().await;
+            let again = match result {
+                Ok(again) => {
+                    self.backoff = BACKOFF.0;
+                    self.refusal = None;
+                    self.reachable(None);
+                    again
+                }
+                Err(error) => {
+                    self.troubled(&error);
+                    false
+                }
+            };
+            let waited = self.pending.len();
+            self.accept_waiting();
+            let more = again || self.pending.len() > waited;
+            if !more || self.retry_at.is_some() || self.closed.is_some() {
+                break;
+            }
+        }
+        self.seek_spares();
+        self.publish().await;
+    }
+
+    /// One round: be ready, know, plan, commit. True if there may be more to do.
+    async fn advance(&mut self) -> Result<bool, Error> {
+        let revision = self.owner.acquire(&*self.store, self.now()).await?;
+        self.load().await?;
+        self.refresh().await?;
+        if self.give_up_unselected(revision).await? {
+            return Ok(true);
+        }
+        if !self.pending.iter().any(is_ready) {
+            return Ok(false);
+        }
+        self.commit(revision).await
+    }
+
+    /// Drops requests that nobody waits for any more. What an assignment may have been given is
+    /// taken back, and a release is done all the same.
+    fn forget_the_abandoned(&mut self) {
+        if !self.pending.iter().any(|pending| pending.waiting.left()) {
+            return;
+        }
+        let mut releasing = BTreeSet::new();
+        for mut pending in std::mem::take(&mut self.pending) {
+            if pending.waiting.left() {
+                pending.waiting = Waiting::Nobody;
+                pending.work = match pending.work {
+                    Work::Assign(request) if !pending.tentative.is_empty() => {
+                        let addresses = std::mem::take(&mut pending.tentative);
+                        let addresses = addresses.into_iter().collect();
+                        pending.search = None;
+                        Work::Undo { handle: request.handle, addresses }
+                    }
+                    // Whoever repeats it during an outage repeats it often.
+                    Work::Release { handle, looked_up } if !releasing.contains(&handle) => {
+                        Work::Release { handle, looked_up }
+                    }
+                    _ => continue,
+                };
+            }
+            match &pending.work {
+                Work::Release { handle, .. } => releasing.insert(handle.clone()),
+                Work::Assign(request) => releasing.remove(&request.handle),
+                _ => false,
+            };
+            self.pending.push_back(pending);
+        }
+    }
+
+    /// The store failed, or refuses to serve us.
+    fn troubled(&mut self, error: &Error) {
+        if !matches!(error, Error::StoreUnavailable { .. }) {
+            if self.refusal.as_ref() != Some(error) {
+                tracing::error!(%error, "no addresses can be assigned");
+            }
+            self.fail_waiting(error, |_| true);
+            self.refusal = Some(error.clone());
+        }
+        // Otherwise everybody waits: their deadlines are their own.
+        self.away(error);
+    }
+
+    /// Tries again later, and begins by asking whether the node's name is still ours: that tells
+    /// both whether the store answers and whether we may write.
+    fn away(&mut self, error: &Error) {
+        let taken = matches!(error, Error::NodeTaken { .. });
+        let pause = if taken { TAKEN_RETRY } else { self.backoff };
+        self.backoff = (self.backoff * 2).min(BACKOFF.1);
+        self.retry_at = Some(Instant::now() + pause);
+        self.owner.lose();
+        self.reachable(Some(error));
+    }
+
+    /// Fails requests that somebody waits for.
+    fn fail_waiting(&mut self, error: &Error, which: impl Fn(&Pending) -> bool) {
+        for pending in std::mem::take(&mut self.pending) {
+            if matches!(pending.waiting, Waiting::Nobody) || !which(&pending) {
+                self.pending.push_back(pending);
+            } else {
+                pending.waiting.fail(error.clone());
+            }
+        }
+    }
+
+    fn reachable(&self, problem: Option<&Error>) {
+        let problem = problem.map(ToString::to_string);
+        self.status.send_if_modified(|status| {
+            let ready = self.loaded && problem.is_none();
+            let same = status.problem == problem && status.ready == ready;
+            status.problem = problem;
+            status.ready = ready;
+            !same
+        });
+    }
+
+    /// Tells the world, and the disk, which blocks are ours.
+    async fn publish(&mut self) {
+        if !self.loaded {
+            return;
+        }
+        if self.pending.is_empty() {
+            self.cache.forget_foreign();
+        }
+        let remembered = Remembered {
+            node: self.cache.node.clone(),
+            blocks: self.cache.announced(),
+            borrowed: self.cache.borrowed(),
+        };
+        let announced: Arc<[IpNet]> = remembered.blocks.as_slice().into();
+        if remembered != self.remembered {
+            let (state, copy) = (self.state.clone(), remembered.clone());
+            let saved = tokio::task::spawn_blocking(move || state.save(&copy)).await;
+            match saved {
+                Ok(Ok(())) => self.remembered = remembered,
+                Ok(Err(error)) => tracing::warn!(%error, "own blocks not written to disk"),
+                Err(error) => tracing::warn!(%error, "own blocks not written to disk"),
+            }
+        }
+        self.blocks.send_if_modified(|blocks| {
+            let changed = **blocks != *announced;
+            *blocks = announced;
+            changed
+        });
+        let cache = &self.cache;
+        self.status.send_if_modified(|status| status.describe(cache));
+    }
+}
+
+/// True if a request can be planned now.
+fn is_ready(pending: &Pending) -> bool {
+    pending.search.is_none()
+}
+
+async fn next(events: &mut Option<BoxStream<'static, Event>>) -> Event {
+    match events {
+        Some(events) => match events.next().await {
+            Some(event) => event,
+            None => std::future::pending().await,
+        },
+        None => std::future::pending().await,
+    }
+}
+
+async fn sleep_until(at: Option<Instant>) {
+    if let Some(at) = at {
+        tokio::time::sleep_until(at).await;
+    }
+}

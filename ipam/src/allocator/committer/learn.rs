@@ -1,0 +1,173 @@
+//! Reading the store: once at the start, and whatever may have changed since.
+
+use super::*;
+
+impl Committer {
+    /// Reads this node's affinities and blocks, and begins to watch.
+    pub(super) async fn load(&mut self) -> Result<(), Error> {
+        if self.loaded {
+            return Ok(());
+        }
+        let prefix = model::affinities_of(&self.cache.node);
+        let snapshot = self.store.list(&prefix, None).await?;
+        self.take_affinities(&snapshot.entries);
+        self.cache.stale.extend(self.remembered.borrowed.iter().copied());
+        let config = self.store.read(&[model::CONFIG.to_owned()]).await?;
+        self.take_config(config.entries.first());
+        self.refresh().await?;
+        let affinities = self.store.watch(&prefix, Some(snapshot.revision));
+        let configuration = self.store.watch(model::CONFIG, Some(config.revision));
+        self.events = Some(futures::stream::select(affinities, configuration).boxed());
+        self.loaded = true;
+        let blocks = self.cache.owned().count();
+        tracing::info!(
+            node = self.cache.node,
+            store = self.store.name(),
+            blocks,
+            "address blocks read"
+        );
+        Ok(())
+    }
+
+    fn take_affinities(&mut self, entries: &[Entry]) {
+        let before: Vec<IpNet> = self.cache.affinities.keys().copied().collect();
+        let mut now = BTreeMap::new();
+        for entry in entries {
+            if let Some((_, cidr)) = model::parse_affinity_key(&entry.key) {
+                now.insert(cidr, entry);
+            }
+        }
+        for cidr in before.into_iter().chain(now.keys().copied().collect::<Vec<_>>()) {
+            self.cache.install_affinity(cidr, now.get(&cidr).copied());
+            self.cache.stale.insert(cidr);
+        }
+    }
+
+    fn take_config(&mut self, entry: Option<&Entry>) {
+        if self.given_config.is_some() {
+            return;
+        }
+        let config = match entry.map(|e| model::decode::<IpamConfig>(&e.key, &e.value)) {
+            None => IpamConfig::default(),
+            Some(Ok(config)) => match config.validate() {
+                Ok(()) => config,
+                Err(reason) => {
+                    tracing::error!(key = model::CONFIG, reason, "configuration not taken");
+                    return;
+                }
+            },
+            Some(Err(corrupt)) => {
+                tracing::error!(
+                    key = corrupt.key,
+                    reason = corrupt.reason,
+                    "configuration not taken"
+                );
+                return;
+            }
+        };
+        self.settings.config = config;
+    }
+
+    /// Reads the blocks that may have changed, and those that could not be read last time.
+    pub(super) async fn refresh(&mut self) -> Result<(), Error> {
+        while !self.cache.stale.is_empty() {
+            let some: Vec<IpNet> = self.cache.stale.iter().take(64).copied().collect();
+            let keys: Vec<String> = some.iter().map(model::block_key).collect();
+            let snapshot = self.store.read(&keys).await?;
+            for (cidr, key) in some.iter().zip(&keys) {
+                self.cache.install_block(*cidr, snapshot.get(key));
+            }
+        }
+        Ok(())
+    }
+
+    /// Something of ours changed in the store, perhaps by our own doing.
+    pub(super) fn observed(&mut self, event: Event) {
+        match event {
+            Event::Synced(snapshot) => {
+                let config = snapshot.get(model::CONFIG).cloned();
+                let affinities = model::affinities_of(&self.cache.node);
+                if snapshot.entries.iter().any(|entry| entry.key.starts_with(&affinities)) {
+                    self.take_affinities(&snapshot.entries);
+                } else if config.is_some() {
+                    self.take_config(config.as_ref());
+                } else {
+                    // One of the two prefixes is empty: which one is not told. Read all again.
+                    self.loaded = false;
+                }
+            }
+            Event::Put(entry) if entry.key == model::CONFIG => self.take_config(Some(&entry)),
+            Event::Delete(key, _) if key == model::CONFIG => self.take_config(None),
+            Event::Put(entry) => {
+                if let Some((_, cidr)) = model::parse_affinity_key(&entry.key) {
+                    let known = self.cache.affinities.get(&cidr).map_or(0, |seen| seen.revision);
+                    if known < entry.mod_revision {
+                        self.cache.install_affinity(cidr, Some(&entry));
+                        self.cache.stale.insert(cidr);
+                    }
+                }
+            }
+            Event::Delete(key, revision) => {
+                if let Some((_, cidr)) = model::parse_affinity_key(&key) {
+                    let known = self.cache.affinities.get(&cidr).map_or(0, |seen| seen.revision);
+                    if 0 < known && known < revision {
+                        tracing::warn!(%cidr, "this node's affinity was deleted by somebody else");
+                        self.cache.install_affinity(cidr, None);
+                        self.cache.stale.insert(cidr);
+                    }
+                }
+            }
+            Event::Interrupted(error) => {
+                tracing::warn!(%error, "watch interrupted");
+                self.away(&error.into());
+            }
+        }
+    }
+
+    /// Gives back an empty block whose pool no longer selects this node. True if it did.
+    pub(super) async fn give_up_unselected(
+        &mut self,
+        node_revision: Revision,
+    ) -> Result<bool, Error> {
+        let now = self.now();
+        let settings = &self.settings;
+        let Some(labels) = &settings.node_labels else { return Ok(false) };
+        let unwanted = self.cache.owned().find(|block| {
+            let pool = settings.pools.iter().find(|pool| pool.cidr.contains(&block.cidr()));
+            let refused = pool.is_some_and(|pool| !pool.selects_node(labels));
+            let empty = || {
+                let mut block = (*block).clone();
+                block.expire(now, settings.config.cooldown());
+                block.is_empty()
+            };
+            refused && empty()
+        });
+        let Some(cidr) = unwanted.map(crate::block::Block::cidr) else { return Ok(false) };
+        let (block_key, affinity_key) =
+            (model::block_key(&cidr), model::affinity_key(&self.cache.node, &cidr));
+        let block = self.cache.blocks.get(&cidr).map_or(0, |seen| seen.revision);
+        let affinity = self.cache.affinities.get(&cidr).map_or(0, |seen| seen.revision);
+        let txn = crate::store::Txn::default()
+            .when(model::node_key(&self.cache.node), node_revision)
+            .when(block_key.clone(), block)
+            .when(affinity_key.clone(), affinity)
+            .delete(block_key)
+            .delete(affinity_key);
+        self.cache.stale.insert(cidr);
+        match self.store.txn(txn).await? {
+            Outcome::Committed(_) => {
+                tracing::info!(%cidr, "gave up an empty block: its pool no longer selects this node");
+                self.cache.install_affinity(cidr, None);
+                self.cache.install_block(cidr, None);
+            }
+            Outcome::Conflict(found) => {
+                let node = found.first().and_then(Option::as_ref);
+                if node.map_or(0, |entry| entry.mod_revision) != node_revision {
+                    self.owner.lose();
+                }
+                self.cache.install_affinity(cidr, found.get(2).and_then(Option::as_ref));
+            }
+        }
+        Ok(true)
+    }
+}

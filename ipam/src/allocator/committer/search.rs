@@ -1,0 +1,160 @@
+//! Searches for blocks, which run beside the committing.
+
+use super::*;
+
+impl Committer {
+    /// Begins a search unless the same one is under way.
+    pub(super) fn search_for(&mut self, need: Need) -> Search {
+        let (search, family, target, names) = match need {
+            Need::Block { family, pools } => {
+                (Search::Room(family, pools.clone()), family, Target::Any, pools)
+            }
+            Need::BlockOf(address) => {
+                let pools = self.settings.pools.iter().filter(|pool| pool.cidr.contains(&address));
+                let names = pools.map(|pool| pool.name.clone()).collect();
+                (Search::Of(address), Family::of(address), Target::Of(address), names)
+            }
+            // Handles are looked up by the committer itself.
+            Need::Handle(_) => unreachable!("not a search for a block"),
+        };
+        self.begin(search.clone(), family, target, &names);
+        search
+    }
+
+    fn begin(&mut self, search: Search, family: Family, target: Target, names: &[String]) {
+        if !self.searching.insert(search.clone()) {
+            return;
+        }
+        let config = &self.settings.config;
+        let named =
+            names.iter().filter_map(|name| self.settings.pools.iter().find(|p| p.name == *name));
+        let claim = Claim {
+            store: self.store.clone(),
+            node: self.cache.node.clone(),
+            node_revision: self.owner.revision.unwrap_or(0),
+            target,
+            family,
+            pools: named.cloned().collect(),
+            reservations: self.settings.reservations.clone(),
+            forbidden: self.forbidden(family),
+            borrow: !config.strict_affinity,
+            cooldown: config.cooldown(),
+            occupied: self.occupied.get(&family).cloned(),
+            now: self.now(),
+        };
+        self.searches.push(Box::pin(async move { (search, claim.run().await) }));
+    }
+
+    /// Why the node may not claim a further block, if it may not.
+    fn forbidden(&self, family: Family) -> Option<Error> {
+        let config = &self.settings.config;
+        let limit = config.max_blocks();
+        let has = self.cache.owned().filter(|b| Family::of_net(&b.cidr()) == family).count();
+        if has >= limit {
+            return Some(Error::BlockLimit { family, limit });
+        }
+        (!config.auto_allocate_blocks).then_some(Error::NoAutomaticBlocks { family })
+    }
+
+    /// A search ended: those who waited for it are planned again.
+    pub(super) fn searched(&mut self, search: &Search, finished: Finished) {
+        self.searching.remove(search);
+        let Finished { claim, found } = finished;
+        match claim.occupied {
+            Some(occupied) => self.occupied.insert(claim.family, occupied),
+            None => self.occupied.remove(&claim.family),
+        };
+        let mut scarce = None;
+        match found {
+            Ok(Found::Own { cidr, block, affinity }) => {
+                tracing::info!(%cidr, "claimed a block");
+                self.cache.install_affinity(cidr, Some(&affinity));
+                // A transaction may have overtaken the search with a younger state.
+                let known = self.cache.blocks.get(&cidr).map_or(0, |seen| seen.revision);
+                if known < block.mod_revision {
+                    self.cache.install_block(cidr, Some(&block));
+                }
+            }
+            Ok(Found::Foreign { cidr, block }) => {
+                let known = self.cache.blocks.get(&cidr).map_or(0, |seen| seen.revision);
+                if known < block.mod_revision {
+                    self.cache.install_block(cidr, Some(&block));
+                }
+                let family = claim.family;
+                scarce = Some(self.forbidden(family).unwrap_or_else(|| Error::PoolExhausted {
+                    family,
+                    pools: claim.pools.iter().map(|pool| pool.name.clone()).collect(),
+                }));
+            }
+            Ok(Found::Nothing(reason)) => {
+                self.spare_not_before.insert(claim.family, Instant::now() + SPARE_PAUSE);
+                // Those who wait for a spare block by chance look harder themselves.
+                scarce = (claim.target != Target::Spare).then_some(reason);
+            }
+            Ok(Found::Fenced) => self.owner.lose(),
+            Err(error) => {
+                tracing::warn!(%error, "no block found yet");
+                self.troubled_search(error.into());
+            }
+        }
+        self.cache.doubt_corrupt();
+        for pending in &mut self.pending {
+            if pending.search.as_ref() == Some(search) {
+                pending.search = None;
+                if let Some(reason) = &scarce {
+                    pending.effort = Effort::Scarce(reason.clone());
+                }
+            }
+        }
+        if let (Some(reason), Search::Of(address)) = (scarce, search) {
+            self.no_block_of(*address, &reason);
+        }
+    }
+
+    /// The block of a requested address cannot be had: tell those who asked for it.
+    fn no_block_of(&mut self, address: std::net::IpAddr, reason: &Error) {
+        if self.cache.blocks.keys().any(|cidr| cidr.contains(&address)) {
+            return;
+        }
+        self.fail_waiting(reason, |pending| {
+            let Work::Assign(request) = &pending.work else { return false };
+            request.requested_ips.contains(&address)
+        });
+    }
+
+    fn troubled_search(&mut self, error: Error) {
+        match error {
+            Error::StoreUnavailable { .. } => self.away(&error),
+            refusal => {
+                self.reachable(Some(&refusal));
+                self.fail_waiting(&refusal, |pending| pending.search.is_some());
+            }
+        }
+    }
+
+    /// Looks for a further block of each family whose blocks are nearly full, in good time.
+    pub(super) fn seek_spares(&mut self) {
+        if self.owner.revision.is_none() || !self.loaded || self.retry_at.is_some() {
+            return;
+        }
+        for family in [Family::V4, Family::V6] {
+            let early = self.spare_not_before.get(&family).is_some_and(|at| *at > Instant::now());
+            if early || self.forbidden(family).is_some() {
+                continue;
+            }
+            let unknown = BTreeMap::new();
+            let asker = Asker {
+                node_labels: self.settings.node_labels.as_ref().unwrap_or(&unknown),
+                namespace_labels: None,
+                requested: &[],
+                intended_use: AllowedUse::Workload,
+            };
+            let Ok(pools) = pool::choose(&self.settings.pools, family, asker) else { continue };
+            if wants_spare(&self.cache, &self.settings, &pools, self.now()) {
+                let names: Vec<_> = pools.iter().map(|pool| pool.name.clone()).collect();
+                let search = Search::Room(family, names.clone());
+                self.begin(search, family, Target::Spare, &names);
+            }
+        }
+    }
+}

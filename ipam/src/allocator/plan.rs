@@ -1,0 +1,527 @@
+//! From what is known and what is asked to one transaction. Pure: no IO, no clock.
+//!
+//! Requests are planned one after the other against a draft of the blocks, so that all of them
+//! fit into one commit. What cannot be planned from what is known says what it [`Need`]s.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::net::IpAddr;
+
+use ipnet::IpNet;
+
+use super::cache::{Cache, Knowledge};
+use super::request::{AssignRequest, Assignment, Live};
+use crate::block::{AddressState, Attribute, Block, Release};
+use crate::error::Error;
+use crate::model::{self, Handle, IpamConfig};
+use crate::net::Family;
+use crate::pool::{self, Asker, Pool};
+use crate::store::{MAX_TXN_OPS, Revision, Txn};
+use crate::timestamp::Timestamp;
+
+/// Comparisons or writes of one request at most: two blocks, a handle; and room for the node's key.
+const OPS_PER_REQUEST: usize = 3;
+const MOST_OPS: usize = MAX_TXN_OPS - 1;
+
+/// What felix's watches say.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Settings {
+    pub(crate) pools: Vec<Pool>,
+    pub(crate) reservations: Vec<IpNet>,
+    pub(crate) config: IpamConfig,
+    /// None: not known yet.
+    pub(crate) node_labels: Option<BTreeMap<String, String>>,
+}
+
+/// One request, and what has been tried for it.
+#[derive(Clone, Debug)]
+pub(crate) enum Work {
+    Assign(AssignRequest),
+    /// Everything a handle holds. `looked_up`: the handle's key has been read.
+    Release {
+        handle: String,
+        looked_up: bool,
+    },
+    /// An assignment that nobody waits for any more.
+    Undo {
+        handle: String,
+        addresses: Vec<IpAddr>,
+    },
+    /// What no live endpoint has.
+    Collect(Live),
+}
+
+/// How hard to look for an address.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Effort {
+    /// Free addresses of the node's own blocks.
+    Own,
+    /// No block can be claimed, for this reason: end the cooldown of addresses, then borrow.
+    Scarce(Error),
+}
+
+/// What must be known before a request can be planned.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Need {
+    /// A block of one of these pools, with room.
+    Block { family: Family, pools: Vec<String> },
+    /// The block that holds this address.
+    BlockOf(IpAddr),
+    /// The handle's own record.
+    Handle(String),
+}
+
+/// What became of a request.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Planned {
+    Assigned {
+        assignment: Assignment,
+        new: Vec<IpAddr>,
+    },
+    /// `more`: the transaction is full and the request not done yet.
+    Released {
+        addresses: Vec<IpAddr>,
+        more: bool,
+    },
+    Failed(Error),
+    Needs(Need),
+    /// The transaction is full: next time.
+    Later,
+}
+
+/// A transaction in the making.
+pub(crate) struct Draft<'a> {
+    cache: &'a Cache,
+    settings: &'a Settings,
+    /// When each handle was assigned, if this process did it.
+    assigned: &'a HashMap<String, u64>,
+    now: Timestamp,
+    /// Blocks that were looked at closely; true: changed.
+    blocks: BTreeMap<IpNet, (Block, bool)>,
+    /// Blocks that an answer rests on without changing them.
+    relied_on: BTreeSet<IpNet>,
+    handles: BTreeSet<String>,
+    /// Handles that assignments of this draft give addresses to.
+    assigning: BTreeSet<String>,
+}
+
+/// A finished plan.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(crate) struct Plan {
+    /// Blocks to write; None: to delete.
+    pub(crate) blocks: BTreeMap<IpNet, Option<Block>>,
+    pub(crate) relied_on: BTreeSet<IpNet>,
+    /// Handles to write; None: to delete.
+    pub(crate) handles: BTreeMap<String, Option<Handle>>,
+}
+
+impl<'a> Draft<'a> {
+    pub(crate) fn new(
+        cache: &'a Cache,
+        settings: &'a Settings,
+        assigned: &'a HashMap<String, u64>,
+        now: Timestamp,
+    ) -> Self {
+        let (blocks, relied_on, handles, assigning) = Default::default();
+        Self { cache, settings, assigned, now, blocks, relied_on, handles, assigning }
+    }
+
+    /// Plans one request.
+    pub(crate) fn add(&mut self, work: &Work, effort: &Effort) -> Planned {
+        if self.operations() + OPS_PER_REQUEST > MOST_OPS {
+            return Planned::Later;
+        }
+        match work {
+            Work::Assign(request) => self.assign(request, effort).unwrap_or_else(|planned| planned),
+            Work::Release { handle, looked_up } => self.release(handle, *looked_up),
+            Work::Undo { handle, addresses } => self.undo(handle, addresses),
+            Work::Collect(live) => self.collect(live),
+        }
+    }
+
+    fn operations(&self) -> usize {
+        let changed = self.blocks.iter().filter(|(_, (_, changed))| *changed).count();
+        let relied_on = self.relied_on.iter().filter(|cidr| !self.is_changed(cidr)).count();
+        changed + relied_on + self.handles.len()
+    }
+
+    fn is_changed(&self, cidr: &IpNet) -> bool {
+        self.blocks.get(cidr).is_some_and(|(_, changed)| *changed)
+    }
+
+    /// The block as it will be.
+    fn block(&self, cidr: &IpNet) -> Option<&Block> {
+        let drafted = self.blocks.get(cidr).map(|(block, _)| block);
+        drafted.or_else(|| self.cache.blocks.get(cidr).map(|seen| &seen.value))
+    }
+
+    /// A copy to work on, in which what has rested long enough is free.
+    fn open(&mut self, cidr: IpNet) -> Option<&mut (Block, bool)> {
+        let seen = self.cache.blocks.get(&cidr)?;
+        let cooldown = self.settings.config.cooldown();
+        let now = self.now;
+        Some(self.blocks.entry(cidr).or_insert_with(|| {
+            let mut block = seen.value.clone();
+            block.expire(now, cooldown);
+            (block, false)
+        }))
+    }
+
+    /// Changes a block, which counts as changed if the function returns Some.
+    fn change<T>(&mut self, cidr: IpNet, f: impl FnOnce(&mut Block) -> Option<T>) -> Option<T> {
+        let (block, changed) = self.open(cidr)?;
+        let result = f(block)?;
+        *changed = true;
+        Some(result)
+    }
+
+    /// The known blocks of a pool, the node's own or, if `borrowed`, those of others.
+    fn blocks_of(&self, pool: &Pool, borrowed: bool) -> Vec<IpNet> {
+        let known = self.cache.blocks.keys();
+        known
+            .filter(|cidr| pool.cidr.contains(*cidr) && self.cache.owns(cidr) != borrowed)
+            .copied()
+            .collect()
+    }
+
+    // -----------------------------------------------------------------------------------------
+    // Assign
+
+    /// Err is an early answer.
+    fn assign(&mut self, request: &AssignRequest, effort: &Effort) -> Result<Planned, Planned> {
+        let held = self.held(&request.handle);
+        let mut addresses = Vec::new();
+        // Chosen before anything is changed: all families or none.
+        let mut choices = Vec::new();
+        for family in request.families.iter() {
+            let wanted = request.requested_ips.iter().find(|ip| Family::of(**ip) == family);
+            let has = held.iter().find(|(ip, _)| Family::of(*ip) == family);
+            match (has, wanted) {
+                (Some((held, cidr)), Some(wanted)) if held != wanted => {
+                    self.relied_on.insert(*cidr);
+                    let handle = request.handle.clone();
+                    return Err(Planned::Failed(Error::Conflict { handle, held: *held }));
+                }
+                (Some((held, cidr)), _) => {
+                    addresses.push(*held);
+                    self.relied_on.insert(*cidr);
+                }
+                (None, Some(wanted)) => {
+                    choices.push((self.choose_named(*wanted, request)?, Some(*wanted)));
+                }
+                (None, None) => choices.push((self.choose_any(family, request, effort)?, None)),
+            }
+        }
+        let owner = Attribute {
+            handle_id: Some(request.handle.clone()),
+            owner: Some(request.attributes.clone()),
+            ..Attribute::default()
+        };
+        let reservations = &self.settings.reservations;
+        let mut new = Vec::new();
+        for (cidr, named) in choices {
+            let address = self.change(cidr, |block| match named {
+                Some(address) => block.allocate_address(address, &owner).ok().map(|()| address),
+                None => block.allocate(&owner, reservations),
+            });
+            new.extend(address);
+        }
+        if !new.is_empty() {
+            self.handles.insert(request.handle.clone());
+        }
+        self.assigning.insert(request.handle.clone());
+        let repeated = new.is_empty();
+        addresses.extend(&new);
+        Ok(Planned::Assigned { assignment: Assignment::new(addresses, repeated), new })
+    }
+
+    /// What a handle holds in the known blocks, and where.
+    fn held(&self, handle: &str) -> Vec<(IpAddr, IpNet)> {
+        let blocks = self.cache.blocks.keys().filter_map(|cidr| Some((cidr, self.block(cidr)?)));
+        blocks
+            .flat_map(|(cidr, block)| block.addresses_of(handle).map(|address| (address, *cidr)))
+            .collect()
+    }
+
+    /// The block to take any address of a family from.
+    fn choose_any(
+        &mut self,
+        family: Family,
+        request: &AssignRequest,
+        effort: &Effort,
+    ) -> Result<IpNet, Planned> {
+        let settings = self.settings;
+        let unknown = BTreeMap::new();
+        let asker = Asker {
+            node_labels: settings.node_labels.as_ref().unwrap_or(&unknown),
+            namespace_labels: request.namespace_labels.as_ref(),
+            requested: &request.requested_pools,
+            intended_use: request.intended_use,
+        };
+        let pools = pool::choose(&settings.pools, family, asker).map_err(Planned::Failed)?;
+        let own: Vec<_> = pools.iter().flat_map(|pool| self.blocks_of(pool, false)).collect();
+        if let Some(cidr) = self.first_free(&own) {
+            return Ok(cidr);
+        }
+        let Effort::Scarce(reason) = effort else {
+            let pools = pools.iter().map(|pool| pool.name.clone()).collect();
+            return Err(Planned::Needs(Need::Block { family, pools }));
+        };
+        // The oldest resting address of all own blocks, before its time.
+        let resting = own.iter().filter_map(|cidr| {
+            let block = self.block(cidr)?;
+            Some((block.oldest_resting(&settings.reservations)?, *cidr))
+        });
+        if let Some((_, cidr)) = resting.min() {
+            self.change(cidr, |block| block.expire_oldest(&settings.reservations));
+            return Ok(cidr);
+        }
+        if !settings.config.strict_affinity {
+            let others: Vec<_> = pools.iter().flat_map(|pool| self.blocks_of(pool, true)).collect();
+            if let Some(cidr) = self.first_free(&others) {
+                return Ok(cidr);
+            }
+        }
+        let within = |cidr: &IpNet| pools.iter().any(|pool| pool.cidr.contains(cidr));
+        let corrupt = self.cache.corrupt_block(within).cloned().map(Error::Corrupt);
+        Err(Planned::Failed(corrupt.unwrap_or_else(|| reason.clone())))
+    }
+
+    fn first_free(&mut self, blocks: &[IpNet]) -> Option<IpNet> {
+        let reservations = &self.settings.reservations;
+        blocks.iter().copied().find(|cidr| {
+            self.open(*cidr).is_some_and(|(block, _)| block.free(reservations).next().is_some())
+        })
+    }
+
+    /// The block to take this very address from, which can then be taken.
+    fn choose_named(&mut self, address: IpAddr, request: &AssignRequest) -> Result<IpNet, Planned> {
+        let allows = |pool: &&Pool| {
+            !pool.disabled
+                && pool.cidr.contains(&address)
+                && pool.allowed_uses.contains(&request.intended_use)
+        };
+        if !self.settings.pools.iter().any(|pool| allows(&pool)) {
+            return Err(Planned::Failed(Error::NotInPool { address }));
+        }
+        let Some(cidr) = self.cache.blocks.keys().copied().find(|cidr| cidr.contains(&address))
+        else {
+            if let Some(corrupt) = self.cache.corrupt_block(|cidr| cidr.contains(&address)) {
+                return Err(Planned::Failed(Error::Corrupt(corrupt.clone())));
+            }
+            return Err(Planned::Needs(Need::BlockOf(address)));
+        };
+        let strict = self.settings.config.strict_affinity;
+        let owns = self.cache.owns(&cidr);
+        let Some((block, _)) = self.open(cidr) else {
+            return Err(Planned::Needs(Need::BlockOf(address)));
+        };
+        if strict && !owns {
+            let owner = block.affinity().unwrap_or("nobody").to_owned();
+            return Err(Planned::Failed(Error::NotOurBlock { address, owner }));
+        }
+        if let Some(AddressState::Allocated(attribute, _)) = block.state(address) {
+            let holder = attribute.handle_id.clone().unwrap_or_else(|| "nobody known".to_owned());
+            self.relied_on.insert(cidr);
+            return Err(Planned::Failed(Error::AddressInUse { address, holder }));
+        }
+        Ok(cidr)
+    }
+
+    // -----------------------------------------------------------------------------------------
+    // Release
+
+    fn release(&mut self, handle: &str, looked_up: bool) -> Planned {
+        let mut blocks: BTreeSet<IpNet> =
+            self.held(handle).into_iter().map(|(_, cidr)| cidr).collect();
+        if blocks.is_empty() && !looked_up {
+            return Planned::Needs(Need::Handle(handle.to_owned()));
+        }
+        if let Some(seen) = self.cache.handles.get(handle) {
+            for cidr in seen.value.block.keys() {
+                match self.cache.knows(cidr) {
+                    Knowledge::Unknown if !looked_up => {
+                        return Planned::Needs(Need::Handle(handle.to_owned()));
+                    }
+                    Knowledge::Corrupt(corrupt) if blocks.is_empty() => {
+                        return Planned::Failed(Error::Corrupt(corrupt.clone()));
+                    }
+                    // A record that names more than the blocks hold is put right.
+                    Knowledge::Known => {
+                        self.handles.insert(handle.to_owned());
+                        self.relied_on.insert(*cidr);
+                    }
+                    _ => {}
+                }
+            }
+        }
+        let more = blocks.len() > OPS_PER_REQUEST - 1;
+        if more {
+            let first: Vec<_> = blocks.into_iter().take(OPS_PER_REQUEST - 1).collect();
+            blocks = first.into_iter().collect();
+        }
+        let rest = Release::Rest(self.now);
+        let mut addresses = Vec::new();
+        for cidr in blocks {
+            let released = self.change(cidr, |block| Some(block.release_handle(handle, rest)));
+            addresses.extend(released.into_iter().flatten());
+            self.handles.insert(handle.to_owned());
+        }
+        Planned::Released { addresses, more }
+    }
+
+    fn undo(&mut self, handle: &str, addresses: &[IpAddr]) -> Planned {
+        let held = self.held(handle);
+        let mut undone = Vec::new();
+        for (address, cidr) in held.into_iter().filter(|(ip, _)| addresses.contains(ip)) {
+            let freed = self.change(cidr, |block| {
+                block.release_address(address, Some(handle), None, Release::Now).ok()
+            });
+            if freed.is_some() {
+                undone.push(address);
+                self.handles.insert(handle.to_owned());
+            }
+        }
+        Planned::Released { addresses: undone, more: false }
+    }
+
+    fn collect(&mut self, live: &Live) -> Planned {
+        let node = &self.cache.node;
+        // Tunnel addresses (they have a type) are the node's, not an endpoint's; what names
+        // another node, or nobody, is not ours to judge.
+        let dead = |attribute: &Attribute| {
+            let handle = attribute.handle_id.as_ref()?;
+            let ours = attribute.get("node") == Some(node.as_str())
+                && attribute.get("type").is_none()
+                && attribute.get("pod").is_some();
+            let young = self.assigned.get(handle).is_some_and(|at| *at > live.epoch.0)
+                || self.assigning.contains(handle);
+            (ours && !young && !live.handles.contains(handle)).then(|| handle.clone())
+        };
+        let mut dead_handles = BTreeSet::new();
+        for seen in self.cache.blocks.values() {
+            dead_handles.extend(seen.value.occupied().filter_map(|(_, state)| match state {
+                AddressState::Allocated(attribute, _) => dead(attribute),
+                _ => None,
+            }));
+        }
+        let mut addresses = Vec::new();
+        for handle in dead_handles {
+            if self.operations() + OPS_PER_REQUEST > MOST_OPS {
+                return Planned::Released { addresses, more: true };
+            }
+            match self.release(&handle, true) {
+                Planned::Released { addresses: some, more: false } => addresses.extend(some),
+                Planned::Released { addresses: some, .. } => {
+                    addresses.extend(some);
+                    return Planned::Released { addresses, more: true };
+                }
+                Planned::Failed(error) => tracing::warn!(handle, %error, "not collected"),
+                _ => {}
+            }
+        }
+        Planned::Released { addresses, more: false }
+    }
+
+    // -----------------------------------------------------------------------------------------
+
+    /// What is to be written.
+    pub(crate) fn finish(self) -> Plan {
+        let mut plan = Plan { relied_on: self.relied_on.clone(), ..Plan::default() };
+        for handle in &self.handles {
+            let known = self.cache.handles.get(handle);
+            let mut record = known.map(|seen| seen.value.clone()).unwrap_or_default();
+            // The blocks are the truth; what is not known here is left as it is.
+            record.block.retain(|cidr, _| {
+                let known = self.is_changed(cidr) || self.relied_on.contains(cidr);
+                let holds = |block: &Block| block.addresses_of(handle).next().is_some();
+                !known || self.block(cidr).is_some_and(holds)
+            });
+            for (cidr, (block, changed)) in &self.blocks {
+                let count = block.addresses_of(handle).count();
+                if *changed && count > 0 {
+                    record.block.insert(*cidr, u32::try_from(count).unwrap_or(u32::MAX));
+                }
+            }
+            if known.is_none_or(|seen| seen.value != record) {
+                let value = (!record.block.is_empty()).then_some(record);
+                if known.is_some() || value.is_some() || self.freed(handle) {
+                    plan.handles.insert(handle.clone(), value);
+                }
+            }
+        }
+        for (cidr, (mut block, changed)) in self.blocks {
+            if changed {
+                plan.relied_on.remove(&cidr);
+                block.seal();
+                let keep = block.affinity().is_some() || !block.is_empty();
+                plan.blocks.insert(cidr, keep.then_some(block));
+            }
+        }
+        plan
+    }
+
+    /// True if the handle loses something by this draft: then its record may exist, unseen.
+    fn freed(&self, handle: &str) -> bool {
+        let held = |block: &Block| block.addresses_of(handle).count();
+        self.blocks.iter().any(|(cidr, (block, _))| {
+            self.cache.blocks.get(cidr).is_some_and(|seen| held(&seen.value) > held(block))
+        })
+    }
+}
+
+impl Plan {
+    /// True if there is nothing to ask the store.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.blocks.is_empty() && self.handles.is_empty() && self.relied_on.is_empty()
+    }
+
+    /// The transaction. It compares everything that it writes or rests on.
+    pub(crate) fn transaction(&self, cache: &Cache, node_revision: Revision) -> Txn {
+        let mut txn = Txn::default().when(model::node_key(&cache.node), node_revision);
+        let revision = |cidr| cache.blocks.get(cidr).map_or(0, |seen| seen.revision);
+        for (cidr, block) in &self.blocks {
+            let key = model::block_key(cidr);
+            txn = txn.when(key.clone(), revision(cidr));
+            txn = match block {
+                Some(block) => txn.put(key, block.encode()),
+                None => txn.delete(key),
+            };
+        }
+        for cidr in &self.relied_on {
+            txn = txn.when(model::block_key(cidr), revision(cidr));
+        }
+        for (handle, record) in &self.handles {
+            let key = model::handle_key(handle);
+            txn = txn.when(key.clone(), cache.handles.get(handle).map_or(0, |seen| seen.revision));
+            txn = match record {
+                Some(record) => txn.put(key, model::encode(record)),
+                None => txn.delete(key),
+            };
+        }
+        txn
+    }
+}
+
+/// True if the node should claim a further block of a family before it needs it: fewer than a
+/// quarter of a block's addresses are free.
+pub(crate) fn wants_spare(
+    cache: &Cache,
+    settings: &Settings,
+    pools: &[&Pool],
+    now: Timestamp,
+) -> bool {
+    let in_pools = |block: &&Block| pools.iter().any(|pool| pool.cidr.contains(&block.cidr()));
+    let blocks: Vec<_> = cache.owned().filter(in_pools).collect();
+    let capacity = blocks.iter().map(|block| block.capacity()).max().unwrap_or(0);
+    let free = |block: &Block| block.free(&settings.reservations).count();
+    let enough = |free: usize| free * 4 >= capacity;
+    if enough(blocks.iter().map(|block| free(block)).sum()) {
+        return false;
+    }
+    let rested = |block: &&Block| {
+        let mut block = (*block).clone();
+        block.expire(now, settings.config.cooldown());
+        free(&block)
+    };
+    !enough(blocks.iter().map(rested).sum())
+}

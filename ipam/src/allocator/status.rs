@@ -1,0 +1,100 @@
+//! What an operator wants to see of a node's allocator.
+
+use ipnet::IpNet;
+use serde::Serialize;
+
+use super::cache::Cache;
+use crate::model::{AffinityState, Corrupt};
+
+/// How an address is made durable before a pod gets it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+pub enum Mode {
+    /// The store has it before the answer; while the store is away nothing is assigned.
+    Synchronous,
+}
+
+/// The state of a node's allocator.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Status {
+    /// The store: etcd's endpoints or the file.
+    pub store: String,
+    /// True if requests are served now.
+    pub ready: bool,
+    /// The last failure, until something succeeds again.
+    pub problem: Option<String>,
+    /// How addresses are made durable.
+    pub mode: Mode,
+    /// This node's blocks, and those of others it has addresses of.
+    pub blocks: Vec<BlockStatus>,
+    /// Keys whose values cannot be read, with the reasons.
+    pub corrupt: Vec<CorruptKey>,
+}
+
+/// One block of a node.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct BlockStatus {
+    /// The network.
+    pub cidr: IpNet,
+    /// Number of addresses.
+    pub capacity: usize,
+    /// Addresses that are allocated or resting.
+    pub in_use: usize,
+    /// Of these, those that were released and rest.
+    pub resting: usize,
+    /// False: the block belongs to somebody else.
+    pub owned: bool,
+}
+
+/// A key whose value cannot be read.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct CorruptKey {
+    /// The key.
+    pub key: String,
+    /// What is wrong with its value.
+    pub reason: String,
+}
+
+impl From<&Corrupt> for CorruptKey {
+    fn from(corrupt: &Corrupt) -> Self {
+        Self { key: corrupt.key.clone(), reason: corrupt.reason.clone() }
+    }
+}
+
+impl Status {
+    pub(crate) fn new(store: String) -> Self {
+        Self {
+            store,
+            ready: false,
+            problem: None,
+            mode: Mode::Synchronous,
+            blocks: Vec::new(),
+            corrupt: Vec::new(),
+        }
+    }
+
+    /// Takes the blocks from the cache. True if anything changed.
+    pub(crate) fn describe(&mut self, cache: &Cache) -> bool {
+        let pending = |cidr: &IpNet| {
+            cache.affinities.get(cidr).is_some_and(|seen| seen.value != AffinityState::Confirmed)
+        };
+        let borrowed = cache.borrowed();
+        let shown = cache
+            .blocks
+            .iter()
+            .filter(|(cidr, _)| cache.owns(cidr) || borrowed.contains(cidr) || pending(cidr));
+        let blocks: Vec<_> = shown
+            .map(|(cidr, seen)| BlockStatus {
+                cidr: *cidr,
+                capacity: seen.value.capacity(),
+                in_use: seen.value.in_use(),
+                resting: seen.value.resting_count(),
+                owned: cache.owns(cidr),
+            })
+            .collect();
+        let corrupt: Vec<_> = cache.corrupt.values().map(CorruptKey::from).collect();
+        let changed = self.blocks != blocks || self.corrupt != corrupt;
+        self.blocks = blocks;
+        self.corrupt = corrupt;
+        changed
+    }
+}

@@ -1,0 +1,154 @@
+//! Everything the store has about addresses, at one revision.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use anyhow::{Context, bail};
+use api::v3::{IPPool, IPReservation};
+use ipam::block::Block;
+use ipam::model::{self, Affinity, Corrupt, Handle, IpamConfig};
+use ipam::pool::{Pool, reservations};
+use ipam::store::{Entry, Snapshot, Store, StoreError};
+use ipnet::IpNet;
+use serde_json::Value;
+
+const IPAM: &str = "/calico/ipam/v2/";
+const POOLS: &str = "/calico/resources/v3/projectcalico.org/ippools/";
+const RESERVATIONS: &str = "/calico/resources/v3/projectcalico.org/ipreservations/";
+
+/// Pools and reservations.
+#[derive(Debug, Default)]
+pub(crate) struct Pools {
+    /// In the order of their networks.
+    pub(crate) pools: Vec<Pool>,
+    pub(crate) reservations: Vec<IpNet>,
+    /// Resources that are of no use, with the reasons.
+    pub(crate) wrong: Vec<String>,
+}
+
+impl Pools {
+    /// Reads a YAML file of IPPools and IPReservations, or of Lists of them.
+    pub(crate) fn from_file(path: &Path) -> anyhow::Result<Self> {
+        let name = path.display();
+        let text = std::fs::read_to_string(path).with_context(|| format!("cannot read {name}"))?;
+        let documents: Vec<Value> =
+            serde_saphyr::from_multiple(&text).with_context(|| format!("{name} is not YAML"))?;
+        let mut pools = Self::default();
+        for document in documents {
+            pools.add_document(document).with_context(|| name.to_string())?;
+        }
+        if let Some(wrong) = pools.wrong.first() {
+            bail!("{name}: {wrong}");
+        }
+        Ok(pools)
+    }
+
+    fn add_document(&mut self, mut document: Value) -> anyhow::Result<()> {
+        match document.get("kind").and_then(Value::as_str) {
+            Some(kind) if kind.ends_with("List") => {
+                let items = document.get_mut("items").map(Value::take);
+                for item in items.as_ref().and_then(Value::as_array).into_iter().flatten() {
+                    self.add_document(item.clone())?;
+                }
+            }
+            Some("IPPool") => self.add_pool(&document.to_string(), "IPPool"),
+            Some("IPReservation") => self.add_reservation(&document.to_string(), "IPReservation"),
+            // `kubectl get ippools,nodes` may say more than we asked.
+            Some(_) => {}
+            None if document.is_null() => {}
+            None => bail!("a document has no kind"),
+        }
+        Ok(())
+    }
+
+    fn add_pool(&mut self, json: &str, place: &str) {
+        let pool =
+            serde_json::from_str::<IPPool>(json).map_err(|error| format!("{place}: {error}"));
+        match pool.and_then(|pool| Pool::try_from(&pool).map_err(|error| error.to_string())) {
+            Ok(pool) => {
+                // The first one wins: files are read before the store.
+                if !self.pools.iter().any(|known| known.name == pool.name) {
+                    self.pools.push(pool);
+                }
+            }
+            Err(error) => self.wrong.push(error),
+        }
+    }
+
+    fn add_reservation(&mut self, json: &str, place: &str) {
+        let read = serde_json::from_str::<IPReservation>(json)
+            .map_err(|error| format!("{place}: {error}"))
+            .and_then(|resource| reservations([&resource]).map_err(|error| error.to_string()));
+        match read {
+            Ok(nets) => self.reservations.extend(nets),
+            Err(error) => self.wrong.push(error),
+        }
+    }
+}
+
+/// What is in the store.
+#[derive(Debug, Default)]
+pub(crate) struct Data {
+    pub(crate) blocks: BTreeMap<IpNet, Block>,
+    pub(crate) handles: BTreeMap<String, Handle>,
+    /// Owner (`host:NODE`, `virtual:NAME`) and network of each affinity.
+    pub(crate) affinities: BTreeMap<(IpNet, String), Affinity>,
+    /// None: the key is missing.
+    pub(crate) config: Option<IpamConfig>,
+    pub(crate) pools: Pools,
+    pub(crate) corrupt: Vec<Corrupt>,
+    pub(crate) revision: i64,
+}
+
+impl Data {
+    /// Reads everything. Values that cannot be read are collected, not fatal.
+    pub(crate) async fn load(store: &dyn Store, files: Pools) -> Result<Self, StoreError> {
+        let ipam = store.list(IPAM, None).await?;
+        let pools = store.list(POOLS, Some(ipam.revision)).await?;
+        let reservations = store.list(RESERVATIONS, Some(ipam.revision)).await?;
+        let mut data = Self { pools: files, revision: ipam.revision, ..Self::default() };
+        for entry in &ipam.entries {
+            if let Err(corrupt) = data.add(entry) {
+                data.corrupt.push(corrupt);
+            }
+        }
+        each(&pools, |key, json| data.pools.add_pool(json, key));
+        each(&reservations, |key, json| data.pools.add_reservation(json, key));
+        data.pools.pools.sort_by_key(|pool| pool.cidr);
+        Ok(data)
+    }
+
+    fn add(&mut self, entry: &Entry) -> Result<(), Corrupt> {
+        let Entry { key, value, .. } = entry;
+        if let Some(cidr) = model::parse_block_key(key) {
+            self.blocks.insert(cidr, model::decode_block(key, value)?);
+        } else if let Some(handle) = key.strip_prefix(model::HANDLES) {
+            self.handles.insert(handle.to_owned(), model::decode(key, value)?);
+        } else if key == model::CONFIG {
+            self.config = Some(model::decode(key, value)?);
+        } else if let Some((owner, cidr)) = owner_of(key) {
+            self.affinities.insert((cidr, owner), model::decode(key, value)?);
+        } else if key.starts_with(model::BLOCKS) {
+            let reason = "the key names no block".to_owned();
+            return Err(Corrupt { key: key.clone(), reason });
+        }
+        Ok(())
+    }
+}
+
+/// The owner, as blocks name it, and the network of an affinity's key.
+fn owner_of(key: &str) -> Option<(String, IpNet)> {
+    if let Some((node, cidr)) = model::parse_affinity_key(key) {
+        return Some((format!("host:{node}"), cidr));
+    }
+    let rest = key.strip_prefix("/calico/ipam/v2/virtual/")?;
+    let (name, cidr) = model::parse_affinity_key(&format!("{}{rest}", model::HOSTS))
+        .map(|(name, cidr)| (name.to_owned(), cidr))?;
+    Some((format!("virtual:{name}"), cidr))
+}
+
+fn each(snapshot: &Snapshot, mut f: impl FnMut(&str, &str)) {
+    for entry in &snapshot.entries {
+        f(&entry.key, &String::from_utf8_lossy(&entry.value));
+    }
+}

@@ -1,0 +1,28 @@
+//! Addresses for pods and nodes: Calico's blocks, handles and affinities, byte for byte, on etcd
+//! or in a file.
+//!
+//! ```text
+//!   assign, release ──▶ committer ──plan──▶ one transaction ──▶ store
+//!                          ▲  cached blocks, no read            │
+//!                          └────────── claimed blocks ◀─────────┘
+//! ```
+//!
+//! [`block`] and [`model`] are the data, [`store`] is where they live, [`Ipam`] is the face.
+
+pub mod allocator;
+pub mod block;
+pub mod error;
+pub mod model;
+pub mod net;
+pub mod pool;
+pub mod store;
+pub mod timestamp;
+
+pub use allocator::{
+    AssignRequest, Assignment, Epoch, Families, Ipam, Live, Options, Status, StoreConfig,
+};
+pub use error::Error;
+pub use model::IpamConfig;
+pub use net::Family;
+pub use pool::{AllowedUse, Pool};
+pub use store::etcd::EtcdConfig;

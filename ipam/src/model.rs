@@ -1,0 +1,429 @@
+//! Calico's IPAM keys in etcd and their small values, and Caracal's one key beside them.
+//!
+//! | object | key |
+//! |---|---|
+//! | block | `/calico/ipam/v2/assignment/ipv4/block/10.244.1.0-26` |
+//! | affinity | `/calico/ipam/v2/host/NODE/ipv4/block/10.244.1.0-26` |
+//! | handle | `/calico/ipam/v2/handle/HANDLE` |
+//! | configuration | `/calico/ipam/v2/config` |
+//! | host | `/calico/ipam/v2/host/NODE` |
+//! | node's owner | `/caracal/ipam/v1/node/NODE` |
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use ipnet::IpNet;
+use serde::{Deserialize, Serialize};
+
+use crate::block::{Block, DecodeError};
+use crate::net::Family;
+use crate::timestamp::Timestamp;
+
+/// The prefix of every block's key.
+pub const BLOCKS: &str = "/calico/ipam/v2/assignment/";
+/// The prefix of every host's affinities.
+pub const HOSTS: &str = "/calico/ipam/v2/host/";
+/// The prefix of every handle's key.
+pub const HANDLES: &str = "/calico/ipam/v2/handle/";
+/// The key of the cluster's IPAM configuration.
+pub const CONFIG: &str = "/calico/ipam/v2/config";
+/// The prefix of the records that say which instance of a node is the real one.
+pub const NODES: &str = "/caracal/ipam/v1/node/";
+
+/// The most addresses a node's cooldown keeps from use, in seconds (Calico's limit).
+pub const MAX_COOLDOWN_SECONDS: u32 = 1200;
+
+fn version(cidr: &IpNet) -> &'static str {
+    match Family::of_net(cidr) {
+        Family::V4 => "ipv4",
+        Family::V6 => "ipv6",
+    }
+}
+
+fn segment(cidr: &IpNet) -> String {
+    format!("{}-{}", cidr.network(), cidr.prefix_len())
+}
+
+fn parse_segment(segment: &str) -> Option<IpNet> {
+    let (address, length) = segment.rsplit_once('-')?;
+    let net = IpNet::new(address.parse().ok()?, length.parse().ok()?).ok()?;
+    (net == net.trunc()).then_some(net)
+}
+
+/// `/calico/ipam/v2/assignment/ipv4/block/10.244.1.0-26`
+pub fn block_key(cidr: &IpNet) -> String {
+    format!("{BLOCKS}{}/block/{}", version(cidr), segment(cidr))
+}
+
+/// The prefix of the keys of all blocks of one family.
+pub fn blocks_of(family: Family) -> &'static str {
+    match family {
+        Family::V4 => "/calico/ipam/v2/assignment/ipv4/block/",
+        Family::V6 => "/calico/ipam/v2/assignment/ipv6/block/",
+    }
+}
+
+/// The network that a block's key names; None for any other key.
+pub fn parse_block_key(key: &str) -> Option<IpNet> {
+    let (family, rest) = key.strip_prefix(BLOCKS)?.split_once("/block/")?;
+    let net = parse_segment(rest)?;
+    (family == version(&net)).then_some(net)
+}
+
+/// `/calico/ipam/v2/host/NODE/ipv4/block/10.244.1.0-26`
+pub fn affinity_key(node: &str, cidr: &IpNet) -> String {
+    format!("{HOSTS}{node}/{}/block/{}", version(cidr), segment(cidr))
+}
+
+/// The prefix of the keys of a node's affinities.
+pub fn affinities_of(node: &str) -> String {
+    format!("{HOSTS}{node}/")
+}
+
+/// The key of the affinity that a block names as its owner, host or virtual; None if the owner is
+/// written in no known form.
+pub fn affinity_key_of(affinity: &str, cidr: &IpNet) -> Option<String> {
+    let (kind, name) = affinity.split_once(':')?;
+    let known = matches!(kind, "host" | "virtual") && !name.is_empty() && !name.contains('/');
+    let (version, segment) = (version(cidr), segment(cidr));
+    known.then(|| format!("/calico/ipam/v2/{kind}/{name}/{version}/block/{segment}"))
+}
+
+/// The node and the network that an affinity's key names; None for any other key.
+pub fn parse_affinity_key(key: &str) -> Option<(&str, IpNet)> {
+    let (node, rest) = key.strip_prefix(HOSTS)?.split_once('/')?;
+    let (family, rest) = rest.split_once("/block/")?;
+    let net = parse_segment(rest)?;
+    (family == version(&net)).then_some((node, net))
+}
+
+/// `/calico/ipam/v2/handle/HANDLE`
+pub fn handle_key(handle: &str) -> String {
+    format!("{HANDLES}{handle}")
+}
+
+/// `/calico/ipam/v2/host/NODE`, whose value is `{}`.
+pub fn host_key(node: &str) -> String {
+    format!("{HOSTS}{node}")
+}
+
+/// `/caracal/ipam/v1/node/NODE`
+pub fn node_key(node: &str) -> String {
+    format!("{NODES}{node}")
+}
+
+/// Calico writes node names and handles into keys as they are: neither may be empty or hold a `/`.
+pub fn is_key_segment(name: &str) -> bool {
+    !name.is_empty() && !name.contains(['/', '\0', '\r', '\n'])
+}
+
+/// How far the claim of a block has come.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum AffinityState {
+    /// The claimant has still to write the block.
+    #[serde(rename = "pending")]
+    Pending,
+    /// The block belongs to the node. A missing or empty state means this too.
+    #[default]
+    #[serde(rename = "confirmed", alias = "")]
+    Confirmed,
+    /// The owner is giving the block up.
+    #[serde(rename = "pendingDeletion")]
+    PendingDeletion,
+}
+
+/// The value under an affinity's key.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Affinity {
+    /// How far the claim has come.
+    #[serde(default)]
+    pub state: AffinityState,
+    /// Marked as deleted (only the Kubernetes datastore does).
+    #[serde(default)]
+    pub deleted: bool,
+}
+
+/// The value under a handle's key: how many addresses it holds in which block.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Handle {
+    /// Addresses by block.
+    #[serde(default, deserialize_with = "null_is_default")]
+    pub block: BTreeMap<IpNet, u32>,
+    /// Marked as deleted (only the Kubernetes datastore does).
+    #[serde(default)]
+    pub deleted: bool,
+}
+
+/// The value under [`CONFIG`]: the cluster's IPAM configuration.
+///
+/// Calico's rule: a missing key means the defaults below, a missing field of a present key means
+/// `false` or 0.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct IpamConfig {
+    /// A node allocates from its own blocks only; others may not borrow from them.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub strict_affinity: bool,
+    /// Nodes claim blocks by themselves.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub auto_allocate_blocks: bool,
+    /// The most blocks of a family a node may have; 0 means [`IpamConfig::DEFAULT_MAX_BLOCKS`].
+    #[serde(default, skip_serializing_if = "is_zero", rename = "maxBlocksPerHost")]
+    pub max_blocks_per_host: u32,
+    /// Whether virtual machines keep their addresses (`Enabled`, `Disabled`); kept, not acted on.
+    #[serde(
+        default,
+        skip_serializing_if = "Option::is_none",
+        rename = "kubeVirtVMAddressPersistence"
+    )]
+    pub kube_virt_vm_address_persistence: Option<String>,
+    /// How long a released address rests, in seconds. 0 or unset leaves it to
+    /// [`IpamConfig::DEFAULT_COOLDOWN`].
+    #[serde(default, skip_serializing_if = "Option::is_none", rename = "ipCooldownSeconds")]
+    pub ip_cooldown_seconds: Option<u32>,
+}
+
+impl Default for IpamConfig {
+    fn default() -> Self {
+        Self {
+            strict_affinity: false,
+            auto_allocate_blocks: true,
+            max_blocks_per_host: 0,
+            kube_virt_vm_address_persistence: None,
+            ip_cooldown_seconds: None,
+        }
+    }
+}
+
+impl IpamConfig {
+    /// The most blocks of a family a node may have where nothing else is said (Calico's number).
+    pub const DEFAULT_MAX_BLOCKS: u32 = 20;
+
+    /// How long a released address rests where nothing else is said: Linux's conntrack forgets a
+    /// flow in SYN_SENT after this time.
+    pub const DEFAULT_COOLDOWN: Duration = Duration::from_secs(120);
+
+    /// The most blocks of a family a node may have.
+    pub fn max_blocks(&self) -> usize {
+        match self.max_blocks_per_host {
+            0 => Self::DEFAULT_MAX_BLOCKS as usize,
+            most => most as usize,
+        }
+    }
+
+    /// How long a released address rests.
+    pub fn cooldown(&self) -> Duration {
+        match self.ip_cooldown_seconds {
+            None | Some(0) => Self::DEFAULT_COOLDOWN,
+            Some(seconds) => Duration::from_secs(u64::from(seconds)),
+        }
+    }
+
+    /// Calico's rules across fields.
+    ///
+    /// # Errors
+    /// What is wrong, with the field.
+    pub fn validate(&self) -> Result<(), String> {
+        if !self.strict_affinity && !self.auto_allocate_blocks {
+            return Err("autoAllocateBlocks: may be false only with strictAffinity".to_owned());
+        }
+        if self.max_blocks_per_host > 0 && !self.strict_affinity {
+            return Err("maxBlocksPerHost: may be set only with strictAffinity".to_owned());
+        }
+        if self.ip_cooldown_seconds.is_some_and(|seconds| seconds > MAX_COOLDOWN_SECONDS) {
+            return Err(format!("ipCooldownSeconds: may be at most {MAX_COOLDOWN_SECONDS}"));
+        }
+        Ok(())
+    }
+}
+
+impl From<&api::v3::IPAMConfiguration> for IpamConfig {
+    fn from(resource: &api::v3::IPAMConfiguration) -> Self {
+        let spec = &resource.spec;
+        Self {
+            strict_affinity: spec.strict_affinity,
+            auto_allocate_blocks: spec.auto_allocate_blocks,
+            max_blocks_per_host: spec.max_blocks_per_host,
+            kube_virt_vm_address_persistence: None,
+            ip_cooldown_seconds: Some(spec.ip_cooldown_seconds),
+        }
+    }
+}
+
+/// The value under a node's key of ours: which instance of the node owns its blocks.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NodeOwner {
+    /// The random id that the instance keeps on its disk.
+    pub instance: String,
+    /// Random at each start of the agent.
+    pub process: String,
+    /// When this start of the agent took over.
+    pub since: Timestamp,
+}
+
+/// Why a value under a key cannot be used.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{key}: {reason}")]
+pub struct Corrupt {
+    /// The key in the store.
+    pub key: String,
+    /// What is wrong with its value.
+    pub reason: String,
+}
+
+/// Reads a block, which must be the one that its key names.
+///
+/// # Errors
+/// The key and what is wrong.
+pub fn decode_block(key: &str, value: &[u8]) -> Result<Block, Corrupt> {
+    let corrupt = |reason: String| Corrupt { key: key.to_owned(), reason };
+    let block = Block::decode(value).map_err(|error| match error {
+        DecodeError::Json(reason) => corrupt(format!("not a block: {reason}")),
+        DecodeError::Invalid(_) => corrupt(format!("an invalid block: {error}")),
+    })?;
+    if parse_block_key(key) != Some(block.cidr()) {
+        return Err(corrupt(format!("holds the block {}", block.cidr())));
+    }
+    Ok(block)
+}
+
+/// Reads a small value. An empty one counts as `{}`, as in Calico.
+///
+/// # Errors
+/// The key and what is wrong.
+pub fn decode<'a, T: Deserialize<'a>>(key: &str, value: &'a [u8]) -> Result<T, Corrupt> {
+    let value = if value.is_empty() { b"{}" } else { value };
+    serde_json::from_slice(value)
+        .map_err(|error| Corrupt { key: key.to_owned(), reason: error.to_string() })
+}
+
+/// Writes a value as Go's `encoding/json` would.
+pub fn encode<T: Serialize>(value: &T) -> Vec<u8> {
+    crate::block::encode_json(value)
+}
+
+#[allow(clippy::trivially_copy_pass_by_ref, reason = "the shape that serde calls")]
+fn is_false(flag: &bool) -> bool {
+    !flag
+}
+
+#[allow(clippy::trivially_copy_pass_by_ref, reason = "the shape that serde calls")]
+fn is_zero(number: &u32) -> bool {
+    *number == 0
+}
+
+fn null_is_default<'de, D, T>(deserializer: D) -> Result<T, D::Error>
+where
+    D: serde::Deserializer<'de>,
+    T: Deserialize<'de> + Default,
+{
+    Ok(Option::deserialize(deserializer)?.unwrap_or_default())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn net(text: &str) -> IpNet {
+        text.parse().unwrap()
+    }
+
+    #[test]
+    fn keys_are_those_of_calico() {
+        let (v4, v6) = (net("10.244.1.0/26"), net("fd00:10:244:0:1::/122"));
+        assert_eq!(block_key(&v4), "/calico/ipam/v2/assignment/ipv4/block/10.244.1.0-26");
+        assert_eq!(block_key(&v6), "/calico/ipam/v2/assignment/ipv6/block/fd00:10:244:0:1::-122");
+        assert_eq!(affinity_key("n1", &v4), "/calico/ipam/v2/host/n1/ipv4/block/10.244.1.0-26");
+        assert_eq!(affinity_key_of("host:n1", &v4), Some(affinity_key("n1", &v4)));
+        assert_eq!(
+            affinity_key_of("virtual:load-balancer", &v4).unwrap(),
+            "/calico/ipam/v2/virtual/load-balancer/ipv4/block/10.244.1.0-26"
+        );
+        assert_eq!(affinity_key_of("n1", &v4), None);
+        assert_eq!(
+            handle_key("k8s-pod-network.5c1e"),
+            "/calico/ipam/v2/handle/k8s-pod-network.5c1e"
+        );
+        assert_eq!(host_key("n1"), "/calico/ipam/v2/host/n1");
+        for cidr in [v4, v6] {
+            assert_eq!(parse_block_key(&block_key(&cidr)), Some(cidr));
+            assert_eq!(parse_affinity_key(&affinity_key("a-b.c", &cidr)), Some(("a-b.c", cidr)));
+        }
+    }
+
+    #[test]
+    fn other_keys_are_passed_over() {
+        for key in [
+            "/calico/ipam/v2/assignment/ipv6/block/10.244.1.0-26",
+            "/calico/ipam/v2/assignment/ipv4/block/10.244.1.1-26",
+            "/calico/ipam/v2/assignment/ipv4/block/10.244.1.0",
+            "/calico/ipam/v2/assignment/ipv4/block/10.244.1.0-26/x",
+            "/calico/ipam/v2/handle/x",
+        ] {
+            assert_eq!(parse_block_key(key), None, "{key}");
+        }
+        assert_eq!(parse_affinity_key("/calico/ipam/v2/host/n1"), None);
+    }
+
+    #[test]
+    fn small_values_are_those_of_calico() {
+        let text = |json: Vec<u8>| String::from_utf8(json).unwrap();
+        assert_eq!(text(encode(&Affinity::default())), r#"{"state":"confirmed","deleted":false}"#);
+        let mut handle = Handle::default();
+        handle.block.insert(net("10.244.1.0/26"), 1);
+        assert_eq!(text(encode(&handle)), r#"{"block":{"10.244.1.0/26":1},"deleted":false}"#);
+        let config = IpamConfig {
+            strict_affinity: true,
+            auto_allocate_blocks: true,
+            max_blocks_per_host: 4,
+            kube_virt_vm_address_persistence: Some("Enabled".to_owned()),
+            ip_cooldown_seconds: Some(30),
+        };
+        let json = r#"{"strict_affinity":true,"auto_allocate_blocks":true,"maxBlocksPerHost":4,"kubeVirtVMAddressPersistence":"Enabled","ipCooldownSeconds":30}"#;
+        assert_eq!(text(encode(&config)), json);
+        assert_eq!(decode::<IpamConfig>("k", json.as_bytes()).unwrap(), config);
+        assert_eq!(text(encode(&IpamConfig::default())), r#"{"auto_allocate_blocks":true}"#);
+    }
+
+    #[test]
+    fn small_values_are_read_tolerantly() {
+        let confirmed = Affinity::default();
+        for json in ["", "{}", r#"{"state":""}"#, r#"{"state":"confirmed","more":1}"#] {
+            assert_eq!(decode::<Affinity>("k", json.as_bytes()).unwrap(), confirmed, "{json}");
+        }
+        assert_eq!(decode::<Handle>("k", br#"{"block":null}"#).unwrap(), Handle::default());
+        let error = decode::<Handle>("/calico/ipam/v2/handle/h", b"{").unwrap_err().to_string();
+        assert!(error.starts_with("/calico/ipam/v2/handle/h: EOF"), "{error}");
+        assert!(!decode::<IpamConfig>("k", b"{}").unwrap().auto_allocate_blocks);
+    }
+
+    #[test]
+    fn a_block_under_another_blocks_key_is_corrupt() {
+        let at = Timestamp::from_seconds(0);
+        let json = Block::new(net("10.0.0.0/30"), None, at).unwrap().encode();
+        let key = block_key(&net("10.0.0.4/30"));
+        let error = decode_block(&key, &json).unwrap_err();
+        assert_eq!(error.to_string(), format!("{key}: holds the block 10.0.0.0/30"));
+    }
+
+    #[test]
+    fn a_configuration_that_contradicts_itself() {
+        let default = IpamConfig::default();
+        default.validate().unwrap();
+        let off = IpamConfig { auto_allocate_blocks: false, ..default.clone() };
+        assert!(off.validate().unwrap_err().starts_with("autoAllocateBlocks:"));
+        let most = IpamConfig { max_blocks_per_host: 2, ..default.clone() };
+        assert!(most.validate().unwrap_err().starts_with("maxBlocksPerHost:"));
+        let long = IpamConfig { ip_cooldown_seconds: Some(1201), ..default };
+        assert!(long.validate().unwrap_err().starts_with("ipCooldownSeconds:"));
+    }
+
+    proptest! {
+        #[test]
+        fn parsing_keys_never_panics(key in "\\PC*") {
+            let _ = (parse_block_key(&key), parse_affinity_key(&key));
+            let _ = parse_block_key(&format!("{BLOCKS}{key}"));
+            let _ = parse_affinity_key(&format!("{HOSTS}{key}"));
+        }
+    }
+}

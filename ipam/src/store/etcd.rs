@@ -1,0 +1,386 @@
+//! etcd, version 3.3 or later.
+//!
+//! Requests go to one endpoint until it fails, then to the next. A request that certainly never
+//! left (connection refused) is sent again at once; any other failure is the caller's to resolve,
+//! because the transaction may have been done.
+
+use std::error::Error as _;
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use etcd_client::{
+    Client, CompareOp, ConnectOptions, Error, GetOptions, GetResponse, KeyValue, KvClient, TxnOp,
+    TxnOpResponse, TxnResponse,
+};
+use futures::FutureExt;
+use futures::future::BoxFuture;
+use futures::stream::BoxStream;
+use tokio::sync::OnceCell;
+use tokio::time::timeout;
+
+use super::{
+    Entry, Event, MAX_TXN_OPS, Outcome, Revision, Snapshot, Store, StoreError, Txn, Write,
+    check_txn,
+};
+
+mod config;
+mod watch;
+
+pub use config::EtcdConfig;
+
+/// The largest answer taken, in bytes. Calico's largest block is under 2 MiB.
+const MAX_MESSAGE: usize = 64 << 20;
+/// Entries asked for at once.
+const PAGE: i64 = 500;
+/// etcd ends connections that ping more often than every 5 s (`--grpc-keepalive-min-time`).
+const KEEP_ALIVE: (Duration, Duration) = (Duration::from_secs(6), Duration::from_secs(3));
+
+/// etcd as a store. Clones share their connections.
+#[derive(Clone)]
+pub struct EtcdStore {
+    shared: Arc<Shared>,
+}
+
+struct Shared {
+    name: String,
+    endpoints: Vec<Endpoint>,
+    current: AtomicUsize,
+    options: ConnectOptions,
+    request_timeout: Duration,
+}
+
+struct Endpoint {
+    url: String,
+    client: OnceCell<Client>,
+}
+
+impl EtcdStore {
+    /// Prepares access; connects with the first request. Reads the certificate files.
+    ///
+    /// # Errors
+    /// No endpoint, https without an authority, or a certificate file that cannot be read.
+    pub fn new(config: &EtcdConfig) -> Result<Self, StoreError> {
+        let name = config.name();
+        let rejected = |reason: String| StoreError::Rejected { store: name.clone(), reason };
+        if config.endpoints.is_empty() {
+            return Err(rejected("no endpoint is configured".to_owned()));
+        }
+        let mut options = ConnectOptions::new()
+            .with_connect_timeout(config.request_timeout)
+            .with_keep_alive(KEEP_ALIVE.0, KEEP_ALIVE.1)
+            .with_keep_alive_while_idle(false)
+            .with_require_leader(true)
+            .with_auto_token_refresh(true);
+        if config.endpoints.iter().any(|url| url.starts_with("https://")) {
+            options = options.with_tls(config::tls(config).map_err(rejected)?);
+        } else if config.cert_file.is_some() {
+            let reason = "a client certificate needs endpoints that begin with https://";
+            return Err(rejected(reason.to_owned()));
+        }
+        if let (Some(user), Some(password)) = (&config.username, &config.password) {
+            options = options.with_user(user, password);
+        } else if config.username.is_some() || config.password.is_some() {
+            return Err(rejected("a user name needs a password, and the reverse".to_owned()));
+        }
+        let endpoints = config
+            .endpoints
+            .iter()
+            .map(|url| Endpoint { url: url.clone(), client: OnceCell::new() })
+            .collect();
+        let request_timeout = config.request_timeout;
+        let shared =
+            Shared { name, endpoints, current: AtomicUsize::new(0), options, request_timeout };
+        Ok(Self { shared: Arc::new(shared) })
+    }
+}
+
+/// What a failure says about the request.
+enum Failure {
+    /// It never left.
+    Unsent(StoreError),
+    /// It may have been done.
+    Unknown(StoreError),
+    /// It was refused.
+    Refused(StoreError),
+}
+
+impl Failure {
+    fn into_error(self) -> StoreError {
+        match self {
+            Self::Unsent(error) | Self::Unknown(error) | Self::Refused(error) => error,
+        }
+    }
+}
+
+impl Shared {
+    async fn client(&self, index: usize) -> Result<Client, Error> {
+        let endpoint = &self.endpoints[index];
+        let connect = || Client::connect([&endpoint.url], Some(self.options.clone()));
+        endpoint.client.get_or_try_init(connect).await.cloned()
+    }
+
+    /// One attempt at one endpoint.
+    async fn attempt<T, F: Future<Output = Result<T, Error>>>(
+        &self,
+        index: usize,
+        request: impl FnOnce(Client) -> F,
+    ) -> Result<T, Failure> {
+        let work = async { request(self.client(index).await?).await };
+        match timeout(self.request_timeout, work).await {
+            Ok(Ok(answer)) => Ok(answer),
+            Ok(Err(error)) => Err(self.classify(index, &error)),
+            Err(_) => {
+                let reason = format!(
+                    "{}: no answer within {:?}",
+                    self.endpoints[index].url, self.request_timeout
+                );
+                Err(Failure::Unknown(StoreError::Unavailable { store: self.name.clone(), reason }))
+            }
+        }
+    }
+
+    /// Sends a request until an endpoint takes it. `again`: it may be repeated even if it was
+    /// perhaps done.
+    async fn call<T, F: Future<Output = Result<T, Error>>>(
+        &self,
+        again: bool,
+        request: impl Fn(Client) -> F,
+    ) -> Result<T, StoreError> {
+        let mut left = self.endpoints.len();
+        loop {
+            left -= 1;
+            let index = self.current.load(Ordering::Relaxed) % self.endpoints.len();
+            let failure = match self.attempt(index, &request).await {
+                Ok(answer) => return Ok(answer),
+                Err(failure) => failure,
+            };
+            if !matches!(failure, Failure::Refused(_)) {
+                self.next_after(index);
+            }
+            let repeat = match failure {
+                Failure::Unsent(_) => true,
+                Failure::Unknown(_) => again,
+                Failure::Refused(_) => false,
+            };
+            if !repeat || left == 0 {
+                return Err(failure.into_error());
+            }
+        }
+    }
+
+    async fn txn(&self, again: bool, txn: etcd_client::Txn) -> Result<TxnResponse, StoreError> {
+        let request = move |client: Client| {
+            let (mut kv, txn) = (kv(&client), txn.clone());
+            async move { kv.txn(txn).await }
+        };
+        self.call(again, request).await
+    }
+
+    async fn get(&self, key: &[u8], options: GetOptions) -> Result<GetResponse, StoreError> {
+        let key = key.to_vec();
+        let request = move |client: Client| {
+            let (mut kv, key, options) = (kv(&client), key.clone(), options.clone());
+            async move { kv.get(key, Some(options)).await }
+        };
+        self.call(true, request).await
+    }
+
+    fn next_after(&self, index: usize) {
+        let next = (index + 1) % self.endpoints.len();
+        // Someone else may have moved on already.
+        let _ = self.current.compare_exchange(index, next, Ordering::Relaxed, Ordering::Relaxed);
+    }
+
+    fn classify(&self, index: usize, error: &Error) -> Failure {
+        let store = self.name.clone();
+        let (code, text) = match error {
+            Error::GRpcStatus(status) => {
+                (Some(i32::from(status.code())), status.message().to_owned())
+            }
+            other => (None, other.to_string()),
+        };
+        let (unsent, root) = root_cause(error);
+        let text = match root {
+            Some(root) if !text.contains(&root) => format!("{text}: {root}"),
+            _ => text,
+        };
+        let reason = format!("{}: {text}", self.endpoints[index].url);
+        match code {
+            // gRPC: invalid argument, not found, already exists, permission denied, resource
+            // exhausted, failed precondition, out of range, unimplemented, unauthenticated.
+            Some(3 | 5..=9 | 11 | 12 | 16) => {
+                Failure::Refused(StoreError::Rejected { store, reason })
+            }
+            _ if unsent => Failure::Unsent(StoreError::Unavailable { store, reason }),
+            _ => Failure::Unknown(StoreError::Unavailable { store, reason }),
+        }
+    }
+
+    fn list_options(end: &[u8], at: Revision) -> GetOptions {
+        GetOptions::new().with_range(end).with_limit(PAGE).with_revision(at)
+    }
+}
+
+/// Whether the connection was never made, and the innermost error's text.
+fn root_cause(error: &Error) -> (bool, Option<String>) {
+    let mut source = match error {
+        Error::GRpcStatus(status) => status.source(),
+        Error::TransportError(transport) => transport.source(),
+        _ => None,
+    };
+    let (mut unsent, mut root) = (false, None);
+    while let Some(cause) = source {
+        if let Some(io) = cause.downcast_ref::<io::Error>() {
+            unsent |= matches!(
+                io.kind(),
+                io::ErrorKind::ConnectionRefused
+                    | io::ErrorKind::HostUnreachable
+                    | io::ErrorKind::NetworkUnreachable
+                    | io::ErrorKind::AddrNotAvailable
+            );
+        }
+        root = Some(cause.to_string());
+        source = cause.source();
+    }
+    (unsent, root)
+}
+
+fn kv(client: &Client) -> KvClient {
+    client.kv_client().max_decoding_message_size(MAX_MESSAGE)
+}
+
+fn entry(kv: &KeyValue) -> Entry {
+    Entry {
+        key: String::from_utf8_lossy(kv.key()).into_owned(),
+        value: Arc::from(kv.value()),
+        mod_revision: kv.mod_revision(),
+    }
+}
+
+/// The first key after all that begin with `prefix`; `\0` is etcd's "to the end".
+fn end_of(prefix: &str) -> Vec<u8> {
+    let mut end = prefix.as_bytes().to_vec();
+    while let Some(last) = end.pop() {
+        if last < 0xff {
+            end.push(last + 1);
+            return end;
+        }
+    }
+    vec![0]
+}
+
+impl Store for EtcdStore {
+    fn name(&self) -> String {
+        self.shared.name.clone()
+    }
+
+    fn read<'a>(&'a self, keys: &'a [String]) -> BoxFuture<'a, Result<Snapshot, StoreError>> {
+        async move {
+            if keys.len() > MAX_TXN_OPS {
+                let reason = format!("{} keys in one read", keys.len());
+                return Err(StoreError::Rejected { store: self.name(), reason });
+            }
+            let gets: Vec<_> = keys.iter().map(|key| TxnOp::get(key.as_str(), None)).collect();
+            let txn = etcd_client::Txn::new().and_then(gets);
+            let answer = self.shared.txn(true, txn).await?;
+            let revision = answer.header().map_or(0, etcd_client::ResponseHeader::revision);
+            let entries = found(&answer.op_responses()).into_iter().flatten().collect();
+            Ok(Snapshot { entries, revision })
+        }
+        .boxed()
+    }
+
+    fn list<'a>(
+        &'a self,
+        prefix: &'a str,
+        at: Option<Revision>,
+    ) -> BoxFuture<'a, Result<Snapshot, StoreError>> {
+        async move {
+            let end = end_of(prefix);
+            let mut from = prefix.as_bytes().to_vec();
+            let mut entries = Vec::new();
+            let mut revision = at.unwrap_or(0);
+            loop {
+                let options = Shared::list_options(&end, revision);
+                let page = self.shared.get(&from, options).await.map_err(|error| match error {
+                    StoreError::Rejected { store, reason } if reason.contains("compacted") => {
+                        StoreError::Compacted { store, revision }
+                    }
+                    error => error,
+                })?;
+                if revision == 0 {
+                    revision = page.header().map_or(0, etcd_client::ResponseHeader::revision);
+                }
+                entries.extend(page.kvs().iter().map(entry));
+                match page.kvs().last() {
+                    Some(last) if page.more() => {
+                        from = last.key().to_vec();
+                        from.push(0);
+                    }
+                    _ => return Ok(Snapshot { entries, revision }),
+                }
+            }
+        }
+        .boxed()
+    }
+
+    fn list_keys<'a>(&'a self, prefix: &'a str) -> BoxFuture<'a, Result<Vec<String>, StoreError>> {
+        async move {
+            let options = GetOptions::new().with_range(end_of(prefix)).with_keys_only();
+            let answer = self.shared.get(prefix.as_bytes(), options).await?;
+            let key = |kv: &KeyValue| String::from_utf8_lossy(kv.key()).into_owned();
+            Ok(answer.kvs().iter().map(key).collect())
+        }
+        .boxed()
+    }
+
+    fn txn(&self, txn: Txn) -> BoxFuture<'_, Result<Outcome, StoreError>> {
+        async move {
+            check_txn(&self.shared.name, &txn)?;
+            let answer = self.shared.txn(false, translate(&txn)).await?;
+            Ok(if answer.succeeded() {
+                let revision = answer.header().map_or(0, etcd_client::ResponseHeader::revision);
+                Outcome::Committed(revision)
+            } else {
+                Outcome::Conflict(found(&answer.op_responses()))
+            })
+        }
+        .boxed()
+    }
+
+    fn watch(&self, prefix: &str, after: Option<Revision>) -> BoxStream<'static, Event> {
+        watch::Watch::new(self.clone(), prefix, after).into_stream()
+    }
+}
+
+fn translate(txn: &Txn) -> etcd_client::Txn {
+    let compares: Vec<_> = txn
+        .compares
+        .iter()
+        .map(|compare| {
+            let key = compare.key.as_str();
+            etcd_client::Compare::mod_revision(key, CompareOp::Equal, compare.mod_revision)
+        })
+        .collect();
+    let writes: Vec<_> = txn
+        .writes
+        .iter()
+        .map(|write| match write {
+            Write::Put(key, value) => TxnOp::put(key.as_str(), value.as_slice(), None),
+            Write::Delete(key) => TxnOp::delete(key.as_str(), None),
+        })
+        .collect();
+    let gets: Vec<_> =
+        txn.compares.iter().map(|compare| TxnOp::get(compare.key.as_str(), None)).collect();
+    etcd_client::Txn::new().when(compares).and_then(writes).or_else(gets)
+}
+
+fn found(answers: &[TxnOpResponse]) -> Vec<Option<Entry>> {
+    let gets = answers.iter().filter_map(|answer| match answer {
+        TxnOpResponse::Get(get) => Some(get.kvs().first().map(entry)),
+        _ => None,
+    });
+    gets.collect()
+}
