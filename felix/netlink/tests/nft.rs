@@ -1,0 +1,563 @@
+//! nf_tables against the real kernel and the real `nft`, in network namespaces of their own.
+//! Needs root.
+
+#![allow(clippy::unwrap_used, clippy::panic, reason = "a test ends at the first surprise")]
+
+use std::io::Write;
+use std::process::{Command, Stdio};
+
+use netlink::netns::Netns;
+use netlink::nft::{
+    self, BaseChain, Chain, CommitError, Data, DataType, Element, FULLY_RANDOM, Family, Field,
+    Hook, Rule, Set, Subject, Transaction, Value, Verdict, ct_state, table_flags,
+};
+use netlink::{Protocol, Socket};
+use proptest::prelude::*;
+
+const TABLE: &str = "caracal";
+
+fn inside<T: Send>(work: impl FnOnce(&mut Socket) -> T + Send) -> T {
+    let netns = Netns::create().unwrap();
+    netns.run(|| work(&mut Socket::open(Protocol::Netfilter).unwrap())).unwrap()
+}
+
+fn nft(args: &[&str], input: &str) -> Result<String, String> {
+    let mut child = Command::new("nft")
+        .args(args)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    child.stdin.take().unwrap().write_all(input.as_bytes()).unwrap();
+    let output = child.wait_with_output().unwrap();
+    if output.status.success() {
+        Ok(String::from_utf8(output.stdout).unwrap())
+    } else {
+        Err(String::from_utf8(output.stderr).unwrap())
+    }
+}
+
+/// A ruleset with everything that the crate can write.
+fn sets() -> Vec<Set> {
+    use DataType::{Icmpv6Type, IfaceIndex, InetProto, InetService, Ipv4Addr, Ipv6Addr, Mark};
+    let mut commented = Set::new("wl", &[IfaceIndex]);
+    commented.comment = Some("workloads".into());
+    let mut sized = Set::new("src6", &[Ipv6Addr, IfaceIndex]);
+    sized.size = Some(4096);
+    let key = [IfaceIndex, Mark, InetProto, InetService];
+    vec![
+        commented,
+        sized,
+        Set::new("protos", &[InetProto]),
+        Set::new("nd", &[Icmpv6Type]),
+        Set::new("cls4", &[Ipv4Addr]).maps_to(Value::Data(Mark)),
+        Set::new("cls4n", &[Ipv4Addr]).maps_to(Value::Data(Mark)).ranges(),
+        Set::new("cls6n", &[Ipv6Addr]).maps_to(Value::Data(Mark)).ranges(),
+        Set::new("masq4", &[Ipv4Addr]).ranges(),
+        Set::new("egr", &key).maps_to(Value::Verdict),
+        Set::new("egr_range", &key).maps_to(Value::Verdict).ranges(),
+        Set::new("dfl", &[IfaceIndex]).maps_to(Value::Verdict),
+    ]
+}
+
+fn chains() -> Vec<Chain> {
+    let plain = |name: &str, rules| Chain { name: name.into(), base: None, rules };
+    let base = |name: &str, kind: &str, hook, priority, rules| Chain {
+        name: name.into(),
+        base: Some(BaseChain { kind: kind.into(), hook, priority, accept: true }),
+        rules,
+    };
+    let key = [Field::Iif, Field::Mark, Field::L4Proto, Field::DestinationPort];
+    vec![
+        plain(
+            "deny",
+            vec![
+                Rule::new().set_ct_mark(0),
+                Rule::new().counter().verdict(Verdict::Drop).comment("denied by policy"),
+            ],
+        ),
+        base(
+            "raw_pre",
+            "filter",
+            Hook::Prerouting,
+            -300,
+            vec![
+                Rule::new().iifname_starts("cali").verdict(Verdict::Goto("from")),
+                Rule::new().oifname_starts("cali").verdict(Verdict::Accept),
+            ],
+        ),
+        plain(
+            "from",
+            vec![
+                Rule::new().is_not_in(&[Field::Iif], "wl").counter().verdict(Verdict::Drop),
+                Rule::new().equals(Field::Icmp6Type, &[134]).counter().verdict(Verdict::Drop),
+                Rule::new().is_in(&[Field::Ip6Source, Field::Iif], "src6").verdict(Verdict::Accept),
+                Rule::new()
+                    .equals_masked(
+                        Field::Ip6Source,
+                        &[0xfe, 0x80, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0],
+                        &[0xff, 0xc0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0],
+                    )
+                    .is_in(&[Field::Icmp6Type], "nd")
+                    .verdict(Verdict::Accept),
+                Rule::new().nfproto(false).verdict(Verdict::Return),
+            ],
+        ),
+        base(
+            "forward",
+            "filter",
+            Hook::Forward,
+            0,
+            vec![
+                Rule::new().ct_mark_has(0x0010_0000).verdict(Verdict::Jump("deny")),
+                Rule::new()
+                    .ct_state(ct_state::ESTABLISHED | ct_state::RELATED)
+                    .verdict(Verdict::Accept),
+                Rule::new().mark_is_set().save_mark(),
+                Rule::new().is_in(&[Field::Oif], "wl").verdict(Verdict::Jump("egress")),
+                Rule::new().restore_mark(),
+            ],
+        ),
+        plain(
+            "egress",
+            vec![
+                Rule::new().set_mark(0),
+                Rule::new().set_mark_from(Field::Ip4Destination, "cls4n"),
+                Rule::new().set_mark_from(Field::Ip4Source, "cls4"),
+                Rule::new().set_mark_from(Field::Ip6Destination, "cls6n"),
+                Rule::new().is_in(&[Field::L4Proto], "protos").vmap(&key, "egr"),
+                Rule::new().is_in(&[Field::L4Proto], "protos").vmap_ranges(&key, "egr_range"),
+                Rule::new().vmap(&[Field::Iif], "dfl"),
+                Rule::new().verdict(Verdict::Goto("deny")),
+            ],
+        ),
+        base(
+            "nat_post",
+            "nat",
+            Hook::Postrouting,
+            100,
+            vec![Rule::new().is_in(&[Field::Ip4Source], "masq4").masquerade(FULLY_RANDOM)],
+        ),
+    ]
+}
+
+/// The same, as an operator would write it.
+const TEXT: &str = r#"
+table inet caracal {
+    set wl { type iface_index; comment "workloads"; }
+    set src6 { type ipv6_addr . iface_index; size 4096; }
+    set protos { type inet_proto; }
+    set nd { type icmpv6_type; }
+    map cls4 { type ipv4_addr : mark; }
+    map cls4n { type ipv4_addr : mark; flags interval; }
+    map cls6n { type ipv6_addr : mark; flags interval; }
+    set masq4 { type ipv4_addr; flags interval; }
+    map egr { type iface_index . mark . inet_proto . inet_service : verdict; }
+    map egr_range { type iface_index . mark . inet_proto . inet_service : verdict; flags interval; }
+    map dfl { type iface_index : verdict; }
+    chain deny {
+        ct mark set 0
+        counter drop comment "denied by policy"
+    }
+    chain raw_pre { type filter hook prerouting priority raw; policy accept;
+        iifname "cali*" goto from
+        oifname "cali*" accept
+    }
+    chain from {
+        iif != @wl counter drop
+        icmpv6 type nd-router-advert counter drop
+        ip6 saddr . iif @src6 accept
+        ip6 saddr fe80::/10 icmpv6 type @nd accept
+        meta nfproto ipv4 return
+    }
+    chain forward { type filter hook forward priority filter; policy accept;
+        ct mark & 0x00100000 == 0x00100000 jump deny
+        ct state established,related accept
+        meta mark != 0 ct mark set meta mark
+        oif @wl jump egress
+        meta mark set ct mark
+    }
+    chain egress {
+        meta mark set 0
+        meta mark set ip daddr map @cls4n
+        meta mark set ip saddr map @cls4
+        meta mark set ip6 daddr map @cls6n
+        meta l4proto @protos iif . meta mark . meta l4proto . th dport vmap @egr
+        meta l4proto @protos iif . meta mark . meta l4proto . th dport vmap @egr_range
+        iif vmap @dfl
+        goto deny
+    }
+    chain nat_post { type nat hook postrouting priority srcnat; policy accept;
+        ip saddr @masq4 masquerade fully-random
+    }
+}
+add element inet caracal wl { 7, 70000 }
+add element inet caracal src6 { fd00::1 . 7 }
+add element inet caracal protos { tcp, udp, sctp }
+add element inet caracal cls4 { 10.0.0.1 : 0x11 }
+add element inet caracal cls4n { 10.0.0.0-10.0.0.9 : 0x1, 10.0.0.10-10.0.0.20 : 0x2, 255.255.255.0-255.255.255.255 : 0x3 }
+add element inet caracal masq4 { 10.0.0.0/8 }
+add element inet caracal egr { 7 . 0x11 . tcp . 80 : return }
+add element inet caracal egr_range { 7 . 0x11 . tcp . 1000-2000 : goto deny }
+add element inet caracal dfl { 7 : accept }
+"#;
+
+fn write(socket: &mut Socket, flags: u32) -> Result<(), CommitError> {
+    let mut tx = Transaction::new(Family::Inet, TABLE);
+    tx.add_table(flags, None);
+    for set in sets() {
+        tx.add_set(&set);
+    }
+    for chain in chains() {
+        tx.add_chain(&chain);
+    }
+    for chain in chains() {
+        for rule in &chain.rules {
+            tx.add_rule(&chain.name, rule);
+        }
+    }
+    let one = 1u32.to_ne_bytes();
+    let two = 2u32.to_ne_bytes();
+    let three = 3u32.to_ne_bytes();
+    let class = 0x11u32.to_ne_bytes();
+    tx.add_element("wl", &Element::key(&7u32.to_ne_bytes()), 0);
+    tx.add_element("wl", &Element::key(&70_000u32.to_ne_bytes()), 0);
+    let mut source = "fd00::1".parse::<std::net::Ipv6Addr>().unwrap().octets().to_vec();
+    source.extend(7u32.to_ne_bytes());
+    tx.add_element("src6", &Element::key(&source), 0);
+    for proto in [6u8, 17, 132] {
+        tx.add_element("protos", &Element::key(&[proto]), 0);
+    }
+    let class_data = Some(Data::Value(&class));
+    tx.add_element("cls4", &Element { data: class_data, ..Element::key(&[10, 0, 0, 1]) }, 0);
+    type Range<'a> = ([u8; 4], Option<[u8; 4]>, &'a [u8; 4]);
+    let ranges: [Range<'_>; 3] = [
+        ([10, 0, 0, 0], Some([10, 0, 0, 10]), &one),
+        ([10, 0, 0, 10], Some([10, 0, 0, 21]), &two),
+        ([255, 255, 255, 0], None, &three),
+    ];
+    for (start, end, value) in &ranges {
+        let data = Some(Data::Value(&value[..]));
+        tx.add_element("cls4n", &Element { data, ..Element::key(start) }, 0);
+        if let Some(end) = end {
+            tx.add_element("cls4n", &Element { interval_end: true, ..Element::key(end) }, 0);
+        }
+    }
+    tx.add_element("masq4", &Element::key(&[10, 0, 0, 0]), 0);
+    tx.add_element("masq4", &Element { interval_end: true, ..Element::key(&[11, 0, 0, 0]) }, 0);
+    let egr = |port: u16, big: bool| {
+        let number = |n: u32| if big { n.to_be_bytes() } else { n.to_ne_bytes() };
+        let mut key = number(7).to_vec();
+        key.extend(number(0x11));
+        key.extend([6, 0, 0, 0]);
+        key.extend(port.to_be_bytes());
+        key.extend([0, 0]);
+        key
+    };
+    let verdict = |verdict| Some(Data::Verdict(verdict));
+    let key = egr(80, false);
+    tx.add_element("egr", &Element { data: verdict(Verdict::Return), ..Element::key(&key) }, 0);
+    let (from, to) = (egr(1000, true), egr(2000, true));
+    let data = verdict(Verdict::Goto("deny"));
+    let range = Element { key_end: Some(&to), data, ..Element::key(&from) };
+    tx.add_element("egr_range", &range, 0);
+    let seven = 7u32.to_ne_bytes();
+    tx.add_element("dfl", &Element { data: verdict(Verdict::Accept), ..Element::key(&seven) }, 0);
+    tx.commit(socket)
+}
+
+fn json(text: &str) -> Vec<serde_json::Value> {
+    // The schema of crate nftables leaves out types that we use (iface_index); where it can read
+    // the listing it is the check, and the raw JSON is compared in any case.
+    let value: serde_json::Value = serde_json::from_str(text).unwrap();
+    let mut objects = value["nftables"].as_array().unwrap().clone();
+    for object in &mut objects {
+        strip_handles(object);
+    }
+    objects.retain(|object| object.get("metainfo").is_none());
+    objects
+}
+
+fn strip_handles(value: &mut serde_json::Value) {
+    match value {
+        serde_json::Value::Object(map) => {
+            map.remove("handle");
+            map.values_mut().for_each(strip_handles);
+        }
+        serde_json::Value::Array(list) => list.iter_mut().for_each(strip_handles),
+        _ => {}
+    }
+}
+
+#[test]
+fn what_we_write_is_what_nft_writes() {
+    let (their_text, their_json, theirs) = inside(|socket| {
+        nft(&["-f", "-"], TEXT).unwrap();
+        (
+            nft(&["list", "ruleset"], "").unwrap(),
+            nft(&["-j", "list", "ruleset"], "").unwrap(),
+            nft::ruleset(socket, Family::Inet, TABLE).unwrap(),
+        )
+    });
+    let (our_text, our_json, ours) = inside(|socket| {
+        write(socket, 0).unwrap();
+        (
+            nft(&["list", "ruleset"], "").unwrap(),
+            nft(&["-j", "list", "ruleset"], "").unwrap(),
+            nft::ruleset(socket, Family::Inet, TABLE).unwrap(),
+        )
+    });
+    assert_eq!(our_text, their_text);
+    assert_eq!(json(&our_json), json(&their_json));
+    assert_eq!(ours, theirs);
+    assert_eq!(ours.sets, sets(), "what is read is what was written");
+    assert_eq!(ours.chains, chains());
+    assert!(ours.other_sets.is_empty());
+
+    // The listing loads again, and then lists as before.
+    let again = inside(|_| {
+        nft(&["-f", "-"], &our_text).unwrap();
+        nft(&["list", "ruleset"], "").unwrap()
+    });
+    assert_eq!(again, our_text);
+}
+
+#[test]
+fn crate_nftables_reads_our_listing() {
+    // Without the key types that its schema does not know.
+    let listing = inside(|socket| {
+        let mut tx = Transaction::new(Family::Inet, TABLE);
+        tx.add_table(0, None);
+        tx.add_set(&Set::new("protos", &[DataType::InetProto]));
+        tx.add_set(&Set::new("cls4", &[DataType::Ipv4Addr]).maps_to(Value::Data(DataType::Mark)));
+        for chain in chains().into_iter().filter(|chain| chain.name == "deny") {
+            tx.add_chain(&chain);
+            for rule in &chain.rules {
+                tx.add_rule(&chain.name, rule);
+            }
+        }
+        tx.commit(socket).unwrap();
+        nft(&["-j", "list", "ruleset"], "").unwrap()
+    });
+    let parsed: nftables::schema::Nftables<'_> = serde_json::from_str(&listing).unwrap();
+    let rules = parsed
+        .objects
+        .iter()
+        .filter(|object| {
+            matches!(
+                object,
+                nftables::schema::NfObject::ListObject(nftables::schema::NfListObject::Rule(_))
+            )
+        })
+        .count();
+    assert_eq!(rules, 2);
+}
+
+#[test]
+fn a_refused_element_is_named() {
+    inside(|socket| {
+        write(socket, 0).unwrap();
+        let before = nft::generation(socket).unwrap();
+        let mut tx = Transaction::new(Family::Inet, TABLE);
+        for index in 100..20_000u32 {
+            tx.add_element("wl", &Element::key(&index.to_ne_bytes()), index);
+        }
+        // Far into the second message: not there.
+        tx.delete_element("dfl", &Element::key(&99u32.to_ne_bytes()), 99);
+        match tx.commit(socket) {
+            Err(CommitError::Refused(refused)) => {
+                assert_eq!(refused[0].0, Subject::Elements { set: "dfl".into(), tag: Some(99) });
+                assert!(refused[0].1.is(libc::ENOENT));
+            }
+            other => panic!("{other:?}"),
+        }
+        // A conflicting verdict, between others.
+        let mut tx = Transaction::new(Family::Inet, TABLE);
+        for index in 5..9u32 {
+            let data = Some(Data::Verdict(Verdict::Drop));
+            tx.add_element("dfl", &Element { data, ..Element::key(&index.to_ne_bytes()) }, index);
+        }
+        match tx.commit(socket) {
+            Err(CommitError::Refused(refused)) => {
+                assert_eq!(refused[0].0, Subject::Elements { set: "dfl".into(), tag: Some(7) });
+            }
+            other => panic!("{other:?}"),
+        }
+        assert_eq!(nft::generation(socket).unwrap(), before, "nothing took effect");
+    });
+}
+
+#[test]
+fn long_lists_are_split_and_read_back() {
+    inside(|socket| {
+        let mut tx = Transaction::new(Family::Inet, TABLE);
+        tx.add_table(0, None);
+        tx.add_set(&Set::new("wl", &[DataType::IfaceIndex]));
+        for index in 0..50_000u32 {
+            tx.add_element("wl", &Element::key(&index.to_ne_bytes()), index);
+        }
+        tx.commit(socket).unwrap();
+        let mut read = nft::elements(socket, Family::Inet, TABLE, "wl", |element| {
+            Some(u32::from_ne_bytes(element.key.try_into().unwrap()))
+        })
+        .unwrap();
+        read.sort_unstable();
+        assert_eq!(read, (0..50_000).collect::<Vec<_>>());
+    });
+}
+
+#[test]
+fn an_owned_table_is_ours_alone_and_outlives_us() {
+    let flags = table_flags::OWNER | table_flags::PERSIST;
+    inside(|_| {
+        let mut first = Socket::open(Protocol::Netfilter).unwrap();
+        if let Err(error) = write(&mut first, flags) {
+            assert!(error.is(libc::EOPNOTSUPP) || error.is(libc::EINVAL), "{error}");
+            return; // an older kernel
+        }
+        let mut second = Socket::open(Protocol::Netfilter).unwrap();
+        let refused = write(&mut second, flags).unwrap_err();
+        assert!(refused.is(libc::EPERM), "{refused}");
+        nft(&["flush", "ruleset"], "").unwrap();
+        assert!(nft(&["add", "element", "inet", TABLE, "wl", "{ 9 }"], "").is_err());
+        let owner = nft::table(&mut second, Family::Inet, TABLE).unwrap().unwrap();
+        assert_eq!(owner.owner, Some(first.port()));
+        assert!(owner.is_owned_and_persistent());
+        let content = nft::ruleset(&mut second, Family::Inet, TABLE).unwrap();
+
+        drop(first);
+        let table = nft::table(&mut second, Family::Inet, TABLE).unwrap().unwrap();
+        assert_eq!(table.owner, None);
+        let mut adopt = Transaction::new(Family::Inet, TABLE);
+        adopt.add_table(flags, None);
+        adopt.commit(&mut second).unwrap();
+        assert_eq!(nft::ruleset(&mut second, Family::Inet, TABLE).unwrap(), content);
+        assert!(nft(&["delete", "table", "inet", TABLE], "").is_err());
+    });
+}
+
+#[test]
+fn a_stale_generation_is_refused() {
+    inside(|socket| {
+        write(socket, 0).unwrap();
+        let seen = nft::generation(socket).unwrap();
+        nft(&["add", "table", "inet", "other"], "").unwrap();
+        let mut tx = Transaction::new(Family::Inet, TABLE).at_generation(seen);
+        tx.add_element("wl", &Element::key(&1u32.to_ne_bytes()), 0);
+        let error = tx.commit(socket).unwrap_err();
+        assert!(error.is(libc::ERESTART), "{error}");
+        let seen = nft::generation(socket).unwrap();
+        let mut tx = Transaction::new(Family::Inet, TABLE).at_generation(seen);
+        tx.add_element("wl", &Element::key(&1u32.to_ne_bytes()), 0);
+        tx.commit(socket).unwrap();
+    });
+}
+
+#[test]
+fn a_monitor_hears_others_and_not_us() {
+    inside(|socket| {
+        let mut monitor = Socket::open(Protocol::Netfilter).unwrap();
+        monitor.subscribe(nft::NOTIFICATIONS).unwrap();
+        monitor.ignore_port(socket.port()).unwrap();
+        write(socket, 0).unwrap();
+        assert!(monitor.receive().unwrap().is_none(), "our own transaction");
+        nft(&["add", "table", "inet", "other"], "").unwrap();
+        let mut events = Vec::new();
+        while let Some(messages) = monitor.receive().unwrap() {
+            events.extend(messages.map(|m| nft::event(&m, Family::Inet, TABLE)));
+        }
+        assert!(!events.is_empty());
+        assert!(!events.contains(&nft::Event::Changed), "another table");
+        nft(&["add", "element", "inet", TABLE, "wl", "{ 9 }"], "").unwrap();
+        let mut changed = false;
+        while let Some(messages) = monitor.receive().unwrap() {
+            for message in messages {
+                changed |= nft::event(&message, Family::Inet, TABLE) == nft::Event::Changed;
+            }
+        }
+        assert!(changed);
+    });
+}
+
+/// Ranges written one by one, in any order, with others beside them, are what the kernel then has.
+#[test]
+fn ranges_change_as_asked() {
+    use std::collections::BTreeMap;
+    let steps = prop::collection::vec((0u8..60, any::<bool>(), 1u32..4), 1..60);
+    let mut runner = proptest::test_runner::TestRunner::new(ProptestConfig {
+        cases: 48,
+        failure_persistence: None,
+        ..ProptestConfig::default()
+    });
+    runner
+        .run(&steps, |steps| {
+            inside(|socket| {
+                let mut tx = Transaction::new(Family::Inet, TABLE);
+                tx.add_table(0, None);
+                let map = Set::new("cls4n", &[DataType::Ipv4Addr]);
+                tx.add_set(&map.maps_to(Value::Data(DataType::Mark)).ranges());
+                tx.commit(socket).unwrap();
+                // Cells of 4 addresses, the last one at the end of all addresses; each is in the
+                // map or not: neighbours touch.
+                let start =
+                    |cell: u8| (u32::MAX - 239).wrapping_add(u32::from(cell) * 4).to_be_bytes();
+                let mut model: BTreeMap<u8, u32> = BTreeMap::new();
+                for chunk in steps.chunks(3) {
+                    let mut tx = Transaction::new(Family::Inet, TABLE);
+                    // As the agent does: one change for each key in a transaction.
+                    let last: BTreeMap<u8, (bool, u32)> =
+                        chunk.iter().map(|(cell, add, class)| (*cell, (*add, *class))).collect();
+                    for (cell, (add, class)) in &last {
+                        let put = |tx: &mut Transaction, add: bool, class: u32| {
+                            let value = class.to_ne_bytes();
+                            let key = start(*cell);
+                            let first =
+                                Element { data: Some(Data::Value(&value)), ..Element::key(&key) };
+                            let after = start(cell.wrapping_add(1));
+                            let end = Element { interval_end: true, ..Element::key(&after) };
+                            let apply = if add {
+                                Transaction::add_element
+                            } else {
+                                Transaction::delete_element
+                            };
+                            apply(tx, "cls4n", &first, 0);
+                            if *cell != 59 {
+                                apply(tx, "cls4n", &end, 0);
+                            }
+                        };
+                        if let Some(old) = model.remove(cell) {
+                            put(&mut tx, false, old);
+                        }
+                        if *add {
+                            put(&mut tx, true, *class);
+                            model.insert(*cell, *class);
+                        }
+                    }
+                    tx.commit(socket).unwrap();
+                }
+                let mut read: Vec<(u32, bool, u32)> =
+                    nft::elements(socket, Family::Inet, TABLE, "cls4n", |element| {
+                        let class = match element.data {
+                            Some(Data::Value(v)) => u32::from_ne_bytes(v.try_into().unwrap()),
+                            _ => 0,
+                        };
+                        let key = u32::from_be_bytes(element.key.try_into().unwrap());
+                        Some((key, element.interval_end, class))
+                    })
+                    .unwrap();
+                read.sort_unstable();
+                let mut expected = Vec::new();
+                for (cell, class) in &model {
+                    expected.push((u32::from_be_bytes(start(*cell)), false, *class));
+                    if *cell != 59 {
+                        expected.push((u32::from_be_bytes(start(cell + 1)), true, 0));
+                    }
+                }
+                expected.sort_unstable();
+                assert_eq!(read, expected);
+            });
+            Ok(())
+        })
+        .unwrap();
+}
