@@ -1,0 +1,195 @@
+//! What the CNI server stands on: the brain for policy, the allocator for addresses, the kernel
+//! for links and routes.
+
+use std::net::IpAddr;
+
+use ipam::{AllowedUse, AssignRequest, Families, Ipam};
+use serde_json::Value;
+use smallvec::SmallVec;
+use tokio::sync::{mpsc, oneshot, watch};
+use tokio::time::{Instant, timeout_at};
+
+use super::addressing::usable_families;
+use super::brain::Command;
+use super::fabric::Addressing;
+use super::report::Reporter;
+use crate::cni::annotations::PoolRef;
+use crate::cni::backend::{AssignSpec, Backend, Failure, Observation, PodFacts, Query};
+use crate::cni::protocol::Error;
+use crate::cni::spec::{PodArgs, code};
+use crate::kernel::{self, Kernel};
+use crate::model::{IfIndex, LocalEndpoint, ObjectKey, RouteChange, RouteTarget};
+use crate::observe::metrics::{CniLabels, CniMetrics};
+
+/// MTU of links where nothing else is said, in bytes: Ethernet's.
+const DEFAULT_MTU: u32 = 1500;
+
+pub(super) struct AgentBackend {
+    pub(super) brain: mpsc::Sender<Command>,
+    pub(super) kernel: Kernel,
+    pub(super) ipam: Ipam,
+    pub(super) addressing: watch::Receiver<Addressing>,
+    pub(super) in_sync: watch::Receiver<bool>,
+    pub(super) reporter: Reporter,
+    pub(super) metrics: CniMetrics,
+}
+
+impl AgentBackend {
+    async fn ask<T>(
+        &self,
+        command: impl FnOnce(oneshot::Sender<T>) -> Command,
+    ) -> Result<T, Failure> {
+        let (reply, answer) = oneshot::channel();
+        let ended = || Failure::Internal("the agent is ending".into());
+        self.brain.send(command(reply)).await.map_err(|_| ended())?;
+        answer.await.map_err(|_| ended())
+    }
+
+    fn routes(endpoint: &LocalEndpoint, target: Option<RouteTarget>) -> Vec<RouteChange> {
+        let addresses = endpoint.addresses.iter();
+        addresses
+            .map(|address| RouteChange { destination: (*address).into(), target: target.clone() })
+            .collect()
+    }
+}
+
+impl Backend for AgentBackend {
+    fn ready(&self) -> Result<(), Error> {
+        let not_available = |details: String| {
+            Err(Error { code: code::NOT_AVAILABLE, msg: "not ready for new pods".into(), details })
+        };
+        if !*self.in_sync.borrow() {
+            return not_available(
+                "policy is not known yet: the source has not been read completely".into(),
+            );
+        }
+        let status = self.ipam.status();
+        if !status.ready {
+            let problem = status.problem.unwrap_or_else(|| "not connected yet".into());
+            return not_available(format!("{}: {problem}", status.store));
+        }
+        Ok(())
+    }
+
+    fn default_mtu(&self) -> u32 {
+        DEFAULT_MTU
+    }
+
+    fn next_ifindex(&self) -> IfIndex {
+        self.kernel.next_index()
+    }
+
+    async fn pod(&self, pod: &PodArgs, deadline: Instant) -> Result<PodFacts, Failure> {
+        let key = ObjectKey::namespaced(&pod.namespace, &pod.name);
+        if !pod.kubernetes {
+            return self.ask(|reply| Command::PodNow { key, reply }).await;
+        }
+        let uid = pod.uid.clone();
+        let known = self.ask(|reply| Command::Pod { key: key.clone(), uid, reply });
+        timeout_at(deadline, known).await.unwrap_or_else(|_| {
+            Err(Failure::TryAgainLater(format!(
+                "the source does not know pod {key} yet ({})",
+                self.reporter.source_summary()
+            )))
+        })
+    }
+
+    async fn assign(&self, spec: AssignSpec) -> Result<SmallVec<[IpAddr; 2]>, Failure> {
+        let wishes = &spec.wishes;
+        let usable = usable_families(&self.addressing.borrow());
+        let wants = |wish: Option<bool>, named: bool, usable: bool, v4: bool| {
+            let requested = wishes.addresses.iter().any(|address| address.is_ipv4() == v4);
+            if wishes.addresses.is_empty() { wish.unwrap_or(named || usable) } else { requested }
+        };
+        let families = Families {
+            v4: wants(wishes.ipv4, !wishes.ipv4_pools.is_empty(), usable.v4, true),
+            v6: wants(wishes.ipv6, !wishes.ipv6_pools.is_empty(), usable.v6, false),
+        };
+        if !families.v4 && !families.v6 {
+            return Err(Failure::TryAgainLater(
+                "there is no IPPool that this node may take addresses from".into(),
+            ));
+        }
+        let mut request = AssignRequest::pod(&spec.handle, &spec.namespace, &spec.pod, families);
+        let pools = wishes.ipv4_pools.iter().chain(&wishes.ipv6_pools);
+        request.requested_pools = pools
+            .map(|pool| match pool {
+                PoolRef::Cidr(cidr) => cidr.to_string(),
+                PoolRef::Name(name) => name.clone(),
+            })
+            .collect();
+        request.requested_ips.clone_from(&wishes.addresses);
+        request.intended_use = AllowedUse::Workload;
+        let assigned = timeout_at(spec.deadline, self.ipam.assign(request));
+        match assigned.await {
+            Ok(Ok(assignment)) => Ok(assignment.ips().collect()),
+            Ok(Err(error)) => Err(failure(&error)),
+            Err(_) => Err(Failure::TryAgainLater(format!(
+                "{} gave no answer in time",
+                self.ipam.status().store
+            ))),
+        }
+    }
+
+    async fn release(&self, handle: &str) -> Result<(), Failure> {
+        self.ipam.release(handle).await.map(drop).map_err(|error| failure(&error))
+    }
+
+    async fn commit_endpoint(&self, endpoint: &LocalEndpoint) -> Result<(), Failure> {
+        let boxed = Box::new(endpoint.clone());
+        self.ask(|reply| Command::Set { endpoint: boxed, reply }).await??;
+        // Written as soon as the link is there.
+        let target = Some(RouteTarget::Link(endpoint.host_index));
+        let waiting = self.kernel.set_routes(Self::routes(endpoint, target)).await;
+        waiting.map(drop).map_err(kernel_failure)
+    }
+
+    async fn remove_endpoint(&self, endpoint: &LocalEndpoint) -> Result<(), Failure> {
+        self.kernel.set_routes(Self::routes(endpoint, None)).await.map_err(kernel_failure)?;
+        let id = endpoint.id.clone();
+        self.ask(|reply| Command::Remove { id, reply }).await??;
+        // An address must not be given again while the kernel tracks flows of its last holder.
+        self.kernel.forget(endpoint.addresses.to_vec()).await.map_err(kernel_failure)
+    }
+
+    async fn create_link(&self, endpoint: &LocalEndpoint) -> Result<(), Failure> {
+        self.kernel.create_link(endpoint).await.map_err(|error| match error {
+            kernel::Error::Exists(text) => Failure::InterfaceExists(text),
+            error => kernel_failure(error),
+        })
+    }
+
+    async fn delete_link(&self, endpoint: &LocalEndpoint) -> Result<(), Failure> {
+        self.kernel.delete_link(&endpoint.host_interface).await.map_err(kernel_failure)
+    }
+
+    async fn check(&self, endpoint: &LocalEndpoint) -> Result<Vec<String>, Failure> {
+        self.kernel.check_link(endpoint).await.map_err(kernel_failure)
+    }
+
+    async fn query(&self, query: Query) -> Result<Value, Failure> {
+        self.reporter.answer(query).await
+    }
+
+    fn observe(&self, observation: &Observation) {
+        let result = if observation.code == 0 { "ok".into() } else { observation.code.to_string() };
+        let labels = CniLabels { command: observation.command.as_str(), result };
+        self.metrics.request_seconds.get_or_create(&labels).observe(observation.took.as_secs_f64());
+    }
+}
+
+fn kernel_failure(error: impl std::fmt::Display) -> Failure {
+    Failure::TryAgainLater(error.to_string())
+}
+
+/// An exhausted pool may have room again, a store may be back: those are worth another try.
+fn failure(error: &ipam::Error) -> Failure {
+    use ipam::Error as E;
+    match error {
+        E::NotInPool { .. } | E::AddressInUse { .. } | E::NotOurBlock { .. } | E::Invalid(_) => {
+            Failure::Invalid(error.to_string())
+        }
+        E::Closed | E::State { .. } => Failure::Internal(error.to_string()),
+        _ => Failure::TryAgainLater(error.to_string()),
+    }
+}

@@ -1,0 +1,233 @@
+//! Runs the speaker: the configuration that peering computes goes in, its routes go to the kernel.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bgpd::{FibSubscription, Shutdown, Speaker, SpeakerHandle};
+use ipnet::IpNet;
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+
+use crate::kernel::Kernel;
+use crate::model::{NextHop, RouteChange, RouteTarget};
+use crate::observe::health::Condition;
+use crate::peering::{Link, Local, Peering, Plan, Problem};
+
+/// Routes handed to the kernel at once: about 3 ms of its time.
+const BATCH: usize = 1024;
+
+/// Pauses between attempts to start a speaker whose port is taken.
+const RETRY: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(30));
+
+/// How the speaker is, for `felix status`.
+#[derive(Clone, Default)]
+pub(super) struct Running {
+    pub(super) speaker: Option<SpeakerHandle>,
+    pub(super) problems: Vec<Problem>,
+}
+
+pub(super) struct Bgp {
+    pub(super) peering: watch::Receiver<Peering>,
+    /// This node's blocks; at start those of before.
+    pub(super) blocks: watch::Receiver<Arc<[IpNet]>>,
+    pub(super) kernel: Kernel,
+    pub(super) condition: Condition,
+    pub(super) running: watch::Sender<Running>,
+    /// The kernel has routes of an earlier run: peers are asked to keep ours meanwhile.
+    pub(super) restarting: bool,
+}
+
+impl Bgp {
+    /// Runs until `stop`; then peers keep our routes, as the kernel keeps forwarding.
+    pub(super) async fn run(mut self, stop: CancellationToken) -> anyhow::Result<()> {
+        let routes = stop.child_token();
+        let mut blackholes = BTreeSet::new();
+        let mut speaker: Option<SpeakerHandle> = None;
+        let mut applied = None;
+        let mut retry = RETRY.0;
+        // Only what wakes a subscriber is complete: see `Fabric::apply`.
+        let mut complete = self.peering.has_changed()?;
+        loop {
+            let blocks = self.blocks.borrow_and_update().clone();
+            self.keep_blackholes(&mut blackholes, &blocks).await;
+            let local = Local { blocks, restarting: self.restarting, links: links() };
+            let plan = if complete { self.peering.borrow_and_update().plan(&local) } else { None };
+            let mut failed = false;
+            if let Some(Plan { config, problems }) = plan {
+                self.say(&problems);
+                if applied.as_ref() != Some(&config) {
+                    match self.bring(&mut speaker, config.clone(), &routes).await {
+                        Ok(()) => {
+                            applied = Some(config);
+                            retry = RETRY.0;
+                            self.condition.set(Ok(()));
+                        }
+                        Err(error) => {
+                            failed = true;
+                            tracing::error!(%error, "the BGP configuration is not in force");
+                            self.condition.set(Err(error.to_string()));
+                        }
+                    }
+                }
+                self.running.send_modify(|running| {
+                    running.speaker.clone_from(&speaker);
+                    running.problems = problems;
+                });
+            } else {
+                self.condition.set(Err(Self::missing(complete)));
+            }
+            tokio::select! {
+                () = stop.cancelled() => break,
+                changed = self.peering.changed() => {
+                    changed?;
+                    complete = true;
+                }
+                changed = self.blocks.changed() => changed?,
+                () = tokio::time::sleep(retry), if failed => retry = (retry * 2).min(RETRY.1),
+            }
+        }
+        if let Some(speaker) = speaker {
+            speaker.shutdown(Shutdown::ForRestart).await;
+        }
+        Ok(())
+    }
+
+    /// What the configuration waits for.
+    fn missing(complete: bool) -> String {
+        let missing = if complete { "this node's Node object" } else { "the source to be in sync" };
+        format!("waits for {missing}")
+    }
+
+    fn say(&self, problems: &[Problem]) {
+        let known = self.running.borrow();
+        for problem in problems.iter().filter(|problem| !known.problems.contains(problem)) {
+            tracing::warn!(
+                object = problem.object,
+                field = problem.field,
+                reason = problem.reason,
+                "not honoured"
+            );
+        }
+    }
+
+    async fn bring(
+        &self,
+        speaker: &mut Option<SpeakerHandle>,
+        config: bgpd::Config,
+        routes: &CancellationToken,
+    ) -> Result<(), bgpd::ConfigError> {
+        if let Some(speaker) = speaker {
+            let report = speaker.apply(config).await?;
+            for change in &report.changes {
+                let (object, effect) = (&change.object, change.effect);
+                tracing::info!(object, fields = ?change.fields, ?effect, "BGP configuration changed");
+            }
+            return Ok(());
+        }
+        let started = Speaker::start(config).await?;
+        let fib = started.fib().await.map_err(|_| bgpd::ConfigError::Stopped)?;
+        tokio::spawn(forward(fib, self.kernel.clone(), routes.clone()));
+        *speaker = Some(started);
+        Ok(())
+    }
+
+    /// What no pod has in a block of ours is unreachable here, not sent back to the router.
+    async fn keep_blackholes(&self, held: &mut BTreeSet<IpNet>, blocks: &[IpNet]) {
+        let wanted: BTreeSet<IpNet> =
+            blocks.iter().copied().filter(|block| !is_host(block)).collect();
+        let added = wanted.difference(held).map(|block| (*block, Some(RouteTarget::Blackhole)));
+        let removed = held.difference(&wanted).map(|block| (*block, None));
+        let changes: Vec<_> = added
+            .chain(removed)
+            .map(|(destination, target)| RouteChange { destination, target })
+            .collect();
+        if !changes.is_empty() {
+            write(&self.kernel, changes).await;
+        }
+        *held = wanted;
+    }
+}
+
+/// The node's links now. Without them, sessions name the node's own addresses.
+fn links() -> Vec<Link> {
+    let mut links: BTreeMap<String, Link> = BTreeMap::new();
+    let addresses = match nix::ifaddrs::getifaddrs() {
+        Ok(addresses) => addresses,
+        Err(error) => {
+            tracing::warn!(%error, "the node's addresses cannot be read");
+            return Vec::new();
+        }
+    };
+    for entry in addresses {
+        let ip = |address: &Option<nix::sys::socket::SockaddrStorage>| -> Option<IpAddr> {
+            let address = address.as_ref()?;
+            let v4 = address.as_sockaddr_in().map(|v4| v4.ip().into());
+            v4.or_else(|| address.as_sockaddr_in6().map(|v6| v6.ip().into()))
+        };
+        let (Some(address), Some(mask)) = (ip(&entry.address), ip(&entry.netmask)) else {
+            continue;
+        };
+        let local = match address {
+            IpAddr::V4(address) => address.is_loopback() || address.is_link_local(),
+            IpAddr::V6(address) => address.is_loopback() || address.is_unicast_link_local(),
+        };
+        if let (false, Ok(net)) = (local, IpNet::with_netmask(address, mask)) {
+            links.entry(entry.interface_name).or_default().addresses.push(net);
+        }
+    }
+    links.into_values().collect()
+}
+
+fn is_host(block: &IpNet) -> bool {
+    block.prefix_len() == block.max_prefix_len()
+}
+
+/// What cannot be written is kept by the kernel's writer and tried again.
+async fn write(kernel: &Kernel, changes: Vec<RouteChange>) {
+    match kernel.set_routes(changes).await {
+        Ok(waiting) => {
+            for route in waiting {
+                tracing::debug!(route = route.object, reason = route.reason, "waits");
+            }
+        }
+        Err(error) => tracing::error!(%error, "routes are not in the kernel"),
+    }
+}
+
+/// Takes the speaker's routes to the kernel until it ends.
+async fn forward(fib: FibSubscription, kernel: Kernel, stop: CancellationToken) {
+    loop {
+        tokio::select! {
+            () = stop.cancelled() => return,
+            () = fib.changed() => {}
+        }
+        loop {
+            let Ok(batch) = fib.take(BATCH).await else { return };
+            let changes = batch.deltas.into_iter().map(|delta| {
+                let mut hops: smallvec::SmallVec<[NextHop; 2]> = delta
+                    .next_hops
+                    .iter()
+                    .map(|hop| NextHop { gateway: hop.addr, interface: hop.interface })
+                    .collect();
+                hops.sort_unstable();
+                hops.dedup();
+                let target = (!hops.is_empty()).then_some(RouteTarget::Via(hops));
+                RouteChange { destination: delta.prefix, target }
+            });
+            write(&kernel, changes.collect()).await;
+            if batch.converged
+                && let Err(error) = kernel.routes_in_sync().await
+            {
+                tracing::error!(%error, "routes of an earlier run are not removed yet");
+            }
+            if fib.ack(batch.sequence).await.is_err() {
+                return;
+            }
+            if !batch.more {
+                break;
+            }
+        }
+    }
+}

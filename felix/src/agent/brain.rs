@@ -1,0 +1,296 @@
+//! The loop that owns the engine: updates and endpoints in, transactions to the kernel out.
+//!
+//! One task, so that the order in which things are judged is the order in which they came. It
+//! takes all that has queued, lets the engine work out what follows, waits for the kernel to have
+//! it, and only then answers those who wait. What arrives meanwhile is the next transaction.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::Instant;
+
+use tokio::sync::{mpsc, oneshot, watch};
+use tokio_util::sync::CancellationToken;
+
+use super::fabric::Fabric;
+use super::settings::Settings;
+use crate::cni::backend::{Failure, PodFacts};
+use crate::engine::{AppliedPolicy, Counts, Engine, Problem};
+use crate::kernel::Kernel;
+use crate::model::{EndpointId, Kind, Labels, LocalEndpoint, Object, ObjectKey, Update, Verdict};
+use crate::observe::health::{Condition, Heartbeat};
+use crate::observe::logging::Logging;
+use crate::observe::metrics::DataplaneMetrics;
+use crate::source::Source;
+
+/// Most updates taken in before the kernel is told: bounds how long a policy waits behind a relist.
+const BATCH: usize = 4096;
+
+/// What other tasks ask of the brain.
+pub(super) enum Command {
+    /// What is known of a pod, as soon as it is known.
+    Pod { key: ObjectKey, uid: String, reply: oneshot::Sender<PodFacts> },
+    /// What is known of a pod now, which may be nothing.
+    PodNow { key: ObjectKey, reply: oneshot::Sender<PodFacts> },
+    /// An endpoint is coming: answered when its policy is in the kernel.
+    Set { endpoint: Box<LocalEndpoint>, reply: oneshot::Sender<Result<(), Failure>> },
+    /// An endpoint is going: answered when its policy is out of the kernel.
+    Remove { id: EndpointId, reply: oneshot::Sender<Result<(), Failure>> },
+    /// Flows of endpoints whose policy changed, as the kernel tracks them now.
+    Judge { flows: Vec<crate::kernel::TrackedFlow> },
+    /// For `felix status` and `felix endpoints`.
+    Report { reply: oneshot::Sender<Report> },
+}
+
+/// What the brain knows, for people.
+#[derive(Debug)]
+pub(super) struct Report {
+    pub(super) counts: Counts,
+    pub(super) problems: Vec<Problem>,
+    pub(super) in_sync: bool,
+    pub(super) endpoints: Vec<(LocalEndpoint, Vec<AppliedPolicy>)>,
+    pub(super) last_error: Option<String>,
+}
+
+pub(super) struct Brain {
+    pub(super) engine: Engine,
+    pub(super) kernel: Kernel,
+    pub(super) source: Source,
+    pub(super) fabric: Fabric,
+    pub(super) commands: mpsc::Receiver<Command>,
+    /// For the tasks that the brain starts itself.
+    pub(super) own: mpsc::WeakSender<Command>,
+    pub(super) metrics: DataplaneMetrics,
+    pub(super) in_sync: watch::Sender<bool>,
+    pub(super) programmed: Condition,
+    pub(super) heartbeat: Heartbeat,
+    /// Annotations of namespaces that have any.
+    pub(super) namespaces: BTreeMap<Arc<str>, Labels>,
+    /// Those who wait for a pod to become known.
+    pub(super) waiting: Vec<(ObjectKey, String, oneshot::Sender<PodFacts>)>,
+    pub(super) last_error: Option<String>,
+    pub(super) settings: Settings,
+    pub(super) logging: Logging,
+    /// The kernel has been told of everything that is wanted, once.
+    pub(super) complete: bool,
+}
+
+/// An answer that waits for the kernel.
+type Answer = oneshot::Sender<Result<(), Failure>>;
+
+impl Brain {
+    /// Runs until `stop`, or until the source has ended, which is an error.
+    pub(super) async fn run(mut self, stop: CancellationToken) -> anyhow::Result<()> {
+        let mut updates = Vec::with_capacity(BATCH);
+        let mut commands = Vec::with_capacity(64);
+        loop {
+            tokio::select! {
+                // Endpoints first: a pod that starts waits for the answer.
+                biased;
+                () = stop.cancelled() => return Ok(()),
+                () = self.heartbeat.answer() => continue,
+                n = self.commands.recv_many(&mut commands, 64) => {
+                    anyhow::ensure!(n > 0, "all that ask of the agent have ended");
+                }
+                n = self.source.recv_many(&mut updates, BATCH) => {
+                    anyhow::ensure!(n > 0, "the source has ended");
+                }
+            }
+            let arrived = Instant::now();
+            let mut answers: Vec<Answer> = Vec::new();
+            let was_in_sync = self.engine.in_sync();
+            let mut configured = false;
+            for update in updates.drain(..) {
+                configured |= self.settings.apply(&update);
+                self.take_in(update);
+            }
+            if configured {
+                self.configure().await;
+            }
+            for command in commands.drain(..) {
+                self.obey(command, &mut answers).await;
+            }
+            self.settle_waiting();
+            let result = self.commit(arrived).await;
+            if !was_in_sync && self.engine.in_sync() {
+                self.in_sync.send_replace(true);
+            }
+            for answer in answers {
+                // One that no longer waits has been undone by then.
+                drop(answer.send(result.clone()));
+            }
+        }
+    }
+
+    /// Follows FelixConfiguration.
+    async fn configure(&self) {
+        let settings = self.settings.effective();
+        self.logging.set_severity(settings.severity.as_deref());
+        if let Err(error) = self.kernel.set_host_action(settings.host_action).await {
+            tracing::error!(%error, "FelixConfiguration: spec.defaultEndpointToHostAction is not in force");
+        }
+    }
+
+    fn take_in(&mut self, update: Update) {
+        self.fabric.apply(&update);
+        match &update {
+            Update::Set(Object::Namespace(namespace)) => {
+                if namespace.annotations.iter().next().is_some() {
+                    self.namespaces.insert(namespace.name.clone(), namespace.annotations.clone());
+                } else {
+                    self.namespaces.remove(&namespace.name);
+                }
+            }
+            Update::Remove(Kind::Namespace, key) => {
+                self.namespaces.remove(&key.name);
+            }
+            _ => {}
+        }
+        self.engine.apply(update);
+    }
+
+    async fn obey(&mut self, command: Command, answers: &mut Vec<Answer>) {
+        match command {
+            Command::Pod { key, uid, reply } => self.waiting.push((key, uid, reply)),
+            Command::PodNow { key, reply } => {
+                drop(reply.send(self.facts(&key, "").unwrap_or_default()));
+            }
+            Command::Set { endpoint, reply } => {
+                if self.engine.in_sync() {
+                    self.engine.endpoint_set(*endpoint);
+                    answers.push(reply);
+                } else {
+                    drop(reply.send(Err(Failure::TryAgainLater(
+                        "policy is not known yet: the source has not been read completely since the agent started"
+                            .into(),
+                    ))));
+                }
+            }
+            Command::Remove { id, reply } => {
+                self.engine.endpoint_remove(&id);
+                answers.push(reply);
+            }
+            Command::Judge { flows } => self.judge(flows).await,
+            Command::Report { reply } => drop(reply.send(self.report())),
+        }
+    }
+
+    /// What the source knows of a pod with this uid (any, if empty).
+    fn facts(&self, key: &ObjectKey, uid: &str) -> Option<PodFacts> {
+        let pod = self.engine.pod(key)?;
+        if !uid.is_empty() && !pod.uid.is_empty() && *pod.uid != *uid {
+            return None;
+        }
+        let namespace = key.namespace.as_ref();
+        Some(PodFacts {
+            uid: pod.uid.to_string(),
+            labels: pod.labels.clone(),
+            service_account: pod.service_account.to_string(),
+            annotations: pod.annotations.clone(),
+            namespace_annotations: namespace
+                .and_then(|name| self.namespaces.get(name))
+                .cloned()
+                .unwrap_or_default(),
+        })
+    }
+
+    fn settle_waiting(&mut self) {
+        for (key, uid, reply) in std::mem::take(&mut self.waiting) {
+            match self.facts(&key, &uid) {
+                Some(facts) => drop(reply.send(facts)),
+                None if reply.is_closed() => {}
+                None => self.waiting.push((key, uid, reply)),
+            }
+        }
+    }
+
+    /// Brings what follows from everything taken in to the kernel.
+    async fn commit(&mut self, arrived: Instant) -> Result<(), Failure> {
+        let computing = Instant::now();
+        let delta = self.engine.take_delta();
+        self.metrics.engine_seconds.observe(computing.elapsed().as_secs_f64());
+        let counts = self.engine.counts();
+        self.metrics.endpoints.set(gauge(counts.endpoints));
+        self.metrics.policies.set(gauge(counts.policies));
+        // The first delta is complete: with it goes what the kernel has beyond what is wanted.
+        let first = self.engine.in_sync() && !self.complete;
+        if delta.is_none() && !first {
+            return Ok(());
+        }
+        let delta = delta.unwrap_or_default();
+        let rejudge = delta.rejudge.clone();
+        let written =
+            if first { self.kernel.sync(delta).await } else { self.kernel.commit(delta).await };
+        match written {
+            Ok(()) => {
+                self.complete |= first;
+                self.metrics.update_to_kernel_seconds.observe(arrived.elapsed().as_secs_f64());
+                self.last_error = None;
+                self.programmed.set(Ok(()));
+                self.rejudge(rejudge);
+                Ok(())
+            }
+            Err(error) => {
+                tracing::error!(%error, "policy is not in the kernel");
+                let text = format!("the kernel refused the policy: {error}");
+                self.last_error = Some(text.clone());
+                self.programmed.set(Err(text.clone()));
+                Err(Failure::TryAgainLater(text))
+            }
+        }
+    }
+
+    /// Has the flows of these addresses looked up, off the path that pods and policies wait on.
+    fn rejudge(&self, addresses: Vec<IpAddr>) {
+        if addresses.is_empty() {
+            return;
+        }
+        let (kernel, own) = (self.kernel.clone(), self.own.clone());
+        tokio::spawn(async move {
+            match kernel.flows(addresses).await {
+                Ok(flows) if flows.is_empty() => {}
+                Ok(flows) => {
+                    if let Some(own) = own.upgrade() {
+                        // The brain has ended: nobody judges any more.
+                        drop(own.send(Command::Judge { flows }).await);
+                    }
+                }
+                Err(error) => tracing::error!(%error, "established flows were not judged again"),
+            }
+        });
+    }
+
+    /// Cuts the flows that policy now denies, and lets those go on that it allows again.
+    async fn judge(&self, flows: Vec<crate::kernel::TrackedFlow>) {
+        let (mut deny, mut allow) = (Vec::new(), Vec::new());
+        for flow in flows {
+            match (self.engine.verdict(&flow.flow), flow.denied) {
+                (Verdict::Deny, false) => deny.push(flow),
+                (Verdict::Allow, true) => allow.push(flow),
+                _ => {}
+            }
+        }
+        self.metrics.flows_ended.inc_by(deny.len() as u64);
+        let (denied, cleared) =
+            (self.kernel.mark_denied(deny).await, self.kernel.clear_denied(allow).await);
+        if let Err(error) = denied.and(cleared) {
+            tracing::error!(%error, "established flows were judged again but not all could be marked");
+        }
+    }
+
+    fn report(&self) -> Report {
+        let with_policies =
+            |endpoint: &LocalEndpoint| (endpoint.clone(), self.engine.policies_for(&endpoint.id));
+        Report {
+            counts: self.engine.counts(),
+            problems: self.engine.problems(),
+            in_sync: self.engine.in_sync(),
+            endpoints: self.engine.endpoints().map(with_policies).collect(),
+            last_error: self.last_error.clone(),
+        }
+    }
+}
+
+fn gauge(value: usize) -> i64 {
+    i64::try_from(value).unwrap_or(i64::MAX)
+}

@@ -1,0 +1,100 @@
+//! What beyond policy follows from the source's updates: the BGP configuration and the address
+//! pools. Collected by the brain's loop, handed on once it is worth anything.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use api::v3;
+use tokio::sync::watch;
+
+use crate::model::{Kind, Labels, Object, Update};
+use crate::peering::Peering;
+
+/// What address management is told.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Addressing {
+    pub(super) pools: BTreeMap<Arc<str>, Arc<v3::IPPool>>,
+    pub(super) reservations: BTreeMap<Arc<str>, Arc<v3::IPReservation>>,
+    pub(super) configuration: Option<Arc<v3::IPAMConfiguration>>,
+    pub(super) node_labels: Labels,
+    /// Everything that exists has been seen once: an empty set means that there are none.
+    pub(super) complete: bool,
+}
+
+pub(super) struct Fabric {
+    node_name: Arc<str>,
+    peering: watch::Sender<Peering>,
+    addressing: watch::Sender<Addressing>,
+    in_sync: bool,
+}
+
+impl Fabric {
+    pub(super) fn new(node_name: &str, secret_namespace: &str) -> Self {
+        Self {
+            node_name: node_name.into(),
+            peering: watch::Sender::new(Peering::new(node_name, secret_namespace)),
+            addressing: watch::Sender::new(Addressing::default()),
+            in_sync: false,
+        }
+    }
+
+    pub(super) fn peering(&self) -> watch::Receiver<Peering> {
+        self.peering.subscribe()
+    }
+
+    pub(super) fn addressing(&self) -> watch::Receiver<Addressing> {
+        self.addressing.subscribe()
+    }
+
+    /// Nobody is woken before the source is in sync: half a configuration would end sessions.
+    pub(super) fn apply(&mut self, update: &Update) {
+        if matches!(update, Update::InSync) && !self.in_sync {
+            self.in_sync = true;
+            self.peering.send_modify(|_| {});
+            self.addressing.send_modify(|addressing| addressing.complete = true);
+            return;
+        }
+        let wake = self.in_sync;
+        self.peering.send_if_modified(|peering| peering.apply(update) && wake);
+        self.addressing
+            .send_if_modified(|addressing| addressing.apply(update, &self.node_name) && wake);
+    }
+}
+
+impl Addressing {
+    fn apply(&mut self, update: &Update, node_name: &str) -> bool {
+        let name = |metadata: &kube::core::ObjectMeta| -> Arc<str> {
+            metadata.name.as_deref().unwrap_or_default().into()
+        };
+        match update {
+            Update::Set(Object::IPPool(pool)) => {
+                self.pools.insert(name(&pool.metadata), pool.clone());
+            }
+            Update::Set(Object::IPReservation(reservation)) => {
+                self.reservations.insert(name(&reservation.metadata), reservation.clone());
+            }
+            Update::Set(Object::IPAMConfiguration(object))
+                if *name(&object.metadata) == *"default" =>
+            {
+                self.configuration = Some(object.clone());
+            }
+            Update::Set(Object::Node(node)) if *node.name == *node_name => {
+                if self.node_labels == node.labels {
+                    return false;
+                }
+                self.node_labels = node.labels.clone();
+            }
+            Update::Remove(Kind::IPPool, key) => {
+                self.pools.remove(&key.name);
+            }
+            Update::Remove(Kind::IPReservation, key) => {
+                self.reservations.remove(&key.name);
+            }
+            Update::Remove(Kind::IPAMConfiguration, key) if *key.name == *"default" => {
+                self.configuration = None;
+            }
+            _ => return false,
+        }
+        true
+    }
+}

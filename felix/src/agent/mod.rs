@@ -1,0 +1,263 @@
+//! Wires the agent's parts together and ends them in order.
+//!
+//! ```text
+//!                      ┌──────────── fabric ──▶ bgp (speaker) ──routes──▶ kernel
+//!   source ──Update──▶ brain (engine) ──Delta──────────────────────────▶ kernel
+//!                       ▲      └───── fabric ──▶ addressing ─▶ ipam
+//!   CNI server ─ backend┴────────────────────────────────────▶ ipam, kernel
+//!   HTTP: health, metrics                     1 thread each: nftables, routes, links, BGP
+//! ```
+//! Nothing here is taken out of the kernel when the agent ends: running pods keep their policy,
+//! their routes and, by graceful restart, their reachability.
+
+mod addressing;
+mod backend;
+mod bgp;
+mod brain;
+mod fabric;
+mod report;
+mod settings;
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result};
+use tokio::net::TcpListener;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::{mpsc, watch};
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+
+use self::backend::AgentBackend;
+use self::bgp::{Bgp, Running};
+use self::brain::Brain;
+use self::fabric::Fabric;
+use self::report::Reporter;
+use self::settings::Settings;
+use crate::cni::{self, journal};
+use crate::config::{Config, IpamConfig, SourceConfig};
+use crate::engine::Engine;
+use crate::kernel::{self, Kernel};
+use crate::model::{LocalEndpoint, RouteChange, RouteTarget};
+use crate::observe::logging::Logging;
+use crate::observe::{Health, Metrics, http};
+use crate::source::Source;
+
+/// A loop of the agent that takes longer than this to answer hangs.
+const LOOP_DEADLINE: Duration = Duration::from_secs(10);
+
+/// Longest that the end waits for the parts to end in order.
+const END: Duration = Duration::from_secs(15);
+
+/// Requests that may wait for the brain.
+const QUEUE: usize = 1024;
+
+/// Where passwords are looked up when the credentials name no namespace.
+const SECRET_NAMESPACE: &str = "caracal-system";
+
+/// Runs until SIGTERM or SIGINT.
+///
+/// # Errors
+/// A part could not be started, or ended on its own.
+pub async fn run(config: Config, logging: Logging) -> Result<()> {
+    tracing::info!(node = config.node_name, version = env!("CARGO_PKG_VERSION"), "felix starts");
+    let (mut terminate, mut interrupt) =
+        (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
+    let stop = CancellationToken::new();
+    let mut tasks = start(&config, logging, &stop).await?;
+    let result = tokio::select! {
+        _ = terminate.recv() => Ok(()),
+        _ = interrupt.recv() => Ok(()),
+        Some(ended) = tasks.join_next() => ended.context("a part of the agent panicked")?.and_then(
+            |()| anyhow::bail!("a part of the agent ended on its own")
+        ),
+    };
+    tracing::info!("felix ends; what is in the kernel stays");
+    stop.cancel();
+    let ending = async { while tasks.join_next().await.is_some() {} };
+    if tokio::time::timeout(END, ending).await.is_err() {
+        tracing::warn!("a part of the agent does not end, it is left behind");
+    }
+    result
+}
+
+/// Starts every part, in the order in which they stand on each other.
+async fn start(
+    config: &Config,
+    logging: Logging,
+    stop: &CancellationToken,
+) -> Result<JoinSet<Result<()>>> {
+    let (metrics, health, mut tasks) =
+        (Arc::new(Metrics::new()), Health::default(), JoinSet::new());
+    let address = config.http.address;
+    let listener =
+        TcpListener::bind(address).await.with_context(|| format!("http.address: {address}"))?;
+    let ended = stop.clone();
+    let served = http::serve(listener, health.clone(), Arc::clone(&metrics), async move {
+        ended.cancelled().await;
+    });
+    tasks.spawn(async move { served.await.context("the HTTP server") });
+
+    std::fs::create_dir_all(&config.run_dir)
+        .with_context(|| format!("runDir: {}", config.run_dir.display()))?;
+    std::fs::create_dir_all(&config.state_dir)
+        .with_context(|| format!("stateDir: {}", config.state_dir.display()))?;
+    let boot_id = journal::boot_id().context("the boot id")?;
+    let (journal, loaded) = journal::Journal::open(&config.state_dir.join("endpoints"), &boot_id)?;
+    let kernel = Kernel::start(kernel::Options::default()).context("the kernel")?;
+    let restarting = kernel.status().await.context("the kernel")?.routes.found > 0;
+    let ipam = open_ipam(config)?;
+    let source = Source::open(&config.source, metrics.source.clone()).await?;
+    let source_status = source.status();
+
+    let fabric = Fabric::new(&config.node_name, secret_namespace(&config.source));
+    let (peering, addressing) = (fabric.peering(), fabric.addressing());
+    let (brain_sender, commands) = mpsc::channel(QUEUE);
+    let (in_sync, synced) = watch::channel(false);
+    let running = watch::Sender::new(Running::default());
+    let reporter = Reporter {
+        node: config.node_name.as_str().into(),
+        started: Instant::now(),
+        health: health.clone(),
+        source: source_status.clone(),
+        brain: brain_sender.downgrade(),
+        kernel: kernel.clone(),
+        ipam: ipam.clone(),
+        bgp: running.subscribe(),
+    };
+    let backend = Arc::new(AgentBackend {
+        brain: brain_sender.clone(),
+        kernel: kernel.clone(),
+        ipam: ipam.clone(),
+        addressing: addressing.clone(),
+        in_sync: synced,
+        reporter,
+        metrics: metrics.cni.clone(),
+    });
+    let options = cni::Options { deadline: config.cni.deadline, ..cni::Options::default() };
+    let server = cni::Server::new(backend, journal, loaded, options)?;
+
+    // What the journal holds is alive, whatever the source and the stores say.
+    let mut engine = Engine::new();
+    let endpoints = server.endpoints();
+    for missing in
+        kernel.set_routes(link_routes(&endpoints)).await.context("the routes of running pods")?
+    {
+        tracing::warn!(
+            route = missing.object,
+            reason = missing.reason,
+            "a running pod has no route"
+        );
+    }
+    for endpoint in &endpoints {
+        engine.endpoint_set(endpoint.clone());
+    }
+    // An empty journal beside links that exist is a lost journal: it proves nothing.
+    let bare = kernel.links().await.context("links")?.is_empty();
+    let handles = server.handles().filter(|handles| !handles.is_empty() || bare);
+    let live = addressing::proof(&ipam, handles);
+
+    let brain = Brain {
+        engine,
+        kernel: kernel.clone(),
+        source,
+        fabric,
+        commands,
+        own: brain_sender.downgrade(),
+        metrics: metrics.dataplane.clone(),
+        in_sync,
+        programmed: health.register_condition("kernel"),
+        heartbeat: health.register_loop("brain", LOOP_DEADLINE),
+        namespaces: std::collections::BTreeMap::new(),
+        waiting: Vec::new(),
+        last_error: None,
+        settings: Settings::new(&config.node_name),
+        logging,
+        complete: false,
+    };
+    tasks.spawn(brain.run(stop.clone()));
+    let bgp = Bgp {
+        peering,
+        blocks: ipam.blocks(),
+        kernel,
+        condition: health.register_condition("bgp"),
+        running,
+        restarting,
+    };
+    tasks.spawn(bgp.run(stop.clone()));
+    tasks.spawn(addressing::feed(addressing, ipam.clone(), stop.clone()));
+    let retry = {
+        let server = server.clone();
+        move || server.retry()
+    };
+    tasks.spawn(addressing::attend(
+        ipam,
+        live,
+        health.register_condition("ipam"),
+        retry,
+        stop.clone(),
+    ));
+    tasks.spawn(watch_source(source_status, health.register_condition("source"), stop.clone()));
+    let socket = cni::Listener::bind(&config.socket()).context("the agent's socket")?;
+    let stopped = stop.clone();
+    tasks.spawn(async move {
+        server.serve(socket, stopped).await;
+        // Held until here: the brain ends when nobody can ask it any more.
+        drop(brain_sender);
+        Ok(())
+    });
+    Ok(tasks)
+}
+
+async fn watch_source(
+    mut status: watch::Receiver<crate::source::SourceStatus>,
+    condition: crate::observe::health::Condition,
+    stop: CancellationToken,
+) -> Result<()> {
+    loop {
+        condition.set(status.borrow_and_update().ready());
+        tokio::select! {
+            () = stop.cancelled() => return Ok(()),
+            changed = status.changed() => changed.context("the source")?,
+        }
+    }
+}
+
+fn link_routes(endpoints: &[LocalEndpoint]) -> Vec<RouteChange> {
+    let of = |endpoint: &LocalEndpoint| {
+        let target = Some(RouteTarget::Link(endpoint.host_index));
+        let addresses = endpoint.addresses.clone().into_iter();
+        addresses
+            .map(move |address| RouteChange { destination: address.into(), target: target.clone() })
+    };
+    endpoints.iter().flat_map(of).collect()
+}
+
+fn secret_namespace(source: &SourceConfig) -> &str {
+    match source {
+        SourceConfig::Kubernetes(config) => {
+            config.secret_namespace.as_deref().unwrap_or(SECRET_NAMESPACE)
+        }
+        SourceConfig::Directory { .. } => SECRET_NAMESPACE,
+    }
+}
+
+fn open_ipam(config: &Config) -> Result<ipam::Ipam> {
+    let store = match &config.ipam {
+        IpamConfig::Etcd(etcd) => {
+            let mut store = ipam::EtcdConfig::new(etcd.endpoints.iter().cloned());
+            store.ca_file.clone_from(&etcd.ca_file);
+            store.cert_file.clone_from(&etcd.cert_file);
+            store.key_file.clone_from(&etcd.key_file);
+            store.username.clone_from(&etcd.username);
+            store.password = etcd
+                .password()
+                .context("ipam.passwordFile")?
+                .map(|password| password.reveal().to_owned());
+            ipam::StoreConfig::Etcd(store)
+        }
+        IpamConfig::Embedded => ipam::StoreConfig::Embedded(config.state_dir.join("ipam.redb")),
+    };
+    let options = ipam::Options::new(&config.node_name, store, config.state_dir.join("ipam"));
+    ipam::Ipam::open(options).context("ipam")
+}

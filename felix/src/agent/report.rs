@@ -1,0 +1,219 @@
+//! Answers `felix status`, `felix endpoints` and `felix routes`.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use bgpd::{NeighborStatus, RouteQuery};
+use serde::Serialize;
+use serde_json::Value;
+use tokio::sync::{mpsc, oneshot, watch};
+
+use super::bgp::Running;
+use super::brain::{self, Command};
+use crate::cni::backend::{Failure, Query};
+use crate::control::{
+    BgpReport, BlockRow, ConditionRow, EndpointRow, IpamReport, KernelReport, PeerRow, RouteRow,
+    Rows, StatusReport,
+};
+use crate::kernel::{Kernel, WantedRoute};
+use crate::model::{Direction, LocalEndpoint, RouteTarget};
+use crate::observe::Health;
+use crate::source::SourceStatus;
+
+/// The parts that can be asked. Clones ask the same.
+#[derive(Clone)]
+pub(super) struct Reporter {
+    pub(super) node: Arc<str>,
+    pub(super) started: Instant,
+    pub(super) health: Health,
+    pub(super) source: watch::Receiver<SourceStatus>,
+    pub(super) brain: mpsc::WeakSender<Command>,
+    pub(super) kernel: Kernel,
+    pub(super) ipam: ipam::Ipam,
+    pub(super) bgp: watch::Receiver<Running>,
+}
+
+impl Reporter {
+    /// Where the source stands, in a few words for an error.
+    pub(super) fn source_summary(&self) -> String {
+        let status = self.source.borrow();
+        match status.ready() {
+            Ok(()) => format!("{} is connected", status.origin),
+            Err(reason) => reason,
+        }
+    }
+
+    pub(super) async fn answer(&self, query: Query) -> Result<Value, Failure> {
+        match query {
+            Query::Status => json(&self.status().await?),
+            Query::Endpoints => json(&Rows::bounded(self.endpoints().await?)),
+            Query::Routes => json(&Rows::bounded(self.routes().await?)),
+        }
+    }
+
+    async fn brain(&self) -> Result<brain::Report, Failure> {
+        let ended = || Failure::Internal("the agent is ending".into());
+        let brain = self.brain.upgrade().ok_or_else(ended)?;
+        let (reply, answer) = oneshot::channel();
+        brain.send(Command::Report { reply }).await.map_err(|_| ended())?;
+        answer.await.map_err(|_| ended())
+    }
+
+    async fn neighbors(&self) -> Vec<NeighborStatus> {
+        let speaker = self.bgp.borrow().speaker.clone();
+        match speaker {
+            // One that has ended has no neighbours.
+            Some(speaker) => speaker.neighbors().await.unwrap_or_default(),
+            None => Vec::new(),
+        }
+    }
+
+    async fn status(&self) -> Result<StatusReport, Failure> {
+        let brain = self.brain().await?;
+        let kernel =
+            self.kernel.status().await.map_err(|error| Failure::Internal(error.to_string()))?;
+        let ipam = self.ipam.status();
+        let speaker = self.bgp.borrow().speaker.clone();
+        let whole = match &speaker {
+            Some(speaker) => speaker.status().await.ok(),
+            None => None,
+        };
+        let mut source = self.source.borrow().clone();
+        for problem in &brain.problems {
+            let object = format!("{:?}/{}", problem.kind, problem.key);
+            source.problems.insert(object, format!("{}: {}", problem.field, problem.reason));
+        }
+        for problem in &self.bgp.borrow().problems {
+            source
+                .problems
+                .insert(problem.object.clone(), format!("{}: {}", problem.field, problem.reason));
+        }
+        Ok(StatusReport {
+            node: self.node.to_string(),
+            version: env!("CARGO_PKG_VERSION").into(),
+            uptime_seconds: self.started.elapsed().as_secs(),
+            conditions: self
+                .health
+                .ready()
+                .into_iter()
+                .map(|check| ConditionRow { name: check.name.into(), reason: check.result.err() })
+                .collect(),
+            source,
+            ipam: IpamReport {
+                error: (!ipam.ready)
+                    .then(|| ipam.problem.clone().unwrap_or_else(|| "not connected yet".into())),
+                store: ipam.store,
+                blocks: ipam
+                    .blocks
+                    .iter()
+                    .filter(|block| block.owned)
+                    .map(|block| BlockRow {
+                        cidr: block.cidr,
+                        used: (block.in_use - block.resting) as u64,
+                        size: block.capacity as u64,
+                    })
+                    .collect(),
+            },
+            kernel: KernelReport {
+                in_sync: brain.in_sync && brain.last_error.is_none(),
+                error: brain.last_error.or(kernel.nft.last_error).or(kernel.routes.last_error),
+                elements: kernel.nft.elements as u64,
+                routes: kernel.routes.installed as u64,
+                repairs: kernel.nft.repairs + kernel.routes.repairs,
+            },
+            bgp: BgpReport {
+                local_as: whole.as_ref().map(|speaker| speaker.asn),
+                router_id: whole.as_ref().map(|speaker| speaker.router_id),
+                peers: self.neighbors().await.iter().map(peer).collect(),
+            },
+            endpoints: brain.counts.endpoints,
+        })
+    }
+
+    async fn endpoints(&self) -> Result<Vec<EndpointRow>, Failure> {
+        let brain = self.brain().await?;
+        let row = |(endpoint, policies): &(LocalEndpoint, Vec<crate::engine::AppliedPolicy>)| {
+            let names = |direction: Direction| {
+                let applies = |policy: &&crate::engine::AppliedPolicy| match direction {
+                    Direction::Ingress => policy.ingress,
+                    Direction::Egress => policy.egress,
+                };
+                policies.iter().filter(applies).map(|policy| policy.id.to_string()).collect()
+            };
+            EndpointRow {
+                namespace: endpoint.namespace.clone(),
+                pod: endpoint.pod.clone(),
+                addresses: endpoint.addresses.to_vec(),
+                interface: endpoint.host_interface.clone(),
+                container_id: endpoint.id.container_id.clone(),
+                programmed: brain.in_sync && brain.last_error.is_none(),
+                ingress: names(Direction::Ingress),
+                egress: names(Direction::Egress),
+            }
+        };
+        Ok(brain.endpoints.iter().map(row).collect())
+    }
+
+    async fn routes(&self) -> Result<Vec<RouteRow>, Failure> {
+        let brain = self.brain().await?;
+        let speaker = self.bgp.borrow().speaker.clone();
+        let learned = match speaker {
+            Some(speaker) => speaker.routes(RouteQuery::default()).await.unwrap_or_default(),
+            None => Vec::new(),
+        };
+        let wanted = self
+            .kernel
+            .wanted_routes()
+            .await
+            .map_err(|error| Failure::Internal(error.to_string()))?;
+        Ok(wanted
+            .into_iter()
+            .map(|WantedRoute { destination: prefix, target, installed }| {
+                let (next_hops, origin) = match &target {
+                    RouteTarget::Link(index) => {
+                        let endpoint = brain.endpoints.iter().find(|(e, _)| e.host_index == *index);
+                        endpoint.map_or_else(
+                            || (vec![format!("dev #{index}")], "endpoint".to_owned()),
+                            |(e, _)| {
+                                let origin = format!("endpoint {}/{}", e.namespace, e.pod);
+                                (vec![format!("dev {}", e.host_interface)], origin)
+                            },
+                        )
+                    }
+                    RouteTarget::Blackhole => (vec!["blackhole".to_owned()], "block".to_owned()),
+                    RouteTarget::Via(hops) => {
+                        let at = learned.binary_search_by(|route| route.prefix.cmp(&prefix)).ok();
+                        let peers = at.into_iter().flat_map(|at| &learned[at].paths);
+                        let names: Vec<&str> = peers
+                            .filter(|path| path.used)
+                            .filter_map(|path| path.neighbor.as_deref())
+                            .collect();
+                        let hops = hops.iter().map(|hop| format!("via {}", hop.gateway)).collect();
+                        (hops, format!("bgp {}", names.join(", ")))
+                    }
+                };
+                RouteRow { prefix, next_hops, origin, installed }
+            })
+            .collect())
+    }
+}
+
+fn peer(neighbor: &NeighborStatus) -> PeerRow {
+    PeerRow {
+        address: neighbor.address,
+        remote_as: neighbor.asn,
+        origin: neighbor.name.clone(),
+        state: neighbor.state.to_string(),
+        since_seconds: neighbor.since.as_secs(),
+        received: neighbor.families.iter().map(|family| family.accepted as u64).sum(),
+        advertised: neighbor.families.iter().map(|family| family.advertised as u64).sum(),
+        reason: match &neighbor.last_down {
+            Some(down) if neighbor.session.is_none() => Some(down.reason.to_string()),
+            _ => None,
+        },
+    }
+}
+
+fn json(report: &impl Serialize) -> Result<Value, Failure> {
+    serde_json::to_value(report).map_err(|error| Failure::Internal(error.to_string()))
+}

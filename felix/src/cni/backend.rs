@@ -1,0 +1,178 @@
+//! What the CNI server has done for it: it decides the order, others know how.
+
+use std::net::IpAddr;
+use std::time::Duration;
+
+use serde_json::Value;
+use smallvec::SmallVec;
+use tokio::time::Instant;
+
+use super::annotations::Wishes;
+use super::protocol::Error;
+use super::spec::{Command, PodArgs, code};
+use crate::model::{EndpointId, IfIndex, Labels, LocalEndpoint};
+
+/// What the source knows of a pod, and of its namespace.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct PodFacts {
+    /// `metadata.uid`; empty if there is none.
+    pub uid: String,
+    /// The pod's labels.
+    pub labels: Labels,
+    /// The pod's service account.
+    pub service_account: String,
+    /// The pod's annotations, whole keys.
+    pub annotations: Labels,
+    /// The namespace's annotations, whole keys.
+    pub namespace_annotations: Labels,
+}
+
+/// Asks for addresses.
+#[derive(Clone, Debug, PartialEq)]
+pub struct AssignSpec {
+    /// What holds them, and releases them.
+    pub handle: String,
+    /// For the record in IPAM.
+    pub namespace: String,
+    /// For the record in IPAM.
+    pub pod: String,
+    /// Which.
+    pub wishes: Wishes,
+    /// When to give up; the error then says what it waited for.
+    pub deadline: Instant,
+}
+
+/// Why something was not done.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Failure {
+    /// It can be later: etcd, the API server or the kernel is away or busy, or all addresses are
+    /// taken. Says which.
+    #[error("{0}")]
+    TryAgainLater(String),
+    /// It never can be: the pod or its configuration asks for what there is not.
+    #[error("{0}")]
+    Invalid(String),
+    /// The container already has an interface of that name.
+    #[error("{0}")]
+    InterfaceExists(String),
+    /// The network namespace is gone.
+    #[error("{0}")]
+    NoNetns(String),
+    /// A defect, of the agent or below it.
+    #[error("{0}")]
+    Internal(String),
+}
+
+impl From<Failure> for Error {
+    fn from(failure: Failure) -> Self {
+        let (code, msg, details) = match failure {
+            Failure::TryAgainLater(text) => (code::TRY_AGAIN_LATER, "try again later", text),
+            Failure::Invalid(text) => (code::INVALID_REQUEST, "invalid request", text),
+            Failure::InterfaceExists(text) => (code::INTERFACE_EXISTS, "interface exists", text),
+            Failure::NoNetns(text) => (code::INVALID_NETNS, "no such network namespace", text),
+            Failure::Internal(text) => (code::INTERNAL, "internal error", text),
+        };
+        Self { code, msg: msg.into(), details }
+    }
+}
+
+/// A question of the command line.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Query {
+    /// `felix status`
+    Status,
+    /// `felix endpoints`
+    Endpoints,
+    /// `felix routes`
+    Routes,
+}
+
+/// A request of a container runtime that was answered.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Observation {
+    /// Which.
+    pub command: Command,
+    /// The attachment; empty for GC and STATUS.
+    pub id: EndpointId,
+    /// 0, or the code of the error it was answered with.
+    pub code: u32,
+    /// From the request's last byte to the answer.
+    pub took: Duration,
+}
+
+/// The parts of the agent that the CNI server stands on.
+///
+/// All effects are idempotent: doing again what is done, and undoing what is not there, succeeds.
+/// A future that is dropped leaves it open whether its effect comes about, but an undoing that is
+/// begun later comes after it.
+pub trait Backend: Send + Sync + 'static {
+    /// Whether ADD can be served.
+    ///
+    /// # Errors
+    /// Why not, with code 50, or 51 if running containers may have limited connectivity.
+    fn ready(&self) -> Result<(), Error>;
+
+    /// The MTU of new links, in bytes, where the network configuration has none.
+    fn default_mtu(&self) -> u32;
+
+    /// An interface index that no interface on the host has, and none was or will be given by
+    /// this function.
+    fn next_ifindex(&self) -> IfIndex;
+
+    /// Waits until the source knows the pod under this uid (any, if empty), at most until
+    /// `deadline`. Outside Kubernetes ([`PodArgs::kubernetes`]) there may be no such object:
+    /// answers at once with what is known, or with nothing.
+    fn pod(
+        &self,
+        pod: &PodArgs,
+        deadline: Instant,
+    ) -> impl Future<Output = Result<PodFacts, Failure>> + Send;
+
+    /// Assigns addresses to a handle: at least one, at most one of each family. Either all that
+    /// are wanted or none.
+    fn assign(
+        &self,
+        spec: AssignSpec,
+    ) -> impl Future<Output = Result<SmallVec<[IpAddr; 2]>, Failure>> + Send;
+
+    /// Gives back all addresses of a handle. Also those of an `assign` that was dropped.
+    fn release(&self, handle: &str) -> impl Future<Output = Result<(), Failure>> + Send;
+
+    /// Brings the endpoint's policy and route into the kernel. The link need not exist.
+    fn commit_endpoint(
+        &self,
+        endpoint: &LocalEndpoint,
+    ) -> impl Future<Output = Result<(), Failure>> + Send;
+
+    /// Takes the endpoint's policy and route out of the kernel, and what it tracks of its
+    /// connections. What the link then still carries is dropped.
+    fn remove_endpoint(
+        &self,
+        endpoint: &LocalEndpoint,
+    ) -> impl Future<Output = Result<(), Failure>> + Send;
+
+    /// Creates the link, with the index, names, MAC and addresses that the endpoint has.
+    fn create_link(
+        &self,
+        endpoint: &LocalEndpoint,
+    ) -> impl Future<Output = Result<(), Failure>> + Send;
+
+    /// Deletes the link, if the interface of that name has the endpoint's index.
+    fn delete_link(
+        &self,
+        endpoint: &LocalEndpoint,
+    ) -> impl Future<Output = Result<(), Failure>> + Send;
+
+    /// Compares the kernel and IPAM with the endpoint: a line for each thing that is missing or
+    /// different.
+    fn check(
+        &self,
+        endpoint: &LocalEndpoint,
+    ) -> impl Future<Output = Result<Vec<String>, Failure>> + Send;
+
+    /// Answers the command line.
+    fn query(&self, query: Query) -> impl Future<Output = Result<Value, Failure>> + Send;
+
+    /// Told of each request of a runtime, for metrics.
+    fn observe(&self, _observation: &Observation) {}
+}

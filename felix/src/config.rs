@@ -1,0 +1,539 @@
+//! The agent's own configuration: `felix.yaml`, each key also as a `CARACAL_*` environment variable.
+//!
+//! ```yaml
+//! nodeName: worker-1            # CARACAL_NODE_NAME; default: the host name, in lower case
+//! runDir: /run/caracal          # sockets
+//! stateDir: /var/lib/caracal    # endpoints, embedded IPAM store
+//! source:                       # where intent comes from
+//!   kind: kubernetes            # CARACAL_SOURCE_KIND; or: directory, with path
+//!   kubeconfig: /etc/caracal/kubeconfig   # default: the pod's service account
+//!   secretNamespace: caracal-system       # default: the namespace of the credentials
+//!   streamingLists: false       # needs etcd >= 3.4.31 or >= 3.5.13 behind the API server
+//! ipam:
+//!   store: etcd                 # or: embedded (one machine alone)
+//!   endpoints: [https://10.0.0.1:2379]    # CARACAL_IPAM_ENDPOINTS, separated by commas
+//!   caFile: /etc/caracal/etcd/ca.crt
+//!   certFile: /etc/caracal/etcd/tls.crt
+//!   keyFile: /etc/caracal/etcd/tls.key
+//!   username: caracal
+//!   passwordFile: /etc/caracal/etcd/password
+//! http: {address: "127.0.0.1:9099"}       # /livez, /readyz, /metrics
+//! log: {level: info, format: text}        # format: text or json
+//! cni: {deadlineSeconds: 30}              # a CNI request that takes longer is undone
+//! bgp: {port: 179, routerId: 10.0.0.7}    # default: BGPConfiguration, the node's IPv4 address
+//! ```
+//! The environment wins over the file. A mistake is an error that names the file and line (or the
+//! variable), the field and the reason.
+
+mod settings;
+#[cfg(test)]
+mod tests;
+
+use std::fmt;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use settings::Settings;
+
+/// Read when no other file is named; it may be absent.
+pub const DEFAULT_FILE: &str = "/etc/caracal/felix.yaml";
+
+/// Name of the agent's socket in [`Config::run_dir`].
+const SOCKET_NAME: &str = "felix.sock";
+
+/// `sun_path` of `struct sockaddr_un` (unix(7)), less its terminating zero.
+const SOCKET_PATH_LIMIT: usize = 107;
+
+/// Every field, in the order of the documentation. Its variable is `CARACAL_` and the path with
+/// each word in capitals: `ipam.caFile` is `CARACAL_IPAM_CA_FILE`.
+const FIELDS: &[&str] = &[
+    "nodeName",
+    "runDir",
+    "stateDir",
+    "source.kind",
+    "source.path",
+    "source.kubeconfig",
+    "source.secretNamespace",
+    "source.streamingLists",
+    "ipam.store",
+    "ipam.endpoints",
+    "ipam.caFile",
+    "ipam.certFile",
+    "ipam.keyFile",
+    "ipam.username",
+    "ipam.passwordFile",
+    "http.address",
+    "log.level",
+    "log.format",
+    "cni.deadlineSeconds",
+    "bgp.port",
+    "bgp.routerId",
+];
+
+/// The agent's configuration, checked.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Config {
+    /// This node's `metadata.name`.
+    pub node_name: String,
+    /// Sockets; gone after a reboot.
+    pub run_dir: PathBuf,
+    /// What outlives a reboot.
+    pub state_dir: PathBuf,
+    /// Where intent comes from.
+    pub source: SourceConfig,
+    /// Where address blocks are kept.
+    pub ipam: IpamConfig,
+    /// Health and metrics.
+    pub http: HttpConfig,
+    /// The log.
+    pub log: LogConfig,
+    /// The CNI server.
+    pub cni: CniConfig,
+    /// What of BGP is local to this node.
+    pub bgp: BgpConfig,
+}
+
+/// `source`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum SourceConfig {
+    /// `kind: kubernetes`.
+    Kubernetes(KubernetesConfig),
+    /// `kind: directory`.
+    Directory {
+        /// The folder of YAML files; not searched below its first level.
+        path: PathBuf,
+    },
+}
+
+/// `source`, of kind `kubernetes`.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct KubernetesConfig {
+    /// None: the service account of the pod that the agent runs in.
+    pub kubeconfig: Option<PathBuf>,
+    /// Where Secrets are read; None: the namespace of the credentials.
+    pub secret_namespace: Option<String>,
+    /// Initial lists as one watch (`sendInitialEvents`), where the API server is able to.
+    pub streaming_lists: bool,
+}
+
+/// `ipam`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum IpamConfig {
+    /// `store: etcd`.
+    Etcd(EtcdConfig),
+    /// `store: embedded`, in the state directory.
+    Embedded,
+}
+
+/// `ipam`, with `store: etcd`.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct EtcdConfig {
+    /// `http://HOST:PORT` or `https://HOST:PORT`, at least one.
+    pub endpoints: Vec<String>,
+    /// PEM; required for https.
+    pub ca_file: Option<PathBuf>,
+    /// PEM; together with `key_file`.
+    pub cert_file: Option<PathBuf>,
+    /// PEM; together with `cert_file`.
+    pub key_file: Option<PathBuf>,
+    /// Together with `password_file`.
+    pub username: Option<String>,
+    /// The password, less one trailing newline.
+    pub password_file: Option<PathBuf>,
+}
+
+impl EtcdConfig {
+    /// Reads the password; None where none is configured. Read again for each new connection, so
+    /// that a rotated file takes effect.
+    ///
+    /// # Errors
+    /// The file cannot be read or is not UTF-8.
+    pub fn password(&self) -> std::io::Result<Option<Password>> {
+        let Some(file) = &self.password_file else { return Ok(None) };
+        let mut text = std::fs::read_to_string(file)?;
+        if text.ends_with('\n') {
+            text.pop();
+        }
+        Ok(Some(Password(text)))
+    }
+}
+
+/// A password. `Debug` does not show it.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Password(String);
+
+impl Password {
+    /// The password itself, for the wire and nothing else.
+    pub fn reveal(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Debug for Password {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Password(..)")
+    }
+}
+
+/// `http`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct HttpConfig {
+    /// Where `/livez`, `/readyz` and `/metrics` are served, without TLS.
+    pub address: SocketAddr,
+}
+
+/// `log`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LogConfig {
+    /// A level (`info`) or directives of `tracing_subscriber::EnvFilter` (`info,felix::kernel=debug`).
+    /// None: as FelixConfiguration says, `info` until it does.
+    pub level: Option<String>,
+    /// How a line looks.
+    pub format: LogFormat,
+}
+
+/// `log.format`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum LogFormat {
+    /// For people.
+    #[default]
+    Text,
+    /// One JSON object on a line.
+    Json,
+}
+
+/// `cni`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct CniConfig {
+    /// A request that is not done by then is undone and fails. Runtimes wait 2 to 4 minutes.
+    pub deadline: Duration,
+}
+
+/// `bgp`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct BgpConfig {
+    /// Local TCP port, before BGPConfiguration's `listenPort`.
+    pub port: Option<u16>,
+    /// BGP identifier (RFC 4271 section 4.2); None: the node's IPv4 address.
+    pub router_id: Option<Ipv4Addr>,
+}
+
+/// A mistake in the configuration: where it is, which field, why.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub struct ConfigError {
+    /// The file and line, or the variable; None where a field is missing altogether.
+    pub origin: Option<Origin>,
+    /// The field's path, such as `ipam.endpoints`; empty for the file as a whole.
+    pub field: String,
+    /// What is wrong with it.
+    pub reason: String,
+}
+
+impl fmt::Display for ConfigError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if let Some(origin) = &self.origin {
+            write!(f, "{origin}: ")?;
+        }
+        if !self.field.is_empty() {
+            write!(f, "{}: ", self.field)?;
+        }
+        f.write_str(&self.reason)
+    }
+}
+
+/// Where a value came from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Origin {
+    /// A file; the line counts from 1, 0 for the file as a whole.
+    File(PathBuf, u64),
+    /// An environment variable.
+    Environment(String),
+}
+
+impl fmt::Display for Origin {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::File(path, 0) => write!(f, "{}", path.display()),
+            Self::File(path, line) => write!(f, "{}:{line}", path.display()),
+            Self::Environment(name) => f.write_str(name),
+        }
+    }
+}
+
+impl Config {
+    /// Reads `file` (if None, [`DEFAULT_FILE`] where it exists) and then `environment`, which wins.
+    ///
+    /// # Errors
+    /// The first mistake found.
+    pub fn load(
+        file: Option<&Path>,
+        environment: impl IntoIterator<Item = (String, String)>,
+    ) -> Result<Self, ConfigError> {
+        let mut settings = Settings::new(FIELDS);
+        let path = file.unwrap_or(Path::new(DEFAULT_FILE));
+        match std::fs::read_to_string(path) {
+            Ok(text) => settings.read_yaml(path, &text)?,
+            Err(error) if file.is_none() && error.kind() == std::io::ErrorKind::NotFound => {}
+            Err(error) => {
+                return Err(ConfigError {
+                    origin: Some(Origin::File(path.to_owned(), 0)),
+                    field: String::new(),
+                    reason: error.to_string(),
+                });
+            }
+        }
+        settings.read_environment(environment);
+        Self::build(&settings)
+    }
+
+    /// The agent's socket, for CNI and the CLI.
+    pub fn socket(&self) -> PathBuf {
+        self.run_dir.join(SOCKET_NAME)
+    }
+
+    fn build(settings: &Settings) -> Result<Self, ConfigError> {
+        let run_dir = directory(settings, "runDir", "/run/caracal")?;
+        let socket_length = run_dir.join(SOCKET_NAME).as_os_str().len();
+        if socket_length > SOCKET_PATH_LIMIT {
+            return Err(settings.error(
+                "runDir",
+                format!(
+                    "the socket in it would have a path of {socket_length} bytes, over the {SOCKET_PATH_LIMIT} that unix(7) allows"
+                ),
+            ));
+        }
+        let source = source(settings)?;
+        Ok(Self {
+            node_name: node_name(settings)?,
+            run_dir,
+            state_dir: directory(settings, "stateDir", "/var/lib/caracal")?,
+            ipam: ipam(settings, &source)?,
+            source,
+            http: HttpConfig {
+                address: settings
+                    .parse("http.address", "an address and a port such as 127.0.0.1:9099")?
+                    .unwrap_or(SocketAddr::from((Ipv4Addr::LOCALHOST, 9099))),
+            },
+            log: log(settings)?,
+            cni: CniConfig {
+                deadline: Duration::from_secs(
+                    settings.number("cni.deadlineSeconds", 1..=240)?.unwrap_or(30),
+                ),
+            },
+            bgp: BgpConfig {
+                port: settings
+                    .number("bgp.port", 1..=65535)?
+                    .map(|port| u16::try_from(port).unwrap_or(u16::MAX)),
+                router_id: router_id(settings)?,
+            },
+        })
+    }
+}
+
+/// The `CARACAL_*` variables of `environment` that are not settings: a misspelt one would
+/// otherwise go unnoticed. Those that Kubernetes makes for a Service named `caracal*` are left out.
+pub fn unknown_variables(environment: impl IntoIterator<Item = (String, String)>) -> Vec<String> {
+    let known: Vec<String> = FIELDS.iter().map(|field| settings::variable(field)).collect();
+    let of_a_service = |name: &str| {
+        ["_SERVICE_HOST", "_TCP", "_UDP"].iter().any(|part| name.contains(part))
+            || name.contains("_SERVICE_PORT")
+            || name.ends_with("_PORT")
+    };
+    environment
+        .into_iter()
+        .map(|(name, _)| name)
+        .filter(|name| {
+            name.starts_with(settings::PREFIX) && !known.contains(name) && !of_a_service(name)
+        })
+        .collect()
+}
+
+fn node_name(settings: &Settings) -> Result<String, ConfigError> {
+    let name = match settings.text("nodeName")? {
+        Some(name) => name.to_owned(),
+        None => std::fs::read_to_string("/proc/sys/kernel/hostname")
+            .map_err(|error| {
+                settings.error("nodeName", format!("not set, and no host name: {error}"))
+            })?
+            .trim()
+            .to_lowercase(),
+    };
+    if !is_dns_subdomain(&name) {
+        return Err(
+            settings.error("nodeName", format!("{name:?} is not a DNS subdomain name (RFC 1123)"))
+        );
+    }
+    Ok(name)
+}
+
+fn source(settings: &Settings) -> Result<SourceConfig, ConfigError> {
+    let only_for =
+        |kind: &str, fields: &[&str]| match fields.iter().find(|field| settings.is_set(field)) {
+            Some(field) => Err(settings.error(field, format!("only for source.kind {kind}"))),
+            None => Ok(()),
+        };
+    match settings.choice("source.kind", &["kubernetes", "directory"])?.unwrap_or("kubernetes") {
+        "directory" => {
+            only_for(
+                "kubernetes",
+                &["source.kubeconfig", "source.secretNamespace", "source.streamingLists"],
+            )?;
+            let path = absolute(settings, "source.path")?.ok_or_else(|| {
+                settings.error("source.path", "required for source.kind directory".into())
+            })?;
+            if !path.is_dir() {
+                return Err(
+                    settings.error("source.path", format!("{} is not a directory", path.display()))
+                );
+            }
+            Ok(SourceConfig::Directory { path })
+        }
+        _ => {
+            only_for("directory", &["source.path"])?;
+            let secret_namespace = settings.text("source.secretNamespace")?.map(ToOwned::to_owned);
+            if let Some(name) = &secret_namespace
+                && !is_dns_subdomain(name)
+            {
+                return Err(settings
+                    .error("source.secretNamespace", format!("{name:?} is not a namespace name")));
+            }
+            Ok(SourceConfig::Kubernetes(KubernetesConfig {
+                kubeconfig: readable(settings, "source.kubeconfig")?,
+                secret_namespace,
+                streaming_lists: settings
+                    .parse("source.streamingLists", "true or false")?
+                    .unwrap_or(false),
+            }))
+        }
+    }
+}
+
+fn ipam(settings: &Settings, source: &SourceConfig) -> Result<IpamConfig, ConfigError> {
+    const ETCD_ONLY: [&str; 6] = [
+        "ipam.endpoints",
+        "ipam.caFile",
+        "ipam.certFile",
+        "ipam.keyFile",
+        "ipam.username",
+        "ipam.passwordFile",
+    ];
+    let default = match source {
+        SourceConfig::Kubernetes(_) => "etcd",
+        SourceConfig::Directory { .. } if settings.is_set("ipam.endpoints") => "etcd",
+        SourceConfig::Directory { .. } => "embedded",
+    };
+    if settings.choice("ipam.store", &["etcd", "embedded"])?.unwrap_or(default) == "embedded" {
+        if let Some(field) = ETCD_ONLY.iter().find(|field| settings.is_set(field)) {
+            return Err(settings.error(field, "only for ipam.store etcd".into()));
+        }
+        return Ok(IpamConfig::Embedded);
+    }
+    let etcd = EtcdConfig {
+        endpoints: settings.list("ipam.endpoints")?,
+        ca_file: readable(settings, "ipam.caFile")?,
+        cert_file: readable(settings, "ipam.certFile")?,
+        key_file: readable(settings, "ipam.keyFile")?,
+        username: settings.text("ipam.username")?.map(ToOwned::to_owned),
+        password_file: readable(settings, "ipam.passwordFile")?,
+    };
+    if etcd.endpoints.is_empty() {
+        return Err(settings.error("ipam.endpoints", "required for ipam.store etcd".into()));
+    }
+    for endpoint in &etcd.endpoints {
+        check_endpoint(endpoint).map_err(|reason| settings.error("ipam.endpoints", reason))?;
+        if endpoint.starts_with("https://") && etcd.ca_file.is_none() {
+            return Err(settings.error("ipam.caFile", "required for https endpoints".into()));
+        }
+    }
+    for (one, other) in [("ipam.certFile", "ipam.keyFile"), ("ipam.username", "ipam.passwordFile")]
+    {
+        for (have, lack) in [(one, other), (other, one)] {
+            if settings.is_set(have) && !settings.is_set(lack) {
+                return Err(settings.error(lack, format!("required with {have}")));
+            }
+        }
+    }
+    Ok(IpamConfig::Etcd(etcd))
+}
+
+/// The reason never repeats an endpoint that may hold credentials.
+fn check_endpoint(endpoint: &str) -> Result<(), String> {
+    let authority = ["http://", "https://"].iter().find_map(|scheme| endpoint.strip_prefix(scheme));
+    let Some(authority) = authority else {
+        return Err("each must begin with http:// or https://".into());
+    };
+    if authority.contains('@') {
+        return Err("must not hold credentials; use username and passwordFile".into());
+    }
+    let authority = authority.strip_suffix('/').unwrap_or(authority);
+    let (host, port) = authority.rsplit_once(':').unwrap_or((authority, ""));
+    let host_is_right = match host.strip_prefix('[') {
+        Some(rest) => {
+            rest.strip_suffix(']').is_some_and(|ip| ip.parse::<std::net::Ipv6Addr>().is_ok())
+        }
+        None => {
+            host.parse::<IpAddr>().is_ok_and(|ip| ip.is_ipv4())
+                || is_dns_subdomain(&host.to_lowercase())
+        }
+    };
+    if !host_is_right || !port.parse::<u16>().is_ok_and(|port| port > 0) {
+        return Err(format!("{endpoint:?} is not of the form https://HOST:PORT"));
+    }
+    Ok(())
+}
+
+fn log(settings: &Settings) -> Result<LogConfig, ConfigError> {
+    let level = settings.text("log.level")?.map(ToOwned::to_owned);
+    if let Some(directives) = &level {
+        crate::observe::logging::check_level(directives)
+            .map_err(|reason| settings.error("log.level", reason))?;
+    }
+    let format = match settings.choice("log.format", &["text", "json"])? {
+        Some("json") => LogFormat::Json,
+        _ => LogFormat::Text,
+    };
+    Ok(LogConfig { level, format })
+}
+
+fn router_id(settings: &Settings) -> Result<Option<Ipv4Addr>, ConfigError> {
+    let id: Option<Ipv4Addr> = settings.parse("bgp.routerId", "an IPv4 address")?;
+    if id.is_some_and(|id| id.is_unspecified()) {
+        return Err(settings.error("bgp.routerId", "must not be 0.0.0.0 (RFC 6286)".into()));
+    }
+    Ok(id)
+}
+
+fn directory(settings: &Settings, field: &str, default: &str) -> Result<PathBuf, ConfigError> {
+    Ok(absolute(settings, field)?.unwrap_or_else(|| default.into()))
+}
+
+fn absolute(settings: &Settings, field: &str) -> Result<Option<PathBuf>, ConfigError> {
+    let Some(text) = settings.text(field)? else { return Ok(None) };
+    let path = PathBuf::from(text);
+    if !path.is_absolute() {
+        return Err(settings.error(field, format!("{text:?} is not an absolute path")));
+    }
+    Ok(Some(path))
+}
+
+fn readable(settings: &Settings, field: &str) -> Result<Option<PathBuf>, ConfigError> {
+    let Some(path) = absolute(settings, field)? else { return Ok(None) };
+    match std::fs::File::open(&path).and_then(|file| file.metadata()) {
+        Ok(metadata) if metadata.is_file() => Ok(Some(path)),
+        Ok(_) => Err(settings.error(field, format!("{} is not a file", path.display()))),
+        Err(error) => Err(settings.error(field, format!("{}: {error}", path.display()))),
+    }
+}
+
+fn is_dns_subdomain(name: &str) -> bool {
+    let alphanumeric = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit();
+    name.len() <= 253
+        && name.split('.').all(|label| {
+            let bytes = label.as_bytes();
+            bytes.len() <= 63
+                && bytes.first().is_some_and(|b| alphanumeric(*b))
+                && bytes.last().is_some_and(|b| alphanumeric(*b))
+                && bytes.iter().all(|b| alphanumeric(*b) || *b == b'-')
+        })
+}

@@ -1,0 +1,233 @@
+//! From addresses to classes: which workloads hold an address, which active networks it lies in,
+//! and the elements that tell the kernel.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+
+use rustc_hash::{FxHashMap, FxHashSet};
+use smallvec::SmallVec;
+
+use super::atoms::{Atom, AtomId};
+use super::classes::Classes;
+use super::pending::Pending;
+use super::policy::Networks;
+use super::ranges::{Family, Span, bits, flatten};
+use super::shapes::{ShapeId, Shapes};
+use crate::model::{Class, Key, Value};
+
+#[derive(Debug, Default)]
+struct Entry {
+    /// The shapes of the workloads that hold the address, each with the position of the address
+    /// in its shape's list.
+    owners: SmallVec<[(ShapeId, u32); 1]>,
+    class: Class,
+    /// The class that the address has an element for, 0 if it has none.
+    shown: Class,
+    /// A workload held the address when it was last settled.
+    is_held: bool,
+}
+
+/// An address now belongs to another class.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Move {
+    pub(super) address: IpAddr,
+    pub(super) before: Class,
+    pub(super) now: Class,
+    /// No workload held the address before.
+    pub(super) is_new: bool,
+}
+
+/// All addresses of workloads, and the active networks.
+#[derive(Debug, Default)]
+pub(super) struct Addresses {
+    book: BTreeMap<IpAddr, Entry>,
+    dirty: FxHashSet<IpAddr>,
+    networks: BTreeMap<AtomId, Networks>,
+    networks_changed: bool,
+    /// Ascending and disjoint.
+    ranges: BTreeMap<Family, Vec<(Span, Class)>>,
+}
+
+impl Addresses {
+    /// A workload of this shape holds the address.
+    pub(super) fn add_owner(&mut self, address: IpAddr, shape: ShapeId, shapes: &mut Shapes) {
+        let position = shapes.add_address(shape, address);
+        self.book.entry(address).or_default().owners.push((shape, position));
+        self.dirty.insert(address);
+    }
+
+    /// A workload of this shape holds the address no more.
+    pub(super) fn remove_owner(&mut self, address: IpAddr, shape: ShapeId, shapes: &mut Shapes) {
+        let Some(entry) = self.book.get_mut(&address) else { return };
+        let Some(at) = entry.owners.iter().position(|owner| owner.0 == shape) else { return };
+        let (_, position) = entry.owners.swap_remove(at);
+        self.dirty.insert(address);
+        let last = slot(shapes.addresses(shape).len() - 1);
+        if let Some(moved) = shapes.remove_address(shape, position)
+            && let Some(entry) = self.book.get_mut(&moved)
+            && let Some(owner) = entry.owners.iter_mut().find(|owner| **owner == (shape, last))
+        {
+            owner.1 = position;
+        }
+    }
+
+    /// The shape answers other questions now.
+    pub(super) fn shape_changed(&mut self, shape: ShapeId, shapes: &Shapes) {
+        self.dirty.extend(shapes.addresses(shape));
+    }
+
+    /// A set of networks is asked for from now on.
+    pub(super) fn activate(&mut self, id: AtomId, networks: &Networks) {
+        self.networks.insert(id, networks.clone());
+        self.networks_changed = true;
+    }
+
+    /// A set of networks is not asked for any more.
+    pub(super) fn deactivate(&mut self, id: AtomId) {
+        self.networks.remove(&id);
+        self.networks_changed = true;
+    }
+
+    /// Brings classes and elements up to date. Returns the addresses whose class changed, in
+    /// ascending order; the classes they had can be read until they are retired.
+    pub(super) fn settle(
+        &mut self,
+        shapes: &Shapes,
+        classes: &mut Classes,
+        pending: &mut Pending,
+    ) -> Vec<Move> {
+        if std::mem::take(&mut self.networks_changed) {
+            for family in Family::ALL {
+                self.settle_ranges(family, classes, pending);
+            }
+        }
+        let mut dirty: Vec<IpAddr> = std::mem::take(&mut self.dirty).into_iter().collect();
+        dirty.sort_unstable();
+        let mut moves = Vec::new();
+        // Pods of one shape in one range are in one class.
+        let mut known: FxHashMap<(ShapeId, Class), Class> = FxHashMap::default();
+        for address in dirty {
+            let range = self.range_class(address);
+            let Some(entry) = self.book.get_mut(&address) else { continue };
+            let now = match *entry.owners {
+                [] => Class(0),
+                [(shape, _)] => match known.get(&(shape, range)) {
+                    Some(class) => {
+                        classes.acquire_again(*class);
+                        *class
+                    }
+                    None => {
+                        let atoms = union([shape], range, shapes, classes);
+                        let class = classes.acquire(&atoms);
+                        known.insert((shape, range), class);
+                        class
+                    }
+                },
+                ref owners => {
+                    let atoms = union(owners.iter().map(|o| o.0), range, shapes, classes);
+                    classes.acquire(&atoms)
+                }
+            };
+            let held = !entry.owners.is_empty();
+            let shown = if held && now != range { now } else { Class(0) };
+            pending.set(Key::Class(address), element(entry.shown), element(shown));
+            classes.release(entry.class);
+            // Without an owner an address is what its range says.
+            let before = if entry.is_held { entry.class } else { range };
+            let after = if held { now } else { range };
+            if before != after {
+                moves.push(Move { address, before, now: after, is_new: !entry.is_held });
+            }
+            if held {
+                (entry.class, entry.shown, entry.is_held) = (now, shown, true);
+            } else {
+                self.book.remove(&address);
+            }
+        }
+        moves
+    }
+
+    /// The class that the kernel finds for an address.
+    pub(super) fn class(&self, address: IpAddr) -> Class {
+        match self.book.get(&address) {
+            Some(entry) if entry.shown != Class(0) => entry.shown,
+            _ => self.range_class(address),
+        }
+    }
+
+    /// How many addresses workloads hold.
+    pub(super) fn len(&self) -> usize {
+        self.book.len()
+    }
+
+    fn range_class(&self, address: IpAddr) -> Class {
+        let Some(ranges) = self.ranges.get(&Family::of(address)) else { return Class(0) };
+        let bits = bits(address);
+        let at = ranges.partition_point(|(span, _)| span.last < bits);
+        match ranges.get(at) {
+            Some((span, class)) if span.first <= bits => *class,
+            _ => Class(0),
+        }
+    }
+
+    /// Cuts the active networks into disjoint ranges, and marks the addresses in those that are
+    /// not what they were.
+    fn settle_ranges(&mut self, family: Family, classes: &mut Classes, pending: &mut Pending) {
+        let spans: Vec<(Span, AtomId)> = self
+            .networks
+            .iter()
+            .flat_map(|(id, networks)| networks.spans(family).into_iter().map(|span| (span, *id)))
+            .collect();
+        let ranges: Vec<(Span, Class)> = flatten(&spans)
+            .into_iter()
+            .map(|(span, ids)| {
+                let atoms: Vec<Atom> = ids.into_iter().map(Atom::yes).collect();
+                (span, classes.acquire(&atoms))
+            })
+            .collect();
+        let before = self.ranges.insert(family, ranges.clone()).unwrap_or_default();
+        for (_, class) in &before {
+            classes.release(*class);
+        }
+        let mut changes: BTreeMap<Span, (Class, Class)> = BTreeMap::new();
+        for (span, class) in before {
+            changes.entry(span).or_default().0 = class;
+        }
+        for (span, class) in ranges {
+            changes.entry(span).or_default().1 = class;
+        }
+        for (span, (before, now)) in changes {
+            if before == now {
+                continue;
+            }
+            let (first, last) = (family.address(span.first), family.address(span.last));
+            pending.set(Key::ClassRange(first, last), element(before), element(now));
+            self.dirty.extend(self.book.range(first..=last).map(|(address, _)| *address));
+        }
+    }
+}
+
+/// All that is true of an address with these owners in a range of this class, ascending.
+fn union(
+    owners: impl IntoIterator<Item = ShapeId>,
+    range: Class,
+    shapes: &Shapes,
+    classes: &Classes,
+) -> Vec<Atom> {
+    let mut atoms = classes.atoms(range).to_vec();
+    for owner in owners {
+        atoms.extend_from_slice(shapes.atoms(owner));
+    }
+    atoms.sort_unstable();
+    atoms.dedup();
+    atoms
+}
+
+fn element(class: Class) -> Option<Value> {
+    (class != Class(0)).then_some(Value::Class(class))
+}
+
+/// Addresses of one shape are counted in 32 bits: more would not fit in memory.
+fn slot(index: usize) -> u32 {
+    u32::try_from(index).unwrap_or(u32::MAX)
+}

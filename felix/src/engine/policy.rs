@@ -1,0 +1,247 @@
+//! Policy in the engine's own words. Every kind of policy becomes this form: tiers in order, in
+//! each tier policies in order, in each policy rules in order; the first rule that matches decides.
+
+use std::cmp::Ordering;
+use std::fmt;
+use std::sync::Arc;
+
+use api::selector::Selector;
+use ipnet::IpNet;
+
+use super::ranges::{self, Family, Span};
+use crate::model::{Direction, Kind, ObjectKey};
+
+/// What a rule does with the traffic it matches.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(super) enum Action {
+    /// Let it through, whatever later tiers say.
+    Allow,
+    /// Drop it.
+    Deny,
+    /// Leave it to the next tier.
+    #[cfg_attr(not(test), expect(dead_code, reason = "Kubernetes policies only allow"))]
+    Pass,
+}
+
+/// `spec.order`: lower is evaluated first.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Order(f64);
+
+impl Order {
+    /// An explicit order.
+    pub(super) const fn new(order: f64) -> Self {
+        Self(order)
+    }
+}
+
+impl Ord for Order {
+    fn cmp(&self, other: &Self) -> Ordering {
+        self.0.total_cmp(&other.0)
+    }
+}
+
+impl PartialOrd for Order {
+    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl PartialEq for Order {
+    fn eq(&self, other: &Self) -> bool {
+        self.cmp(other) == Ordering::Equal
+    }
+}
+
+impl Eq for Order {}
+
+/// An ordered group of policies.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Tier {
+    /// Its name; breaks ties between tiers of equal order.
+    pub(super) name: Arc<str>,
+    /// Its place among the tiers.
+    pub(super) order: Order,
+    /// What becomes of traffic that reached the tier, was selected by one of its policies for this
+    /// direction, and matched no rule: [`Action::Deny`] or [`Action::Pass`].
+    pub(super) default_action: Action,
+}
+
+impl Tier {
+    /// The tier that Kubernetes network policies live in, and Calico's that name none.
+    pub(super) fn default_tier() -> Self {
+        Self {
+            name: "default".into(),
+            order: Order::new(1_000_000.0),
+            default_action: Action::Deny,
+        }
+    }
+}
+
+/// Names one policy object.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct PolicyId {
+    /// Which kind of policy.
+    pub kind: Kind,
+    /// Its namespace and name.
+    pub key: ObjectKey,
+}
+
+impl PolicyId {
+    /// What ties between policies of equal order are broken by, byte by byte: name, then
+    /// namespace, then kind.
+    fn tie_break(&self) -> (&str, &str, Kind) {
+        (&self.key.name, self.key.namespace.as_deref().unwrap_or(""), self.kind)
+    }
+}
+
+impl fmt::Display for PolicyId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:?} {}", self.kind, self.key)
+    }
+}
+
+/// One policy.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Policy {
+    /// The object it comes from.
+    pub(super) id: PolicyId,
+    /// Its tier.
+    pub(super) tier: Arc<Tier>,
+    /// Its place in the tier.
+    pub(super) order: Order,
+    /// The endpoints it applies to.
+    pub(super) subject: Selector,
+    /// Rules for traffic to the endpoint; None if the policy does not look at that direction.
+    pub(super) ingress: Option<Vec<Rule>>,
+    /// Rules for traffic from the endpoint; None if the policy does not look at that direction.
+    pub(super) egress: Option<Vec<Rule>>,
+}
+
+impl Policy {
+    /// The rules for one direction, if the policy looks at it.
+    pub(super) fn rules(&self, direction: Direction) -> Option<&[Rule]> {
+        match direction {
+            Direction::Ingress => self.ingress.as_deref(),
+            Direction::Egress => self.egress.as_deref(),
+        }
+    }
+
+    /// The order in which policies of one endpoint and direction are evaluated.
+    pub(super) fn evaluation_order(&self, other: &Self) -> Ordering {
+        (self.tier.order, &self.tier.name)
+            .cmp(&(other.tier.order, &other.tier.name))
+            .then(self.order.cmp(&other.order))
+            .then_with(|| self.id.tie_break().cmp(&other.id.tie_break()))
+    }
+}
+
+/// One rule: what it matches is the product of peers and traffic.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Rule {
+    /// What happens to a match.
+    pub(super) action: Action,
+    /// The other side of the flow: its source for ingress, its destination for egress.
+    pub(super) peers: Peers,
+    /// Protocol and destination port.
+    pub(super) traffic: Traffics,
+}
+
+/// Which peers a rule matches.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Peers {
+    /// Every address.
+    Any,
+    /// Those that at least one of these describes; none, if the list is empty.
+    OneOf(Vec<Peer>),
+}
+
+/// A peer: an address for which all that is given here holds.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct Peer {
+    /// It is an endpoint that this selects.
+    pub(super) selector: Option<Selector>,
+    /// It is not an endpoint that this selects.
+    pub(super) not_selector: Option<Selector>,
+    /// It lies in these.
+    pub(super) networks: Option<Networks>,
+}
+
+/// Which traffic a rule matches.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Traffics {
+    /// Every protocol.
+    Any,
+    /// What at least one of these describes; nothing, if the list is empty. At most one for a
+    /// protocol, in order of their numbers.
+    OneOf(Vec<ProtocolPorts>),
+}
+
+/// Destination ports of one protocol.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct ProtocolPorts {
+    /// IP protocol number.
+    pub(super) protocol: u8,
+    /// Which of its ports.
+    pub(super) ports: Ports,
+}
+
+/// A set of destination ports. For ICMP a port is the type in the high byte and the code in the
+/// low one, as in [`crate::model::Flow`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Ports {
+    /// The whole protocol.
+    All,
+    /// Some of its ports.
+    Some {
+        /// Inclusive, sorted, disjoint, not touching.
+        ranges: Vec<(u16, u16)>,
+        /// Ports by the name that the destination pod gives them; sorted, without duplicates.
+        names: Vec<Arc<str>>,
+    },
+}
+
+/// A set of addresses given by networks, of which others are left out. Equal by the networks
+/// named, in whatever order.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub(super) struct Networks {
+    nets: Arc<[IpNet]>,
+    except: Arc<[IpNet]>,
+}
+
+impl Networks {
+    /// What lies in one of `nets` and in none of `except`. Host bits are ignored.
+    pub(super) fn new(nets: &[IpNet], except: &[IpNet]) -> Self {
+        let canonical = |nets: &[IpNet]| {
+            let mut nets: Vec<IpNet> = nets.iter().map(IpNet::trunc).collect();
+            nets.sort_unstable();
+            nets.dedup();
+            nets.into()
+        };
+        Self { nets: canonical(nets), except: canonical(except) }
+    }
+
+    /// The addresses of one family, as disjoint ranges in ascending order.
+    pub(super) fn spans(&self, family: Family) -> Vec<Span> {
+        let tagged = |nets: &[IpNet], included: bool| -> Vec<(Span, bool)> {
+            nets.iter()
+                .filter(|net| Family::of(net.addr()) == family)
+                .map(|net| (Span::of(net), included))
+                .collect()
+        };
+        let mut all = tagged(&self.nets, true);
+        all.extend(tagged(&self.except, false));
+        let kept = ranges::flatten(&all).into_iter().filter(|(_, tags)| *tags == [true]);
+        ranges::join(kept.map(|(span, _)| span))
+    }
+}
+
+impl fmt::Display for Networks {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let list = |nets: &[IpNet]| nets.iter().map(ToString::to_string).collect::<Vec<_>>();
+        f.write_str(&list(&self.nets).join(","))?;
+        if !self.except.is_empty() {
+            write!(f, " except {}", list(&self.except).join(","))?;
+        }
+        Ok(())
+    }
+}

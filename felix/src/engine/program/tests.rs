@@ -1,0 +1,254 @@
+//! Programs of every shape against an evaluator that reads the rules one by one: tiers, passes,
+//! denials, negated selectors and named ports, which Kubernetes policies do not all have.
+
+use proptest::prelude::*;
+use proptest::sample::{select, subsequence};
+
+use super::*;
+use crate::engine::policy::{Networks, Order, PolicyId, ProtocolPorts};
+use crate::model::{Kind, ObjectKey};
+
+/// What is true of a peer, in place of an address.
+#[derive(Clone, Debug, Default)]
+struct Truth {
+    selectors: Vec<usize>,
+    networks: Vec<usize>,
+    named: Vec<(&'static str, u8, u16)>,
+}
+
+/// Where rules may change their minds, and the neighbours.
+const PORTS: [u16; 19] =
+    [0, 1, 2, 70, 71, 72, 78, 79, 80, 81, 82, 149, 150, 1000, 1050, 1070, 3080, 4000, 4001];
+
+const NAMES: [&str; 2] = ["http", "dns"];
+
+fn selector(number: usize) -> api::selector::Selector {
+    api::selector::Selector::parse(&format!("s{number} == 'x'")).unwrap()
+}
+
+fn networks(number: usize) -> Networks {
+    Networks::new(&[format!("10.{number}.0.0/16").parse().unwrap()], &[])
+}
+
+#[derive(Clone, Debug)]
+struct RawPeer {
+    selector: Option<usize>,
+    not_selector: Option<usize>,
+    networks: Option<usize>,
+}
+
+#[derive(Clone, Debug)]
+struct RawRule {
+    action: Action,
+    peers: Option<Vec<RawPeer>>,
+    traffic: Option<Vec<ProtocolPorts>>,
+}
+
+type RawTier = (bool, Vec<Vec<RawRule>>);
+
+fn ports() -> impl Strategy<Value = Ports> {
+    let range = (select(vec![1u16, 79, 80, 81, 1000]), select(vec![0u16, 1, 70, 3000]));
+    prop_oneof![
+        1 => Just(Ports::All),
+        3 => (prop::option::of(range), subsequence(NAMES.to_vec(), 0..=2)).prop_map(
+            |(range, names)| Ports::Some {
+                ranges: range.map(|(first, more)| (first, first + more)).into_iter().collect(),
+                names: names.into_iter().map(Into::into).collect(),
+            }
+        ),
+    ]
+}
+
+fn rule() -> impl Strategy<Value = RawRule> {
+    let peer = (
+        prop::option::weighted(0.7, 0..4usize),
+        prop::option::weighted(0.3, 0..4usize),
+        prop::option::weighted(0.3, 0..2usize),
+    )
+        .prop_map(|(selector, not_selector, networks)| RawPeer {
+            selector,
+            not_selector,
+            networks,
+        });
+    let traffic = subsequence(vec![1u8, 6, 17], 0..=3).prop_flat_map(|protocols| {
+        let each = protocols.into_iter().map(|protocol| {
+            // The kernel does not look at ICMP types yet.
+            ports().prop_map(move |ports| ProtocolPorts {
+                protocol,
+                ports: if protocol == 1 { Ports::All } else { ports },
+            })
+        });
+        each.collect::<Vec<_>>()
+    });
+    (
+        select(vec![Action::Allow, Action::Deny, Action::Pass]),
+        prop::option::weighted(0.8, prop::collection::vec(peer, 0..3)),
+        prop::option::weighted(0.6, traffic),
+    )
+        .prop_map(|(action, peers, traffic)| RawRule { action, peers, traffic })
+}
+
+fn tiers() -> impl Strategy<Value = Vec<RawTier>> {
+    let policy = prop::collection::vec(rule(), 0..4);
+    prop::collection::vec((any::<bool>(), prop::collection::vec(policy, 1..4)), 0..4)
+}
+
+fn truth() -> impl Strategy<Value = Truth> {
+    let named = (select(NAMES.to_vec()), select(vec![6u8, 17]), select(vec![80u16, 81, 1050]));
+    (
+        subsequence(vec![0, 1, 2, 3], 0..=4),
+        subsequence(vec![0, 1], 0..=2),
+        prop::collection::vec(named, 0..3),
+    )
+        .prop_map(|(selectors, networks, named)| Truth { selectors, networks, named })
+}
+
+/// As the policies are meant: tier by tier, policy by policy, rule by rule.
+fn naive(
+    tiers: &[RawTier],
+    direction: Direction,
+    own: &[(&str, u8, u16)],
+    peer: &Truth,
+    protocol: u8,
+    port: u16,
+) -> Verdict {
+    'tiers: for (pass_by_default, policies) in tiers {
+        for rule in policies.iter().flatten() {
+            let is_peer = rule.peers.as_ref().is_none_or(|peers| {
+                peers.iter().any(|wanted| {
+                    wanted.selector.is_none_or(|s| peer.selectors.contains(&s))
+                        && wanted.not_selector.is_none_or(|s| !peer.selectors.contains(&s))
+                        && wanted.networks.is_none_or(|n| peer.networks.contains(&n))
+                })
+            });
+            let names = if direction == Direction::Ingress { own } else { &peer.named };
+            let is_traffic = rule.traffic.as_ref().is_none_or(|traffic| {
+                traffic.iter().any(|of| {
+                    of.protocol == protocol
+                        && match &of.ports {
+                            Ports::All => true,
+                            Ports::Some { ranges, names: wanted } => {
+                                ranges.iter().any(|(first, last)| (first..=last).contains(&&port))
+                                    || names.iter().any(|(name, p, number)| {
+                                        *p == protocol
+                                            && *number == port
+                                            && wanted.iter().any(|wanted| **wanted == **name)
+                                    })
+                            }
+                        }
+                })
+            });
+            if is_peer && is_traffic {
+                match rule.action {
+                    Action::Allow => return Verdict::Allow,
+                    Action::Deny => return Verdict::Deny,
+                    Action::Pass => continue 'tiers,
+                }
+            }
+        }
+        if !pass_by_default {
+            return Verdict::Deny;
+        }
+    }
+    Verdict::Allow
+}
+
+fn policies(tiers: &[RawTier], direction: Direction) -> Vec<Policy> {
+    let mut policies = Vec::new();
+    for (place, (pass, list)) in (0u32..).zip(tiers) {
+        let tier = Arc::new(Tier {
+            name: format!("tier-{place}").as_str().into(),
+            order: Order::new(place.into()),
+            default_action: if *pass { Action::Pass } else { Action::Deny },
+        });
+        for (number, rules) in list.iter().enumerate() {
+            let rules = rules.iter().map(|rule| Rule {
+                action: rule.action,
+                peers: match &rule.peers {
+                    None => Peers::Any,
+                    Some(peers) => Peers::OneOf(
+                        peers
+                            .iter()
+                            .map(|peer| Peer {
+                                selector: peer.selector.map(selector),
+                                not_selector: peer.not_selector.map(selector),
+                                networks: peer.networks.map(networks),
+                            })
+                            .collect(),
+                    ),
+                },
+                traffic: rule.traffic.clone().map_or(Traffics::Any, Traffics::OneOf),
+            });
+            let rules: Vec<Rule> = rules.collect();
+            let name = format!("{number}");
+            policies.push(Policy {
+                id: PolicyId { kind: Kind::NetworkPolicy, key: ObjectKey::cluster(&name) },
+                tier: tier.clone(),
+                order: Order::new(0.0),
+                subject: api::selector::Selector::all(),
+                ingress: (direction == Direction::Ingress).then(|| rules.clone()),
+                egress: (direction == Direction::Egress).then_some(rules),
+            });
+        }
+    }
+    policies.sort_by(Policy::evaluation_order);
+    policies
+}
+
+/// The answers to the questions that policies asked.
+fn answer(atoms: &mut Atoms, truth: &Truth) -> Vec<Atom> {
+    let mut answers = Vec::new();
+    for (id, question) in atoms.take_changes().activated {
+        match question {
+            Question::Selector(asked) => {
+                let yes = truth.selectors.iter().any(|number| selector(*number) == asked);
+                answers.extend(yes.then(|| Atom::yes(id)));
+            }
+            Question::Networks(asked) => {
+                let yes = truth.networks.iter().any(|number| networks(*number) == asked);
+                answers.extend(yes.then(|| Atom::yes(id)));
+            }
+            Question::NamedPort { name, protocol } => {
+                let named = truth.named.iter().filter(|(n, p, _)| **n == *name && *p == protocol);
+                answers.extend(named.map(|(_, _, port)| Atom::port(id, *port)));
+            }
+        }
+    }
+    answers.sort_unstable();
+    answers.dedup();
+    answers
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::with_cases(2000) })]
+
+    #[test]
+    fn a_program_decides_as_its_rules_do(
+        tiers in tiers(),
+        direction in select(vec![Direction::Ingress, Direction::Egress]),
+        own in truth(),
+        peer in truth(),
+    ) {
+        let mut atoms = Atoms::default();
+        let policies: Vec<Arc<ActivePolicy>> = policies(&tiers, direction)
+            .iter()
+            .map(|policy| Arc::new(ActivePolicy::new(policy, &mut atoms)))
+            .collect();
+        let mut classes = Classes::default();
+        let class = classes.acquire(&answer(&mut atoms, &peer));
+        let own = own.named;
+        let ports = own.iter().map(|(name, protocol, port)| NamedPort {
+            name: (*name).into(),
+            protocol: *protocol,
+            port: *port,
+        });
+        let key = ProgramKey { direction, policies: Box::default(), ports: ports.collect() };
+        let program = Program::new(key, &policies, &classes);
+        let nothing = Truth::default();
+        for (protocol, port) in [1, 6, 17, 47].into_iter().flat_map(|p| PORTS.map(|port| (p, port))) {
+            let truth = |peer| naive(&tiers, direction, &own, peer, protocol, port);
+            prop_assert_eq!(program.table(class).verdict(protocol, port), truth(&peer));
+            prop_assert_eq!(program.default_table().verdict(protocol, port), truth(&nothing));
+        }
+    }
+}

@@ -1,0 +1,187 @@
+//! A model of the kernel's maps: what deltas add up to, and what a packet finds there.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+
+use crate::model::{Class, Delta, Direction, IfIndex, Key, Traffic, Value, Verdict};
+
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct Kernel {
+    pub(super) elements: BTreeMap<Key, Value>,
+}
+
+impl Kernel {
+    /// Applies a delta. Deleting what is not there and adding what is there already fail the
+    /// test, as does a delta that is out of order or names a key twice.
+    pub(super) fn apply(&mut self, delta: &Delta) {
+        assert!(delta.elements.is_sorted_by(|a, b| a.key < b.key), "order: {delta:?}");
+        assert!(delta.rejudge.is_sorted_by(|a, b| a < b));
+        for change in &delta.elements {
+            match change.value {
+                Some(value) => {
+                    let before = self.elements.insert(change.key, value);
+                    assert_ne!(before, Some(value), "added again: {:?}", change.key);
+                }
+                None => {
+                    let before = self.elements.remove(&change.key);
+                    assert!(before.is_some(), "deleted though absent: {:?}", change.key);
+                }
+            }
+        }
+        self.check();
+    }
+
+    /// What the kernel's map types and lookup order demand of the elements.
+    fn check(&self) {
+        let mut last: Option<IpAddr> = None;
+        let mut last_ports = None;
+        let mut told_apart = BTreeSet::new();
+        let mut with_any = BTreeSet::new();
+        let mut classes = BTreeSet::new();
+        for (key, value) in &self.elements {
+            match (*key, *value) {
+                (Key::ClassRange(first, to), Value::Class(class)) => {
+                    assert!(first <= to && first.is_ipv4() == to.is_ipv4(), "{key:?}");
+                    assert!(last.is_none_or(|last| last < first), "overlap at {key:?}");
+                    last = Some(to);
+                    classes.insert(class);
+                }
+                (Key::Class(_), Value::Class(class)) => {
+                    classes.insert(class);
+                }
+                (Key::Policy { direction, index, class, traffic }, Value::Verdict(_)) => {
+                    if let Some(class) = class {
+                        assert_ne!(class, Class(0));
+                        told_apart.insert((direction, index, class));
+                        if traffic == Traffic::Any {
+                            with_any.insert((direction, index, class));
+                        }
+                    }
+                    if let Traffic::Ports(protocol, first, to) = traffic {
+                        assert!(u32::from(to) - u32::from(first) >= 64, "{key:?}");
+                        let map = (direction, index, class, protocol);
+                        if let Some((before, last)) = last_ports
+                            && before == map
+                        {
+                            assert!(last < first, "overlap at {key:?}");
+                        }
+                        last_ports = Some((map, to));
+                    }
+                    assert!(self.elements.contains_key(&Key::Workload(index)), "{key:?}");
+                }
+                (
+                    Key::Workload(_) | Key::Source(..) | Key::Masquerade(_) | Key::Pool(_),
+                    Value::Member,
+                ) => {}
+                other => panic!("value of another kind: {other:?}"),
+            }
+        }
+        assert_eq!(told_apart, with_any, "every class told apart has its Any key");
+        for (_, _, class) in told_apart {
+            assert!(classes.contains(&class), "no address is in {class:?}");
+        }
+    }
+
+    fn class(&self, address: IpAddr) -> Class {
+        let mut class = Class(0);
+        for (key, value) in &self.elements {
+            if let (Key::ClassRange(first, last), Value::Class(of)) = (key, value)
+                && first.is_ipv4() == address.is_ipv4()
+                && *first <= address
+                && address <= *last
+            {
+                class = *of;
+            }
+        }
+        if let Some(Value::Class(of)) = self.elements.get(&Key::Class(address)) {
+            class = *of;
+        }
+        class
+    }
+
+    /// What becomes of the first packet from (`Egress`) or to (`Ingress`) an interface.
+    pub(super) fn lookup(
+        &self,
+        direction: Direction,
+        index: IfIndex,
+        peer: IpAddr,
+        protocol: u8,
+        port: u16,
+    ) -> Verdict {
+        if !self.elements.contains_key(&Key::Workload(index)) {
+            return Verdict::Deny;
+        }
+        let of_peer = self.class(peer);
+        for class in [Some(of_peer), None] {
+            let verdict = |traffic| match self.elements.get(&Key::Policy {
+                direction,
+                index,
+                class,
+                traffic,
+            }) {
+                Some(Value::Verdict(verdict)) => Some(*verdict),
+                _ => None,
+            };
+            let in_range = || {
+                self.elements.iter().find_map(|(key, value)| match (*key, *value) {
+                    (
+                        Key::Policy {
+                            direction: d,
+                            index: i,
+                            class: c,
+                            traffic: Traffic::Ports(p, first, last),
+                        },
+                        Value::Verdict(verdict),
+                    ) if (d, i, c, p) == (direction, index, class, protocol)
+                        && (first..=last).contains(&port) =>
+                    {
+                        Some(verdict)
+                    }
+                    _ => None,
+                })
+            };
+            let mut found = None;
+            if [6, 17, 132].contains(&protocol) {
+                found = verdict(Traffic::Port(protocol, port)).or_else(in_range);
+            }
+            let found = found
+                .or_else(|| verdict(Traffic::Protocol(protocol)))
+                .or_else(|| verdict(Traffic::Any));
+            if let Some(verdict) = found {
+                return verdict;
+            }
+        }
+        Verdict::Deny
+    }
+
+    /// The elements with classes numbered by who is in them, so that two engines can be compared.
+    pub(super) fn canonical(&self) -> BTreeMap<Key, Value> {
+        let mut members: BTreeMap<Class, Vec<Key>> = BTreeMap::new();
+        for (key, value) in &self.elements {
+            if let Value::Class(class) = value {
+                members.entry(*class).or_default().push(*key);
+            }
+        }
+        let mut order: Vec<(Vec<Key>, Class)> =
+            members.into_iter().map(|(class, members)| (members, class)).collect();
+        order.sort();
+        let names: BTreeMap<Class, Class> =
+            (1u32..).zip(order).map(|(name, (_, class))| (class, Class(name))).collect();
+        self.elements
+            .iter()
+            .map(|(key, value)| {
+                let key = match *key {
+                    Key::Policy { direction, index, class: Some(class), traffic } => {
+                        Key::Policy { direction, index, class: Some(names[&class]), traffic }
+                    }
+                    other => other,
+                };
+                let value = match *value {
+                    Value::Class(class) => Value::Class(names[&class]),
+                    other => other,
+                };
+                (key, value)
+            })
+            .collect()
+    }
+}

@@ -1,0 +1,146 @@
+//! Tracked flows of endpoints: judged again when policy changes, forgotten when an address goes.
+
+use std::collections::HashSet;
+use std::net::IpAddr;
+
+use netlink::conntrack::{self, Entry, Layer4, Role};
+use netlink::{Batch, Protocol, Socket, addr};
+
+use super::Error;
+use super::layout::DENIED;
+use crate::model::Flow;
+
+/// Addresses up to which the kernel filters for each; beyond, all flows are read once.
+const FILTERED: usize = 2;
+/// Changes in one send.
+const CHUNK: usize = 1000;
+
+/// A flow and how to find it again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct TrackedFlow {
+    /// As policy sees it.
+    pub flow: Flow,
+    /// It is cut now ([`DENIED`]).
+    pub denied: bool,
+    entry: Entry,
+}
+
+#[derive(Debug)]
+pub(super) struct Flows {
+    conntrack: Socket,
+    route: Socket,
+}
+
+fn failed(error: netlink::Error) -> Error {
+    Error::Kernel(format!("tracked flows: {error}"))
+}
+
+impl Flows {
+    pub(super) fn new() -> Result<Self, Error> {
+        let conntrack = Socket::open(Protocol::Netfilter).map_err(failed)?;
+        let route = Socket::open(Protocol::Route).map_err(failed)?;
+        Ok(Self { conntrack, route })
+    }
+
+    /// The flows that these addresses began, or answer after destination NAT. Without those that the
+    /// node itself began: its own pods are always open to it.
+    pub(super) fn of(&mut self, addresses: &[IpAddr]) -> Result<Vec<TrackedFlow>, Error> {
+        let own: HashSet<IpAddr> = addr::list(&mut self.route)
+            .map_err(failed)?
+            .into_iter()
+            .map(|address| address.address)
+            .collect();
+        let mut flows: Vec<TrackedFlow> = self
+            .entries(addresses)?
+            .into_iter()
+            .filter(|entry| !own.contains(&entry.original.source))
+            .map(tracked)
+            .collect();
+        flows.sort_by_key(|flow| flow.flow);
+        Ok(flows)
+    }
+
+    fn entries(&mut self, addresses: &[IpAddr]) -> Result<Vec<Entry>, Error> {
+        let roles = |entry: &Entry| (entry.original.source, entry.reply.source);
+        let few = addresses.len() <= FILTERED && addresses.iter().all(IpAddr::is_ipv4);
+        if !few {
+            let set: HashSet<IpAddr> = addresses.iter().copied().collect();
+            return conntrack::all(&mut self.conntrack, |entry| {
+                let (initiator, responder) = roles(&entry);
+                (set.contains(&initiator) || set.contains(&responder)).then_some(entry)
+            })
+            .map_err(failed);
+        }
+        let mut entries = HashSet::new();
+        for address in addresses {
+            for role in [Role::Initiator, Role::Responder] {
+                let found = conntrack::of_address(&mut self.conntrack, *address, role);
+                entries.extend(found.map_err(failed)?);
+            }
+        }
+        Ok(entries.into_iter().collect())
+    }
+
+    /// Cuts flows, or lets them go on; those that ended meanwhile are no error.
+    pub(super) fn mark(&mut self, flows: &[TrackedFlow], denied: bool) -> Result<(), Error> {
+        let mark = if denied { DENIED } else { 0 };
+        for chunk in flows.chunks(CHUNK) {
+            let mut batch = Batch::new();
+            for flow in chunk {
+                conntrack::set_mark(&mut batch, &flow.entry, mark, DENIED);
+            }
+            self.run(&mut batch)?;
+        }
+        Ok(())
+    }
+
+    /// Forgets all flows of addresses that leave the node: their next owner does not inherit them.
+    pub(super) fn forget(&mut self, addresses: &[IpAddr]) -> Result<(), Error> {
+        let mut exact = Vec::new();
+        let mut batch = Batch::new();
+        for address in addresses {
+            match address {
+                IpAddr::V4(v4) => {
+                    for role in [Role::Initiator, Role::Responder] {
+                        conntrack::delete_of_address(&mut batch, *v4, role);
+                    }
+                }
+                IpAddr::V6(_) => exact.push(*address),
+            }
+        }
+        if !exact.is_empty() {
+            for entry in self.entries(&exact)? {
+                conntrack::delete(&mut batch, &entry);
+            }
+        }
+        self.run(&mut batch)
+    }
+
+    fn run(&mut self, batch: &mut Batch) -> Result<(), Error> {
+        let failures = self.conntrack.execute(batch).map_err(failed)?;
+        match failures.into_iter().find(|failure| !failure.error.is(libc::ENOENT)) {
+            Some(failure) => Err(failed(failure.error.into())),
+            None => Ok(()),
+        }
+    }
+}
+
+fn tracked(entry: Entry) -> TrackedFlow {
+    let destination_port = match (entry.original.layer4, entry.reply.layer4) {
+        // The reply's source port is the destination port after NAT.
+        (Layer4::Ports { .. }, Layer4::Ports { source, .. }) => source,
+        (Layer4::Ports { destination, .. }, _) => destination,
+        (Layer4::Icmp { kind, code, .. }, _) => u16::from_be_bytes([kind, code]),
+        (Layer4::None, _) => 0,
+    };
+    TrackedFlow {
+        flow: Flow {
+            protocol: entry.original.protocol,
+            source: entry.original.source,
+            destination: entry.reply.source,
+            destination_port,
+        },
+        denied: entry.mark & DENIED != 0,
+        entry,
+    }
+}

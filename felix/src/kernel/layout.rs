@@ -1,0 +1,376 @@
+//! The ruleset of table `inet caracal`, as data: a small fixed set of chains and maps. All scale is
+//! in map elements (`elements.rs`), so no chain ever changes when pods or policies do.
+//!
+//! ```text
+//! prerouting -300  from our interfaces: known? source address its own? else dropped
+//! forward       0  cut flows dropped; established accepted; to or from a workload: judge
+//! input         0  from workloads: neighbour discovery, egress policy, then host_action
+//! output        0  cut flows dropped; to an unknown interface of ours: dropped. The host reaches its pods.
+//! postrouting 100  only while a pool is masqueraded
+//! ```
+//!
+//! `judge` runs egress, then ingress policy. Both classify the other side's address into the packet's
+//! mark, then look for a verdict, most specific key first: allowed is `return`, denied is `goto deny`.
+//! The packet's mark is scratch memory only here. One that was set before is kept in the flow's mark
+//! meanwhile; as a rule there is none, and the flow's mark is not touched.
+
+use netlink::nft::{
+    BaseChain, Chain, DataType, FULLY_RANDOM, Family, Field, Hook, Rule, Set, Value, Verdict,
+    ct_state,
+};
+
+use crate::model::Direction;
+
+/// The table's name.
+pub const TABLE: &str = "caracal";
+/// The table's family.
+pub const FAMILY: Family = Family::Inet;
+/// The bit of `ct mark` that cuts a flow of a workload, in both directions, as long as it is set.
+/// Packets keep finding their flow, so that loose TCP pickup does not make a new one of it; once
+/// the bit is cleared, the flow goes on. No other bit of `ct mark` is ever changed.
+pub const DENIED: u32 = 0x0010_0000;
+
+/// The chain that elements with verdict deny go to.
+pub(super) const DENY: &str = "deny";
+/// The chain that exists only while addresses are masqueraded.
+pub(super) const MASQUERADE: &str = "nat_post";
+
+/// ICMPv6 types (RFC 4861 section 4, RFC 3810 section 5.2).
+const ROUTER_SOLICITATION: u8 = 133;
+const ROUTER_ADVERTISEMENT: u8 = 134;
+const NEIGHBOUR_SOLICITATION: u8 = 135;
+const NEIGHBOUR_ADVERTISEMENT: u8 = 136;
+const MLD2_REPORT: u8 = 143;
+/// `NF_IP_PRI_RAW`: before conntrack, so that dropped packets leave no flow behind.
+const RAW: i32 = -300;
+/// `NF_IP_PRI_NAT_SRC`.
+const SOURCE_NAT: i32 = 100;
+
+/// What becomes of a workload's packet to its own node that its egress policy allows
+/// (`defaultEndpointToHostAction`).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum HostAction {
+    /// It is accepted.
+    #[default]
+    Accept,
+    /// The rest of the input chain decides.
+    Return,
+    /// It is dropped.
+    Drop,
+}
+
+/// What the chains depend on.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Params {
+    /// How the names of workload interfaces begin: 1 to 15 bytes.
+    pub prefix: String,
+    /// For workloads that speak to their node.
+    pub host_action: HostAction,
+}
+
+/// How the names of a direction's maps begin.
+pub(super) fn map_prefix(direction: Direction) -> &'static str {
+    match direction {
+        Direction::Egress => "egr",
+        Direction::Ingress => "ing",
+    }
+}
+
+/// A set whose elements never change, with its elements.
+pub(super) fn fixed_sets() -> [(Set, &'static [u8]); 2] {
+    const ND: [u8; 3] = [ROUTER_SOLICITATION, NEIGHBOUR_SOLICITATION, NEIGHBOUR_ADVERTISEMENT];
+    let mut ports = Set::new("ports", &[DataType::InetProto]);
+    ports.comment = Some("protocols that have ports".into());
+    let mut nd = Set::new("nd", &[DataType::Icmpv6Type]);
+    nd.comment = Some("what a workload's link needs".into());
+    // TCP, UDP, SCTP
+    [(ports, &[6, 17, 132]), (nd, &ND)]
+}
+
+/// The sets and maps that elements are written to.
+pub(super) fn sets() -> Vec<Set> {
+    use DataType::{IfaceIndex, InetProto, InetService, Ipv4Addr, Ipv6Addr, Mark};
+    let class = Value::Data(Mark);
+    let mut sets = vec![
+        Set::new("wl", &[IfaceIndex]),
+        Set::new("src4", &[Ipv4Addr, IfaceIndex]),
+        Set::new("src6", &[Ipv6Addr, IfaceIndex]),
+        Set::new("cls4", &[Ipv4Addr]).maps_to(class),
+        Set::new("cls6", &[Ipv6Addr]).maps_to(class),
+        Set::new("cls4n", &[Ipv4Addr]).maps_to(class).ranges(),
+        Set::new("cls6n", &[Ipv6Addr]).maps_to(class).ranges(),
+        Set::new("masq4", &[Ipv4Addr]).ranges(),
+        Set::new("masq6", &[Ipv6Addr]).ranges(),
+        Set::new("pools4", &[Ipv4Addr]).ranges(),
+        Set::new("pools6", &[Ipv6Addr]).ranges(),
+    ];
+    for direction in [Direction::Egress, Direction::Ingress] {
+        let prefix = map_prefix(direction);
+        let map = |suffix: &str, key: &[DataType]| {
+            Set::new(&format!("{prefix}{suffix}"), key).maps_to(Value::Verdict)
+        };
+        let classed = [IfaceIndex, Mark, InetProto, InetService];
+        let any = [IfaceIndex, InetProto, InetService];
+        sets.extend([
+            map("", &classed),
+            map("_range", &classed).ranges(),
+            map("_proto", &classed[..3]),
+            map("_any", &classed[..2]),
+            map("_dport", &any),
+            map("_drange", &any).ranges(),
+            map("_dproto", &any[..2]),
+            map("_dfl", &any[..1]),
+        ]);
+    }
+    sets
+}
+
+fn plain(name: &str, rules: impl Into<Vec<Rule>>) -> Chain {
+    Chain { name: name.into(), base: None, rules: rules.into() }
+}
+
+fn base(name: &str, kind: &str, hook: Hook, priority: i32, rules: impl Into<Vec<Rule>>) -> Chain {
+    let base = BaseChain { kind: kind.into(), hook, priority, accept: true };
+    Chain { name: name.into(), base: Some(base), rules: rules.into() }
+}
+
+fn drop_counted(rule: Rule, comment: &str) -> Rule {
+    rule.counter().verdict(Verdict::Drop).comment(comment)
+}
+
+/// All chains, in an order in which each is only reached from later ones. With `masquerade`,
+/// [`MASQUERADE`] is among them.
+pub(super) fn chains(params: &Params, masquerade: bool) -> Vec<Chain> {
+    let mut chains = vec![
+        plain(
+            DENY,
+            [
+                // What judge_marked kept of the packet's mark.
+                Rule::new().set_ct_mark(0),
+                drop_counted(Rule::new(), "denied by policy"),
+            ],
+        ),
+        plain("unknown", [drop_counted(Rule::new(), "endpoint not known")]),
+        plain(
+            "cut",
+            [
+                drop_counted(Rule::new().is_in(&[Field::Iif], "wl"), "established, now denied"),
+                drop_counted(Rule::new().is_in(&[Field::Oif], "wl"), "established, now denied"),
+            ],
+        ),
+        from_endpoint6(),
+        plain(
+            "from_endpoint",
+            [
+                Rule::new().is_not_in(&[Field::Iif], "wl").verdict(Verdict::Goto("unknown")),
+                Rule::new().is_in(&[Field::Ip4Source, Field::Iif], "src4").verdict(Verdict::Accept),
+                Rule::new().nfproto(true).verdict(Verdict::Goto("from_endpoint6")),
+                drop_counted(Rule::new(), "source address not its own"),
+            ],
+        ),
+    ];
+    for direction in [Direction::Egress, Direction::Ingress] {
+        chains.extend(policy(direction));
+    }
+    chains.extend(judge());
+    chains.push(to_host(params.host_action));
+    chains.extend(hooks(&params.prefix));
+    if masquerade {
+        chains.push(nat());
+    }
+    chains
+}
+
+fn from_endpoint6() -> Chain {
+    let accept = Verdict::Accept;
+    let link_local = ([0xfe, 0x80], [0xff, 0xc0]);
+    let wide = |bytes: [u8; 2]| {
+        let mut address = [0; 16];
+        address[..2].copy_from_slice(&bytes);
+        address
+    };
+    plain(
+        "from_endpoint6",
+        [
+            drop_counted(
+                Rule::new().equals(Field::Icmp6Type, &[ROUTER_ADVERTISEMENT]),
+                "router advertisement",
+            ),
+            Rule::new().is_in(&[Field::Ip6Source, Field::Iif], "src6").verdict(accept),
+            Rule::new()
+                .equals_masked(Field::Ip6Source, &wide(link_local.0), &wide(link_local.1))
+                .is_in(&[Field::Icmp6Type], "nd")
+                .verdict(accept),
+            // Duplicate address detection (RFC 4862 section 5.4.2).
+            Rule::new()
+                .equals(Field::Ip6Source, &[0; 16])
+                .is_in(&[Field::Icmp6Type], "nd")
+                .verdict(accept),
+            // Every IPv6 stack sends these; nobody listens on the link.
+            Rule::new().equals(Field::Icmp6Type, &[MLD2_REPORT]).verdict(Verdict::Drop),
+            drop_counted(Rule::new(), "source address not its own"),
+        ],
+    )
+}
+
+/// One direction's policy, in two chains: the second for protocols that have ports.
+fn policy(direction: Direction) -> [Chain; 2] {
+    let prefix = map_prefix(direction);
+    let (index, other4, other6) = match direction {
+        Direction::Egress => (Field::Iif, Field::Ip4Destination, Field::Ip6Destination),
+        Direction::Ingress => (Field::Oif, Field::Ip4Source, Field::Ip6Source),
+    };
+    let name = match direction {
+        Direction::Egress => "egress",
+        Direction::Ingress => "ingress",
+    };
+    let ports = format!("{name}_ports");
+    let map = |suffix: &str| format!("{prefix}{suffix}");
+    let classed = [index, Field::Mark, Field::L4Proto, Field::DestinationPort];
+    let any = [index, Field::L4Proto, Field::DestinationPort];
+    let deny = || Rule::new().verdict(Verdict::Goto(DENY));
+
+    let with_ports = plain(
+        &ports,
+        [
+            Rule::new().vmap(&classed, &map("")),
+            Rule::new().vmap_ranges(&classed, &map("_range")),
+            Rule::new().vmap(&classed[..3], &map("_proto")),
+            Rule::new().vmap(&classed[..2], &map("_any")),
+            Rule::new().vmap(&any, &map("_dport")),
+            Rule::new().vmap_ranges(&any, &map("_drange")),
+            Rule::new().vmap(&any[..2], &map("_dproto")),
+            Rule::new().vmap(&any[..1], &map("_dfl")),
+            deny(),
+        ],
+    );
+    let first = plain(
+        name,
+        [
+            // A lookup that finds nothing leaves the mark as it is: first the default, then ranges,
+            // then single addresses, which win.
+            Rule::new().set_mark(0),
+            Rule::new().set_mark_from(other4, "cls4n"),
+            Rule::new().set_mark_from(other4, "cls4"),
+            Rule::new().set_mark_from(other6, "cls6n"),
+            Rule::new().set_mark_from(other6, "cls6"),
+            Rule::new().is_in(&[Field::L4Proto], "ports").verdict(Verdict::Goto(&ports)),
+            Rule::new().vmap(&classed[..3], &map("_proto")),
+            Rule::new().vmap(&classed[..2], &map("_any")),
+            Rule::new().vmap(&any[..2], &map("_dproto")),
+            Rule::new().vmap(&any[..1], &map("_dfl")),
+            deny(),
+        ],
+    );
+    [with_ports, first]
+}
+
+/// A packet that is the first of its flow, to or from a workload.
+fn judge() -> [Chain; 2] {
+    let both = || {
+        [
+            Rule::new().is_in(&[Field::Iif], "wl").verdict(Verdict::Jump("egress")),
+            Rule::new().is_in(&[Field::Oif], "wl").verdict(Verdict::Jump("ingress")),
+        ]
+    };
+    let accept = Rule::new().verdict(Verdict::Accept);
+    let mut marked = vec![Rule::new().save_mark()];
+    marked.extend(both());
+    marked.extend([Rule::new().restore_mark(), Rule::new().set_ct_mark(0), accept.clone()]);
+    let mut unmarked = vec![
+        drop_counted(Rule::new().ct_state(ct_state::INVALID), "invalid"),
+        Rule::new().mark_is_set().verdict(Verdict::Goto("judge_marked")),
+    ];
+    unmarked.extend(both());
+    unmarked.extend([Rule::new().set_mark(0), accept]);
+    [plain("judge_marked", marked), plain("judge", unmarked)]
+}
+
+/// From a workload to its own node.
+fn to_host(action: HostAction) -> Chain {
+    let verdict = match action {
+        HostAction::Accept => Rule::new().verdict(Verdict::Accept),
+        HostAction::Return => Rule::new().verdict(Verdict::Return),
+        HostAction::Drop => drop_counted(Rule::new(), "to the node"),
+    };
+    plain(
+        "to_host",
+        [
+            Rule::new().is_in(&[Field::Icmp6Type], "nd").verdict(Verdict::Accept),
+            drop_counted(Rule::new().ct_state(ct_state::INVALID), "invalid"),
+            // A mark that the packet had is lost only here: it decided the route already.
+            Rule::new().verdict(Verdict::Jump("egress")),
+            Rule::new().set_mark(0),
+            verdict,
+        ],
+    )
+}
+
+/// The base chains of policy. What is neither from nor to an interface of ours passes untouched.
+fn hooks(prefix: &str) -> [Chain; 4] {
+    let cut = || Rule::new().ct_mark_has(DENIED).verdict(Verdict::Jump("cut"));
+    let known =
+        || Rule::new().ct_state(ct_state::ESTABLISHED | ct_state::RELATED).verdict(Verdict::Accept);
+    let to_unknown = || {
+        Rule::new()
+            .oifname_starts(prefix)
+            .is_not_in(&[Field::Oif], "wl")
+            .verdict(Verdict::Goto("unknown"))
+    };
+    [
+        base(
+            "raw_pre",
+            "filter",
+            Hook::Prerouting,
+            RAW,
+            [Rule::new().iifname_starts(prefix).verdict(Verdict::Goto("from_endpoint"))],
+        ),
+        base(
+            "forward",
+            "filter",
+            Hook::Forward,
+            0,
+            [
+                cut(),
+                known(),
+                to_unknown(),
+                Rule::new().is_in(&[Field::Iif], "wl").verdict(Verdict::Goto("judge")),
+                Rule::new().is_in(&[Field::Oif], "wl").verdict(Verdict::Goto("judge")),
+            ],
+        ),
+        base(
+            "input",
+            "filter",
+            Hook::Input,
+            0,
+            [
+                cut(),
+                known(),
+                Rule::new().is_in(&[Field::Iif], "wl").verdict(Verdict::Goto("to_host")),
+            ],
+        ),
+        base("output", "filter", Hook::Output, 0, [cut(), to_unknown()]),
+    ]
+}
+
+fn nat() -> Chain {
+    let masquerade = |source, from: &str, destination, not_to: &str| {
+        Rule::new()
+            .is_in(&[source], from)
+            .is_not_in(&[destination], not_to)
+            .masquerade(FULLY_RANDOM)
+    };
+    base(
+        MASQUERADE,
+        "nat",
+        Hook::Postrouting,
+        SOURCE_NAT,
+        [
+            masquerade(Field::Ip4Source, "masq4", Field::Ip4Destination, "pools4"),
+            masquerade(Field::Ip6Source, "masq6", Field::Ip6Destination, "pools6"),
+        ],
+    )
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,600 @@
+//! The only code of the agent that writes the kernel: policy as elements of one nftables table,
+//! routes, links, neighbours, conntrack.
+//!
+//! ```text
+//!  Kernel (a handle) ──▶ nft     elements.rs ⇄ layout.rs   one transaction for all that queued
+//!                    ──▶ routes                            repaired upon notification
+//!                    ──▶ links × 4                         a pod's link, created or deleted
+//!                    ──▶ flows                             cut, resumed, forgotten
+//! ```
+//! Each is a thread with its own netlink socket, in the network namespace of the thread that called
+//! [`Kernel::start`].
+//!
+//! Nothing that was in the kernel at start is deleted before [`Kernel::in_sync`], unless the agent
+//! asked for it first. What the kernel refuses is named in the answer and left out; the rest is
+//! written. Another program's changes to what is ours are undone: where the kernel can lock the
+//! table they are refused in the first place, elsewhere a notification leads to the repair.
+//!
+//! The writer sets `net.ipv4.ip_forward` and `net.ipv6.conf.all.forwarding` at start and does not
+//! reset them: others may rely on them by then. With IPv6 forwarding an interface takes router
+//! advertisements only if its `accept_ra` is 2.
+
+mod elements;
+pub mod flows;
+pub mod layout;
+pub mod links;
+mod nft;
+pub mod routes;
+mod worker;
+
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
+
+use tokio::sync::oneshot;
+use tracing::{debug, info, warn};
+
+pub use self::flows::TrackedFlow;
+pub use self::layout::HostAction;
+pub use self::nft::NftStatus;
+pub use self::routes::{RouteStatus, WantedRoute};
+
+use self::flows::Flows;
+use self::layout::Params;
+use self::links::Plumber;
+use self::worker::{Inbox, Mailbox, Pool, Wake};
+use crate::model::{Delta, IfIndex, Key, LocalEndpoint, RouteChange};
+
+/// Where indexes of our interfaces begin: above those that the kernel gives, which start at 1.
+const FIRST_INDEX: IfIndex = 1_000_000;
+/// Links made at once. More would only wait for the kernel's one lock.
+const PLUMBERS: usize = 4;
+
+/// When something failed as a whole (no memory, say), it is tried again after this, or with the
+/// next change.
+const RETRY: Duration = Duration::from_secs(1);
+
+/// How the kernel is written.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// How the names of workload interfaces begin: 1 to 11 bytes. Whatever else is named so and
+    /// is not a known endpoint is cut off.
+    pub prefix: String,
+    /// What becomes of packets from workloads to the node that their policy allows.
+    pub host_action: HostAction,
+    /// Lock the table against other programs where the kernel can (Linux 6.9).
+    pub lock_table: bool,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self { prefix: "cali".into(), host_action: HostAction::Accept, lock_table: true }
+    }
+}
+
+/// An element, route or setting that the kernel does not take, and why.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Rejected {
+    /// Which.
+    pub object: String,
+    /// The kernel's words.
+    pub reason: String,
+}
+
+impl std::fmt::Display for Rejected {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}: {}", self.object, self.reason)
+    }
+}
+
+/// Why the kernel does not do what was asked.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Error {
+    /// Another process owns the table: a second agent on the node.
+    #[error(
+        "table inet caracal is held by another process{}: is another agent running on this node?",
+        port.map(|port| format!(" (netlink port {port}, as a rule its process id)"))
+            .unwrap_or_default()
+    )]
+    Held {
+        /// Its socket.
+        port: Option<u32>,
+    },
+    /// The kernel refused this, and took the rest.
+    #[error("{0}")]
+    Rejected(Rejected),
+    /// An interface that is to be created exists.
+    #[error("{0}")]
+    Exists(String),
+    /// The kernel refused it, or could not be asked.
+    #[error("{0}")]
+    Kernel(String),
+    /// The agent is shutting down.
+    #[error("the kernel's writer has stopped")]
+    Stopped,
+}
+
+type Reply<T> = oneshot::Sender<T>;
+
+/// Told what became of a change.
+type Committed = Reply<Result<(), Error>>;
+
+#[derive(Debug)]
+enum NftCommand {
+    Commit(Delta, Reply<Result<(), Error>>),
+    /// The delta makes what is wanted complete.
+    Sync(Delta, Reply<Result<(), Error>>),
+    HostAction(HostAction, Reply<Result<(), Error>>),
+    Status(Reply<NftStatus>),
+}
+
+#[derive(Debug)]
+enum RouteCommand {
+    Set(Vec<RouteChange>, Reply<Result<Vec<Rejected>, Error>>),
+    LinkCame(IfIndex, Reply<Result<(), Error>>),
+    InSync(Reply<Result<(), Error>>),
+    Status(Reply<RouteStatus>),
+    List(Reply<Vec<WantedRoute>>),
+}
+
+#[derive(Debug)]
+enum LinkCommand {
+    Create(Box<LocalEndpoint>, Reply<Result<(), Error>>),
+    Check(Box<LocalEndpoint>, Reply<Result<Vec<String>, Error>>),
+    List(Reply<Result<Vec<netlink::link::Link>, Error>>),
+}
+
+#[derive(Debug)]
+enum DeleteCommand {
+    Delete(Vec<String>, Reply<Result<(), Error>>),
+}
+
+#[derive(Debug)]
+enum FlowCommand {
+    Of(Vec<IpAddr>, Reply<Result<Vec<TrackedFlow>, Error>>),
+    Mark(Vec<TrackedFlow>, bool, Reply<Result<(), Error>>),
+    Forget(Vec<IpAddr>, Reply<Result<(), Error>>),
+}
+
+/// What [`Kernel::status`] tells.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Status {
+    /// Policy.
+    pub nft: NftStatus,
+    /// Routes.
+    pub routes: RouteStatus,
+}
+
+/// The kernel, as the rest of the agent sees it. Clones are the same kernel; when the last one is
+/// dropped, the threads end and what was written stays.
+#[derive(Clone, Debug)]
+pub struct Kernel {
+    nft: Mailbox<NftCommand>,
+    routes: Mailbox<RouteCommand>,
+    links: Pool<LinkCommand>,
+    deletions: Mailbox<DeleteCommand>,
+    flows: Pool<FlowCommand>,
+    next_index: Arc<AtomicU32>,
+}
+
+impl Kernel {
+    /// Reads what is in the kernel, takes the table, and starts the writers, in the calling
+    /// thread's network namespace. Blocks for as long as that takes (0.5 s with 200,000 elements).
+    ///
+    /// # Errors
+    /// [`Error::Held`] if another agent runs on the node; [`Error::Kernel`] if something that is
+    /// needed is missing, such as CAP_NET_ADMIN or nf_tables.
+    pub fn start(options: Options) -> Result<Self, Error> {
+        if options.prefix.is_empty() || options.prefix.len() > 11 {
+            let prefix = &options.prefix;
+            return Err(Error::Kernel(format!("interface prefix {prefix:?}: not 1 to 11 bytes")));
+        }
+        set_forwarding()?;
+        let mut plumbers = Vec::new();
+        for _ in 0..PLUMBERS {
+            plumbers.push(Plumber::new()?);
+        }
+        let mut deleter = Plumber::new()?;
+        let params = Params { prefix: options.prefix.clone(), host_action: options.host_action };
+        let (nft_writer, nft_monitor) = start_nft(params, options.lock_table)?;
+        let route_writer = routes::Writer::start(&options.prefix)?;
+        let highest = deleter.highest_index()?.max(nft_writer.highest_index());
+
+        let (nft, inbox) = worker::mailbox()?;
+        worker::spawn("nft", move || run_nft(nft_writer, nft_monitor, &inbox))?;
+        let (routes, inbox) = worker::mailbox()?;
+        worker::spawn("routes", move || run_routes(route_writer, &inbox))?;
+        let (deletions, inbox) = worker::mailbox()?;
+        worker::spawn("unlink", move || run_deletions(&mut deleter, &inbox))?;
+        let links = Pool::start("links", plumbers, |plumber: &mut Plumber, command| {
+            match command {
+                LinkCommand::Create(endpoint, reply) => {
+                    let created = plumber.create(&endpoint);
+                    let made = created.is_ok();
+                    if reply.send(created).is_err() && made {
+                        // Whoever asked has gone and will not delete it.
+                        let _ = plumber.delete(&[endpoint.host_interface]);
+                    }
+                }
+                LinkCommand::Check(endpoint, reply) => {
+                    let _ = reply.send(plumber.check(&endpoint));
+                }
+                LinkCommand::List(reply) => {
+                    let _ = reply.send(plumber.list());
+                }
+            }
+        })?;
+        let flows =
+            Pool::start(
+                "flows",
+                vec![Flows::new()?],
+                |flows: &mut Flows, command| match command {
+                    FlowCommand::Of(addresses, reply) => {
+                        let _ = reply.send(flows.of(&addresses));
+                    }
+                    FlowCommand::Mark(list, denied, reply) => {
+                        let _ = reply.send(flows.mark(&list, denied));
+                    }
+                    FlowCommand::Forget(addresses, reply) => {
+                        let _ = reply.send(flows.forget(&addresses));
+                    }
+                },
+            )?;
+        let next_index = Arc::new(AtomicU32::new(highest.saturating_add(1).max(FIRST_INDEX)));
+        Ok(Self { nft, routes, links, deletions, flows, next_index })
+    }
+
+    /// Writes a change of policy; returns once it is in the kernel. Changes that queue meanwhile
+    /// become one transaction. `delta.rejudge` is not looked at: see [`Kernel::flows`].
+    ///
+    /// # Errors
+    /// [`Error::Rejected`] names the first element of this delta that the kernel does not take; the
+    /// others are in force. After any other error none of it is, and it is tried again with the
+    /// next change.
+    pub async fn commit(&self, delta: Delta) -> Result<(), Error> {
+        self.nft.ask(|reply| NftCommand::Commit(delta, reply)).await?
+    }
+
+    /// As [`Kernel::commit`], with the change that makes policy complete: in the same transaction
+    /// all elements go that were in the kernel and are not wanted. Routes are not concerned.
+    ///
+    /// # Errors
+    /// As [`Kernel::commit`].
+    pub async fn sync(&self, delta: Delta) -> Result<(), Error> {
+        self.nft.ask(|reply| NftCommand::Sync(delta, reply)).await?
+    }
+
+    /// What is wanted, policy and routes, is complete: what else of ours is in the kernel goes.
+    ///
+    /// # Errors
+    /// As [`Kernel::commit`].
+    pub async fn in_sync(&self) -> Result<(), Error> {
+        self.sync(Delta::default()).await?;
+        self.routes_in_sync().await
+    }
+
+    /// The wanted routes are complete: what else of ours is in the kernel goes.
+    ///
+    /// # Errors
+    /// [`Error::Kernel`]; it is tried again with the next change.
+    pub async fn routes_in_sync(&self) -> Result<(), Error> {
+        self.routes.ask(RouteCommand::InSync).await?
+    }
+
+    /// Changes what becomes of packets from workloads to the node that their policy allows.
+    ///
+    /// # Errors
+    /// As [`Kernel::commit`].
+    pub async fn set_host_action(&self, action: HostAction) -> Result<(), Error> {
+        self.nft.ask(|reply| NftCommand::HostAction(action, reply)).await?
+    }
+
+    /// Writes routes. Returns those that cannot be in the kernel yet, because their interface or
+    /// gateway is missing: they are written as soon as it comes.
+    ///
+    /// # Errors
+    /// [`Error::Kernel`] if routes could not be written at all; it is tried again with the next
+    /// change.
+    pub async fn set_routes(&self, changes: Vec<RouteChange>) -> Result<Vec<Rejected>, Error> {
+        self.routes.ask(|reply| RouteCommand::Set(changes, reply)).await?
+    }
+
+    /// An interface index that no link has, none had since the agent started, and no element in
+    /// the kernel mentions.
+    pub fn next_index(&self) -> IfIndex {
+        self.next_index.fetch_add(1, Ordering::Relaxed)
+    }
+
+    /// Creates an endpoint's link, and writes the routes to it that wait for it. Policy has to be
+    /// in the kernel before.
+    ///
+    /// # Errors
+    /// [`Error::Exists`] if one of its names or its index is taken: by a living endpoint or by
+    /// something that is not ours, or inside the pod. A dead link of ours is replaced. After an
+    /// error there is no link.
+    pub async fn create_link(&self, endpoint: &LocalEndpoint) -> Result<(), Error> {
+        let endpoint = Box::new(endpoint.clone());
+        let index = endpoint.host_index;
+        let name = endpoint.host_interface.clone();
+        self.links.ask(|reply| LinkCommand::Create(endpoint, reply)).await??;
+        let routed = self.routes.ask(|reply| RouteCommand::LinkCame(index, reply)).await;
+        let result = routed.and_then(|routed| routed);
+        if result.is_err()
+            && let Err(error) = self.delete_link(&name).await
+        {
+            warn!(interface = %name, %error, "a link without a route stays");
+        }
+        result
+    }
+
+    /// Deletes an endpoint's link by the name of the host's end; others that queue meanwhile go
+    /// with it. No error if there is none.
+    ///
+    /// # Errors
+    /// [`Error::Kernel`].
+    pub async fn delete_link(&self, host_interface: &str) -> Result<(), Error> {
+        self.delete_links(vec![host_interface.into()]).await
+    }
+
+    /// Deletes many links: all at once, which takes little longer than one.
+    ///
+    /// # Errors
+    /// [`Error::Kernel`].
+    pub async fn delete_links(&self, host_interfaces: Vec<String>) -> Result<(), Error> {
+        self.deletions.ask(|reply| DeleteCommand::Delete(host_interfaces, reply)).await?
+    }
+
+    /// Compares the kernel with what [`Kernel::create_link`] made of an endpoint: a line for each
+    /// thing that is missing or different; none if all is well.
+    ///
+    /// # Errors
+    /// [`Error::Kernel`] if it cannot be told.
+    pub async fn check_link(&self, endpoint: &LocalEndpoint) -> Result<Vec<String>, Error> {
+        let endpoint = Box::new(endpoint.clone());
+        self.links.ask(|reply| LinkCommand::Check(endpoint, reply)).await?
+    }
+
+    /// The names and indexes of all links of endpoints that exist, known or not.
+    ///
+    /// # Errors
+    /// [`Error::Kernel`].
+    pub async fn links(&self) -> Result<Vec<(String, IfIndex)>, Error> {
+        let links = self.links.ask(LinkCommand::List).await??;
+        Ok(links.into_iter().map(|link| (link.name, link.index)).collect())
+    }
+
+    /// The tracked flows that these addresses began or answer, without those that the node itself
+    /// began: they are always allowed.
+    ///
+    /// # Errors
+    /// [`Error::Kernel`].
+    pub async fn flows(&self, addresses: Vec<IpAddr>) -> Result<Vec<TrackedFlow>, Error> {
+        self.flows.ask(|reply| FlowCommand::Of(addresses, reply)).await?
+    }
+
+    /// Cuts flows: their packets are dropped, in both directions, until [`Kernel::clear_denied`].
+    ///
+    /// # Errors
+    /// [`Error::Kernel`]; a flow that ended meanwhile is none.
+    pub async fn mark_denied(&self, flows: Vec<TrackedFlow>) -> Result<(), Error> {
+        self.flows.ask(|reply| FlowCommand::Mark(flows, true, reply)).await?
+    }
+
+    /// Lets flows go on that were cut.
+    ///
+    /// # Errors
+    /// [`Error::Kernel`]; a flow that ended meanwhile is none.
+    pub async fn clear_denied(&self, flows: Vec<TrackedFlow>) -> Result<(), Error> {
+        self.flows.ask(|reply| FlowCommand::Mark(flows, false, reply)).await?
+    }
+
+    /// Forgets all flows of addresses that leave the node.
+    ///
+    /// # Errors
+    /// [`Error::Kernel`].
+    pub async fn forget(&self, addresses: Vec<IpAddr>) -> Result<(), Error> {
+        self.flows.ask(|reply| FlowCommand::Forget(addresses, reply)).await?
+    }
+
+    /// The routes that are wanted, by destination.
+    ///
+    /// # Errors
+    /// [`Error::Stopped`].
+    pub async fn wanted_routes(&self) -> Result<Vec<WantedRoute>, Error> {
+        self.routes.ask(RouteCommand::List).await
+    }
+
+    /// What is in the kernel and what went wrong, for metrics and status.
+    ///
+    /// # Errors
+    /// [`Error::Stopped`].
+    pub async fn status(&self) -> Result<Status, Error> {
+        Ok(Status {
+            nft: self.nft.ask(NftCommand::Status).await?,
+            routes: self.routes.ask(RouteCommand::Status).await?,
+        })
+    }
+}
+
+/// What a router needs. Read first: where it is set, `/proc/sys` may be read-only.
+fn set_forwarding() -> Result<(), Error> {
+    for (file, needed) in [
+        ("/proc/sys/net/ipv4/ip_forward", true),
+        // Missing where IPv6 is switched off.
+        ("/proc/sys/net/ipv6/conf/all/forwarding", false),
+    ] {
+        let wrong = |error| Error::Kernel(format!("{file}: {error}"));
+        match std::fs::read(file) {
+            Ok(value) if value.first() == Some(&b'1') => {}
+            Ok(_) => std::fs::write(file, "1").map_err(wrong)?,
+            Err(error) if !needed && error.kind() == std::io::ErrorKind::NotFound => {}
+            Err(error) => return Err(wrong(error)),
+        }
+    }
+    Ok(())
+}
+
+type NftWriter = nft::Writer<netlink::Socket>;
+
+/// The writer, and what hears other programs, where they are not locked out.
+fn start_nft(params: Params, lock: bool) -> Result<(NftWriter, Option<netlink::Socket>), Error> {
+    use netlink::{Protocol, Socket};
+    let failed = |error: netlink::Error| Error::Kernel(format!("nf_tables: {error}"));
+    let socket = Socket::open(Protocol::Netfilter).map_err(failed)?;
+    let owned = lock && nft::ownership();
+    let monitor = if owned {
+        None
+    } else {
+        let monitor = Socket::open(Protocol::Netfilter).map_err(failed)?;
+        monitor.ignore_port(socket.port()).map_err(failed)?;
+        monitor.subscribe(netlink::nft::NOTIFICATIONS).map_err(failed)?;
+        Some(monitor)
+    };
+    let writer = nft::Writer::start(socket, params, owned)?;
+    info!(owned, "table inet {} is ours", layout::TABLE);
+    Ok((writer, monitor))
+}
+
+fn run_nft(mut writer: NftWriter, mut monitor: Option<netlink::Socket>, inbox: &Inbox<NftCommand>) {
+    loop {
+        let retry = writer.unwritten().then_some(RETRY);
+        let Wake::Work { commands, notified } = inbox.wait(monitor.as_ref(), retry) else { return };
+        let idle = commands.is_empty() && !notified;
+        if notified && monitor.as_mut().is_some_and(nft::others_changed) {
+            debug!("another program changed table inet {}", layout::TABLE);
+            writer.doubt();
+            if let Err(error) = writer.flush() {
+                warn!(%error, "table inet {} is not repaired", layout::TABLE);
+            }
+        }
+        let mut waiting: Vec<(Vec<Key>, Committed)> = Vec::new();
+        let mut questions = Vec::new();
+        for command in commands {
+            match command {
+                NftCommand::Commit(delta, reply) => {
+                    writer.change(&delta);
+                    waiting.push((keys(&delta), reply));
+                }
+                NftCommand::Sync(delta, reply) => {
+                    writer.change(&delta);
+                    writer.set_in_sync();
+                    waiting.push((keys(&delta), reply));
+                }
+                NftCommand::HostAction(action, reply) => {
+                    writer.set_host_action(action);
+                    waiting.push((Vec::new(), reply));
+                }
+                NftCommand::Status(reply) => questions.push(reply),
+            }
+        }
+        if !waiting.is_empty() || (idle && writer.unwritten()) {
+            let result = writer.flush();
+            if let Err(error) = &result {
+                warn!(%error, "policy is not in the kernel");
+            }
+            for (keys, reply) in waiting {
+                let _ = reply.send(result.clone().and_then(|()| writer.accepted(&keys)));
+            }
+        }
+        for reply in questions {
+            let _ = reply.send(writer.status());
+        }
+    }
+}
+
+fn keys(delta: &Delta) -> Vec<Key> {
+    delta.elements.iter().map(|change| change.key).collect()
+}
+
+fn run_routes(mut writer: routes::Writer, inbox: &Inbox<RouteCommand>) {
+    enum Answer {
+        Done(Reply<Result<(), Error>>),
+        Set(Vec<ipnet::IpNet>, Reply<Result<Vec<Rejected>, Error>>),
+        Link(IfIndex, Reply<Result<(), Error>>),
+        Status(Reply<RouteStatus>),
+        List(Reply<Vec<WantedRoute>>),
+    }
+    loop {
+        let retry = writer.unwritten().then_some(RETRY);
+        let Wake::Work { commands, notified } = inbox.wait(Some(writer.monitor()), retry) else {
+            return;
+        };
+        if notified {
+            writer.listen();
+        }
+        let mut answers = Vec::new();
+        for command in commands {
+            answers.push(match command {
+                RouteCommand::Set(changes, reply) => {
+                    let nets = changes.iter().map(|change| change.destination).collect();
+                    for change in changes {
+                        writer.change(change);
+                    }
+                    Answer::Set(nets, reply)
+                }
+                RouteCommand::LinkCame(index, reply) => {
+                    writer.link_came(index);
+                    Answer::Link(index, reply)
+                }
+                RouteCommand::InSync(reply) => {
+                    writer.set_in_sync();
+                    Answer::Done(reply)
+                }
+                RouteCommand::Status(reply) => Answer::Status(reply),
+                RouteCommand::List(reply) => Answer::List(reply),
+            });
+        }
+        let result = writer.flush();
+        if let Err(error) = &result {
+            warn!(%error, "routes are not in the kernel");
+        }
+        for answer in answers {
+            match answer {
+                Answer::Done(reply) => drop(reply.send(result.clone())),
+                Answer::Set(nets, reply) => {
+                    let rejected = |net: &ipnet::IpNet| {
+                        let reason = writer.waiting(net)?.to_owned();
+                        Some(Rejected { object: format!("route {net}"), reason })
+                    };
+                    let waiting = nets.iter().filter_map(rejected).collect();
+                    let _ = reply.send(result.clone().map(|()| waiting));
+                }
+                Answer::Link(index, reply) => {
+                    let routed = match writer.waiting_for(index) {
+                        None => Ok(()),
+                        Some((net, reason)) => Err(Error::Rejected(Rejected {
+                            object: format!("route {net}"),
+                            reason: reason.to_owned(),
+                        })),
+                    };
+                    let _ = reply.send(result.clone().and(routed));
+                }
+                Answer::Status(reply) => drop(reply.send(writer.status())),
+                Answer::List(reply) => drop(reply.send(writer.list())),
+            }
+        }
+    }
+}
+
+fn run_deletions(plumber: &mut Plumber, inbox: &Inbox<DeleteCommand>) {
+    loop {
+        let Wake::Work { commands, .. } = inbox.wait(None, None) else { return };
+        let mut names = Vec::new();
+        let mut replies = Vec::new();
+        for DeleteCommand::Delete(list, reply) in commands {
+            names.extend(list);
+            replies.push(reply);
+        }
+        if replies.is_empty() {
+            continue;
+        }
+        let result = plumber.delete(&names);
+        for reply in replies {
+            let _ = reply.send(result.clone());
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,707 @@
+//! The writer of table `inet caracal`: what is wanted against what is programmed, and the
+//! transactions between them.
+//!
+//! What the kernel has is read at start, after a refused transaction, and when another program
+//! changed the table; at no other time. Until the agent is in sync, everything that was there at
+//! start stays unless it is contradicted.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+
+use netlink::nft::{
+    self, Chain, CommitError, Element, Ruleset, Set, Subject, Table, Transaction, table_flags,
+};
+use netlink::{Protocol, Socket};
+use rustc_hash::{FxHashMap, FxHashSet};
+
+use super::elements::{self, Raw};
+use super::layout::{self, FAMILY, HostAction, Params, TABLE};
+use super::{Error, Rejected};
+use crate::model::{Change, Delta, Key, Value};
+
+/// How often a transaction is tried: once as it is, then after reading what the kernel has, then
+/// each time without the elements that it refused by name, of which it names one in each message.
+const ATTEMPTS: usize = 64;
+
+/// The kernel's side, so that tests can fail any call of it.
+pub(super) trait Channel {
+    /// Sends a transaction.
+    fn commit(&mut self, tx: Transaction) -> Result<(), CommitError>;
+    /// The table, if there is one.
+    fn table(&mut self) -> netlink::Result<Option<Table>>;
+    /// The table's chains and sets.
+    fn ruleset(&mut self) -> netlink::Result<Ruleset>;
+    /// The elements of a set.
+    fn elements(&mut self, set: &str) -> netlink::Result<Vec<Raw>>;
+    /// The ruleset's generation.
+    fn generation(&mut self) -> netlink::Result<u32>;
+    /// What the kernel calls this side when it tells who owns a table.
+    fn port(&self) -> u32;
+}
+
+impl Channel for Socket {
+    fn commit(&mut self, tx: Transaction) -> Result<(), CommitError> {
+        tx.commit(self)
+    }
+
+    fn table(&mut self) -> netlink::Result<Option<Table>> {
+        nft::table(self, FAMILY, TABLE)
+    }
+
+    fn ruleset(&mut self) -> netlink::Result<Ruleset> {
+        nft::ruleset(self, FAMILY, TABLE)
+    }
+
+    fn elements(&mut self, set: &str) -> netlink::Result<Vec<Raw>> {
+        nft::elements(self, FAMILY, TABLE, set, |element| Some(Raw::new(element)))
+    }
+
+    fn generation(&mut self) -> netlink::Result<u32> {
+        nft::generation(self)
+    }
+
+    fn port(&self) -> u32 {
+        Self::port(self)
+    }
+}
+
+/// Whether the kernel can give a table an owner that it outlives, found out in a namespace made
+/// for it.
+pub(super) fn ownership() -> bool {
+    let probe = || {
+        let mut socket = Socket::open(Protocol::Netfilter).ok()?;
+        let mut tx = Transaction::new(FAMILY, TABLE);
+        tx.add_table(OWNED, None);
+        tx.commit(&mut socket).ok()
+    };
+    netlink::netns::Netns::create()
+        .and_then(|netns| netns.run(probe))
+        .is_ok_and(|result| result.is_some())
+}
+
+/// Reads all notifications; whether one says that another program changed the table, or may have.
+pub(super) fn others_changed(monitor: &mut Socket) -> bool {
+    let mut changed = false;
+    loop {
+        match monitor.receive() {
+            Ok(None) => return changed,
+            Ok(Some(mut messages)) => {
+                changed |= messages
+                    .any(|message| nft::event(&message, FAMILY, TABLE) == nft::Event::Changed);
+            }
+            Err(netlink::Error::Overrun) => changed = true,
+            Err(_) => return true,
+        }
+    }
+}
+
+const OWNED: u32 = table_flags::OWNER | table_flags::PERSIST;
+
+/// What was read from the kernel, as far as it is not `programmed`.
+#[derive(Debug, Default)]
+struct Found {
+    table: Option<Table>,
+    ruleset: Option<Ruleset>,
+    /// Elements that stand for nothing, by set.
+    foreign: Vec<(&'static str, Raw)>,
+    /// Elements that the fixed sets lack or have too many: the set is written again.
+    fixed: Vec<(Set, Vec<Raw>)>,
+}
+
+/// Counters and facts for metrics and status.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct NftStatus {
+    /// Elements in the kernel, without those of fixed sets.
+    pub elements: usize,
+    /// Transactions that took effect.
+    pub transactions: u64,
+    /// Differences between the kernel and memory that were repaired.
+    pub repairs: u64,
+    /// Transactions that the kernel refused.
+    pub refused: u64,
+    /// The ruleset's generation (of all tables).
+    pub generation: u32,
+    /// Whether the table has an owner that it outlives.
+    pub owned: bool,
+    /// Elements that the kernel does not take.
+    pub rejected: Vec<Rejected>,
+    /// Why the last transaction failed; none once one took effect.
+    pub last_error: Option<String>,
+}
+
+/// How an attempt at a transaction failed.
+#[derive(Debug)]
+enum Failure {
+    /// Sent from memory: the kernel may have something else.
+    Unread(Error),
+    /// Sent after reading what the kernel has.
+    Read(Error),
+    /// Trying again does not help.
+    Final(Error),
+}
+
+#[derive(Debug)]
+pub(super) struct Writer<C> {
+    channel: C,
+    params: Params,
+    flags: u32,
+    /// What has to be there.
+    wanted: FxHashMap<Key, Value>,
+    /// Networks as they were asked for; `wanted` has those that lie in no other.
+    nets: BTreeSet<Key>,
+    /// What was there at start, until the agent is in sync.
+    retained: FxHashMap<Key, Value>,
+    /// The ranges among these, by kind and first address: no wanted one may overlap them.
+    retained_ranges: BTreeMap<(u8, IpAddr), (IpAddr, Key)>,
+    /// What is there.
+    programmed: FxHashMap<Key, Value>,
+    /// Where the last two may differ.
+    dirty: FxHashSet<Key>,
+    /// What the kernel refused, and is not sent again until it changes.
+    rejected: FxHashMap<Key, String>,
+    /// How many masqueraded networks are programmed; the nat chain is there if this is not 0.
+    masquerading: usize,
+    in_sync: bool,
+    /// Chains and sets are in the kernel as they should be.
+    built: bool,
+    /// `programmed` is what the kernel has.
+    known: bool,
+    /// Another program may have changed it, or memory was wrong.
+    doubted: bool,
+    /// How many elements were left out of the last transaction.
+    left_out: usize,
+    transactions: u64,
+    repairs: u64,
+    refused: u64,
+    last_error: Option<String>,
+}
+
+impl<C: Channel> Writer<C> {
+    /// Reads what is in the kernel and takes the table, or creates it without content: that comes
+    /// with the first transaction, so that nothing is cut before it is known what is allowed.
+    /// Fails with [`Error::Held`] if another process has the table.
+    pub(super) fn start(channel: C, params: Params, owned: bool) -> Result<Self, Error> {
+        let mut writer = Self {
+            channel,
+            params,
+            flags: if owned { OWNED } else { 0 },
+            wanted: FxHashMap::default(),
+            nets: BTreeSet::new(),
+            retained: FxHashMap::default(),
+            retained_ranges: BTreeMap::new(),
+            programmed: FxHashMap::default(),
+            dirty: FxHashSet::default(),
+            rejected: FxHashMap::default(),
+            masquerading: 0,
+            in_sync: false,
+            built: false,
+            known: false,
+            doubted: false,
+            left_out: 0,
+            transactions: 0,
+            repairs: 0,
+            refused: 0,
+            last_error: None,
+        };
+        let found = writer.read()?;
+        writer.retained = writer.programmed.clone();
+        writer.retained_ranges = writer
+            .retained
+            .keys()
+            .filter_map(|key| {
+                let (kind, first, last) = elements::span(key)?;
+                Some(((kind, first), (last, *key)))
+            })
+            .collect();
+        let had_chains = found.ruleset.as_ref().is_some_and(|ruleset| !ruleset.chains.is_empty());
+        let mut tx = Transaction::new(FAMILY, TABLE);
+        let mut keys = Vec::new();
+        if had_chains {
+            keys = writer.structure(&found, &mut tx);
+        } else if found.table.as_ref().is_none_or(|table| owned && table.owner.is_none()) {
+            if found.table.is_some_and(|table| table.flags != writer.flags) {
+                tx.delete_table();
+            }
+            tx.add_table(writer.flags, None);
+        }
+        match writer.channel.commit(tx) {
+            Ok(()) => {
+                writer.committed(&keys);
+                writer.built = had_chains;
+                writer.known = true;
+                Ok(writer)
+            }
+            Err(error) if error.is(libc::EPERM) => Err(Error::Held { port: None }),
+            Err(error) => Err(Error::Kernel(format!("table inet {TABLE}: {error}"))),
+        }
+    }
+
+    /// The highest interface index that an element mentions.
+    pub(super) fn highest_index(&self) -> u32 {
+        self.programmed
+            .keys()
+            .map(|key| match key {
+                Key::Workload(index) | Key::Source(_, index) | Key::Policy { index, .. } => *index,
+                _ => 0,
+            })
+            .max()
+            .unwrap_or(0)
+    }
+
+    /// Takes a change of intent; it is written by the next [`Writer::flush`].
+    pub(super) fn change(&mut self, delta: &Delta) {
+        for Change { key, value } in &delta.elements {
+            match key {
+                Key::Masquerade(net) => self.change_net(Key::Masquerade(net.trunc()), *value),
+                Key::Pool(net) => self.change_net(Key::Pool(net.trunc()), *value),
+                _ => self.want(*key, *value),
+            }
+        }
+    }
+
+    fn want(&mut self, key: Key, value: Option<Value>) {
+        let before = match value {
+            Some(value) => self.wanted.insert(key, value),
+            None => self.wanted.remove(&key),
+        };
+        if before.is_some() && value.is_none() {
+            // It was ours to say: it goes even if it was there before us.
+            self.retained.remove(&key);
+        }
+        if value.is_some() && !self.retained_ranges.is_empty() {
+            self.contradict(&key);
+        }
+        self.rejected.remove(&key);
+        self.dirty.insert(key);
+    }
+
+    /// What was there at start and overlaps a range that is wanted now gives way to it.
+    fn contradict(&mut self, key: &Key) {
+        let Some((kind, first, last)) = elements::span(key) else { return };
+        let overlapping: Vec<((u8, IpAddr), Key)> = self
+            .retained_ranges
+            .range(..=(kind, last))
+            .rev()
+            .take_while(|((other, _), (end, _))| *other == kind && *end >= first)
+            .map(|(start, (_, old))| (*start, *old))
+            .collect();
+        for (start, old) in overlapping {
+            self.retained_ranges.remove(&start);
+            self.retained.remove(&old);
+            self.dirty.insert(old);
+        }
+    }
+
+    /// Pools may lie in one another; ranges in the kernel may not.
+    fn change_net(&mut self, key: Key, value: Option<Value>) {
+        if value.is_some() {
+            self.nets.insert(key)
+        } else {
+            self.nets.remove(&key)
+        };
+        let inside = |inner: &Key, outer: &Key| match (inner, outer) {
+            (Key::Masquerade(inner), Key::Masquerade(outer))
+            | (Key::Pool(inner), Key::Pool(outer)) => outer.contains(inner) && inner != outer,
+            _ => false,
+        };
+        let alike = |other: &Key| inside(other, &key) || inside(&key, other) || *other == key;
+        let affected: Vec<Key> = self.nets.iter().copied().chain([key]).filter(alike).collect();
+        for net in affected {
+            let widest =
+                self.nets.contains(&net) && !self.nets.iter().any(|outer| inside(&net, outer));
+            let value = widest.then_some(Value::Member);
+            if self.wanted.get(&net) != value.as_ref() {
+                self.want(net, value);
+            }
+        }
+    }
+
+    /// What is wanted is complete now: what else is in the kernel goes with the next flush.
+    pub(super) fn set_in_sync(&mut self) {
+        self.in_sync = true;
+        self.retained = FxHashMap::default();
+        self.retained_ranges = BTreeMap::new();
+        self.dirty.extend(self.rejected.drain().map(|(key, _)| key));
+        let stale = self.programmed.keys().filter(|key| !self.wanted.contains_key(*key));
+        self.dirty.extend(stale.copied());
+    }
+
+    /// Changes what becomes of packets to the node.
+    pub(super) fn set_host_action(&mut self, action: HostAction) {
+        if action != self.params.host_action {
+            self.params.host_action = action;
+            self.known = false;
+        }
+    }
+
+    /// The kernel may have something else than it was given: the next flush reads it.
+    pub(super) fn doubt(&mut self) {
+        self.known = false;
+        self.doubted = true;
+        // What was refused because of another program may be taken now.
+        self.dirty.extend(self.rejected.drain().map(|(key, _)| key));
+    }
+
+    /// Whether the last flush failed: the kernel does not have what is wanted.
+    pub(super) fn unwritten(&self) -> bool {
+        self.last_error.is_some()
+    }
+
+    /// Whether the kernel took all of these elements; else names the first that it did not take.
+    pub(super) fn accepted(&self, keys: &[Key]) -> Result<(), Error> {
+        let refused = keys.iter().find_map(|key| Some((key, self.rejected.get(key)?)));
+        refused.map_or(Ok(()), |(key, reason)| {
+            let object = elements::describe(key);
+            Err(Error::Rejected(Rejected { object, reason: reason.clone() }))
+        })
+    }
+
+    pub(super) fn status(&mut self) -> NftStatus {
+        NftStatus {
+            elements: self.programmed.len(),
+            transactions: self.transactions,
+            repairs: self.repairs,
+            refused: self.refused,
+            generation: self.channel.generation().unwrap_or(0),
+            owned: self.flags == OWNED,
+            rejected: self
+                .rejected
+                .iter()
+                .map(|(key, reason)| Rejected {
+                    object: elements::describe(key),
+                    reason: reason.clone(),
+                })
+                .collect(),
+            last_error: self.last_error.clone(),
+        }
+    }
+
+    fn target(&self, key: &Key) -> Option<Value> {
+        if self.rejected.contains_key(key) {
+            // Rather what is there than nothing.
+            return self.programmed.get(key).copied();
+        }
+        self.wanted.get(key).or_else(|| self.retained.get(key)).copied()
+    }
+
+    /// Makes the kernel have what is wanted, in one transaction. Elements that the kernel refuses
+    /// by name are left out ([`Writer::accepted`]), the others are written all the same.
+    pub(super) fn flush(&mut self) -> Result<(), Error> {
+        let mut result = self.attempt();
+        for _ in 1..ATTEMPTS {
+            let rejected = self.rejected.len();
+            // What is not known is read, and tried again: once, and then as long as there are
+            // elements to leave out.
+            let again = match &result {
+                Ok(()) | Err(Failure::Final(_)) => false,
+                Err(Failure::Unread(_)) => true,
+                Err(Failure::Read(_)) => rejected > self.left_out,
+            };
+            if !again {
+                break;
+            }
+            self.left_out = rejected;
+            result = self.attempt();
+        }
+        self.left_out = self.rejected.len();
+        let result = result.map_err(|failure| match failure {
+            Failure::Unread(error) | Failure::Read(error) | Failure::Final(error) => error,
+        });
+        self.last_error = result.as_ref().err().map(Error::to_string);
+        result
+    }
+
+    fn attempt(&mut self) -> Result<(), Failure> {
+        let mut tx = Transaction::new(FAMILY, TABLE);
+        let fresh = !(self.known && self.built);
+        let keys = if !fresh {
+            self.update(&mut tx)
+        } else {
+            let found = self.read().map_err(Failure::Final)?;
+            self.structure(&found, &mut tx)
+        };
+        if tx.is_empty() {
+            self.known = true;
+            self.built = true;
+            self.doubted = false;
+            self.dirty.clear();
+            return Ok(());
+        }
+        match self.channel.commit(tx) {
+            Ok(()) => {
+                self.transactions += 1;
+                self.repairs += u64::from(fresh && self.doubted);
+                self.doubted = false;
+                self.built = true;
+                self.known = true;
+                self.committed(&keys);
+                Ok(())
+            }
+            Err(error) => {
+                self.known = false;
+                self.doubted |= self.built;
+                self.refused += 1;
+                if error.is(libc::EPERM) {
+                    return Err(Failure::Final(Error::Held { port: None }));
+                }
+                // The first refusal may be due to what another program did. If it comes again
+                // after reading, it is about the elements themselves.
+                if fresh && let CommitError::Refused(all) = &error {
+                    for (subject, why) in all {
+                        if let Subject::Elements { tag: Some(tag), .. } = subject
+                            && let Some(key) = keys.get(*tag as usize)
+                        {
+                            self.rejected.insert(*key, why.to_string());
+                        }
+                    }
+                }
+                let error = Error::Kernel(format!("table inet {TABLE}: {error}"));
+                Err(if fresh { Failure::Read(error) } else { Failure::Unread(error) })
+            }
+        }
+    }
+
+    fn committed(&mut self, keys: &[Key]) {
+        for key in keys {
+            let now = self.target(key);
+            let before = match now {
+                Some(value) => self.programmed.insert(*key, value),
+                None => self.programmed.remove(key),
+            };
+            if matches!(key, Key::Masquerade(_)) {
+                self.masquerading -= usize::from(before.is_some());
+                self.masquerading += usize::from(now.is_some());
+            }
+        }
+        self.dirty.clear();
+    }
+
+    /// The transaction in which only elements changed.
+    fn update(&mut self, tx: &mut Transaction) -> Vec<Key> {
+        let mut keys: Vec<Key> = self.dirty.iter().copied().collect();
+        self.refuse_invalid(&keys);
+        keys.retain(|key| self.programmed.get(key).copied() != self.target(key));
+        let masquerading = self.masquerading_after(&keys);
+        if masquerading && self.masquerading == 0 {
+            let nat = self.chains(true).pop();
+            if let Some(chain) = nat {
+                tx.add_chain(&chain);
+                add_rules(tx, &chain);
+            }
+        } else if !masquerading && self.masquerading > 0 {
+            tx.flush_chain(layout::MASQUERADE);
+            tx.delete_chain(layout::MASQUERADE);
+        }
+        self.elements(&mut keys, tx);
+        keys
+    }
+
+    fn masquerading_after(&self, keys: &[Key]) -> bool {
+        let is_nat = |key: &&Key| matches!(key, Key::Masquerade(_));
+        let removed = keys.iter().filter(is_nat).filter(|key| self.programmed.contains_key(*key));
+        let added = keys.iter().filter(is_nat).filter(|key| self.target(key).is_some());
+        self.masquerading + added.count() > removed.count()
+    }
+
+    fn refuse_invalid(&mut self, keys: &[Key]) {
+        for key in keys {
+            if let Some(value) = self.target(key)
+                && let Err(why) = elements::check(key, &value)
+            {
+                self.rejected.insert(*key, why.into());
+            }
+        }
+    }
+
+    /// Deletes and adds elements, deletes first: a changed value is both. Each is tagged with its
+    /// place in `keys`.
+    fn elements(&self, keys: &mut [Key], tx: &mut Transaction) {
+        let set = |key: &Key| elements::set_of(key);
+        keys.sort_unstable_by(|a, b| set(a).cmp(set(b)).then_with(|| a.cmp(b)));
+        for (key, tag) in keys.iter().zip(0..) {
+            if self.programmed.contains_key(key) {
+                elements::encode(key).delete(tx, tag);
+            }
+        }
+        for (key, tag) in keys.iter().zip(0..) {
+            if let Some(value) = self.target(key) {
+                elements::encode(key).add(tx, &value, tag);
+            }
+        }
+    }
+
+    fn chains(&self, masquerade: bool) -> Vec<Chain> {
+        layout::chains(&self.params, masquerade)
+    }
+
+    /// Reads the kernel into `programmed` and the rest into the result.
+    fn read(&mut self) -> Result<Found, Error> {
+        let reading =
+            |error: netlink::Error| Error::Kernel(format!("reading table inet {TABLE}: {error}"));
+        self.programmed.clear();
+        self.masquerading = 0;
+        let mut found = Found { table: self.channel.table().map_err(reading)?, ..Found::default() };
+        let Some(table) = &found.table else { return Ok(found) };
+        if let Some(port) = table.owner
+            && port != self.channel.port()
+        {
+            return Err(Error::Held { port: Some(port) });
+        }
+        let ruleset = self.channel.ruleset().map_err(reading)?;
+        let wanted = layout::sets();
+        for set in ruleset.sets.iter().filter(|set| wanted.contains(set)) {
+            let Some(name) = elements::set_names().find(|name| *name == set.name) else { continue };
+            let (known, foreign) =
+                elements::decode(name, self.channel.elements(name).map_err(reading)?);
+            self.masquerading +=
+                known.iter().filter(|(key, _)| matches!(key, Key::Masquerade(_))).count();
+            self.programmed.extend(known);
+            found.foreign.extend(foreign.into_iter().map(|raw| (name, raw)));
+        }
+        for (set, values) in layout::fixed_sets() {
+            if ruleset.sets.contains(&set) {
+                let mut raw = self.channel.elements(&set.name).map_err(reading)?;
+                raw.sort();
+                let mut keys: Vec<&[u8]> = raw.iter().map(|raw| raw.key.as_slice()).collect();
+                keys.sort_unstable();
+                if !keys.iter().copied().eq(values.iter().map(std::slice::from_ref)) {
+                    found.fixed.push((set, raw));
+                }
+            }
+        }
+        found.ruleset = Some(ruleset);
+        Ok(found)
+    }
+
+    /// The transaction from what was found to what is wanted, structure and all.
+    fn structure(&mut self, found: &Found, tx: &mut Transaction) -> Vec<Key> {
+        let mut keys: Vec<Key> = self.programmed.keys().copied().collect();
+        keys.extend(self.wanted.keys().chain(self.retained.keys()));
+        keys.sort_unstable();
+        keys.dedup();
+        self.refuse_invalid(&keys);
+        let masquerade =
+            keys.iter().any(|key| matches!(key, Key::Masquerade(_)) && self.target(key).is_some());
+        let chains = self.chains(masquerade);
+        let empty = Ruleset { chains: Vec::new(), sets: Vec::new(), other_sets: Vec::new() };
+        let ruleset = found.ruleset.as_ref().unwrap_or(&empty);
+
+        let flags = found.table.as_ref().map(|table| table.flags);
+        if flags.is_some_and(|flags| flags != self.flags) || !compatible(ruleset, &chains) {
+            // Another layout, or a table that cannot be taken: all of it anew, at once.
+            if flags.is_some() {
+                tx.delete_table();
+            }
+            self.programmed.clear();
+            self.masquerading = 0;
+            return self.build(&chains, keys, tx);
+        }
+        let unowned = found.table.as_ref().is_none_or(|table| table.owner.is_none());
+        if flags.is_none() || (self.flags == OWNED && unowned) {
+            tx.add_table(self.flags, None);
+        }
+        for (name, raw) in &found.foreign {
+            raw.delete(tx, name, u32::MAX);
+        }
+        for (set, surplus) in &found.fixed {
+            for raw in surplus {
+                raw.delete(tx, &set.name, u32::MAX);
+            }
+        }
+        let fixed = layout::fixed_sets();
+        let here = |name: &str| ruleset.sets.iter().any(|set| set.name == name);
+        for set in layout::sets().iter().chain(fixed.iter().map(|(set, _)| set)) {
+            if !here(&set.name) {
+                tx.add_set(set);
+            }
+        }
+        for (set, values) in &fixed {
+            if !here(&set.name) || found.fixed.iter().any(|(other, _)| other == set) {
+                add_fixed(tx, set, values);
+            }
+        }
+        let before = |name: &str| ruleset.chains.iter().find(|chain| chain.name == name);
+        for chain in &chains {
+            if before(&chain.name).is_none() {
+                tx.add_chain(chain);
+            }
+        }
+        keys.retain(|key| self.programmed.get(key).copied() != self.target(key));
+        self.elements(&mut keys, tx);
+        for chain in &chains {
+            let rules = before(&chain.name).map_or(&[][..], |chain| &chain.rules);
+            if rules != chain.rules {
+                if !rules.is_empty() {
+                    tx.flush_chain(&chain.name);
+                }
+                add_rules(tx, chain);
+            }
+        }
+        // What is not of the layout goes last, when nothing refers to it any more.
+        let surplus =
+            || ruleset.chains.iter().filter(|old| chains.iter().all(|new| new.name != old.name));
+        for chain in surplus().filter(|chain| !chain.rules.is_empty()) {
+            tx.flush_chain(&chain.name);
+        }
+        for chain in surplus() {
+            tx.delete_chain(&chain.name);
+        }
+        let ours = |name: &str| {
+            elements::set_names().any(|n| n == name)
+                || fixed.iter().any(|(set, _)| set.name == name)
+        };
+        let surplus = ruleset.sets.iter().map(|set| &set.name).chain(&ruleset.other_sets);
+        for name in surplus.filter(|name| !ours(name)) {
+            tx.delete_set(name);
+        }
+        keys
+    }
+
+    fn build(&self, chains: &[Chain], mut keys: Vec<Key>, tx: &mut Transaction) -> Vec<Key> {
+        tx.add_table(self.flags, None);
+        for set in layout::sets() {
+            tx.add_set(&set);
+        }
+        for (set, values) in layout::fixed_sets() {
+            tx.add_set(&set);
+            add_fixed(tx, &set, values);
+        }
+        for chain in chains {
+            tx.add_chain(chain);
+        }
+        keys.retain(|key| self.target(key).is_some());
+        self.elements(&mut keys, tx);
+        for chain in chains {
+            add_rules(tx, chain);
+        }
+        keys
+    }
+}
+
+fn add_rules(tx: &mut Transaction, chain: &Chain) {
+    for rule in &chain.rules {
+        tx.add_rule(&chain.name, rule);
+    }
+}
+
+fn add_fixed(tx: &mut Transaction, set: &Set, values: &[u8]) {
+    for value in values {
+        tx.add_element(&set.name, &Element::key(std::slice::from_ref(value)), u32::MAX);
+    }
+}
+
+/// Whether what is there can be changed into what is wanted without deleting what is in use: each
+/// set has the type, each chain the hook that it should have.
+fn compatible(ruleset: &Ruleset, chains: &[Chain]) -> bool {
+    let fixed = layout::fixed_sets().map(|(set, _)| set);
+    let sets = layout::sets().into_iter().chain(fixed).all(|set| {
+        !ruleset.other_sets.contains(&set.name)
+            && ruleset.sets.iter().all(|other| other.name != set.name || *other == set)
+    });
+    sets && chains.iter().all(|chain| {
+        ruleset.chains.iter().all(|other| other.name != chain.name || other.base == chain.base)
+    })
+}
+
+#[cfg(test)]
+mod tests;

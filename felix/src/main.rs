@@ -1,0 +1,186 @@
+//! `felix`: the node agent, and the questions one asks it.
+
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use anyhow::Context;
+use clap::{Parser, Subcommand, ValueEnum};
+use felix::cni::protocol::{DEFAULT_SOCKET, Request};
+use felix::config::Config;
+use felix::control::{self, EndpointRow, RouteRow, Rows, StatusReport};
+use felix::install::Install;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+/// The exit code for a mistake in the configuration, as for one on the command line.
+const USAGE: u8 = 2;
+
+/// Caracal's node agent.
+#[derive(Debug, Parser)]
+#[command(name = "felix", version, arg_required_else_help = true)]
+struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Run the agent of this node
+    Run {
+        /// Configuration file [default: /etc/caracal/felix.yaml, if it exists]
+        #[arg(long, value_name = "FILE", env = "CARACAL_CONFIG")]
+        config: Option<PathBuf>,
+    },
+    /// How the agent, its source, the kernel and the BGP sessions are
+    Status(Ask),
+    /// The endpoints of this node and the policies in force for them
+    Endpoints(Ask),
+    /// The routes of this node
+    Routes(Ask),
+    /// Install the CNI plugin and its configuration for the container runtime
+    InstallCni {
+        /// Where the runtime looks for plugins
+        #[arg(long, value_name = "DIR", default_value = "/opt/cni/bin")]
+        bin_dir: PathBuf,
+        /// Where the runtime looks for network configurations
+        #[arg(long, value_name = "DIR", default_value = "/etc/cni/net.d")]
+        conf_dir: PathBuf,
+        /// The agent's socket
+        #[arg(long, value_name = "PATH", default_value = DEFAULT_SOCKET)]
+        socket: PathBuf,
+        /// The plugin [default: caracal, beside this program]
+        #[arg(long, value_name = "FILE")]
+        plugin: Option<PathBuf>,
+    },
+    /// The version of this program
+    Version,
+}
+
+#[derive(Debug, clap::Args)]
+struct Ask {
+    /// Output format
+    #[arg(short, long, value_enum, default_value_t)]
+    output: Output,
+    /// The agent's socket [default: felix.sock in CARACAL_RUN_DIR or /run/caracal]
+    #[arg(long, value_name = "PATH")]
+    socket: Option<PathBuf>,
+}
+
+#[derive(Clone, Copy, Debug, Default, ValueEnum)]
+enum Output {
+    #[default]
+    Table,
+    Json,
+}
+
+fn main() -> ExitCode {
+    let Arguments { command } = Arguments::parse();
+    let result = match command {
+        Command::Run { config } => return run(config.as_deref()),
+        Command::Status(ask) => ask.show::<StatusReport>(&Request::Status, control::status_text),
+        Command::Endpoints(ask) => {
+            ask.show::<Rows<EndpointRow>>(&Request::Endpoints, control::endpoints_table)
+        }
+        Command::Routes(ask) => ask.show::<Rows<RouteRow>>(&Request::Routes, control::routes_table),
+        Command::InstallCni { bin_dir, conf_dir, socket, plugin } => {
+            install(&Install { bin_dir, conf_dir, socket, plugin })
+        }
+        Command::Version => print(concat!("felix ", env!("CARGO_PKG_VERSION"), "\n")),
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => fail(&format!("{error:#}"), ExitCode::FAILURE),
+    }
+}
+
+/// The agent, until it is told to end.
+fn run(file: Option<&Path>) -> ExitCode {
+    let config = match Config::load(file, environment()) {
+        Ok(config) => config,
+        Err(error) => return fail(&error.to_string(), USAGE.into()),
+    };
+    let logging = match felix::observe::logging::start(&config.log) {
+        Ok(logging) => logging,
+        Err(error) => return fail(&format!("{error:#}"), ExitCode::FAILURE),
+    };
+    for name in felix::config::unknown_variables(environment()) {
+        tracing::warn!(name, "no such setting; the variable has no effect");
+    }
+    // The kernel's writer has a thread of its own; what is left is waiting for sockets.
+    let runtime =
+        tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
+    let result = runtime
+        .context("starting the runtime")
+        .and_then(|runtime| runtime.block_on(felix::agent::run(config, logging)));
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            let code = if error.is::<felix::source::OpenError>() {
+                USAGE.into()
+            } else {
+                ExitCode::FAILURE
+            };
+            fail(&format!("{error:#}"), code)
+        }
+    }
+}
+
+/// Those variables that are text; no setting of ours is anything else.
+fn environment() -> impl Iterator<Item = (String, String)> {
+    std::env::vars_os()
+        .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))
+}
+
+impl Ask {
+    fn show<T: Serialize + DeserializeOwned>(
+        &self,
+        request: &Request,
+        table: impl Fn(&T) -> String,
+    ) -> anyhow::Result<()> {
+        let socket =
+            self.socket.clone().unwrap_or_else(|| match std::env::var_os("CARACAL_RUN_DIR") {
+                Some(run_dir) if !run_dir.is_empty() => PathBuf::from(run_dir).join("felix.sock"),
+                _ => DEFAULT_SOCKET.into(),
+            });
+        let answer: T = control::ask(&socket, request)?;
+        match self.output {
+            Output::Table => print(&table(&answer)),
+            Output::Json => print(&format!("{}\n", serde_json::to_string_pretty(&answer)?)),
+        }
+    }
+}
+
+fn install(install: &Install) -> anyhow::Result<()> {
+    let installed = install.run()?;
+    for warning in &installed.warnings {
+        warn(warning);
+    }
+    let mut text = String::new();
+    for (path, written) in &installed.files {
+        let state = if *written { "installed" } else { "up to date" };
+        text.push_str(&format!("{} {state}\n", path.display()));
+    }
+    print(&text)
+}
+
+/// To standard output. A reader that has seen enough (`felix routes | head`) is no failure.
+fn print(text: &str) -> anyhow::Result<()> {
+    let mut out = io::stdout().lock();
+    match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
+        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
+            Err(error).context("standard output")
+        }
+        _ => Ok(()),
+    }
+}
+
+fn warn(text: &str) {
+    // There is nobody left to tell if this fails.
+    let _ = writeln!(io::stderr().lock(), "felix: warning: {text}");
+}
+
+fn fail(text: &str, code: ExitCode) -> ExitCode {
+    let _ = writeln!(io::stderr().lock(), "felix: {text}");
+    code
+}

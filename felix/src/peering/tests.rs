@@ -1,0 +1,250 @@
+//! Named cases of what peers a node shall have.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use api::v3;
+use bgpd::wire::Family;
+use kube::core::ObjectMeta;
+
+use super::peers::parse_peer_ip;
+use super::*;
+use crate::model::Object;
+
+fn node(name: &str, ipv4: Option<&str>, ipv6: Option<&str>, labels: &[(&str, &str)]) -> Node {
+    Node {
+        name: name.into(),
+        labels: labels.iter().copied().collect(),
+        ipv4: ipv4.map(|a| a.parse().unwrap()),
+        ipv6: ipv6.map(|a| a.parse().unwrap()),
+        as_number: None,
+        route_reflector_cluster_id: None,
+    }
+}
+
+fn metadata(name: &str) -> ObjectMeta {
+    ObjectMeta { name: Some(name.into()), ..ObjectMeta::default() }
+}
+
+fn peer(name: &str, spec: v3::BGPPeerSpec) -> Update {
+    let mut object = v3::BGPPeer::new(name, spec);
+    object.metadata = metadata(name);
+    Update::Set(Object::BGPPeer(Arc::new(object)))
+}
+
+fn configuration(name: &str, spec: v3::BGPConfigurationSpec) -> Update {
+    Update::Set(Object::BGPConfiguration(Arc::new(v3::BGPConfiguration::new(name, spec))))
+}
+
+fn peering(updates: impl IntoIterator<Item = Update>) -> Peering {
+    let mut peering = Peering::new("node1", "caracal-system");
+    for update in updates {
+        peering.apply(&update);
+    }
+    peering
+}
+
+fn three_nodes() -> Vec<Update> {
+    [
+        node("node1", Some("10.0.0.1"), Some("fd00::1"), &[("rack", "1")]),
+        node("node2", Some("10.0.0.2"), Some("fd00::2"), &[("rack", "2")]),
+        node("node3", None, Some("fd00::3"), &[("rack", "2")]),
+    ]
+    .into_iter()
+    .map(|node| Update::Set(Object::Node(node)))
+    .collect()
+}
+
+fn plan(updates: impl IntoIterator<Item = Update>) -> Plan {
+    peering(updates).plan(&Local::default()).unwrap()
+}
+
+fn tor(peer_ip: &str) -> v3::BGPPeerSpec {
+    v3::BGPPeerSpec {
+        peer_ip: peer_ip.into(),
+        as_number: Some(v3::AsNumber(65101)),
+        ..v3::BGPPeerSpec::default()
+    }
+}
+
+fn no_mesh() -> Update {
+    configuration(
+        "default",
+        v3::BGPConfigurationSpec {
+            node_to_node_mesh_enabled: Some(false),
+            ..v3::BGPConfigurationSpec::default()
+        },
+    )
+}
+
+#[test]
+fn an_unknown_node_has_no_plan() {
+    assert!(peering([]).plan(&Local::default()).is_none());
+}
+
+#[test]
+fn without_configuration_nodes_are_a_full_mesh_in_calicos_default_as() {
+    let plan = plan(three_nodes());
+    assert_eq!(plan.config.asn, 64512);
+    assert_eq!(plan.config.router_id, Ipv4Addr::new(10, 0, 0, 1));
+    let peers: Vec<_> = plan.config.peers.iter().map(|p| (p.address, p.asn)).collect();
+    let v4: IpAddr = "10.0.0.2".parse().unwrap();
+    let v6: IpAddr = "fd00::3".parse().unwrap();
+    assert_eq!(peers, [(v4, 64512), (v6, 64512)]);
+    assert_eq!(plan.config.peers[0].families, Family::ALL);
+    assert_eq!(plan.config.peers[0].source_address, Some("10.0.0.1".parse().unwrap()));
+    assert_eq!(plan.config.peers[0].next_hop_v6, Some("fd00::1".parse().unwrap()));
+    assert_eq!(plan.config.peers[0].multihop, None, "internal peers have their own default");
+    assert_eq!(plan.problems, []);
+    plan.config.validate().unwrap();
+}
+
+#[test]
+fn route_reflectors_are_not_in_the_mesh() {
+    let mut updates = three_nodes();
+    let mut reflector = node("node2", Some("10.0.0.2"), None, &[]);
+    reflector.route_reflector_cluster_id = Some(Ipv4Addr::new(1, 0, 0, 1));
+    updates.push(Update::Set(Object::Node(reflector)));
+    assert_eq!(plan(updates).config.peers.len(), 1);
+}
+
+#[test]
+fn a_tor_gets_own_blocks_only_and_may_be_hops_away() {
+    let mut updates = three_nodes();
+    updates.extend([no_mesh(), peer("tor1", tor("10.1.0.254"))]);
+    let plan = plan(updates);
+    let [session] = &plan.config.peers[..] else { panic!("{:?}", plan.config.peers) };
+    assert_eq!((session.name.as_str(), session.asn, session.port), ("tor1", 65101, 179));
+    assert_eq!(session.multihop, Some(64));
+    let export = session.export.as_ref().unwrap();
+    assert_eq!(export.rules[0].source, Some(bgpd::policy::Source::RemotePeers));
+    assert_eq!(export.rules[0].action, bgpd::policy::Action::Reject);
+}
+
+#[test]
+fn selectors_choose_the_nodes_that_peer_and_the_nodes_they_peer_with() {
+    let elsewhere = v3::BGPPeerSpec { node_selector: "rack == '2'".into(), ..tor("10.1.0.254") };
+    let named = v3::BGPPeerSpec { node: "node2".into(), ..tor("10.1.0.253") };
+    let nodes =
+        v3::BGPPeerSpec { peer_selector: "rack == '2'".into(), ..v3::BGPPeerSpec::default() };
+    let mut updates = three_nodes();
+    updates.extend([no_mesh(), peer("a", elsewhere), peer("b", named), peer("c", nodes)]);
+    let names: Vec<_> = plan(updates).config.peers.into_iter().map(|p| p.name).collect();
+    assert_eq!(names, ["Node_node2", "Node_node3"]);
+}
+
+#[test]
+fn what_cannot_be_honoured_is_named_and_disturbs_nothing_else() {
+    let password = |name: &str| {
+        Some(v3::BGPPassword {
+            secret_key_ref: Some(v3::SecretKeyRef {
+                name: name.into(),
+                key: "password".into(),
+                ..Default::default()
+            }),
+        })
+    };
+    let mut updates = three_nodes();
+    updates.extend([
+        no_mesh(),
+        peer("bad-ip", tor("10.1.0")),
+        peer(
+            "bad-selector",
+            v3::BGPPeerSpec { node_selector: "rack ==".into(), ..tor("10.1.0.3") },
+        ),
+        peer("good", tor("10.1.0.1")),
+        peer("no-asn", v3::BGPPeerSpec { as_number: None, ..tor("10.1.0.2") }),
+        peer("no-secret", v3::BGPPeerSpec { password: password("gone"), ..tor("10.1.0.4") }),
+        peer("secret", v3::BGPPeerSpec { password: password("keys"), ..tor("10.1.0.5") }),
+    ]);
+    updates.push(Update::Set(Object::Secret(Secret {
+        key: ObjectKey::namespaced("caracal-system", "keys"),
+        data: [("password".to_owned(), b"hunter2".to_vec())].into(),
+    })));
+    let plan = plan(updates);
+    let names: Vec<_> = plan.config.peers.iter().map(|p| p.name.as_str()).collect();
+    assert_eq!(names, ["good", "secret"]);
+    assert!(plan.config.peers[1].password.is_some());
+    let problems: Vec<_> = plan.problems.iter().map(|p| (p.object.as_str(), p.field)).collect();
+    assert_eq!(
+        problems,
+        [
+            ("BGPPeer/bad-ip", "spec.peerIP"),
+            ("BGPPeer/bad-selector", "spec.nodeSelector"),
+            ("BGPPeer/no-asn", "spec.asNumber"),
+            ("BGPPeer/no-secret", "spec.password.secretKeyRef"),
+        ]
+    );
+    assert!(!format!("{plan:?}").contains("hunter2"), "a password never shows");
+}
+
+#[test]
+fn blocks_are_announced_unless_their_pool_is_kept_back() {
+    let mut pool = v3::IPPool::new("inside", v3::IPPoolSpec::new("10.65.0.0/16"));
+    pool.spec.disable_bgp_export = true;
+    let mut updates = three_nodes();
+    updates.push(Update::Set(Object::IPPool(Arc::new(pool))));
+    let blocks = ["10.64.0.0/26", "10.65.0.64/26", "fd00:64::/122"].map(|b| b.parse().unwrap());
+    let local = Local { blocks: Arc::new(blocks), restarting: true, links: Vec::new() };
+    let plan = peering(updates).plan(&local).unwrap();
+    let prefixes: Vec<_> = plan.config.networks.iter().map(|n| n.prefix.to_string()).collect();
+    assert_eq!(prefixes, ["10.64.0.0/26", "fd00:64::/122"]);
+    assert!(plan.config.graceful_restart.restarting);
+}
+
+#[test]
+fn a_nodes_own_settings_go_before_the_clusters() {
+    let port = |port| v3::BGPConfigurationSpec { listen_port: Some(port), ..Default::default() };
+    let mut updates = three_nodes();
+    updates.extend([configuration("default", port(1790)), configuration("node.node2", port(1792))]);
+    let mut own = node("node1", Some("10.0.0.1"), None, &[]);
+    own.as_number = Some(65001);
+    updates.push(Update::Set(Object::Node(own)));
+    let plan = plan(updates);
+    assert_eq!(plan.config.asn, 65001);
+    assert_eq!(plan.config.listen[0].port(), 1790);
+    let [session] = &plan.config.peers[..] else { panic!("{:?}", plan.config.peers) };
+    assert_eq!((session.port, session.asn), (1792, 64512));
+}
+
+#[test]
+fn router_ids_without_ipv4_are_stable_and_of_a_unicast_class() {
+    assert_eq!(hashed_router_id("node1"), hashed_router_id("node1"));
+    assert_ne!(hashed_router_id("node1"), hashed_router_id("node2"));
+    for n in 0..1000 {
+        assert!(hashed_router_id(&format!("node{n}")).octets()[0] <= 223);
+    }
+}
+
+#[test]
+fn peer_addresses_may_carry_a_port() {
+    let parsed = |text| parse_peer_ip(text).map(|(a, p)| (a.to_string(), p));
+    assert_eq!(parsed("10.0.0.1"), Some(("10.0.0.1".into(), None)));
+    assert_eq!(parsed("10.0.0.1:1790"), Some(("10.0.0.1".into(), Some(1790))));
+    assert_eq!(parsed("fd00::1"), Some(("fd00::1".into(), None)));
+    assert_eq!(parsed("[fd00::1]:1790"), Some(("fd00::1".into(), Some(1790))));
+    assert_eq!(parsed("10.0.0.1:0"), None);
+    assert_eq!(parsed("tor1"), None);
+}
+
+#[test]
+fn equal_nodes_and_secrets_change_nothing() {
+    let mut peering = peering(three_nodes());
+    assert!(!peering.apply(&three_nodes()[0]));
+    assert!(peering.apply(&Update::Remove(Kind::Node, ObjectKey::cluster("node3"))));
+    assert!(!peering.apply(&Update::Remove(Kind::Node, ObjectKey::cluster("node3"))));
+}
+
+#[test]
+fn a_tor_is_told_of_addresses_on_its_own_link() {
+    let link = |nets: [&str; 2]| Link { addresses: nets.map(|n| n.parse().unwrap()).to_vec() };
+    let links = vec![link(["10.1.0.1/24", "fd00:1::1/64"]), link(["10.2.0.1/24", "fd00:2::1/64"])];
+    let mut updates = three_nodes();
+    updates.extend([no_mesh(), peer("tor1", tor("10.1.0.254")), peer("tor2", tor("10.2.0.254"))]);
+    updates.push(peer("far", tor("10.9.0.254")));
+    let local = Local { links, ..Local::default() };
+    let peers = peering(updates).plan(&local).unwrap().config.peers;
+    let hops: Vec<_> = peers.iter().map(|p| (p.next_hop_v4, p.next_hop_v6)).collect();
+    let v6 = |text: &str| (None, Some(text.parse().unwrap()));
+    assert_eq!(hops, [v6("fd00:1::1"), v6("fd00:2::1"), v6("fd00::1")]);
+}
