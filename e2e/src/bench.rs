@@ -1,0 +1,114 @@
+//! `cargo lab bench`: figures, with the tools one would otherwise use measured in the same run.
+
+mod raise;
+
+use std::process::ExitCode;
+
+use anyhow::{Result, ensure};
+use comfy_table::{Table, presets};
+use futures::future::BoxFuture;
+use serde::Serialize;
+
+use crate::cli::Output;
+use crate::progress::{Progress, error_line, print};
+
+/// One figure.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub(crate) struct Row {
+    /// What was done.
+    pub(crate) workload: String,
+    /// What did it.
+    pub(crate) subject: String,
+    /// What was measured: `p50`, `p99`, `rate`, ...
+    pub(crate) figure: String,
+    pub(crate) unit: String,
+    /// The median of the runs.
+    pub(crate) value: f64,
+    /// With what it is compared.
+    pub(crate) peer: Option<String>,
+    /// `value` divided by the peer's.
+    pub(crate) ratio: Option<f64>,
+    /// What it should be, such as `< 3 ms`.
+    pub(crate) aim: Option<String>,
+    /// Whether it is.
+    pub(crate) met: Option<bool>,
+}
+
+/// A benchmark: rows out.
+#[derive(Clone, Copy)]
+pub(crate) struct Bench {
+    pub(crate) name: &'static str,
+    pub(crate) body: for<'a> fn(&'a Progress) -> BoxFuture<'a, Result<Vec<Row>>>,
+}
+
+/// Every benchmark.
+const ALL: &[Bench] = &[raise::BENCH];
+
+/// Runs the benchmarks whose name contains `filter`.
+///
+/// # Errors
+/// When there is none of that name, or one fails: half a comparison is none.
+pub(crate) async fn run(filter: &str, output: Output) -> Result<ExitCode> {
+    let chosen: Vec<&Bench> = ALL.iter().filter(|bench| bench.name.contains(filter)).collect();
+    let names: Vec<&str> = ALL.iter().map(|bench| bench.name).collect();
+    ensure!(!chosen.is_empty(), "no benchmark {filter}; there are: {}", names.join(" "));
+    let progress = Progress::shown();
+    let mut rows = Vec::new();
+    for bench in chosen {
+        error_line(&format!("benchmark {}", bench.name));
+        rows.extend((bench.body)(&progress).await?);
+    }
+    match output {
+        Output::Json => print(&format!("{}\n", serde_json::to_string_pretty(&rows)?)),
+        Output::Table => print(&format!("{}\n", table(&rows))),
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// The median; of an even number, the mean of the middle two.
+///
+/// # Errors
+/// Of nothing there is none.
+pub(crate) fn median(values: &[f64]) -> Result<f64> {
+    ensure!(!values.is_empty(), "nothing was measured");
+    let mut sorted = values.to_vec();
+    sorted.sort_by(f64::total_cmp);
+    let middle = sorted.len() / 2;
+    Ok(if sorted.len() % 2 == 1 {
+        sorted[middle]
+    } else {
+        f64::midpoint(sorted[middle - 1], sorted[middle])
+    })
+}
+
+fn table(rows: &[Row]) -> Table {
+    let mut table = Table::new();
+    table.load_style(presets::UTF8_FULL_CONDENSED);
+    table.set_header(["workload", "subject", "figure", "value", "peer", "ratio", "aim", "met"]);
+    for row in rows {
+        let met = row.met.map(|met| if met { "yes" } else { "no" }.to_owned());
+        table.add_row(vec![
+            row.workload.clone(),
+            row.subject.clone(),
+            row.figure.clone(),
+            format!("{:.3} {}", row.value, row.unit),
+            row.peer.clone().unwrap_or_default(),
+            row.ratio.map(|ratio| format!("{ratio:.2}")).unwrap_or_default(),
+            row.aim.clone().unwrap_or_default(),
+            met.unwrap_or_default(),
+        ]);
+    }
+    table
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_median_is_the_middle() {
+        assert!((median(&[3.0, 1.0, 2.0]).unwrap() - 2.0).abs() < f64::EPSILON);
+        assert!((median(&[4.0, 1.0, 2.0, 3.0]).unwrap() - 2.5).abs() < f64::EPSILON);
+        assert!(median(&[]).is_err());
+    }
+}

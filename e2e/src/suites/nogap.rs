@@ -1,0 +1,166 @@
+//! No gap: a pod that uses its network from the first instant never gets a packet past a policy
+//! that already selects it.
+
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, bail, ensure};
+use futures::FutureExt as _;
+use futures::future::BoxFuture;
+use k8s_openapi::api::core::v1::Pod;
+use serde_json::{Value, json};
+
+use super::kit::{PORT, Scope};
+use super::{RACKS, Test};
+use crate::kubelet::EARLY;
+use crate::lab::{Lab, pod_addresses, pod_targets};
+use crate::wait;
+
+pub(super) const TESTS: &[Test] = &[
+    Test { name: "nogap::two_hundred_pods_from_their_first_instant", bed: &RACKS, body: denied },
+    Test { name: "nogap::control_without_a_policy_packets_pass", bed: &RACKS, body: control },
+];
+
+/// How many pods, in all.
+const PODS: usize = 200;
+/// How many at a time: each sends and listens as fast as it can.
+const AT_ONCE: usize = 10;
+
+/// Nothing in, nothing out.
+fn isolated() -> Value {
+    json!({
+        "apiVersion": "networking.k8s.io/v1",
+        "kind": "NetworkPolicy",
+        "metadata": { "name": "isolated" },
+        "spec": {
+            "podSelector": { "matchLabels": { "role": "eager" } },
+            "policyTypes": ["Ingress", "Egress"],
+        },
+    })
+}
+
+/// A pod whose program runs before the pod has a link, sending to `targets` all the time.
+fn eager(scope: &Scope, name: &str, targets: &[String]) -> Value {
+    let mut pod = scope.pod(name, "node1", &[("role", "eager")]);
+    pod["metadata"]["annotations"] = json!({ EARLY: "true" });
+    let mut args = vec!["first".to_owned(), format!("--port={PORT}")];
+    args.extend(targets.iter().cloned());
+    pod["spec"]["containers"][0]["args"] = json!(args);
+    pod
+}
+
+/// What a program of kind `first` has reported last.
+fn last_report(scope: &Scope, name: &str) -> Result<Value> {
+    let pod = crate::kubelet::pod_name(&scope.name, name);
+    let log = scope.view.place.directory_of("pods").join(format!("{pod}.log"));
+    let text = std::fs::read_to_string(&log)?;
+    // The last line may be half written.
+    let complete = text.rsplit_once('\n').map_or("", |(complete, _)| complete);
+    let last = complete.lines().last().with_context(|| format!("{name} has reported nothing"))?;
+    Ok(serde_json::from_str(last)?)
+}
+
+/// Whom a listener has heard, as addresses.
+fn heard(report: &Value) -> Vec<String> {
+    report["heard"].as_object().into_iter().flatten().map(|(ip, _)| ip.clone()).collect()
+}
+
+/// One listener near and one far, both of which also send to every address the eager pods can
+/// get: those of the node's blocks.
+async fn witnesses(scope: &mut Scope) -> Result<Vec<Pod>> {
+    let view = scope.view.clone();
+    // A first pod, so that the node has its blocks.
+    let first = [scope.pod("first", "node1", &[])];
+    scope.run(&first).await?;
+    let mut targets = Vec::new();
+    for block in super::kit::blocks(&view, "node1").await? {
+        targets.extend(
+            block.hosts().map(|ip| format!("udp://{}", std::net::SocketAddr::new(ip, PORT))),
+        );
+    }
+    let mut wanted = Vec::new();
+    for (name, node) in [("near", "node1"), ("far", "node2")] {
+        let mut pod = scope.pod(name, node, &[]);
+        // Some hundred addresses fifty times a second: as much as two processors bear.
+        let mut args = vec!["first".to_owned(), format!("--port={PORT}"), "--pause=20".to_owned()];
+        args.extend(targets.iter().cloned());
+        pod["spec"]["containers"][0]["args"] = json!(args);
+        wanted.push(pod);
+    }
+    let pods = scope.run(&wanted).await?;
+    view.wait_for_routes().await?;
+    Ok(pods)
+}
+
+async fn has_sent(scope: &Scope, name: &str) -> Result<Value> {
+    wait::until(&format!("{name} to have sent"), Duration::from_secs(20), || async {
+        let report = last_report(scope, name)?;
+        let sent = report["sent"].as_u64().unwrap_or_default();
+        ensure!(sent > 100, "{report}");
+        Ok(report)
+    })
+    .await
+}
+
+fn denied(lab: &mut Lab) -> BoxFuture<'_, Result<()>> {
+    async move {
+        let view = lab.view().clone();
+        let mut scope = Scope::new(&view, "nogap").await?;
+        let witnesses = witnesses(&mut scope).await?;
+        scope.apply(isolated()).await?;
+        let targets: Vec<String> =
+            witnesses.iter().flat_map(|pod| pod_targets(pod, "udp", PORT)).collect();
+        let mut number = 0;
+        while number < PODS {
+            let pods: Vec<Value> = (number..number + AT_ONCE)
+                .map(|number| eager(&scope, &format!("eager-{number}"), &targets))
+                .collect();
+            let running = scope.run(&pods).await?;
+            let own: Vec<String> =
+                running.iter().flat_map(pod_addresses).map(|ip| ip.to_string()).collect();
+            for pod in &pods {
+                let name = pod["metadata"]["name"].as_str().unwrap_or_default();
+                let report = has_sent(&scope, name).await?;
+                let got = heard(&report);
+                ensure!(got.is_empty(), "{name} got packets from {got:?}");
+            }
+            for witness in ["near", "far"] {
+                let got = heard(&last_report(&scope, witness)?);
+                if let Some(ip) = got.iter().find(|ip| own.contains(ip)) {
+                    bail!("{witness} got packets of {ip}, which may send none");
+                }
+            }
+            for pod in &pods {
+                view.end_pod(pod, super::kit::POD).await?;
+            }
+            number += AT_ONCE;
+        }
+        scope.end().await
+    }
+    .boxed()
+}
+
+/// The same without the policy: if now nothing passed either, the test above would prove nothing.
+fn control(lab: &mut Lab) -> BoxFuture<'_, Result<()>> {
+    async move {
+        let view = lab.view().clone();
+        let mut scope = Scope::new(&view, "nogap-control").await?;
+        let witnesses = witnesses(&mut scope).await?;
+        let targets: Vec<String> =
+            witnesses.iter().flat_map(|pod| pod_targets(pod, "udp", PORT)).collect();
+        let wanted = [eager(&scope, "eager", &targets)];
+        let running = scope.run(&wanted).await?;
+        let own: Vec<String> = pod_addresses(&running[0]).iter().map(ToString::to_string).collect();
+        wait::until("packets to pass both ways", Duration::from_secs(20), || async {
+            let report = last_report(&scope, "eager")?;
+            ensure!(!heard(&report).is_empty(), "the pod heard nobody: {report}");
+            for witness in ["near", "far"] {
+                let got = heard(&last_report(&scope, witness)?);
+                ensure!(own.iter().all(|ip| got.contains(ip)), "{witness} heard only {got:?}");
+            }
+            Ok(())
+        })
+        .await?;
+        scope.end().await
+    }
+    .boxed()
+}

@@ -1,0 +1,110 @@
+//! etcd away, the API server away: running pods do not notice, new ones wait, and nobody has to
+//! restart anything afterwards.
+
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, ensure};
+use futures::FutureExt as _;
+use futures::future::BoxFuture;
+use serde_json::json;
+
+use super::kit::{POD, PORT, Scope, Stream, expect_answers, expect_silence};
+use super::{RACKS, Test};
+use crate::cni::Attachment;
+use crate::lab::{Lab, pod_targets};
+use crate::wait;
+
+pub(super) const TESTS: &[Test] = &[
+    Test { name: "outage::etcd", bed: &RACKS, body: etcd },
+    Test { name: "outage::api_server", bed: &RACKS, body: api_server },
+];
+
+fn etcd(lab: &mut Lab) -> BoxFuture<'_, Result<()>> {
+    async move {
+        let view = lab.view().clone();
+        let mut scope = Scope::new(&view, "outage-etcd").await?;
+        let wanted = [scope.pod("here", "node1", &[]), scope.pod("there", "node2", &[])];
+        let pods = scope.run(&wanted).await?;
+        view.wait_for_routes().await?;
+        let target = &pod_targets(&pods[1], "udp", PORT)[0];
+        let stream = Stream::start(&view.netns_of_pod(&pods[0]), target, Some(1000)).await?;
+
+        lab.etcd.as_mut().context("this lab has no etcd")?.kill().await?;
+        // ADD called by hand, so that its answer is seen as a runtime sees it.
+        let wanted = scope.pod("late", "node1", &[]);
+        let netns = view.place.netns("outage-etcd.by-hand");
+        lab.record().create_namespace(&netns).await?;
+        let attachment = Attachment {
+            container_id: "outage-etcd-by-hand".into(),
+            netns: Some(netns.path()),
+            ifname: "eth0".into(),
+            // No pod of Kubernetes: nothing but an address is asked of anyone.
+            args: Vec::new(),
+        };
+        let node = lab.kubelet()?.runtime("node1")?;
+        let refused = node.cni.add(&node.network, &attachment).await;
+        node.cni.delete(&node.network, &attachment).await?;
+        lab.record().delete_namespace(&netns).await?;
+        let error = refused.err().context("ADD succeeds without etcd")?;
+        ensure!(error.code == 11, "{error}");
+        ensure!(error.to_string().contains("etcd"), "{error} does not name etcd");
+
+        let late = json!(wanted);
+        view.cluster.apply(&late).await?;
+        lab.etcd.as_mut().context("this lab has no etcd")?.start().await?;
+        scope.run(&[late]).await?;
+        stream.expect_no_loss(Duration::from_secs(60)).await?;
+        scope.end().await
+    }
+    .boxed()
+}
+
+fn api_server(lab: &mut Lab) -> BoxFuture<'_, Result<()>> {
+    async move {
+        let view = lab.view().clone();
+        let mut scope = Scope::new(&view, "outage-api").await?;
+        let wanted = [
+            scope.pod("server", "node1", &[]),
+            scope.pod("closed", "node1", &[("closed", "yes")]),
+            scope.pod("client", "node2", &[]),
+        ];
+        let pods = scope.run(&wanted).await?;
+        view.wait_for_routes().await?;
+        let closed = pod_targets(&pods[1], "tcp", PORT);
+        let client = view.netns_of_pod(&pods[2]);
+        let deny = json!({
+            "apiVersion": "networking.k8s.io/v1",
+            "kind": "NetworkPolicy",
+            "metadata": { "name": "closed" },
+            "spec": { "podSelector": { "matchLabels": { "closed": "yes" } }, "policyTypes": ["Ingress"] },
+        });
+        expect_answers(&view, &pods[2], &closed).await?;
+        scope.apply(deny.clone()).await?;
+        let silent = || expect_silence(&view, &client, &closed);
+        wait::until("the policy", Duration::from_secs(5), silent).await?;
+        let target = &pod_targets(&pods[0], "udp", PORT)[0];
+        let stream = Stream::start(&client, target, Some(1500)).await?;
+
+        lab.api_server.as_mut().context("this lab has no API server")?.kill_server().await?;
+        wait::always("the policy without an API server", Duration::from_secs(3), silent).await?;
+        // An agent that starts now has only its own records, and keeps what they say.
+        let agent = lab.agent("node1")?;
+        agent.stop(nix::sys::signal::Signal::SIGKILL).await?;
+        agent.start().await?;
+        wait::always("the policy after a restart", Duration::from_secs(3), silent).await?;
+        lab.api_server.as_mut().context("this lab has no API server")?.start_server().await?;
+
+        lab.agent("node1")?.ready().await?;
+        let mut gone = deny;
+        gone["metadata"]["namespace"] = json!(scope.name);
+        view.cluster.delete(&gone).await?;
+        let open = || expect_answers(&view, &pods[2], &closed);
+        wait::until("the agent to catch up", Duration::from_secs(30), open).await?;
+        stream.expect_no_loss(Duration::from_secs(60)).await?;
+        let late = [scope.pod("late", "node1", &[])];
+        scope.run(&late).await?;
+        view.end_pod(&late[0], POD).await?;
+        scope.end().await
+    }
+    .boxed()
+}

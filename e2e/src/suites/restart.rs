@@ -1,0 +1,138 @@
+//! The agent killed under traffic: nothing is lost, nothing in the kernel changes, and the routers
+//! keep its routes.
+
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, ensure};
+use futures::FutureExt as _;
+use futures::future::BoxFuture;
+use nix::sys::signal::Signal;
+
+use super::kernel::{Changes, KernelState};
+use super::kit::{PORT, Scope, Stream, blocks, expect_silence};
+use super::{DIRECTORY, RACKS, Test};
+use crate::lab::{Lab, pod_targets};
+use crate::wait;
+
+pub(super) const TESTS: &[Test] = &[
+    Test { name: "restart::killed_under_traffic", bed: &RACKS, body: killed },
+    Test { name: "restart::terminated_under_traffic", bed: &RACKS, body: terminated },
+    Test { name: "restart::policy_holds_while_the_agent_is_dead", bed: &DIRECTORY, body: enforced },
+];
+
+fn killed(lab: &mut Lab) -> BoxFuture<'_, Result<()>> {
+    under_traffic(lab, Signal::SIGKILL, "restart-kill").boxed()
+}
+
+fn terminated(lab: &mut Lab) -> BoxFuture<'_, Result<()>> {
+    under_traffic(lab, Signal::SIGTERM, "restart-term").boxed()
+}
+
+/// Ten seconds of 100 packets a second in every direction; the agent of one end is ended in the
+/// second second, and started again once the routers have noticed.
+async fn under_traffic(lab: &mut Lab, signal: Signal, name: &str) -> Result<()> {
+    let view = lab.view().clone();
+    let mut scope = Scope::new(&view, name).await?;
+    let wanted = [
+        scope.pod("here", "node1", &[]),
+        scope.pod("near", "node1", &[]),
+        scope.pod("far", "node2", &[]),
+    ];
+    let pods = scope.run(&wanted).await?;
+    view.wait_for_routes().await?;
+    let (here, near, far) = (&pods[0], &pods[1], &pods[2]);
+    let mut streams = Vec::new();
+    for (from, to) in [(here, far), (far, here), (here, near)] {
+        for protocol in ["udp", "tcp"] {
+            for target in pod_targets(to, protocol, PORT) {
+                let netns = view.netns_of_pod(from);
+                streams.push(Stream::start(&netns, &target, Some(1000)).await?);
+            }
+        }
+    }
+    for stream in &mut streams {
+        stream
+            .until("answer", Duration::from_secs(5), |r| r["received"].as_u64() > Some(50))
+            .await?;
+    }
+    let own = blocks(&view, "node1").await?;
+    ensure!(!own.is_empty(), "node1 has no blocks");
+    let netns = view.place.netns("node1");
+    let before = KernelState::of(&netns).await?;
+    let changes = Changes::watch(&netns).await?;
+
+    lab.agent("node1")?.stop(signal).await?;
+    let tor = view.router("tor1")?;
+    wait::until("tor1 to notice", Duration::from_secs(15), || async {
+        let sessions = tor.sessions().await?;
+        let session = sessions.iter().find(|s| s.neighbor == "node1").context("no such session")?;
+        ensure!(!session.established, "the session is still up");
+        Ok(())
+    })
+    .await?;
+    before.expect_same(&KernelState::of(&netns).await?, "when the agent ended")?;
+    let routes = tor.routes().await?;
+    for block in &own {
+        let kept = routes.iter().find(|route| route.used && route.prefix == *block);
+        ensure!(kept.is_some(), "tor1 dropped {block} of the node that restarts");
+    }
+    let agent = lab.agent("node1")?;
+    agent.start().await?;
+    agent.ready().await?;
+    view.wait_for_sessions().await?;
+    for stream in streams {
+        stream.expect_no_loss(Duration::from_secs(30)).await?;
+    }
+    before.expect_same(&KernelState::of(&netns).await?, "when the agent came back")?;
+    changes.expect_none("by the agent on its return")?;
+    wait::until("tor1's routes to be fresh again", Duration::from_secs(20), || async {
+        let routes = tor.routes().await?;
+        for block in &own {
+            let route = routes.iter().find(|r| r.used && r.prefix == *block).context("gone")?;
+            ensure!(!route.stale, "{block} is stale");
+        }
+        Ok(())
+    })
+    .await?;
+    scope.end().await
+}
+
+/// What is denied stays denied while nobody is there to deny it.
+fn enforced(lab: &mut Lab) -> BoxFuture<'_, Result<()>> {
+    async move {
+        let view = lab.view().clone();
+        let mut scope = Scope::new(&view, "restart-enforced").await?;
+        let wanted = [scope.pod("server", "node1", &[]), scope.pod("client", "node2", &[])];
+        let pods = scope.run(&wanted).await?;
+        view.wait_for_routes().await?;
+        let targets =
+            [pod_targets(&pods[0], "tcp", PORT), pod_targets(&pods[0], "udp", PORT)].concat();
+        let client = view.netns_of_pod(&pods[1]);
+        super::kit::expect_answers(&view, &pods[1], &targets).await?;
+        let policy = serde_json::json!({
+            "apiVersion": "networking.k8s.io/v1",
+            "kind": "NetworkPolicy",
+            "metadata": { "name": "deny" },
+            "spec": { "podSelector": {}, "policyTypes": ["Ingress"] },
+        });
+        scope.apply(policy).await?;
+        wait::until("the policy", Duration::from_secs(5), || {
+            expect_silence(&view, &client, &targets)
+        })
+        .await?;
+        lab.agent("node1")?.stop(Signal::SIGKILL).await?;
+        wait::always("denied without an agent", Duration::from_secs(2), || {
+            expect_silence(&view, &client, &targets)
+        })
+        .await?;
+        let agent = lab.agent("node1")?;
+        agent.start().await?;
+        wait::always("denied while the agent starts", Duration::from_secs(3), || {
+            expect_silence(&view, &client, &targets)
+        })
+        .await?;
+        lab.agent("node1")?.ready().await?;
+        scope.end().await
+    }
+    .boxed()
+}
