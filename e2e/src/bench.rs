@@ -1,6 +1,13 @@
 //! `cargo lab bench`: figures, with the tools one would otherwise use measured in the same run.
 
+mod add;
+mod agent;
+mod kit;
+mod notices;
+mod policy;
 mod raise;
+mod route;
+mod sender;
 
 use std::process::ExitCode;
 
@@ -34,6 +41,47 @@ pub(crate) struct Row {
     pub(crate) met: Option<bool>,
 }
 
+impl Row {
+    /// One figure, compared with nothing yet.
+    pub(crate) fn new(workload: &str, subject: &str, figure: &str, unit: &str, value: f64) -> Self {
+        Self {
+            workload: workload.into(),
+            subject: subject.into(),
+            figure: figure.into(),
+            unit: unit.into(),
+            value,
+            peer: None,
+            ratio: None,
+            aim: None,
+            met: None,
+        }
+    }
+
+    /// Beside what `peer` reached in the same run.
+    #[must_use]
+    pub(crate) fn against(mut self, peer: &str, reached: f64) -> Self {
+        self.peer = Some(peer.into());
+        self.ratio = Some(self.value / reached);
+        self
+    }
+
+    /// It should be less.
+    #[must_use]
+    pub(crate) fn below(mut self, limit: f64) -> Self {
+        self.aim = Some(format!("< {limit} {}", self.unit));
+        self.met = Some(self.value < limit);
+        self
+    }
+
+    /// It should be at least that.
+    #[must_use]
+    pub(crate) fn at_least(mut self, limit: f64) -> Self {
+        self.aim = Some(format!(">= {limit} {}", self.unit));
+        self.met = Some(self.value >= limit);
+        self
+    }
+}
+
 /// A benchmark: rows out.
 #[derive(Clone, Copy)]
 pub(crate) struct Bench {
@@ -42,7 +90,7 @@ pub(crate) struct Bench {
 }
 
 /// Every benchmark.
-const ALL: &[Bench] = &[raise::BENCH];
+const ALL: &[Bench] = &[add::BENCH, policy::BENCH, route::BENCH, agent::BENCH, raise::BENCH];
 
 /// Runs the benchmarks whose name contains `filter`.
 ///
@@ -81,6 +129,18 @@ pub(crate) fn median(values: &[f64]) -> Result<f64> {
     })
 }
 
+/// The value that `percent` of the values do not exceed (nearest rank).
+///
+/// # Errors
+/// Of nothing there is none.
+pub(crate) fn percentile(values: &[f64], percent: usize) -> Result<f64> {
+    ensure!(!values.is_empty(), "nothing was measured");
+    let mut sorted = values.to_vec();
+    sorted.sort_by(f64::total_cmp);
+    let rank = (sorted.len() * percent).div_ceil(100).clamp(1, sorted.len());
+    Ok(sorted[rank - 1])
+}
+
 fn table(rows: &[Row]) -> Table {
     let mut table = Table::new();
     table.load_style(presets::UTF8_FULL_CONDENSED);
@@ -110,5 +170,23 @@ mod tests {
         assert!((median(&[3.0, 1.0, 2.0]).unwrap() - 2.0).abs() < f64::EPSILON);
         assert!((median(&[4.0, 1.0, 2.0, 3.0]).unwrap() - 2.5).abs() < f64::EPSILON);
         assert!(median(&[]).is_err());
+    }
+
+    #[test]
+    fn a_percentile_is_a_value_that_was_measured() {
+        let values: Vec<f64> = (1..=200).rev().map(f64::from).collect();
+        assert!((percentile(&values, 99).unwrap() - 198.0).abs() < f64::EPSILON);
+        assert!((percentile(&[7.0], 99).unwrap() - 7.0).abs() < f64::EPSILON);
+        assert!(percentile(&[], 50).is_err());
+    }
+
+    #[test]
+    fn a_row_says_whether_its_aim_is_met() {
+        let row = Row::new("w", "s", "p50", "ms", 2.0).against("other", 8.0).below(3.0);
+        assert_eq!(
+            (row.ratio, row.met, row.aim.as_deref()),
+            (Some(0.25), Some(true), Some("< 3 ms"))
+        );
+        assert_eq!(Row::new("w", "s", "rate", "/s", 2.0).at_least(3.0).met, Some(false));
     }
 }

@@ -33,6 +33,9 @@ use crate::record::Record;
 /// With the value `true`: start the program in the namespace before ADD.
 pub(crate) const EARLY: &str = "lab.caracal/start-before-network";
 
+/// With the value `true`: whoever created the pod attaches it, not the lab.
+pub(crate) const UNMANAGED: &str = "lab.caracal/unmanaged";
+
 /// Pods that are set up at the same time, on all nodes together.
 const AT_ONCE: usize = 16;
 
@@ -147,6 +150,10 @@ async fn run(shared: Arc<Shared>, mut events: futures::stream::BoxStream<'static
 /// The uid of a pod that is ours to run.
 fn ours(shared: &Shared, pod: &Pod) -> Option<String> {
     let spec = pod.spec.as_ref()?;
+    let annotations = pod.metadata.annotations.as_ref();
+    if annotations.and_then(|all| all.get(UNMANAGED)).is_some_and(|value| value == "true") {
+        return None;
+    }
     shared.nodes.get(spec.node_name.as_deref()?)?;
     pod.metadata.uid.clone()
 }
@@ -204,7 +211,7 @@ async fn report(shared: &Shared, pod: &Pod, status: k8s_openapi::api::core::v1::
 }
 
 /// What a runtime tells plugins of a pod.
-fn attachment(pod: &Pod, container_id: &str, netns: &Netns) -> Attachment {
+pub(crate) fn attachment(pod: &Pod, container_id: &str, netns: &Netns) -> Attachment {
     let meta = &pod.metadata;
     let text = |value: &Option<String>| value.clone().unwrap_or_default();
     Attachment {

@@ -19,7 +19,8 @@ pub mod store;
 pub mod timestamp;
 
 pub use allocator::{
-    AssignRequest, Assignment, Epoch, Families, Ipam, Live, Options, Status, StoreConfig,
+    AssignRequest, Assignment, BlockStatus, Epoch, Families, Ipam, Live, Options, Status,
+    StoreConfig,
 };
 pub use error::Error;
 pub use model::IpamConfig;

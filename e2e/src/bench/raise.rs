@@ -12,7 +12,7 @@ use crate::lab::{IpamKind, Lab, Options, is_ready, temporary_name};
 use crate::progress::Progress;
 use crate::topology::{Shape, Size};
 
-pub(super) const BENCH: Bench = Bench { name: "up", body: run };
+pub(super) const BENCH: Bench = Bench { name: "cni-up", body: run };
 
 const RUNS: usize = 3;
 
@@ -24,17 +24,8 @@ fn run(progress: &Progress) -> BoxFuture<'_, Result<Vec<Row>>> {
             seconds.push(progress.step(&format!("run {number} of {RUNS}"), one).await?);
         }
         let value = median(&seconds)?;
-        Ok(vec![Row {
-            workload: "cargo lab up: 3 nodes, 2 racks, 6 pods, ping matrix".into(),
-            subject: "lab".into(),
-            figure: "p50".into(),
-            unit: "s".into(),
-            value,
-            peer: None,
-            ratio: None,
-            aim: None,
-            met: None,
-        }])
+        let workload = "`cargo lab up`: 3 nodes, 2 racks, 6 pods, ping matrix";
+        Ok(vec![Row::new(workload, "lab", "p50", "s", value)])
     }
     .boxed()
 }

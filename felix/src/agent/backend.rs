@@ -4,6 +4,7 @@
 use std::net::IpAddr;
 
 use ipam::{AllowedUse, AssignRequest, Families, Ipam};
+use prometheus_client::metrics::histogram::Histogram;
 use serde_json::Value;
 use smallvec::SmallVec;
 use tokio::sync::{mpsc, oneshot, watch};
@@ -19,7 +20,7 @@ use crate::cni::protocol::Error;
 use crate::cni::spec::{PodArgs, code};
 use crate::kernel::{self, Kernel};
 use crate::model::{IfIndex, LocalEndpoint, ObjectKey, RouteChange, RouteTarget};
-use crate::observe::metrics::{CniLabels, CniMetrics};
+use crate::observe::metrics::{CniLabels, CniMetrics, KernelSeconds};
 
 /// MTU of links where nothing else is said, in bytes: Ethernet's.
 const DEFAULT_MTU: u32 = 1500;
@@ -32,6 +33,8 @@ pub(super) struct AgentBackend {
     pub(super) in_sync: watch::Receiver<bool>,
     pub(super) reporter: Reporter,
     pub(super) metrics: CniMetrics,
+    pub(super) kernel_seconds: KernelSeconds,
+    pub(super) assign_seconds: Histogram,
 }
 
 impl AgentBackend {
@@ -43,6 +46,19 @@ impl AgentBackend {
         let ended = || Failure::Internal("the agent is ending".into());
         self.brain.send(command(reply)).await.map_err(|_| ended())?;
         answer.await.map_err(|_| ended())
+    }
+
+    async fn measured<T>(&self, object: &'static str, write: impl Future<Output = T>) -> T {
+        let start = Instant::now();
+        let written = write.await;
+        let took = start.elapsed().as_secs_f64();
+        self.kernel_seconds.get_or_create(&object.into()).observe(took);
+        written
+    }
+
+    async fn set_routes(&self, routes: Vec<RouteChange>) -> Result<(), Failure> {
+        let waiting = self.measured("route", self.kernel.set_routes(routes)).await;
+        waiting.map(drop).map_err(kernel_failure)
     }
 
     fn routes(endpoint: &LocalEndpoint, target: Option<RouteTarget>) -> Vec<RouteChange> {
@@ -120,8 +136,10 @@ impl Backend for AgentBackend {
             .collect();
         request.requested_ips.clone_from(&wishes.addresses);
         request.intended_use = AllowedUse::Workload;
-        let assigned = timeout_at(spec.deadline, self.ipam.assign(request));
-        match assigned.await {
+        let start = Instant::now();
+        let assigned = timeout_at(spec.deadline, self.ipam.assign(request)).await;
+        self.assign_seconds.observe(start.elapsed().as_secs_f64());
+        match assigned {
             Ok(Ok(assignment)) => Ok(assignment.ips().collect()),
             Ok(Err(error)) => Err(failure(&error)),
             Err(_) => Err(Failure::TryAgainLater(format!(
@@ -140,12 +158,11 @@ impl Backend for AgentBackend {
         self.ask(|reply| Command::Set { endpoint: boxed, reply }).await??;
         // Written as soon as the link is there.
         let target = Some(RouteTarget::Link(endpoint.host_index));
-        let waiting = self.kernel.set_routes(Self::routes(endpoint, target)).await;
-        waiting.map(drop).map_err(kernel_failure)
+        self.set_routes(Self::routes(endpoint, target)).await
     }
 
     async fn remove_endpoint(&self, endpoint: &LocalEndpoint) -> Result<(), Failure> {
-        self.kernel.set_routes(Self::routes(endpoint, None)).await.map_err(kernel_failure)?;
+        self.set_routes(Self::routes(endpoint, None)).await?;
         let id = endpoint.id.clone();
         self.ask(|reply| Command::Remove { id, reply }).await??;
         // An address must not be given again while the kernel tracks flows of its last holder.
@@ -153,14 +170,16 @@ impl Backend for AgentBackend {
     }
 
     async fn create_link(&self, endpoint: &LocalEndpoint) -> Result<(), Failure> {
-        self.kernel.create_link(endpoint).await.map_err(|error| match error {
+        let created = self.measured("link", self.kernel.create_link(endpoint)).await;
+        created.map_err(|error| match error {
             kernel::Error::Exists(text) => Failure::InterfaceExists(text),
             error => kernel_failure(error),
         })
     }
 
     async fn delete_link(&self, endpoint: &LocalEndpoint) -> Result<(), Failure> {
-        self.kernel.delete_link(&endpoint.host_interface).await.map_err(kernel_failure)
+        let deletion = self.kernel.delete_link(&endpoint.host_interface);
+        self.measured("link", deletion).await.map_err(kernel_failure)
     }
 
     async fn check(&self, endpoint: &LocalEndpoint) -> Result<Vec<String>, Failure> {

@@ -219,8 +219,11 @@ impl Brain {
         }
         let delta = delta.unwrap_or_default();
         let rejudge = delta.rejudge.clone();
+        let writing = Instant::now();
         let written =
             if first { self.kernel.sync(delta).await } else { self.kernel.commit(delta).await };
+        let took = writing.elapsed().as_secs_f64();
+        self.metrics.apply_seconds.get_or_create(&"nftables".into()).observe(took);
         match written {
             Ok(()) => {
                 self.complete |= first;

@@ -15,10 +15,11 @@ mod backend;
 mod bgp;
 mod brain;
 mod fabric;
+mod measure;
 mod report;
 mod settings;
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
@@ -93,7 +94,10 @@ async fn start(
     let listener =
         TcpListener::bind(address).await.with_context(|| format!("http.address: {address}"))?;
     let ended = stop.clone();
-    let served = http::serve(listener, health.clone(), Arc::clone(&metrics), async move {
+    // Health is told before there is anything to measure.
+    let measured: Arc<OnceLock<Reporter>> = Arc::default();
+    let refresh = refresh(&measured, &metrics);
+    let served = http::serve(listener, health.clone(), Arc::clone(&metrics), refresh, async move {
         ended.cancelled().await;
     });
     tasks.spawn(async move { served.await.context("the HTTP server") });
@@ -125,6 +129,8 @@ async fn start(
         ipam: ipam.clone(),
         bgp: running.subscribe(),
     };
+    // Nobody else sets it.
+    let _ = measured.set(reporter.clone());
     let backend = Arc::new(AgentBackend {
         brain: brain_sender.clone(),
         kernel: kernel.clone(),
@@ -133,6 +139,8 @@ async fn start(
         in_sync: synced,
         reporter,
         metrics: metrics.cni.clone(),
+        kernel_seconds: metrics.dataplane.apply_seconds.clone(),
+        assign_seconds: metrics.ipam.assign_seconds.clone(),
     });
     let options = cni::Options { deadline: config.cni.deadline, ..cni::Options::default() };
     let server = cni::Server::new(backend, journal, loaded, options)?;
@@ -207,6 +215,19 @@ async fn start(
         Ok(())
     });
     Ok(tasks)
+}
+
+/// What a scrape of the metrics does first.
+fn refresh(reporter: &Arc<OnceLock<Reporter>>, metrics: &Arc<Metrics>) -> http::Refresh {
+    let (reporter, metrics) = (Arc::clone(reporter), Arc::clone(metrics));
+    Arc::new(move || {
+        let (reporter, metrics) = (reporter.get().cloned(), Arc::clone(&metrics));
+        Box::pin(async move {
+            if let Some(reporter) = reporter {
+                reporter.measure(&metrics).await;
+            }
+        })
+    })
 }
 
 async fn watch_source(

@@ -59,7 +59,7 @@ impl Reporter {
         answer.await.map_err(|_| ended())
     }
 
-    async fn neighbors(&self) -> Vec<NeighborStatus> {
+    pub(super) async fn neighbors(&self) -> Vec<NeighborStatus> {
         let speaker = self.bgp.borrow().speaker.clone();
         match speaker {
             // One that has ended has no neighbours.

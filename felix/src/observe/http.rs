@@ -5,21 +5,30 @@
 use std::fmt::Write as _;
 use std::future::Future;
 use std::sync::Arc;
+use std::time::Duration;
 
 use axum::Router;
 use axum::extract::State;
 use axum::http::{StatusCode, header};
 use axum::response::IntoResponse;
 use axum::routing::get;
+use futures::future::BoxFuture;
 use tokio::net::TcpListener;
 
 use super::health::{Check, Health};
 use super::metrics::Metrics;
 
+/// Brings metrics up to date that are read off something when they are asked for.
+pub type Refresh = Arc<dyn Fn() -> BoxFuture<'static, ()> + Send + Sync>;
+
+/// Longest that a scrape waits for that; then it gets the figures of before.
+const REFRESH: Duration = Duration::from_secs(2);
+
 #[derive(Clone)]
 struct Shared {
     health: Health,
     metrics: Arc<Metrics>,
+    refresh: Refresh,
 }
 
 /// Serves until `shutdown` resolves; requests under way are finished.
@@ -30,13 +39,14 @@ pub async fn serve(
     listener: TcpListener,
     health: Health,
     metrics: Arc<Metrics>,
+    refresh: Refresh,
     shutdown: impl Future<Output = ()> + Send + 'static,
 ) -> std::io::Result<()> {
     let router = Router::new()
         .route("/livez", get(livez))
         .route("/readyz", get(readyz))
         .route("/metrics", get(metrics_text))
-        .with_state(Shared { health, metrics });
+        .with_state(Shared { health, metrics, refresh });
     axum::serve(listener, router).with_graceful_shutdown(shutdown).await
 }
 
@@ -49,6 +59,9 @@ async fn readyz(State(shared): State<Shared>) -> impl IntoResponse {
 }
 
 async fn metrics_text(State(shared): State<Shared>) -> impl IntoResponse {
+    if tokio::time::timeout(REFRESH, (shared.refresh)()).await.is_err() {
+        tracing::debug!("the figures of a scrape are old ones");
+    }
     match shared.metrics.encode() {
         Ok(text) => (StatusCode::OK, [(header::CONTENT_TYPE, Metrics::CONTENT_TYPE)], text),
         Err(error) => (
@@ -105,10 +118,16 @@ mod tests {
         metrics.source.updates.get_or_create(&("Pod", "set").into()).inc();
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
+        let shared = Arc::clone(&metrics);
+        let refresh: Refresh = Arc::new(move || {
+            shared.dataplane.endpoints.set(7);
+            Box::pin(std::future::ready(()))
+        });
         let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
-        let server = tokio::spawn(serve(listener, health.clone(), metrics, async {
-            let _ = stopped.await;
-        }));
+        let server =
+            tokio::spawn(serve(listener, health.clone(), Arc::clone(&metrics), refresh, async {
+                let _ = stopped.await;
+            }));
 
         let reply = fetch(address, "/readyz").await;
         assert!(reply.starts_with("HTTP/1.1 503"), "{reply}");
@@ -140,6 +159,7 @@ mod tests {
             reply.contains("felix_source_updates_total{kind=\"Pod\",operation=\"set\"} 1\n"),
             "{reply}"
         );
+        assert!(reply.contains("felix_endpoints 7\n"), "read when asked for: {reply}");
         assert!(reply.ends_with("# EOF\n"), "{reply}");
         assert!(fetch(address, "/other").await.starts_with("HTTP/1.1 404"));
         stop.send(()).unwrap();

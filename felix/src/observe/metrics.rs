@@ -109,6 +109,9 @@ pub struct SourceMetrics {
     pub errors: Family<KindLabel, Counter>,
 }
 
+/// Durations of transactions by what they write: `nftables`, `route`, `link`.
+pub type KernelSeconds = Family<ObjectLabel, Histogram, fn() -> Histogram>;
+
 /// `felix_*` of the engine and the kernel writer.
 #[derive(Clone)]
 pub struct DataplaneMetrics {
@@ -123,7 +126,7 @@ pub struct DataplaneMetrics {
     /// An update, through the engine.
     pub engine_seconds: Histogram,
     /// A transaction, from the delta to the kernel's answer.
-    pub apply_seconds: Family<ObjectLabel, Histogram, fn() -> Histogram>,
+    pub apply_seconds: KernelSeconds,
     /// An update, from its arrival to the kernel's answer.
     pub update_to_kernel_seconds: Histogram,
     /// Transactions that the kernel refused.

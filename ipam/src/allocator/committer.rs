@@ -390,7 +390,16 @@ impl Committer {
         self.backoff = (self.backoff * 2).min(BACKOFF.1);
         self.retry_at = Some(Instant::now() + pause);
         self.owner.lose();
+        self.count(|status| status.store_errors += 1);
         self.reachable(Some(error));
+    }
+
+    /// Counts something in the status; nobody is woken for that.
+    fn count(&self, one: impl FnOnce(&mut Status)) {
+        self.status.send_if_modified(|status| {
+            one(status);
+            false
+        });
     }
 
     /// Fails requests that somebody waits for.

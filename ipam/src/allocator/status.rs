@@ -28,6 +28,10 @@ pub struct Status {
     pub blocks: Vec<BlockStatus>,
     /// Keys whose values cannot be read, with the reasons.
     pub corrupt: Vec<CorruptKey>,
+    /// Transactions that lost to another writer, since the start.
+    pub conflicts: u64,
+    /// Times that the store could not be used, since the start.
+    pub store_errors: u64,
 }
 
 /// One block of a node.
@@ -69,6 +73,8 @@ impl Status {
             mode: Mode::Synchronous,
             blocks: Vec::new(),
             corrupt: Vec::new(),
+            conflicts: 0,
+            store_errors: 0,
         }
     }
 

@@ -2,8 +2,8 @@
 //!
 //! This program needs neither protoc nor a cluster's crates, so it builds where they do not yet
 //! exist. It installs the Debian packages that are missing, builds the workspace's programs in
-//! one cargo invocation (one profile, so tests and the lab share what is built), and then
-//! replaces itself by `labctl` with the same arguments.
+//! one cargo invocation (one profile, so tests and the lab share what is built; benchmarks have
+//! the release profile), and then replaces itself by `labctl` with the same arguments.
 
 mod packages;
 
@@ -40,12 +40,17 @@ fn main() -> ExitCode {
 }
 
 fn run(args: &[OsString]) -> Result<std::convert::Infallible> {
-    let labctl = program_directory()?.join("labctl");
+    let profile = match command(args) {
+        // Figures are of what runs in production.
+        Some("bench") => Profile::Release,
+        _ => Profile::Dev,
+    };
+    let labctl = profile.directory()?.join("labctl");
     // To look at a lab or to end it, what raised it will do, whatever the sources say by now.
     if makes_labs(args) || !labctl.exists() {
         let root = workspace_root()?;
         packages::install_missing()?;
-        build(&root)?;
+        build(&root, profile)?;
     }
     if !labctl.exists() {
         bail!("{} was not built", labctl.display());
@@ -70,29 +75,58 @@ fn run(args: &[OsString]) -> Result<std::convert::Infallible> {
     Err(error).with_context(|| format!("cannot run {}", labctl.display()))
 }
 
-/// Is the command one that raises a lab?
-fn makes_labs(args: &[OsString]) -> bool {
+/// What is asked for, among the options.
+fn command(args: &[OsString]) -> Option<&str> {
     let mut args = args.iter().filter_map(|arg| arg.to_str());
     while let Some(arg) = args.next() {
         match arg {
             // The only option before a command that has a value.
             "--name" => drop(args.next()),
             option if option.starts_with('-') => {}
-            command => return ["up", "test", "bench"].contains(&command),
+            command => return Some(command),
         }
     }
-    true
+    None
+}
+
+/// Is the command one that raises a lab?
+fn makes_labs(args: &[OsString]) -> bool {
+    command(args).is_none_or(|command| ["up", "test", "bench"].contains(&command))
+}
+
+/// How the programs are built.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Profile {
+    /// For tests and the lab: built soon.
+    Dev,
+    /// As they are released.
+    Release,
+}
+
+impl Profile {
+    /// Cargo puts all programs of one build into one folder: this program's, or its neighbour.
+    fn directory(self) -> Result<PathBuf> {
+        let exe = std::env::current_exe().context("cannot find this program's own path")?;
+        let own = exe.parent().context("this program has no directory")?;
+        Ok(match self {
+            Self::Dev => own.to_path_buf(),
+            Self::Release => own.with_file_name("release"),
+        })
+    }
 }
 
 /// Builds every program of the workspace; cargo shows its own progress on standard error.
-fn build(root: &Path) -> Result<()> {
+fn build(root: &Path, profile: Profile) -> Result<()> {
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
-    let status = Command::new(cargo)
+    let mut command = Command::new(cargo);
+    command
         .current_dir(root)
         .args(["build", "--features", "e2e/fabric", "--bins"])
-        .args(["-p", "felix", "-p", "bgpd", "-p", "ipam", "-p", "e2e"])
-        .status()
-        .context("cannot run cargo")?;
+        .args(["-p", "felix", "-p", "bgpd", "-p", "ipam", "-p", "e2e"]);
+    if profile == Profile::Release {
+        command.arg("--release");
+    }
+    let status = command.status().context("cannot run cargo")?;
     if !status.success() {
         bail!("the build failed ({status})");
     }
@@ -107,12 +141,6 @@ fn workspace_root() -> Result<PathBuf> {
         bail!("{} is no longer the workspace this program was built from", root.display());
     }
     Ok(root.to_path_buf())
-}
-
-/// Cargo puts all programs of one build into one folder: ours.
-fn program_directory() -> Result<PathBuf> {
-    let exe = std::env::current_exe().context("cannot find this program's own path")?;
-    Ok(exe.parent().context("this program has no directory")?.to_path_buf())
 }
 
 #[allow(unsafe_code, reason = "geteuid is the only system call here; this program has no nix")]

@@ -89,6 +89,7 @@ impl Committer {
             }
         }
         tracing::debug!(key = culprit, "conflict");
+        self.count(|status| status.conflicts += 1);
         // Highest first: removing one does not move those still to come.
         for (index, _) in planned.iter().rev() {
             let Some(pending) = self.pending.get_mut(*index) else { continue };
