@@ -46,15 +46,15 @@ pub enum TierDefaultAction {
         json_path = ".status.conditions[?(@.type=='Ready')].reason"
     ),
     validation = (
-        "self.metadata.name != 'kube-admin' || (has(self.spec.order) && self.spec.order == 1000.0 && self.spec.defaultAction == 'Pass')",
+        "self.metadata.name != 'kube-admin' || (has(self.spec.order) && double(self.spec.order) == 1000.0 && self.spec.defaultAction == 'Pass')",
         "tier kube-admin has order 1000 and defaultAction Pass",
     ),
     validation = (
-        "self.metadata.name != 'default' || (has(self.spec.order) && self.spec.order == 1000000.0 && self.spec.defaultAction == 'Deny')",
+        "self.metadata.name != 'default' || (has(self.spec.order) && double(self.spec.order) == 1000000.0 && self.spec.defaultAction == 'Deny')",
         "tier default has order 1000000 and defaultAction Deny",
     ),
     validation = (
-        "self.metadata.name != 'kube-baseline' || (has(self.spec.order) && self.spec.order == 10000000.0 && self.spec.defaultAction == 'Pass')",
+        "self.metadata.name != 'kube-baseline' || (has(self.spec.order) && double(self.spec.order) == 10000000.0 && self.spec.defaultAction == 'Pass')",
         "tier kube-baseline has order 10000000 and defaultAction Pass",
     )
 )]

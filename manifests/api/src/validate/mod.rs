@@ -12,7 +12,7 @@ mod semantics;
 use std::collections::BTreeMap;
 use std::sync::LazyLock;
 
-use kube::core::cel::{CompiledSchema, RootContext, Validator, compile_schema};
+use kube::core::cel::{CompiledSchema, ErrorKind, RootContext, Validator, compile_schema};
 use serde::Serialize;
 use serde_json::Value;
 
@@ -166,8 +166,14 @@ impl Definition {
             let path = failure.field_path.trim_start_matches('.');
             FieldError::new(if path.is_empty() { "metadata.name" } else { path }, failure.message)
         };
-        failures.into_iter().map(error).collect()
+        failures.into_iter().filter(|failure| !has_twin(failure)).map(error).collect()
     }
+}
+
+/// The evaluator does not know CEL's `type()`. The one rule that needs it, to tell a port's number
+/// from its name, is checked by [`semantics`] too.
+fn has_twin(failure: &kube::core::cel::ValidationError) -> bool {
+    failure.kind == ErrorKind::UnsupportedReference && failure.rule.contains("type(p) == int")
 }
 
 /// Names as Kubernetes takes them for custom resources (RFC 1123 subdomains).

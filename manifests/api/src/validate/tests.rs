@@ -125,7 +125,11 @@ fn objects_need_their_envelope() {
 fn selectors_and_far_apart_fields_are_checked() {
     for (kind, spec, path) in [
         ("IPPool", json!({"cidr": "10.0.0.0/8", "nodeSelector": "a ="}), "spec.nodeSelector"),
-        ("IPPool", json!({"cidr": "10.0.0.0/8", "namespaceSelector": "("}), "spec"),
+        (
+            "IPPool",
+            json!({"cidr": "10.0.0.0/8", "namespaceSelector": "(", "allowedUses": ["Workload"]}),
+            "spec.namespaceSelector",
+        ),
         ("BGPPeer", json!({"peerSelector": "has("}), "spec.peerSelector"),
         ("BGPPeer", json!({"peerIP": "192.0.2.300", "asNumber": 1}), "spec.peerIP"),
         ("BGPPeer", json!({"peerIP": "192.0.2.1:0", "asNumber": 1}), "spec.peerIP"),
