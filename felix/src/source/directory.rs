@@ -2,10 +2,13 @@
 //!
 //! Files are those directly in the folder whose name ends in `.yaml`, `.yml` or `.json` and does not
 //! begin with a dot. A file counts when it is whole: when its writer closes it, or when it is renamed
-//! or linked into place, and so does the exchange of a mounted ConfigMap. A file that was read before
-//! and is malformed now keeps its last good content, all of it; of a file that is malformed from the
-//! start, its good documents count. An object that is in two files counts as the first of them, in
-//! the order of their names, has it.
+//! or linked into place, and so does the exchange of a mounted ConfigMap.
+//!
+//! Objects are validated as an API server would, and policies strictly (see [`api::yaml`]). A file
+//! that was read before and is malformed now keeps its last good content, all of it; of a file that
+//! is malformed from the start, its good documents count. A malformed policy of which there is no
+//! good version allows nothing, so that a restart does not open what a typing error had not. An
+//! object that is in two files counts as the first of them, in the order of their names, has it.
 
 mod folder;
 mod inotify;

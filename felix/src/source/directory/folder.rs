@@ -17,20 +17,26 @@ pub(super) enum Content {
     /// It is there but could not be read.
     Unreadable(String),
     /// Its documents.
-    Read {
-        /// Those that are good, each with its line.
-        objects: Vec<(u64, Object)>,
-        /// What is wrong with the others, each with its line, 0 for the file as a whole.
-        errors: Vec<(u64, String)>,
-        /// What was taken as absent of the good ones, each with its line.
-        warnings: Vec<(u64, String)>,
-    },
+    Read(Documents),
+}
+
+/// The documents of a file, each with its line.
+#[derive(Debug, Default)]
+pub(super) struct Documents {
+    /// Those that are good.
+    pub(super) objects: Vec<(u64, Object)>,
+    /// What is wrong with the others.
+    pub(super) errors: Vec<(u64, String)>,
+    /// For each policy among the others one that allows nothing in its place.
+    pub(super) closed: Vec<(u64, Object)>,
+    /// What was taken as absent of the good ones.
+    pub(super) warnings: Vec<(u64, String)>,
 }
 
 #[derive(Default)]
 pub(super) struct Folder {
     files: BTreeMap<String, File>,
-    /// The files that have an object, the first of which is in force.
+    /// The files that have an object; see [`holder`] for which of them counts.
     holders: BTreeMap<Id, BTreeSet<String>>,
     known: HashMap<Kind, Known>,
 }
@@ -38,8 +44,72 @@ pub(super) struct Folder {
 #[derive(Default)]
 struct File {
     objects: BTreeMap<Id, (u64, Object)>,
+    /// Those of the objects that stand in for policies which never were good.
+    closed: BTreeSet<Id>,
+    /// Each with its line, 0 for the file as a whole.
     problems: Vec<(u64, String)>,
     unreadable: bool,
+}
+
+impl File {
+    /// Takes in what was read. If some of it is wrong, all that was good before stays as it was;
+    /// what never was good may change.
+    fn take(&mut self, documents: Documents) {
+        let Documents { objects, errors, closed, warnings } = documents;
+        let is_good = errors.is_empty();
+        self.unreadable = false;
+        self.problems = errors;
+        let was_good = self.objects.len() > self.closed.len();
+        if !is_good && was_good {
+            self.problems.push((0, "the file's last good content stays in force".into()));
+        } else {
+            self.problems.extend(warnings);
+        }
+        let objects = self.distinct(objects);
+        if is_good {
+            self.objects = objects;
+            self.closed.clear();
+            return;
+        }
+        for (id, object) in objects {
+            if !was_good || self.closed.contains(&id) {
+                self.closed.remove(&id);
+                self.objects.insert(id, object);
+            }
+        }
+        for (line, object) in closed {
+            let id = (object.kind(), object.key());
+            if self.closed.contains(&id) || !self.objects.contains_key(&id) {
+                self.objects.insert(id.clone(), (line, object));
+                self.closed.insert(id);
+            }
+        }
+        for id in &self.closed {
+            let text = format!("{} {} allows nothing until it is right", id.0, id.1);
+            self.problems.push((0, text));
+        }
+    }
+
+    /// The objects by their names; that there are two of a name is a problem.
+    fn distinct(&mut self, objects: Vec<(u64, Object)>) -> BTreeMap<Id, (u64, Object)> {
+        let mut distinct = BTreeMap::new();
+        for (line, object) in objects {
+            let id = (object.kind(), object.key());
+            match distinct.get(&id) {
+                None => {
+                    distinct.insert(id, (line, object));
+                }
+                Some((first, _)) => {
+                    let text = format!(
+                        "{} {} is in the file twice; the one of line {first} counts",
+                        id.0, id.1
+                    );
+                    self.problems.push((line, text));
+                }
+            }
+        }
+        distinct
+    }
 }
 
 impl Folder {
@@ -54,7 +124,7 @@ impl Folder {
 
     /// Takes a file in; returns the objects that it has, or had before.
     pub(super) fn put(&mut self, name: &str, content: Content) -> BTreeSet<Id> {
-        let (objects, errors, warnings) = match content {
+        let documents = match content {
             Content::Gone => {
                 let before = self.files.remove(name).unwrap_or_default();
                 return self.exchange(name, &before.objects, &BTreeMap::new());
@@ -65,38 +135,13 @@ impl Folder {
                 file.problems = vec![(0, reason)];
                 return BTreeSet::new();
             }
-            Content::Read { objects, errors, warnings } => (objects, errors, warnings),
+            Content::Read(documents) => documents,
         };
         let file = self.files.entry(name.to_owned()).or_default();
-        file.unreadable = false;
-        file.problems = errors;
-        if !file.problems.is_empty() && !file.objects.is_empty() {
-            file.problems.push((0, "the file's last good content stays in force".into()));
-            return BTreeSet::new();
-        }
-        file.problems.extend(warnings);
-        let mut after = BTreeMap::new();
-        for (line, object) in objects {
-            let id = (object.kind(), object.key());
-            match after.get(&id) {
-                None => {
-                    after.insert(id, (line, object));
-                }
-                Some((first, _)) => {
-                    let text = format!(
-                        "{} {} is in the file twice; the one of line {first} counts",
-                        id.0, id.1
-                    );
-                    file.problems.push((line, text));
-                }
-            }
-        }
-        let before = std::mem::take(&mut file.objects);
-        let changed = self.exchange(name, &before, &after);
-        if let Some(file) = self.files.get_mut(name) {
-            file.objects = after;
-        }
-        changed
+        let before = file.objects.clone();
+        file.take(documents);
+        let after = file.objects.clone();
+        self.exchange(name, &before, &after)
     }
 
     fn exchange(
@@ -126,7 +171,7 @@ impl Folder {
         for (kind, key) in changed {
             let known = self.known.entry(kind).or_insert_with(|| Known::new(kind));
             let id = (kind, key);
-            let holder = self.holders.get(&id).and_then(BTreeSet::first);
+            let holder = holder(&self.holders, &self.files, &id);
             match holder.and_then(|name| self.files.get(name)?.objects.get(&id)) {
                 Some((_, object)) => set.extend(known.set(object.clone())),
                 None => removed.extend(known.remove(id.1)),
@@ -158,10 +203,9 @@ impl Folder {
             problems.insert(name, file.problems.clone());
         }
         for ((kind, key), holders) in self.holders.iter().filter(|(_, holders)| holders.len() > 1) {
-            let mut holders = holders.iter();
-            let Some(first) = holders.next() else { continue };
-            for name in holders {
-                let id = (*kind, key.clone());
+            let id = (*kind, key.clone());
+            let Some(first) = holder(&self.holders, &self.files, &id) else { continue };
+            for name in holders.iter().filter(|name| *name != first) {
                 let line = |name| {
                     self.files
                         .get(name)
@@ -187,4 +231,16 @@ impl Folder {
             .map(|(name, of_file)| (root.join(name).display().to_string(), text(of_file)))
             .collect()
     }
+}
+
+/// The file whose object is in force: the first that has it, and only where none has a good one the
+/// first that has a stand-in.
+fn holder<'a>(
+    holders: &'a BTreeMap<Id, BTreeSet<String>>,
+    files: &BTreeMap<String, File>,
+    id: &Id,
+) -> Option<&'a String> {
+    let holders = holders.get(id)?;
+    let is_good = |name: &&String| files.get(*name).is_some_and(|file| !file.closed.contains(id));
+    holders.iter().find(is_good).or_else(|| holders.first())
 }

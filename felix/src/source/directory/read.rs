@@ -4,16 +4,13 @@ use std::fs::File;
 use std::io::{self, Read};
 use std::path::Path;
 
-use api::v3;
-use k8s_openapi::api::core::v1 as core;
-use k8s_openapi::api::networking::v1 as networking;
-use serde_json::Value;
+use api::yaml::{self, Document, MAX_FILE, Object as Kubernetes};
 
-use super::folder::Content;
-use crate::source::convert::{Converted, Problem, decode};
+use super::folder::{Content, Documents};
+use crate::source::convert::{Convert, Converted, Problem};
 
-/// Larger files are refused: 16 MiB.
-const LIMIT: u64 = 16 << 20;
+/// [`MAX_FILE`] as the file system counts.
+const LIMIT: u64 = MAX_FILE as u64;
 
 /// Reads a file; blocks.
 pub(super) fn read(path: &Path) -> Content {
@@ -22,7 +19,7 @@ pub(super) fn read(path: &Path) -> Content {
         Ok(None) => return Content::Gone,
         Err(error) => return Content::Unreadable(error.to_string()),
     };
-    parse(&text)
+    Content::Read(parse(&text))
 }
 
 /// None: there is no such file.
@@ -47,89 +44,56 @@ fn text(path: &Path) -> io::Result<Option<String>> {
     }
 }
 
-fn parse(text: &str) -> Content {
-    let (mut objects, mut errors, mut warnings) = (Vec::new(), Vec::new(), Vec::new());
-    for (first, document) in documents(text) {
-        let json: Value = match serde_saphyr::from_str(document) {
-            Ok(Value::Null) => continue,
-            Ok(json) => json,
-            Err(error) => {
-                errors.push(place(first, &error));
-                continue;
-            }
-        };
-        let text = |path| json.pointer(path).and_then(Value::as_str).unwrap_or_default();
-        let name = format!("{} {}: ", text("/kind"), text("/metadata/name"));
-        let line = first + leading_lines(document);
-        match object(json) {
+/// What an API server would refuse is refused, and so are unknown fields in policies.
+fn parse(text: &str) -> Documents {
+    // Problems are listed under the file's path, which need not be in each again.
+    let contents = yaml::read("", text);
+    let mut read = Documents::default();
+    read.errors.extend(contents.errors.iter().map(|error| (error.line, error.what())));
+    for Document { object, line } in contents.documents {
+        let name = name(&object);
+        match convert(object) {
             Ok(Converted { object, problems }) => {
-                warnings
-                    .extend(problems.into_iter().map(|problem| (line, format!("{name}{problem}"))));
-                objects.push((line, object));
+                let named = |problem: Problem| (line, format!("{name}: {problem}"));
+                read.warnings.extend(problems.into_iter().map(named));
+                read.objects.push((line, object));
             }
-            Err(problem) => errors.push((line, format!("{name}{problem}"))),
+            Err(problem) => read.errors.push((line, format!("{name}: {problem}"))),
         }
     }
-    Content::Read { objects, errors, warnings }
-}
-
-/// The documents of a YAML stream, each with the line that it begins on. `---` at the beginning of
-/// a line is a marker wherever it stands (YAML 1.2 section 9.1.2).
-fn documents(text: &str) -> Vec<(u64, &str)> {
-    let is_marker = |line: &str| {
-        line.strip_prefix("---")
-            .is_some_and(|rest| rest.trim().is_empty() || rest.starts_with([' ', '\t']))
-    };
-    let (mut documents, mut start, mut first, mut at) = (Vec::new(), 0, 1, 0);
-    for (number, line) in (1..).zip(text.split_inclusive('\n')) {
-        if is_marker(line) && at > start {
-            documents.push((first, &text[start..at]));
-            (start, first) = (at, number);
+    for Document { object, line } in contents.closed {
+        // It has a name, which is all that can be missing.
+        if let Ok(Converted { object, .. }) = convert(object) {
+            read.closed.push((line, object));
         }
-        at += line.len();
     }
-    documents.push((first, &text[start..]));
-    documents
+    read
 }
 
-fn leading_lines(document: &str) -> u64 {
-    let blank = |line: &&str| {
-        let line = line.trim();
-        line.is_empty() || line.starts_with('#') || line == "---"
-    };
-    document.lines().take_while(blank).count() as u64
+fn name(object: &Kubernetes) -> String {
+    format!("{} {}", object.kind().0, object.metadata().name.as_deref().unwrap_or_default())
 }
 
-fn place(first: u64, error: &serde_saphyr::Error) -> (u64, String) {
-    let line = error.location().map_or(first, |location| first + location.line().max(1) - 1);
-    (line, error.without_snippet().to_string().replace('\n', " "))
-}
-
-fn object(json: Value) -> Result<Converted, Problem> {
-    let text = |path| json.pointer(path).and_then(Value::as_str).unwrap_or_default();
-    match (text("/apiVersion"), text("/kind")) {
-        ("v1", "Pod") => decode::<core::Pod>(json),
-        ("v1", "Namespace") => decode::<core::Namespace>(json),
-        ("v1", "ServiceAccount") => decode::<core::ServiceAccount>(json),
-        ("v1", "Node") => decode::<core::Node>(json),
-        ("v1", "Secret") => decode::<core::Secret>(json),
-        ("networking.k8s.io/v1", "NetworkPolicy") => decode::<networking::NetworkPolicy>(json),
-        (v3::API_VERSION, "IPPool") => decode::<v3::IPPool>(json),
-        (v3::API_VERSION, "IPReservation") => decode::<v3::IPReservation>(json),
-        (v3::API_VERSION, "IPAMConfiguration") => decode::<v3::IPAMConfiguration>(json),
-        (v3::API_VERSION, "BGPConfiguration") => decode::<v3::BGPConfiguration>(json),
-        (v3::API_VERSION, "BGPPeer") => decode::<v3::BGPPeer>(json),
-        (v3::API_VERSION, "BGPFilter") => decode::<v3::BGPFilter>(json),
-        (v3::API_VERSION, "FelixConfiguration") => decode::<v3::FelixConfiguration>(json),
-        (v3::API_VERSION, "NetworkPolicy") => decode::<v3::NetworkPolicy>(json),
-        (v3::API_VERSION, "GlobalNetworkPolicy") => decode::<v3::GlobalNetworkPolicy>(json),
-        (v3::API_VERSION, "NetworkSet") => decode::<v3::NetworkSet>(json),
-        (v3::API_VERSION, "GlobalNetworkSet") => decode::<v3::GlobalNetworkSet>(json),
-        (v3::API_VERSION, "HostEndpoint") => decode::<v3::HostEndpoint>(json),
-        (v3::API_VERSION, "Tier") => decode::<v3::Tier>(json),
-        (version, kind) => Err(Problem {
-            field: "kind".into(),
-            reason: format!("{kind:?} of apiVersion {version:?} is not one that is read"),
-        }),
+fn convert(object: Kubernetes) -> Result<Converted, Problem> {
+    match object {
+        Kubernetes::Pod(o) => o.convert(),
+        Kubernetes::Namespace(o) => o.convert(),
+        Kubernetes::ServiceAccount(o) => o.convert(),
+        Kubernetes::Node(o) => o.convert(),
+        Kubernetes::Secret(o) => o.convert(),
+        Kubernetes::KubernetesNetworkPolicy(o) => o.convert(),
+        Kubernetes::IPPool(o) => o.convert(),
+        Kubernetes::IPReservation(o) => o.convert(),
+        Kubernetes::IPAMConfiguration(o) => o.convert(),
+        Kubernetes::BGPConfiguration(o) => o.convert(),
+        Kubernetes::BGPPeer(o) => o.convert(),
+        Kubernetes::BGPFilter(o) => o.convert(),
+        Kubernetes::FelixConfiguration(o) => o.convert(),
+        Kubernetes::NetworkPolicy(o) => o.convert(),
+        Kubernetes::GlobalNetworkPolicy(o) => o.convert(),
+        Kubernetes::NetworkSet(o) => o.convert(),
+        Kubernetes::GlobalNetworkSet(o) => o.convert(),
+        Kubernetes::HostEndpoint(o) => o.convert(),
+        Kubernetes::Tier(o) => o.convert(),
     }
 }

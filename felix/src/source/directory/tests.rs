@@ -1,11 +1,13 @@
 use std::os::unix::fs::symlink;
 use std::time::Duration;
 
+use k8s_openapi::api::networking::v1::NetworkPolicy;
 use tempfile::TempDir;
 use tokio::time::timeout;
 
 use super::*;
 use crate::config::SourceConfig;
+use crate::model::Object;
 use crate::observe::Metrics;
 use crate::source::Source;
 
@@ -224,9 +226,9 @@ async fn a_malformed_file_keeps_its_last_good_content() {
         .unwrap()
         .problems[&path]
         .clone();
-    assert!(problem.starts_with("line 7: IPPool pool-a: "), "{problem}");
+    assert!(problem.starts_with("line 10: IPPool pool-a: "), "{problem}");
     assert!(
-        problem.contains("expected a string")
+        problem.contains("spec.cidr: must be a string, not a list")
             && problem.ends_with("; the file's last good content stays in force"),
         "{problem}"
     );
@@ -251,7 +253,116 @@ async fn of_a_file_malformed_from_the_start_the_good_documents_count() {
     assert_eq!(f.next().await, ["set Namespace a", "set Namespace b", "in sync"]);
     let path = f.path("x.yaml").display().to_string();
     let problem = f.source.status().borrow().problems[&path].clone();
-    assert!(problem.starts_with("line 7: ") && problem.contains("Deployment"), "{problem}");
+    assert!(problem.starts_with("line 8: ") && problem.contains("Deployment"), "{problem}");
+}
+
+const POLICY: &str = "apiVersion: networking.k8s.io/v1
+kind: NetworkPolicy
+metadata: {name: web, namespace: shop}
+spec:
+  podSelector: {matchLabels: {app: web}}
+  ingress:
+  - from:
+    - podSelector: {matchLabels: {app: lb}}
+";
+
+const FORM: &str =
+    "line 7: NetworkPolicy shop/web: spec.ingress[0].form: unknown field; did you mean from?";
+
+/// The next update, a policy of Kubernetes.
+async fn next_policy(f: &mut Fixture) -> Arc<NetworkPolicy> {
+    match timeout(PATIENCE, f.source.recv()).await {
+        Ok(Some(Update::Set(Object::KubernetesNetworkPolicy(policy)))) => policy,
+        other => panic!("{other:?}"),
+    }
+}
+
+/// Without `from` the rule would let everyone in.
+#[tokio::test]
+async fn a_misspelt_field_of_a_policy_leaves_its_last_version_in_force() {
+    let mut f = open(&[("x.yaml", POLICY)]).await;
+    assert_eq!(f.next().await, ["set KubernetesNetworkPolicy shop/web", "in sync"]);
+    f.write("x.yaml", &POLICY.replace("from:", "form:"));
+    f.problem("x.yaml", Some(&format!("{FORM}; the file's last good content stays in force")))
+        .await;
+    f.nothing_until("marker").await;
+    f.write("x.yaml", &POLICY.replace("app: lb", "app: proxy"));
+    f.problem("x.yaml", None).await;
+    assert_eq!(f.next().await, ["set KubernetesNetworkPolicy shop/web"]);
+}
+
+#[tokio::test]
+async fn a_policy_that_never_was_right_allows_nothing() {
+    let mut f = open(&[("x.yaml", &POLICY.replace("from:", "form:"))]).await;
+    let closed = "KubernetesNetworkPolicy shop/web allows nothing until it is right";
+    let policy = next_policy(&mut f).await;
+    let spec = policy.spec.as_ref().unwrap();
+    assert_eq!((&spec.ingress, &spec.policy_types), (&None, &Some(vec!["Ingress".to_owned()])));
+    assert!(spec.pod_selector.as_ref().unwrap().match_labels.is_some());
+    assert_eq!(f.next().await, ["in sync"]);
+    f.problem("x.yaml", Some(&format!("{FORM}; {closed}"))).await;
+    // Worse: now it cannot even be told what the document is.
+    f.write("x.yaml", "a: [");
+    let mut status = f.source.status();
+    let path = f.path("x.yaml").display().to_string();
+    let worse = |s: &SourceStatus| s.problems.get(&path).is_some_and(|p| !p.contains("form"));
+    timeout(PATIENCE, status.wait_for(worse)).await.unwrap().unwrap();
+    assert!(status.borrow().problems[&path].ends_with(closed));
+    f.nothing_until("marker").await;
+    // Still wrong, but for others now; beside it one that is right.
+    let other = POLICY.replace("name: web", "name: db");
+    let wrong = POLICY.replace("from:", "form:").replace("{matchLabels: {app: web}}", "{}");
+    f.write("x.yaml", &format!("{wrong}---\n{other}"));
+    assert_eq!(next_policy(&mut f).await.metadata.name.as_deref(), Some("db"));
+    let policy = next_policy(&mut f).await;
+    assert_eq!(policy.metadata.name.as_deref(), Some("web"));
+    assert_eq!(policy.spec.as_ref().unwrap().ingress, None);
+    f.write("x.yaml", &format!("{POLICY}---\n{other}"));
+    assert!(next_policy(&mut f).await.spec.as_ref().unwrap().ingress.is_some());
+    f.problem("x.yaml", None).await;
+    std::fs::remove_file(f.path("x.yaml")).unwrap();
+    let gone =
+        ["remove KubernetesNetworkPolicy shop/db", "remove KubernetesNetworkPolicy shop/web"];
+    assert_eq!(f.next().await, gone);
+}
+
+#[tokio::test]
+async fn a_wrong_copy_of_a_policy_takes_nothing_from_the_right_one() {
+    let mut f = open(&[("b.yaml", POLICY)]).await;
+    assert_eq!(f.next().await, ["set KubernetesNetworkPolicy shop/web", "in sync"]);
+    f.write("a.yaml", &POLICY.replace("from:", "form:"));
+    f.nothing_until("marker").await;
+    std::fs::remove_file(f.path("b.yaml")).unwrap();
+    assert_eq!(next_policy(&mut f).await.spec.as_ref().unwrap().ingress, None);
+}
+
+/// What an API server and the checks behind it would say is said here.
+#[tokio::test]
+async fn limits_rules_and_selectors_are_checked() {
+    let object = |kind: &str, spec: &str| {
+        let head = format!("apiVersion: projectcalico.org/v3\nkind: {kind}\nmetadata: {{name: x}}");
+        format!("{head}\nspec:\n  {spec}\n")
+    };
+    let mut f = open(&[
+        ("cel.yaml", &object("BGPPeer", "{peerIP: 192.0.2.1, peerSelector: all(), asNumber: 1}")),
+        ("limit.yaml", &object("BGPPeer", "{peerIP: 192.0.2.1, asNumber: 4294967296}")),
+        ("selector.yaml", &object("IPPool", "{cidr: 10.0.0.0/16, nodeSelector: a ==}")),
+        ("unknown.yaml", &object("IPPool", "{cidr: 10.0.0.0/16, natOutgoin: true}")),
+    ])
+    .await;
+    assert_eq!(f.next().await, ["in sync"]);
+    let mut status = f.source.status();
+    timeout(PATIENCE, status.wait_for(|s| s.problems.len() == 4)).await.unwrap().unwrap();
+    let problem =
+        |name: &str| status.borrow().problems[&f.path(name).display().to_string()].clone();
+    for (file, wanted) in [
+        ("cel.yaml", "line 4: BGPPeer x: spec: peerSelector cannot be combined with"),
+        ("limit.yaml", "line 5: BGPPeer x: spec.asNumber: 4294967296 is not from 1 to 4294967295"),
+        ("selector.yaml", "line 5: IPPool x: spec.nodeSelector: invalid selector"),
+        ("unknown.yaml", "line 5: IPPool x: spec.natOutgoin: unknown field; did you mean"),
+    ] {
+        assert!(problem(file).starts_with(wanted), "{file}: {}", problem(file));
+    }
 }
 
 #[tokio::test]

@@ -92,6 +92,39 @@ impl Schema {
         errors
     }
 
+    /// Drops the fields that the schema does not know, wherever they are, as an API server does.
+    pub(crate) fn prune(&self, value: &mut Value) {
+        match value {
+            Value::Object(fields) => {
+                fields.retain(|name, _| self.knows(name));
+                for (name, value) in fields {
+                    match (self.properties.get(name), self.additional_properties.as_deref()) {
+                        (Some(schema), _) => schema.prune(value),
+                        (None, Some(Additional::Of(schema))) => schema.prune(value),
+                        (None, _) => {}
+                    }
+                }
+            }
+            Value::Array(entries) => {
+                if let Some(items) = &self.items {
+                    entries.iter_mut().for_each(|entry| items.prune(entry));
+                }
+            }
+            _ => {}
+        }
+    }
+
+    /// Whether an object may have the field.
+    fn knows(&self, name: &str) -> bool {
+        let open = match self.additional_properties.as_deref() {
+            Some(Additional::Of(_)) => true,
+            Some(Additional::Any(any)) => *any,
+            // A schema that says nothing of its fields takes any.
+            None => self.value_type.is_none() && self.properties.is_empty(),
+        };
+        open || self.preserve_unknown_fields || self.properties.contains_key(name)
+    }
+
     /// Adds what is wrong with `value`.
     fn validate(&self, value: &Value, path: &Path<'_>, errors: &mut Vec<FieldError>) {
         let mut report = |message: String| errors.push(FieldError::new(path.to_string(), message));
@@ -155,9 +188,7 @@ impl Schema {
             }
             match self.additional_properties.as_deref() {
                 Some(Additional::Of(schema)) => schema.validate(value, &field, errors),
-                Some(Additional::Any(true)) => {}
-                _ if self.preserve_unknown_fields => {}
-                None if self.value_type.is_none() && self.properties.is_empty() => {}
+                _ if self.knows(name) => {}
                 _ => {
                     let message = match self.closest(name) {
                         Some(known) => format!("unknown field; did you mean {known}?"),

@@ -12,6 +12,7 @@ use schemars::generate::SchemaSettings;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
+use super::closed::closed;
 use super::describe;
 use crate::v3;
 use crate::validate::{self, FieldError, Schema};
@@ -85,14 +86,17 @@ fn from_value<T: DeserializeOwned>(value: Value) -> Result<T, serde_json::Error>
 pub(super) struct Failed {
     pub(super) object: String,
     pub(super) errors: Vec<FieldError>,
+    /// What stands in for it, if it is a policy.
+    pub(super) closed: Option<Object>,
 }
 
 /// Validates and decodes; an object of a namespaced kind without a namespace is in `default`, as
-/// for `kubectl`.
+/// for `kubectl`, and the namespace of one that can be in none is dropped, as an API server does.
 pub(super) fn decode(mut value: Value) -> Result<Object, Failed> {
     let fail = |object: &Value, mut errors: Vec<FieldError>| {
+        let closed = closed(object, &errors);
         errors.truncate(MAX_ERRORS);
-        Err(Failed { object: describe(object), errors })
+        Err(Failed { object: describe(object), errors, closed })
     };
     if !value.is_object() {
         return fail(
@@ -133,8 +137,14 @@ fn unknown_kind(api_version: &str, kind: &str) -> FieldError {
 
 fn namespace(value: &mut Value, namespaced: Option<bool>) {
     let metadata = value.get_mut("metadata").and_then(Value::as_object_mut);
-    if let (Some(true), Some(metadata)) = (namespaced, metadata) {
-        metadata.entry("namespace").or_insert_with(|| "default".into());
+    match (namespaced, metadata) {
+        (Some(true), Some(metadata)) => {
+            metadata.entry("namespace").or_insert_with(|| "default".into());
+        }
+        (Some(false), Some(metadata)) => {
+            metadata.remove("namespace");
+        }
+        _ => {}
     }
 }
 
@@ -142,6 +152,9 @@ fn namespace(value: &mut Value, namespaced: Option<bool>) {
 struct Builtin {
     namespaced: bool,
     schema: Schema,
+    /// Unknown fields are errors. Only of policies, where a misspelt field changes who is let in:
+    /// other kinds come from newer clusters too, with fields that mean nothing to the agent.
+    strict: bool,
 }
 
 static BUILTINS: LazyLock<BTreeMap<(&str, &str), Builtin>> = LazyLock::new(|| {
@@ -156,7 +169,8 @@ static BUILTINS: LazyLock<BTreeMap<(&str, &str), Builtin>> = LazyLock::new(|| {
         });
         let schema = settings.into_generator().into_root_schema_for::<T>();
         let schema = Schema::of_object(schema.to_value()).ok()?;
-        Some(((api_version, kind), Builtin { namespaced, schema }))
+        let strict = kind == "NetworkPolicy";
+        Some(((api_version, kind), Builtin { namespaced, schema, strict }))
     }
     [
         entry::<Pod>("v1", "Pod", true),
@@ -178,6 +192,9 @@ fn builtin(api_version: &str, kind: &str, value: &mut Value) -> Result<(), Vec<F
     // In these kinds null is the same as absent.
     drop_nulls(value);
     namespace(value, Some(builtin.namespaced));
+    if !builtin.strict {
+        builtin.schema.prune(value);
+    }
     let mut errors = builtin.schema.errors(value);
     validate::metadata(value, builtin.namespaced, &mut errors);
     if kind == "Secret" {

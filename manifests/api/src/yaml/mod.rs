@@ -3,6 +3,7 @@
 //!
 //! A bad document is reported with file, line and field and spoils nothing but itself.
 
+mod closed;
 mod kinds;
 mod tree;
 
@@ -24,6 +25,9 @@ pub struct Contents {
     pub documents: Vec<Document>,
     /// What is wrong with the others.
     pub errors: Vec<Error>,
+    /// For each policy among the others one of the same name that allows nothing, to be put in
+    /// force where no earlier version of the policy is.
+    pub closed: Vec<Document>,
 }
 
 /// One object of a file.
@@ -53,15 +57,19 @@ pub struct Error {
     pub reason: String,
 }
 
+impl Error {
+    /// What is wrong, without the place: `KIND NAME: FIELD: REASON`.
+    pub fn what(&self) -> String {
+        let parts = [&self.object, &self.field, &self.reason];
+        let parts: Vec<&str> =
+            parts.into_iter().map(String::as_str).filter(|part| !part.is_empty()).collect();
+        parts.join(": ")
+    }
+}
+
 impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}:{}:{}: ", self.file, self.line, self.column)?;
-        for part in [&self.object, &self.field] {
-            if !part.is_empty() {
-                write!(f, "{part}: ")?;
-            }
-        }
-        f.write_str(&self.reason)
+        write!(f, "{}:{}:{}: {}", self.file, self.line, self.column, self.what())
     }
 }
 
@@ -117,6 +125,7 @@ fn object(file: &str, tree: &Tree, contents: &mut Contents) {
     match kinds::decode(value) {
         Ok(object) => contents.documents.push(Document { object, line }),
         Err(failed) => {
+            contents.closed.extend(failed.closed.map(|object| Document { object, line }));
             for FieldError { path, message } in failed.errors {
                 let (line, column) = tree.locate(&path);
                 contents.errors.push(Error {

@@ -179,6 +179,10 @@ fn a_secret_never_reaches_an_error() {
         "data: {password: \"7777777}",
         "data: 7777777",
         "data: {password: a: 7777777}",
+        "data: {password: *7777777}",
+        "data: {password: !!bool 7777777}",
+        "data: {password: !!int 7777777x}",
+        "metadata: {name: 7777777}",
     ] {
         let errors = errors(&secret(bad));
         assert_eq!(errors.len(), 1, "{bad}: {errors:?}");
@@ -195,4 +199,99 @@ fn limits_hold() {
                 d: &d [*c,*c,*c,*c,*c,*c,*c,*c,*c]\ne: &e [*d,*d,*d,*d,*d,*d,*d,*d]\nf: &f [*e,*e,*e,*e,*e,*e,*e]\n\
                 g: &g [*f,*f,*f,*f,*f,*f,*f,*f]\nh: [*g,*g,*g,*g,*g,*g,*g,*g]\n";
     assert_eq!(read("f.yaml", bomb).errors.len(), 1);
+}
+
+#[test]
+fn fields_of_newer_clusters_spoil_no_pod() {
+    let text = "\
+apiVersion: v1
+kind: Pod
+metadata: {name: api, somethingNew: 1}
+spec:
+  fastStart: {enabled: true}
+  containers:
+  - name: c
+    ports: [{name: http, containerPort: 80, hint: x}]
+---
+apiVersion: v1
+kind: Node
+metadata: {name: n1, namespace: default}
+spec: {podCIDR: 10.0.0.0/24, colour: red}
+";
+    let contents = read("f.yaml", text);
+    assert_eq!(contents.errors, []);
+    assert_eq!(contents.documents[1].object.metadata().namespace, None);
+    let Object::Pod(pod) = &contents.documents[0].object else { panic!("not a pod") };
+    let ports = pod.spec.as_ref().unwrap().containers[0].ports.as_ref().unwrap();
+    assert_eq!(ports[0].name.as_deref(), Some("http"));
+    assert_eq!(
+        errors(&text.replace("containerPort: 80", "containerPort: eighty")),
+        ["f.yaml:8:25: Pod default/api: spec.containers[0].ports[0].containerPort: must be an \
+             integer, not \"eighty\""],
+        "what an API server refuses is refused"
+    );
+}
+
+/// The one policy that stands in for a wrong one, as JSON.
+fn closed(text: &str) -> Value {
+    let contents = read("f.yaml", text);
+    assert!(!contents.errors.is_empty() && contents.documents.is_empty(), "{contents:?}");
+    assert_eq!(contents.closed.len(), 1, "{contents:?}");
+    match &contents.closed[0].object {
+        Object::KubernetesNetworkPolicy(policy) => serde_json::to_value(policy).unwrap(),
+        Object::NetworkPolicy(policy) => serde_json::to_value(policy).unwrap(),
+        Object::GlobalNetworkPolicy(policy) => serde_json::to_value(policy).unwrap(),
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn a_wrong_policy_of_kubernetes_is_replaced_by_one_that_allows_nothing() {
+    let policy = |spec: &str| {
+        closed(&format!(
+            "apiVersion: networking.k8s.io/v1\nkind: NetworkPolicy\n\
+             metadata: {{name: p, namespace: shop}}\nspec: {spec}\n"
+        ))
+    };
+    let web = "podSelector: {matchLabels: {app: web}}";
+    let form = policy(&format!("{{{web}, ingress: [{{form: [{{podSelector: {{}}}}]}}]}}"));
+    assert_eq!(form["metadata"], serde_json::json!({"name": "p", "namespace": "shop"}));
+    let json = serde_json::json!({
+        "podSelector": {"matchLabels": {"app": "web"}}, "policyTypes": ["Ingress"],
+    });
+    assert_eq!(form["spec"], json, "it is for whom it was meant");
+    let egress = policy(&format!("{{{web}, egress: [{{too: []}}]}}"));
+    assert_eq!(egress["spec"]["policyTypes"], serde_json::json!(["Ingress", "Egress"]));
+    let typed = policy(&format!("{{{web}, policyTypes: [Egress], egress: [{{too: []}}]}}"));
+    assert_eq!(typed["spec"]["policyTypes"], serde_json::json!(["Egress"]));
+    for unclear in [
+        "{podSelektor: {matchLabels: {app: web}}}",
+        "{podSelector: {matchLabel: {app: web}}}",
+        "{podSelector: {}, polycyTypes: [Egress]}",
+        "7",
+    ] {
+        let all = policy(unclear);
+        let types = serde_json::json!({"policyTypes": ["Ingress", "Egress"]});
+        assert_eq!(all["spec"], types, "{unclear}: whoever it was meant for");
+    }
+}
+
+#[test]
+fn a_wrong_policy_of_ours_is_replaced_by_one_that_allows_nothing() {
+    let policy = |kind: &str, spec: &str| {
+        let text = format!(
+            "apiVersion: projectcalico.org/v3\nkind: {kind}\nmetadata: {{name: p}}\nspec: {spec}\n"
+        );
+        closed(&text)["spec"].clone()
+    };
+    assert_eq!(
+        policy("NetworkPolicy", "{tier: t, selector: a == 'b', egress: [{action: Alow}]}"),
+        serde_json::json!({"tier": "t", "selector": "a == 'b'", "types": ["Egress"]})
+    );
+    assert_eq!(
+        policy("GlobalNetworkPolicy", "{tier: t, selector: a ==, ingress: [{action: Allow}]}"),
+        serde_json::json!({"tier": "t", "types": ["Ingress", "Egress"]})
+    );
+    let pool = read("f.yaml", &POOL.replace("cidr", "cdir"));
+    assert_eq!((pool.errors.len(), pool.closed.len()), (2, 0), "only policies close");
 }
