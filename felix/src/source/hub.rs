@@ -1,5 +1,8 @@
 //! Where the tasks of a source meet: their updates, their states, and the moment when all is said.
 
+#[cfg(test)]
+mod tests;
+
 use std::collections::{BTreeMap, BTreeSet};
 
 use parking_lot::Mutex;
@@ -177,8 +180,8 @@ impl Hub {
     }
 
     fn note_unsupported(&self, object: &Object) {
-        let key: ObjectKey = object.key();
-        if self.unsupported.lock().set(object.kind(), &key, Vec::new()) {
+        let fields = object.unsupported();
+        if self.unsupported.lock().set(object.kind(), &object.key(), fields) {
             self.publish_unsupported();
         }
     }

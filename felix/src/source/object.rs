@@ -132,6 +132,20 @@ impl Object {
         )
     }
 
+    /// Fields that the object sets and the agent does not act on, as in `spec.vxlanMode`; `spec`
+    /// if it acts on none of them.
+    pub fn unsupported(&self) -> Vec<String> {
+        let fields = for_resource!(self, o => api::unsupported(&**o),
+            // Reduced to what is acted on.
+            Self::Pod(_)
+            | Self::ServiceAccount(_)
+            | Self::Secret(_)
+            | Self::Namespace(_)
+            | Self::Node(_) => Vec::new(),
+        );
+        fields.iter().map(ToString::to_string).collect()
+    }
+
     /// A digest of a lean object, of which there may be very many; None for the other kinds, which
     /// are shared and can be kept and compared. Equal objects have the same digest under the same
     /// hasher, and a difference goes unnoticed once in 2^64 changes.

@@ -6,7 +6,7 @@ use std::fmt;
 use serde::Serialize;
 use serde_json::Value;
 
-use crate::validate;
+use crate::{v3, validate};
 
 /// A field of an object, as in `spec.ingress[].http`; `spec` for the whole object.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -75,10 +75,7 @@ const ACTED_ON: &[(&str, &[&str])] = &[
             "numAllowedLocalASNumbers",
         ],
     ),
-    (
-        "FelixConfiguration",
-        &["interfacePrefix", "logSeverityScreen", "defaultEndpointToHostAction"],
-    ),
+    ("FelixConfiguration", &["logSeverityScreen", "defaultEndpointToHostAction"]),
     ("IPReservation", &["reservedCIDRs"]),
     (
         "IPAMConfiguration",
@@ -94,13 +91,17 @@ const ACTED_ON: &[(&str, &[&str])] = &[
 ];
 
 /// Which fields that the object sets are not acted on, in their order in the object. A field that
-/// is set to its default asks for nothing. Empty for a kind of another API.
+/// is set to its default asks for nothing. Empty for an object of another API.
 pub fn unsupported(object: &impl Serialize) -> Vec<FieldPath> {
     serde_json::to_value(object).map(|object| unsupported_in(&object)).unwrap_or_default()
 }
 
 fn unsupported_in(object: &Value) -> Vec<FieldPath> {
-    let kind = object.get("kind").and_then(Value::as_str).unwrap_or_default();
+    let text = |field: &str| object.get(field).and_then(Value::as_str).unwrap_or_default();
+    let kind = text("kind");
+    if text("apiVersion") != v3::API_VERSION {
+        return Vec::new();
+    }
     let Some((_, acted_on)) = ACTED_ON.iter().find(|(candidate, _)| *candidate == kind) else {
         return Vec::new();
     };

@@ -23,15 +23,36 @@ fn only_what_is_set_and_not_acted_on_is_named() {
     );
     assert!(paths("BGPPeer", json!({"peerIP": "192.0.2.1", "filters": []})).is_empty());
     assert_eq!(paths("NetworkPolicy", json!({"ingress": []})), ["spec"]);
+    let config = json!({"interfacePrefix": "veth", "logSeverityScreen": "Debug"});
+    assert_eq!(paths("FelixConfiguration", config), ["spec.interfacePrefix"]);
+    let config = json!({"nodeSelector": "rack == 'a'", "defaultEndpointToHostAction": "Drop"});
+    assert_eq!(paths("FelixConfiguration", config), ["spec.nodeSelector"]);
+    for kind in [
+        "GlobalNetworkPolicy",
+        "Tier",
+        "HostEndpoint",
+        "NetworkSet",
+        "GlobalNetworkSet",
+        "BGPFilter",
+    ] {
+        assert_eq!(paths(kind, json!({"x": 1})), ["spec"], "{kind}");
+    }
     assert!(paths("Pod", json!({"containers": []})).is_empty());
 }
 
 #[test]
 fn typed_objects_name_nothing_for_their_defaults() {
-    let pool = crate::v3::IPPool::new("pool", crate::v3::IPPoolSpec::new("10.0.0.0/16"));
+    let pool = v3::IPPool::new("pool", v3::IPPoolSpec::new("10.0.0.0/16"));
     assert_eq!(unsupported(&pool), []);
-    let config = crate::v3::IPAMConfiguration::new("default", Default::default());
+    let config = v3::IPAMConfiguration::new("default", Default::default());
     assert_eq!(unsupported(&config), []);
+}
+
+#[test]
+fn a_kind_of_the_same_name_in_another_api_is_none_of_ours() {
+    use k8s_openapi::api::networking::v1::{NetworkPolicy, NetworkPolicySpec};
+    let spec = Some(NetworkPolicySpec::default());
+    assert_eq!(unsupported(&NetworkPolicy { spec, ..NetworkPolicy::default() }), []);
 }
 
 #[test]
