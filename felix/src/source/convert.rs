@@ -70,10 +70,16 @@ pub trait Convert: Resource {
 /// From the API's JSON.
 ///
 /// # Errors
-/// It is of another shape, or has no name.
+/// It is of another shape, or has no name. What a Secret holds is never in the error.
 pub fn decode<K: Convert + DeserializeOwned>(json: Value) -> Result<Converted, Problem> {
-    let resource: K = serde_path_to_error::deserialize(json)
-        .map_err(|error| Problem::new(K::KIND.name(), format!("cannot be read: {error}")))?;
+    let resource: K = serde_path_to_error::deserialize(json).map_err(|error| {
+        let reason = match K::KIND {
+            // Where it is wrong, not what stands there: that may be the secret.
+            Kind::Secret => format!("cannot be read: {}", error.path()),
+            _ => format!("cannot be read: {error}"),
+        };
+        Problem::new(K::KIND.name(), reason)
+    })?;
     resource.convert()
 }
 

@@ -288,6 +288,24 @@ fn secrets_are_decoded_and_never_shown() {
 }
 
 #[test]
+fn a_secret_that_cannot_be_read_is_not_shown() {
+    for (data, place) in [
+        (json!({"stringData": {"password": 7_777_777}}), "stringData.password"),
+        (json!({"data": {"password": 7_777_777}}), "data.password"),
+        (json!({"data": {"password": "7777777!"}}), "data.password"),
+        (json!({"stringData": {"password": ["7777777"]}}), "stringData.password"),
+        (json!({"stringData": "7777777"}), "stringData"),
+    ] {
+        let mut json = json!({"metadata": {"name": "bgp", "namespace": "caracal-system"}});
+        json.as_object_mut().unwrap().append(&mut data.as_object().unwrap().clone());
+        let problem = decode::<core::Secret>(json).unwrap_err().to_string();
+        assert_eq!(problem, format!("Secret: cannot be read: {place}"));
+    }
+    let problem = decode::<core::Pod>(json!({"metadata": {"name": 7}})).unwrap_err().to_string();
+    assert!(problem.contains("invalid type: integer `7`"), "{problem}");
+}
+
+#[test]
 fn policies_lose_what_is_of_no_use() {
     let (object, _) = convert::<networking::NetworkPolicy>(json!({
         "metadata": {
