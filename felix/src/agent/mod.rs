@@ -36,7 +36,7 @@ use self::fabric::Fabric;
 use self::report::Reporter;
 use self::settings::Settings;
 use crate::cni::{self, journal};
-use crate::config::{Config, IpamConfig, SourceConfig};
+use crate::config::{Config, IpamConfig};
 use crate::engine::Engine;
 use crate::kernel::{self, Kernel};
 use crate::model::{LocalEndpoint, RouteChange, RouteTarget};
@@ -52,9 +52,6 @@ const END: Duration = Duration::from_secs(15);
 
 /// Requests that may wait for the brain.
 const QUEUE: usize = 1024;
-
-/// Where passwords are looked up when the credentials name no namespace.
-const SECRET_NAMESPACE: &str = "caracal-system";
 
 /// Runs until SIGTERM or SIGINT.
 ///
@@ -114,7 +111,7 @@ async fn start(
     let source = Source::open(&config.source, metrics.source.clone()).await?;
     let source_status = source.status();
 
-    let fabric = Fabric::new(&config.node_name, secret_namespace(&config.source));
+    let fabric = Fabric::new(&config.node_name, source.secret_namespace());
     let (peering, addressing) = (fabric.peering(), fabric.addressing());
     let (brain_sender, commands) = mpsc::channel(QUEUE);
     let (in_sync, synced) = watch::channel(false);
@@ -252,15 +249,6 @@ fn link_routes(endpoints: &[LocalEndpoint]) -> Vec<RouteChange> {
             .map(move |address| RouteChange { destination: address.into(), target: target.clone() })
     };
     endpoints.iter().flat_map(of).collect()
-}
-
-fn secret_namespace(source: &SourceConfig) -> &str {
-    match source {
-        SourceConfig::Kubernetes(config) => {
-            config.secret_namespace.as_deref().unwrap_or(SECRET_NAMESPACE)
-        }
-        SourceConfig::Directory { .. } => SECRET_NAMESPACE,
-    }
 }
 
 fn open_ipam(config: &Config) -> Result<ipam::Ipam> {

@@ -49,17 +49,19 @@ const DENIALS: u32 = 2;
 /// Large Secrets that are never the agent's own.
 const SECRET_FIELDS: &str = "type!=helm.sh/release.v1,type!=kubernetes.io/service-account-token";
 
-/// Starts the tasks.
+/// Starts the tasks. Returns with the status the namespace whose Secrets are read.
 pub(super) async fn open(
     config: &KubernetesConfig,
     updates: mpsc::Sender<Update>,
     metrics: SourceMetrics,
     tasks: &mut JoinSet<()>,
-) -> Result<watch::Receiver<SourceStatus>, OpenError> {
+) -> Result<(watch::Receiver<SourceStatus>, Arc<str>), OpenError> {
     let (client, origin) = client(config).await?;
-    let secrets =
-        config.secret_namespace.clone().unwrap_or_else(|| client.default_namespace().to_owned());
-    Ok(start(&client, origin, &secrets, config.streaming_lists, updates, metrics, tasks))
+    let secrets: Arc<str> =
+        config.secret_namespace.as_deref().unwrap_or_else(|| client.default_namespace()).into();
+    let streaming = config.streaming_lists;
+    let status = start(&client, origin, &secrets, streaming, updates, metrics, tasks);
+    Ok((status, secrets))
 }
 
 async fn client(config: &KubernetesConfig) -> Result<(Client, String), OpenError> {

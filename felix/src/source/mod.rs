@@ -21,6 +21,8 @@ mod listwatch;
 mod object;
 pub mod status;
 
+use std::sync::Arc;
+
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 
@@ -30,6 +32,10 @@ use crate::observe::metrics::SourceMetrics;
 
 pub use status::{KindState, KindStatus, SourceStatus};
 
+/// Namespace of the Secrets with passwords in a folder, where there are no credentials to name one:
+/// that of the installation.
+const SECRET_NAMESPACE: &str = "caracal-system";
+
 /// Updates that may wait for the agent.
 const QUEUE: usize = 1024;
 
@@ -37,6 +43,7 @@ const QUEUE: usize = 1024;
 pub struct Source {
     updates: mpsc::Receiver<Update>,
     status: watch::Receiver<SourceStatus>,
+    secret_namespace: Arc<str>,
     _tasks: JoinSet<()>,
 }
 
@@ -59,13 +66,21 @@ impl Source {
     pub async fn open(config: &SourceConfig, metrics: SourceMetrics) -> Result<Self, OpenError> {
         let (sender, updates) = mpsc::channel(QUEUE);
         let mut tasks = JoinSet::new();
-        let status = match config {
+        let (status, secret_namespace) = match config {
             SourceConfig::Kubernetes(config) => {
                 kubernetes::open(config, sender, metrics, &mut tasks).await?
             }
-            SourceConfig::Directory { path } => directory::open(path, sender, metrics, &mut tasks)?,
+            SourceConfig::Directory { path } => {
+                (directory::open(path, sender, metrics, &mut tasks)?, SECRET_NAMESPACE.into())
+            }
         };
-        Ok(Self { updates, status, _tasks: tasks })
+        Ok(Self { updates, status, secret_namespace, _tasks: tasks })
+    }
+
+    /// The namespace whose Secrets are read, and in which those that objects refer to are found:
+    /// as configured, else that of the credentials.
+    pub fn secret_namespace(&self) -> &Arc<str> {
+        &self.secret_namespace
     }
 
     /// The next update; waits for it. None: the source's tasks have ended, which they do only if

@@ -53,3 +53,39 @@ async fn wait_for<T: Debug>(
 fn error_of(status: &super::SourceStatus, kind: Kind) -> Option<&str> {
     status.kinds[&kind].error.as_deref()
 }
+
+/// Those who resolve references ask the source: there is no second opinion.
+#[tokio::test]
+async fn secrets_are_read_in_the_namespace_of_the_credentials() {
+    use crate::config::{KubernetesConfig, SourceConfig};
+    use crate::observe::Metrics;
+    use crate::source::Source;
+
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("kubeconfig");
+    let kubeconfig = |namespace: &str| {
+        format!(
+            "{{apiVersion: v1, kind: Config, current-context: c, \
+             contexts: [{{name: c, context: {{cluster: c, user: u{namespace}}}}}], \
+             clusters: [{{name: c, cluster: {{server: 'http://127.0.0.1:1'}}}}], \
+             users: [{{name: u, user: {{}}}}]}}"
+        )
+    };
+    for (context, configured, wanted) in [
+        (", namespace: net", None, "net"),
+        (", namespace: net", Some("secrets"), "secrets"),
+        ("", None, "default"),
+    ] {
+        std::fs::write(&path, kubeconfig(context)).unwrap();
+        let config = SourceConfig::Kubernetes(KubernetesConfig {
+            kubeconfig: Some(path.clone()),
+            secret_namespace: configured.map(ToOwned::to_owned),
+            streaming_lists: false,
+        });
+        let source = Source::open(&config, Metrics::new().source).await.unwrap();
+        assert_eq!(&**source.secret_namespace(), wanted);
+    }
+    let config = SourceConfig::Directory { path: dir.path().to_owned() };
+    let source = Source::open(&config, Metrics::new().source).await.unwrap();
+    assert_eq!(&**source.secret_namespace(), "caracal-system");
+}
