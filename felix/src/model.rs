@@ -151,6 +151,9 @@ pub struct Pod {
     pub key: ObjectKey,
     /// `metadata.uid`; empty in a directory source that gives none.
     pub uid: Arc<str>,
+    /// Annotation `kubernetes.io/config.mirror`, which the kubelet gives the mirror pod of a static
+    /// pod: the uid that it knows the static pod by, and tells the runtime.
+    pub mirror_uid: Option<Arc<str>>,
     /// The node it is bound to, if any.
     pub node: Option<Arc<str>>,
     /// `metadata.labels`, without the implied ones (see [`api::selector`]).
@@ -165,6 +168,17 @@ pub struct Pod {
     pub host_network: bool,
     /// The annotations under `cni.projectcalico.org/` and `projectcalico.org/`, whole keys.
     pub annotations: Labels,
+}
+
+impl Pod {
+    /// Whether this can be the pod that the runtime calls `uid`; one that is empty on either side
+    /// tells nothing apart.
+    pub fn has_uid(&self, uid: &str) -> bool {
+        uid.is_empty()
+            || self.uid.is_empty()
+            || *self.uid == *uid
+            || self.mirror_uid.as_deref() == Some(uid)
+    }
 }
 
 /// A container port with a name.

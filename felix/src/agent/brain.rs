@@ -178,7 +178,7 @@ impl Brain {
     /// What the source knows of a pod with this uid (any, if empty).
     fn facts(&self, key: &ObjectKey, uid: &str) -> Option<PodFacts> {
         let pod = self.engine.pod(key)?;
-        if !uid.is_empty() && !pod.uid.is_empty() && *pod.uid != *uid {
+        if !pod.has_uid(uid) {
             return None;
         }
         let namespace = key.namespace.as_ref();

@@ -298,7 +298,7 @@ fn has_addresses(pod: &Pod) -> bool {
 /// Whether the pod that the source knows by an endpoint's pod name is the endpoint's. Another
 /// may have taken its name already.
 fn is_pod_of(pod: &Pod, endpoint: &LocalEndpoint) -> bool {
-    pod.uid.is_empty() || endpoint.pod_uid.is_empty() || *pod.uid == *endpoint.pod_uid
+    pod.has_uid(&endpoint.pod_uid)
 }
 
 fn pod_key(endpoint: &LocalEndpoint) -> ObjectKey {

@@ -27,6 +27,9 @@ use crate::model::{
 const CALICO: &str = "projectcalico.org/";
 const CALICO_CNI: &str = "cni.projectcalico.org/";
 
+/// On the mirror pod of a static pod: what the kubelet calls the static pod's uid.
+const CONFIG_MIRROR: &str = "kubernetes.io/config.mirror";
+
 /// Written by kubectl: the whole object once more, of no use here.
 const LAST_APPLIED: &str = "kubectl.kubernetes.io/last-applied-configuration";
 
@@ -140,6 +143,9 @@ impl Convert for core::Pod {
         let pod = Pod {
             key: key(meta)?,
             uid: meta.uid.as_deref().unwrap_or_default().into(),
+            mirror_uid: annotation(meta, CONFIG_MIRROR)
+                .filter(|uid| !uid.is_empty())
+                .map(Into::into),
             node: spec.node_name.as_deref().filter(|node| !node.is_empty()).map(Into::into),
             labels: labels(meta.labels.as_ref()),
             service_account: spec

@@ -174,6 +174,25 @@ fn an_endpoint_outlives_its_pod_with_the_labels_last_known() {
     assert_eq!(policies_kept(&world.kernel).len(), 2);
 }
 
+/// The runtime knows a static pod by another uid than the API server knows its mirror by.
+#[test]
+fn an_endpoint_of_a_static_pod_follows_its_mirror() {
+    let mut world = World::new(&["default"]);
+    world.policy(ISOLATE);
+    let mut mirror = pod("default", "it", &[("app", "api")], &["10.0.0.1"], &[]);
+    let mut endpoint = endpoint_of(&mirror, 7);
+    endpoint.pod_uid = "4f2bdd5b".into();
+    endpoint.labels.clear();
+    world.engine.endpoint_set(endpoint);
+    world.engine.apply(Update::Set(Object::Pod(mirror.clone())));
+    world.settle();
+    assert_eq!(policies_kept(&world.kernel).len(), 2, "another pod's labels do not count");
+    mirror.mirror_uid = Some("4f2bdd5b".into());
+    world.engine.apply(Update::Set(Object::Pod(mirror)));
+    world.settle();
+    assert!(policies_kept(&world.kernel).is_empty());
+}
+
 #[test]
 fn an_interface_index_names_one_endpoint() {
     let mut world = World::new(&["default"]);

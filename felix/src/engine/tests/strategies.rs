@@ -88,6 +88,7 @@ pub(super) fn pod(namespace: usize, slot: usize) -> impl Strategy<Value = Pod> {
             Pod {
                 key: ObjectKey::namespaced(namespace_name, name),
                 uid: format!("{namespace_name}-{name}").as_str().into(),
+                mirror_uid: None,
                 node: None,
                 labels: labels.iter().collect(),
                 service_account: "default".into(),

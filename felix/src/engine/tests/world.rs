@@ -142,6 +142,7 @@ pub(super) fn pod(
     Pod {
         key: ObjectKey::namespaced(namespace, name),
         uid: format!("uid-{namespace}-{name}").as_str().into(),
+        mirror_uid: None,
         node: Some("node".into()),
         labels: labels.iter().copied().collect(),
         service_account: "default".into(),

@@ -66,6 +66,7 @@ fn a_whole_pod() {
         Pod {
             key: ObjectKey::namespaced("shop", "web-0"),
             uid: "u-1".into(),
+            mirror_uid: None,
             node: Some("n1".into()),
             labels: [("app", "web"), ("tier", "front")].into_iter().collect(),
             service_account: "web".into(),
@@ -99,6 +100,19 @@ fn the_least_of_a_pod() {
         json!({"metadata": {"name": "p"}, "spec": {"hostNetwork": true, "containers": []}}),
     );
     assert!(host.host_network);
+}
+
+/// The kubelet tells the runtime the hash of a static pod's configuration as its uid.
+#[test]
+fn a_mirror_pod_answers_to_the_uid_of_its_static_pod() {
+    let hash = "4f2bdd5b4e5a0ad4e8b1a0a8a6ab0f5c";
+    let (mirror, _) = pod(json!({"metadata": {"name": "p", "uid": "u-1", "annotations": {
+        "kubernetes.io/config.hash": hash, "kubernetes.io/config.mirror": hash,
+    }}}));
+    assert!(mirror.has_uid("u-1") && mirror.has_uid(hash) && mirror.has_uid(""));
+    assert!(!mirror.has_uid("u-2"), "an earlier pod of the name");
+    let (plain, _) = pod(json!({"metadata": {"name": "p", "uid": "u-1"}}));
+    assert!(plain.has_uid("u-1") && !plain.has_uid(hash));
 }
 
 #[test]
