@@ -19,7 +19,7 @@ use crate::cni::backend::{AssignSpec, Backend, Failure, Observation, PodFacts, Q
 use crate::cni::protocol::Error;
 use crate::cni::spec::{PodArgs, code};
 use crate::kernel::{self, Kernel};
-use crate::model::{IfIndex, LocalEndpoint, ObjectKey, RouteChange, RouteTarget};
+use crate::model::{IfIndex, Labels, LocalEndpoint, ObjectKey, RouteChange, RouteTarget};
 use crate::observe::metrics::{CniLabels, CniMetrics, KernelSeconds};
 
 /// MTU of links where nothing else is said, in bytes: Ethernet's.
@@ -126,16 +126,7 @@ impl Backend for AgentBackend {
                 "there is no IPPool that this node may take addresses from".into(),
             ));
         }
-        let mut request = AssignRequest::pod(&spec.handle, &spec.namespace, &spec.pod, families);
-        let pools = wishes.ipv4_pools.iter().chain(&wishes.ipv6_pools);
-        request.requested_pools = pools
-            .map(|pool| match pool {
-                PoolRef::Cidr(cidr) => cidr.to_string(),
-                PoolRef::Name(name) => name.clone(),
-            })
-            .collect();
-        request.requested_ips.clone_from(&wishes.addresses);
-        request.intended_use = AllowedUse::Workload;
+        let request = request(&spec, families);
         let start = Instant::now();
         let assigned = timeout_at(spec.deadline, self.ipam.assign(request)).await;
         self.assign_seconds.observe(start.elapsed().as_secs_f64());
@@ -197,6 +188,26 @@ impl Backend for AgentBackend {
     }
 }
 
+/// What is asked of the allocator for a pod.
+fn request(spec: &AssignSpec, families: Families) -> AssignRequest {
+    let wishes = &spec.wishes;
+    let mut request = AssignRequest::pod(&spec.handle, &spec.namespace, &spec.pod, families);
+    let pools = wishes.ipv4_pools.iter().chain(&wishes.ipv6_pools);
+    request.requested_pools = pools
+        .map(|pool| match pool {
+            PoolRef::Cidr(cidr) => cidr.to_string(),
+            PoolRef::Name(name) => name.clone(),
+        })
+        .collect();
+    request.requested_ips.clone_from(&wishes.addresses);
+    request.intended_use = AllowedUse::Workload;
+    let owned = |labels: &Labels| {
+        labels.iter().map(|(key, value)| (key.to_owned(), value.to_owned())).collect()
+    };
+    request.namespace_labels = spec.namespace_labels.as_ref().map(owned);
+    request
+}
+
 fn kernel_failure(error: impl std::fmt::Display) -> Failure {
     Failure::TryAgainLater(error.to_string())
 }
@@ -210,5 +221,27 @@ fn failure(error: &ipam::Error) -> Failure {
         }
         E::Closed | E::State { .. } => Failure::Internal(error.to_string()),
         _ => Failure::TryAgainLater(error.to_string()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cni::annotations::Wishes;
+
+    #[test]
+    fn the_namespaces_labels_choose_among_pools() {
+        let mut spec = AssignSpec {
+            handle: "net.c1".into(),
+            namespace: "shop".into(),
+            pod: "web".into(),
+            wishes: Wishes::default(),
+            namespace_labels: Some([("team", "a")].into_iter().collect()),
+            deadline: Instant::now(),
+        };
+        let labels = request(&spec, Families::V4).namespace_labels.unwrap();
+        assert_eq!(labels, [("team".to_owned(), "a".to_owned())].into());
+        spec.namespace_labels = None;
+        assert_eq!(request(&spec, Families::V4).namespace_labels, None);
     }
 }

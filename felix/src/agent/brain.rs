@@ -17,7 +17,9 @@ use super::settings::Settings;
 use crate::cni::backend::{Failure, PodFacts};
 use crate::engine::{AppliedPolicy, Counts, Engine, Problem};
 use crate::kernel::Kernel;
-use crate::model::{EndpointId, Kind, Labels, LocalEndpoint, Object, ObjectKey, Update, Verdict};
+use crate::model::{
+    EndpointId, Kind, LocalEndpoint, Namespace, Object, ObjectKey, Pod, Update, Verdict,
+};
 use crate::observe::health::{Condition, Heartbeat};
 use crate::observe::logging::Logging;
 use crate::observe::metrics::DataplaneMetrics;
@@ -64,8 +66,7 @@ pub(super) struct Brain {
     pub(super) in_sync: watch::Sender<bool>,
     pub(super) programmed: Condition,
     pub(super) heartbeat: Heartbeat,
-    /// Annotations of namespaces that have any.
-    pub(super) namespaces: BTreeMap<Arc<str>, Labels>,
+    pub(super) namespaces: BTreeMap<Arc<str>, Namespace>,
     /// Those who wait for a pod to become known.
     pub(super) waiting: Vec<(ObjectKey, String, oneshot::Sender<PodFacts>)>,
     pub(super) last_error: Option<String>,
@@ -135,11 +136,7 @@ impl Brain {
         self.fabric.apply(&update);
         match &update {
             Update::Set(Object::Namespace(namespace)) => {
-                if namespace.annotations.iter().next().is_some() {
-                    self.namespaces.insert(namespace.name.clone(), namespace.annotations.clone());
-                } else {
-                    self.namespaces.remove(&namespace.name);
-                }
+                self.namespaces.insert(namespace.name.clone(), namespace.clone());
             }
             Update::Remove(Kind::Namespace, key) => {
                 self.namespaces.remove(&key.name);
@@ -181,17 +178,8 @@ impl Brain {
         if !pod.has_uid(uid) {
             return None;
         }
-        let namespace = key.namespace.as_ref();
-        Some(PodFacts {
-            uid: pod.uid.to_string(),
-            labels: pod.labels.clone(),
-            service_account: pod.service_account.to_string(),
-            annotations: pod.annotations.clone(),
-            namespace_annotations: namespace
-                .and_then(|name| self.namespaces.get(name))
-                .cloned()
-                .unwrap_or_default(),
-        })
+        let namespace = key.namespace.as_ref().and_then(|name| self.namespaces.get(name));
+        Some(facts(pod, namespace))
     }
 
     fn settle_waiting(&mut self) {
@@ -294,6 +282,52 @@ impl Brain {
     }
 }
 
+fn facts(pod: &Pod, namespace: Option<&Namespace>) -> PodFacts {
+    PodFacts {
+        uid: pod.uid.to_string(),
+        labels: pod.labels.clone(),
+        service_account: pod.service_account.to_string(),
+        annotations: pod.annotations.clone(),
+        namespace_annotations: namespace
+            .map(|namespace| namespace.annotations.clone())
+            .unwrap_or_default(),
+        namespace_labels: namespace.map(|namespace| namespace.labels.clone()),
+    }
+}
+
 fn gauge(value: usize) -> i64 {
     i64::try_from(value).unwrap_or(i64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::Labels;
+
+    #[test]
+    fn what_is_known_of_a_pod_has_its_namespace() {
+        let pod = Pod {
+            key: ObjectKey::namespaced("shop", "web"),
+            uid: "u-1".into(),
+            mirror_uid: None,
+            node: None,
+            labels: Labels::default(),
+            service_account: "default".into(),
+            addresses: smallvec::SmallVec::new(),
+            ports: Arc::default(),
+            host_network: false,
+            annotations: Labels::default(),
+        };
+        let labels: Labels = [("team", "a")].into_iter().collect();
+        let annotations: Labels = [("cni.projectcalico.org/ipv4pools", "[]")].into_iter().collect();
+        let namespace = Namespace {
+            name: "shop".into(),
+            labels: labels.clone(),
+            annotations: annotations.clone(),
+        };
+        let known = facts(&pod, Some(&namespace));
+        assert_eq!(known.namespace_labels, Some(labels));
+        assert_eq!(known.namespace_annotations, annotations);
+        assert_eq!(facts(&pod, None).namespace_labels, None, "not the same as none");
+    }
 }

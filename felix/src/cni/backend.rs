@@ -25,6 +25,8 @@ pub struct PodFacts {
     pub annotations: Labels,
     /// The namespace's annotations, whole keys.
     pub namespace_annotations: Labels,
+    /// The namespace's labels, for pools with a namespaceSelector; None if it is not known.
+    pub namespace_labels: Option<Labels>,
 }
 
 /// Asks for addresses.
@@ -38,6 +40,8 @@ pub struct AssignSpec {
     pub pod: String,
     /// Which.
     pub wishes: Wishes,
+    /// As in [`PodFacts::namespace_labels`].
+    pub namespace_labels: Option<Labels>,
     /// When to give up; the error then says what it waited for.
     pub deadline: Instant,
 }

@@ -13,7 +13,7 @@ use tokio::task::yield_now;
 use tokio::time::{Instant, sleep_until};
 
 use super::backend::{AssignSpec, Backend, Failure, Observation, PodFacts, Query};
-use super::model::{IfIndex, LocalEndpoint};
+use super::model::{IfIndex, Labels, LocalEndpoint};
 use super::protocol::Error;
 use super::spec::PodArgs;
 
@@ -21,6 +21,11 @@ use super::spec::PodArgs;
 /// many thousands of journal writes. The journal's own tests are about the disk.
 pub(super) fn directory() -> tempfile::TempDir {
     tempfile::tempdir_in("/dev/shm").or_else(|_| tempfile::tempdir()).unwrap()
+}
+
+/// Of every pod's namespace.
+fn namespace_labels() -> Labels {
+    [("team", "a")].into_iter().collect()
 }
 
 /// What happens to one call.
@@ -159,7 +164,9 @@ impl Backend for Fake {
         }
         let annotations = self.0.lock().annotations.iter().cloned().collect();
         let labels = [("app", "a")].into_iter().collect();
-        Ok(PodFacts { uid: "uid".into(), labels, annotations, ..PodFacts::default() })
+        let uid = "uid".into();
+        let namespace_labels = Some(namespace_labels());
+        Ok(PodFacts { uid, labels, annotations, namespace_labels, ..PodFacts::default() })
     }
 
     async fn assign(&self, spec: AssignSpec) -> Result<SmallVec<[IpAddr; 2]>, Failure> {
@@ -171,6 +178,9 @@ impl Backend for Fake {
                 Ipv4Addr::from_bits(0x0a00_0000 + n).into(),
                 Ipv6Addr::from_bits((0xfd << 120) + u128::from(n)).into(),
             ];
+            if spec.namespace_labels != Some(namespace_labels()) {
+                state.violations.push(format!("{} has not its namespace's labels", spec.handle));
+            }
             if state.world.assigned.insert(spec.handle.clone(), assigned.to_vec()).is_some() {
                 state.violations.push(format!("{} was assigned to twice", spec.handle));
             }

@@ -41,6 +41,7 @@ const ACTED_ON: &[(&str, &[&str])] = &[
             "natOutgoing",
             "disabled",
             "nodeSelector",
+            "namespaceSelector",
             "disableBGPExport",
             "allowedUses",
             "assignmentMode",

@@ -15,7 +15,7 @@ use super::super::journal::{Phase, Record};
 use super::super::protocol::Error;
 use super::super::spec::{Call, code};
 use super::{Attachments, Options, Undone, handle};
-use crate::model::{EndpointId, LocalEndpoint};
+use crate::model::{EndpointId, Labels, LocalEndpoint};
 
 /// Ends a step of a request when its time is up or its runtime gone.
 struct Limit<'a> {
@@ -108,7 +108,7 @@ impl<B: Backend> Attachments<B> {
             }
         }
 
-        match self.build(&limit, endpoint, wishes).await {
+        match self.build(&limit, endpoint, wishes, facts.namespace_labels).await {
             Ok(endpoint) => Ok(endpoint),
             Err(error) => {
                 match self.undo(&call.id, &guard).await {
@@ -130,6 +130,7 @@ impl<B: Backend> Attachments<B> {
         limit: &Limit<'_>,
         mut endpoint: LocalEndpoint,
         wishes: Wishes,
+        namespace_labels: Option<Labels>,
     ) -> Result<LocalEndpoint, Error> {
         let intent = Record { phase: Phase::Adding, endpoint: endpoint.clone() };
         self.table.lock().insert(endpoint.id.clone(), intent.clone());
@@ -140,6 +141,7 @@ impl<B: Backend> Attachments<B> {
             namespace: endpoint.namespace.clone(),
             pod: endpoint.pod.clone(),
             wishes,
+            namespace_labels,
             deadline: limit.inner_deadline(),
         };
         let both = async {

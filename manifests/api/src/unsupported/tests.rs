@@ -12,6 +12,8 @@ fn paths(kind: &str, spec: Value) -> Vec<String> {
 #[test]
 fn only_what_is_set_and_not_acted_on_is_named() {
     assert!(paths("IPPool", json!({"cidr": "10.0.0.0/16", "natOutgoing": true})).is_empty());
+    let spec = json!({"cidr": "10.0.0.0/16", "namespaceSelector": "team == 'a'"});
+    assert!(paths("IPPool", spec).is_empty());
     assert_eq!(
         paths("IPPool", json!({"cidr": "10.0.0.0/16", "vxlanMode": "Always", "ipipMode": "Never"})),
         ["spec.vxlanMode"],
