@@ -99,7 +99,7 @@ pub struct SourceMetrics {
     pub synced: Family<KindLabel, Gauge>,
     /// Objects known.
     pub objects: Family<KindLabel, Gauge>,
-    /// Objects that exist but cannot be used.
+    /// Objects that exist but cannot be used; of a folder, files that have such (kind `File`).
     pub invalid: Family<KindLabel, Gauge>,
     /// Changes handed on. What the agent makes no use of is not counted.
     pub updates: Family<UpdateLabels, Counter>,

@@ -13,6 +13,9 @@ use crate::model::{Kind, Object, ObjectKey, Update};
 use crate::observe::metrics::SourceMetrics;
 use crate::observe::unsupported::Unsupported;
 
+/// What metrics call a file, beside the kinds of object.
+const FILE: &str = "File";
+
 pub(super) struct Hub {
     updates: mpsc::Sender<Update>,
     status: watch::Sender<SourceStatus>,
@@ -164,6 +167,9 @@ impl Hub {
 
     /// All problems at once, by the name of the file.
     pub(super) fn problems(&self, problems: BTreeMap<String, String>) {
+        // What a file that cannot be read would hold is not known: files are counted, not objects.
+        let count = i64::try_from(problems.len()).unwrap_or(i64::MAX);
+        self.metrics.invalid.get_or_create(&FILE.into()).set(count);
         self.status.send_if_modified(|status| {
             for (name, problem) in &problems {
                 if status.problems.get(name) != Some(problem) {

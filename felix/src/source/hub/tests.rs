@@ -10,14 +10,16 @@ use crate::source::status::UnsupportedField;
 struct Fixture {
     hub: Hub,
     status: watch::Receiver<SourceStatus>,
+    metrics: SourceMetrics,
     updates: mpsc::Receiver<Update>,
 }
 
 impl Fixture {
     fn new() -> Self {
         let (sender, updates) = mpsc::channel(16);
-        let (hub, status) = Hub::new("test".into(), &Kind::ALL, sender, Metrics::new().source);
-        Self { hub, status, updates }
+        let metrics = Metrics::new().source;
+        let (hub, status) = Hub::new("test".into(), &Kind::ALL, sender, metrics.clone());
+        Self { hub, status, metrics, updates }
     }
 
     async fn send(&mut self, update: Update) {
@@ -77,4 +79,16 @@ async fn a_policy_of_kubernetes_is_supported() {
     let policy = Arc::new(serde_json::from_value(policy).unwrap());
     f.send(Update::Set(Object::KubernetesNetworkPolicy(policy))).await;
     assert_eq!(f.unsupported(), []);
+}
+
+#[tokio::test]
+async fn problems_are_counted() {
+    let f = Fixture::new();
+    let count = |kind: &'static str| f.metrics.invalid.get_or_create(&kind.into()).get();
+    f.hub.problems([("x.yaml".to_owned(), "line 1: bad".to_owned())].into());
+    assert_eq!(count("File"), 1);
+    f.hub.problems(BTreeMap::new());
+    assert_eq!(count("File"), 0);
+    f.hub.problem(Kind::Pod, &ObjectKey::namespaced("a", "b"), Some("bad".into()));
+    assert_eq!((count("Pod"), count("File")), (1, 0));
 }
