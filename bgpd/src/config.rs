@@ -333,6 +333,16 @@ impl PeerConfig {
     }
 }
 
+/// A field of a neighbor with a value that makes no sense.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{field}: {reason}")]
+pub struct InvalidField {
+    /// The field, as the configuration spells it.
+    pub field: &'static str,
+    /// What is wrong with it.
+    pub reason: String,
+}
+
 /// Why a configuration is refused. Nothing of it has been applied.
 #[derive(Debug, thiserror::Error)]
 pub enum ConfigError {
@@ -372,7 +382,7 @@ impl Config {
             return fail("speaker", "router-id", "0.0.0.0 is not a BGP Identifier");
         }
         if !is_asn(self.asn) {
-            return fail("speaker", "asn", "0 and 23456 are reserved");
+            return fail("speaker", "asn", RESERVED_ASN);
         }
         let gr = &self.graceful_restart;
         if !(1..=4095).contains(&gr.restart_time) {
@@ -407,7 +417,7 @@ impl Config {
             if !sessions.insert((peer.address, peer.scope_id, peer.port, peer.source_address)) {
                 return fail(&object, "address", "another peer has the same address and port");
             }
-            if let Err((field, reason)) = peer.validate() {
+            if let Err(InvalidField { field, reason }) = peer.validate() {
                 return fail(&object, field, &reason);
             }
         }
@@ -415,27 +425,36 @@ impl Config {
     }
 }
 
-const fn is_asn(asn: u32) -> bool {
+fn is_unicast(address: IpAddr) -> bool {
+    let broadcast = matches!(address, IpAddr::V4(v4) if v4.is_broadcast());
+    !address.is_unspecified() && !address.is_multicast() && !broadcast
+}
+
+const RESERVED_ASN: &str = "0, 23456 and 4294967295 are reserved";
+
+/// Whether a speaker may have this AS number: not 0 (RFC 7607), AS_TRANS (RFC 6793), or the last
+/// one (RFC 7300).
+pub const fn is_asn(asn: u32) -> bool {
     asn != 0 && asn != crate::wire::AS_TRANS as u32 && asn != u32::MAX
 }
 
 impl PeerConfig {
-    fn validate(&self) -> Result<(), (&'static str, String)> {
+    /// Checks one neighbor by itself; [`Config::validate`] also looks for two that are the same.
+    ///
+    /// # Errors
+    /// The first value that makes no sense.
+    pub fn validate(&self) -> Result<(), InvalidField> {
         let check = |ok: bool, field, reason: &str| {
-            if ok { Ok(()) } else { Err((field, reason.to_owned())) }
+            if ok { Ok(()) } else { Err(InvalidField { field, reason: reason.to_owned() }) }
         };
         let restart = self.restart_time.is_none_or(|t| (1..=4095).contains(&t));
         let password = self.password.as_ref().is_none_or(|p| (1..=80).contains(&p.0.len()));
         let source = self.source_address.is_none_or(|s| s.is_ipv4() == self.address.is_ipv4());
         check(!self.name.is_empty(), "name", "is empty")?;
-        check(
-            !self.address.is_unspecified() && !self.address.is_multicast(),
-            "address",
-            "is not a unicast address",
-        )?;
+        check(is_unicast(self.address), "address", "is not a unicast address")?;
         check(self.port != 0, "port", "0 is not a port to connect to")?;
-        check(is_asn(self.asn), "asn", "0, 23456 and 4294967295 are reserved")?;
-        check(self.local_asn.is_none_or(is_asn), "local-asn", "0 and 23456 are reserved")?;
+        check(is_asn(self.asn), "asn", RESERVED_ASN)?;
+        check(self.local_asn.is_none_or(is_asn), "local-asn", RESERVED_ASN)?;
         check(source, "source-address", "is not of the family of the peer's address")?;
         check(password, "password", "must have 1 to 80 octets")?;
         let hops = self.ttl_security.is_none_or(|h| (1..=254).contains(&h));
@@ -450,7 +469,7 @@ impl PeerConfig {
         check(!self.families.is_empty(), "families", "is empty")?;
         for (field, policy) in [("import", &self.import), ("export", &self.export)] {
             if let Some(policy) = policy {
-                policy.validate().map_err(|reason| (field, reason))?;
+                policy.validate().map_err(|reason| InvalidField { field, reason })?;
             }
         }
         Ok(())

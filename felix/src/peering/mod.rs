@@ -37,7 +37,7 @@ pub struct Problem {
 pub struct Plan {
     /// For [`bgpd::SpeakerHandle::apply`].
     pub config: bgpd::Config,
-    /// Objects left out, sorted.
+    /// What was left out, sorted: an object, or of the cluster's own settings a single one.
     pub problems: Vec<Problem>,
 }
 
@@ -104,7 +104,7 @@ impl Peering {
         self.nodes.get(&self.node_name)
     }
 
-    /// The AS number of `node`: its own, else the cluster's.
+    /// The AS number of `node`: its own, else the cluster's. Its own may be a reserved one.
     fn as_number(&self, node: &Node) -> u32 {
         node.as_number.unwrap_or_else(|| self.cluster_as())
     }

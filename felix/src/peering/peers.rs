@@ -1,12 +1,12 @@
 //! The desired configuration: the speaker's own values, the node-to-node mesh and the BGPPeers.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 
 use api::selector::Selector;
 use api::v3;
-use bgpd::config::{NextHopMode, Password};
+use bgpd::config::{InvalidField, NextHopMode, Password, is_asn};
 use bgpd::policy::{Policy, Rule, Source};
 use bgpd::wire::Family;
 use bgpd::{Network, PeerConfig};
@@ -17,6 +17,14 @@ use crate::model::{Node, ObjectKey};
 
 /// TTL towards external peers that have no TTL security: as Calico, which always speaks multihop.
 const EXTERNAL_TTL: u8 = 64;
+
+/// The most seconds that a peer can be asked to wait for a restart (RFC 4724 section 3).
+const RESTART_TIME_MAX: u16 = 4095;
+
+const AS_ANNOTATION: &str = "metadata.annotations[projectcalico.org/ASNumber]";
+
+/// A field and why it keeps its object from being honoured.
+type Refusal = (&'static str, String);
 
 /// What this process adds to the resources.
 #[derive(Clone, Debug, Default)]
@@ -47,9 +55,10 @@ impl Peering {
     /// The whole desired configuration. None while the source has not named this node.
     pub fn plan(&self, local: &Local) -> Option<Plan> {
         let node = self.node()?;
-        let mut problems = Vec::new();
-        let router_id = node.ipv4.unwrap_or_else(|| hashed_router_id(&node.name));
-        let mut config = bgpd::Config::new(router_id, self.as_number(node));
+        let mut problems = self.reserved_numbers(node);
+        let address = node.ipv4.filter(|address| !address.is_unspecified());
+        let router_id = address.unwrap_or_else(|| hashed_router_id(&node.name));
+        let mut config = bgpd::Config::new(router_id, self.own_as(node));
         let port = self.listen_port(&node.name);
         config.listen = listen(port);
         config.graceful_restart.restarting = local.restarting;
@@ -58,30 +67,28 @@ impl Peering {
         // A peer named by several objects is one session; the mesh comes last, as a BGPPeer is
         // the more deliberate wish. The key is what the speaker tells sessions apart by.
         let mut sessions: BTreeMap<(IpAddr, u16), PeerConfig> = BTreeMap::new();
+        let mut names = BTreeSet::new();
+        let mut add = |session: PeerConfig| {
+            let key = (session.address, session.port);
+            if !sessions.contains_key(&key) && names.insert(session.name.clone()) {
+                sessions.insert(key, session);
+            }
+        };
         for (name, peer) in &self.peers {
-            match self.sessions(node, name, &peer.spec) {
-                Ok(found) => {
-                    for session in found {
-                        sessions.entry((session.address, session.port)).or_insert(session);
-                    }
-                }
-                Err((field, reason)) => {
-                    problems.push(Problem { object: format!("BGPPeer/{name}"), field, reason });
-                }
+            let object = format!("BGPPeer/{name}");
+            match self.sessions(node, name, &peer.spec, &mut problems) {
+                // One at a time: what the speaker would refuse, it would refuse with all others.
+                Ok(found) => found.into_iter().for_each(|session| match session.validate() {
+                    Ok(()) => add(session),
+                    Err(invalid) => problems.push(invalid_peer(object.clone(), invalid)),
+                }),
+                Err((field, reason)) => problems.push(Problem { object, field, reason }),
             }
         }
         if self.mesh_enabled() {
-            match self.mesh(node) {
-                Ok(found) => {
-                    for session in found {
-                        sessions.entry((session.address, session.port)).or_insert(session);
-                    }
-                }
-                Err((field, reason)) => problems.push(Problem {
-                    object: "BGPConfiguration/default".into(),
-                    field,
-                    reason,
-                }),
+            match self.mesh(node, &mut problems) {
+                Ok(found) => found.into_iter().for_each(add),
+                Err((field, reason)) => problems.push(mesh_problem(field, reason)),
             }
         }
         config.peers = sessions.into_values().collect();
@@ -89,6 +96,7 @@ impl Peering {
             name_ourselves(session, node, &local.links);
         }
         problems.sort();
+        problems.dedup();
         Some(Plan { config, problems })
     }
 
@@ -97,8 +105,34 @@ impl Peering {
         self.configurations.get("default").map(|object| &object.spec)
     }
 
+    /// The cluster's AS number; Calico's default if that is a reserved one.
     pub(super) fn cluster_as(&self) -> u32 {
+        let wanted = self.wanted_cluster_as();
+        if is_asn(wanted) { wanted } else { v3::DEFAULT_AS_NUMBER.0 }
+    }
+
+    fn wanted_cluster_as(&self) -> u32 {
         self.defaults().map_or(v3::DEFAULT_AS_NUMBER, v3::BGPConfigurationSpec::as_number).0
+    }
+
+    /// This node's AS number; the cluster's if its own is a reserved one.
+    fn own_as(&self, node: &Node) -> u32 {
+        node.as_number.filter(|asn| is_asn(*asn)).unwrap_or_else(|| self.cluster_as())
+    }
+
+    /// The AS numbers that this node would have but cannot.
+    fn reserved_numbers(&self, node: &Node) -> Vec<Problem> {
+        let problem = |asn: u32, object: String, field| Problem {
+            object,
+            field,
+            reason: format!("AS number {asn} is reserved, {} is used", self.cluster_as()),
+        };
+        let own = node.as_number.filter(|asn| !is_asn(*asn));
+        let own = own.map(|asn| problem(asn, format!("Node/{}", node.name), AS_ANNOTATION));
+        let cluster = Some(self.wanted_cluster_as()).filter(|asn| !is_asn(*asn));
+        let cluster =
+            cluster.map(|asn| problem(asn, "BGPConfiguration/default".into(), "spec.asNumber"));
+        own.into_iter().chain(cluster).collect()
     }
 
     fn mesh_enabled(&self) -> bool {
@@ -125,29 +159,46 @@ impl Peering {
     }
 
     /// A session to each other node that shares an address family with us.
-    fn mesh(&self, node: &Node) -> Result<Vec<PeerConfig>, (&'static str, String)> {
+    fn mesh(&self, node: &Node, problems: &mut Vec<Problem>) -> Result<Vec<PeerConfig>, Refusal> {
         let spec = self.defaults();
         let password = match spec.and_then(|spec| spec.node_mesh_password.as_ref()) {
             Some(password) => Some(self.password(password, "spec.nodeMeshPassword.secretKeyRef")?),
             None => None,
         };
+        let restart_time = spec.and_then(|spec| spec.node_mesh_max_restart_time);
+        let restart_time = restart_time.map(|time| seconds(time.0)).filter(|time| {
+            let usable = *time <= RESTART_TIME_MAX;
+            if !usable {
+                // A mesh with the speaker's own time is better than none.
+                let reason = format!("must be 1 to {RESTART_TIME_MAX} seconds");
+                problems.push(mesh_problem("spec.nodeMeshMaxRestartTime", reason));
+            }
+            usable
+        });
         let others = self.nodes.values().filter(|other| other.name != node.name);
         // Route reflectors are reached through BGPPeers (`calico.md` 5.3).
         let in_mesh = |other: &&Node| {
             node.route_reflector_cluster_id.is_none() && other.route_reflector_cluster_id.is_none()
         };
         let sessions = others.filter(in_mesh).filter_map(|other| {
-            let mut session = self.to_node(node, other, format!("Mesh_{}", other.name))?;
+            let mut session =
+                self.to_node(node, other, format!("Mesh_{}", other.name), problems)?;
             session.password = password.clone();
-            session.restart_time =
-                spec.and_then(|spec| spec.node_mesh_max_restart_time).map(|time| seconds(time.0));
+            session.restart_time = restart_time;
             Some(session)
         });
         Ok(sessions.collect())
     }
 
-    /// A session between two nodes, over IPv4 if both have it. None if they share no family.
-    fn to_node(&self, node: &Node, other: &Node, name: String) -> Option<PeerConfig> {
+    /// A session between two nodes, over IPv4 if both have it. None if they share no family, or
+    /// if nobody can have a session with the other one as it is.
+    fn to_node(
+        &self,
+        node: &Node,
+        other: &Node,
+        name: String,
+        problems: &mut Vec<Problem>,
+    ) -> Option<PeerConfig> {
         let address: IpAddr = match (node.ipv4, other.ipv4, node.ipv6, other.ipv6) {
             (Some(_), Some(address), _, _) => address.into(),
             (_, _, Some(_), Some(address)) => address.into(),
@@ -157,7 +208,19 @@ impl Peering {
         session.port = self.listen_port(&other.name);
         session.source_address = node_address(node, address);
         session.description = format!("node {}", other.name);
-        finish(&mut session, node, self.as_number(node));
+        finish(&mut session, node, self.own_as(node));
+        if let Err(InvalidField { field, reason }) = session.validate() {
+            let field = match field {
+                "asn" => AS_ANNOTATION,
+                "address" if address.is_ipv4() => {
+                    "metadata.annotations[projectcalico.org/IPv4Address]"
+                }
+                "address" => "metadata.annotations[projectcalico.org/IPv6Address]",
+                _ => "metadata",
+            };
+            problems.push(Problem { object: format!("Node/{}", other.name), field, reason });
+            return None;
+        }
         Some(session)
     }
 
@@ -167,7 +230,8 @@ impl Peering {
         node: &Node,
         name: &str,
         spec: &v3::BGPPeerSpec,
-    ) -> Result<Vec<PeerConfig>, (&'static str, String)> {
+        problems: &mut Vec<Problem>,
+    ) -> Result<Vec<PeerConfig>, Refusal> {
         let selected = match (spec.node.as_str(), spec.node_selector.as_str()) {
             ("", "") => true,
             ("", text) => selector("spec.nodeSelector", text)?.matches(&node.labels),
@@ -181,7 +245,8 @@ impl Peering {
             let selector = selector("spec.peerSelector", &spec.peer_selector)?;
             for other in self.nodes.values() {
                 if other.name != node.name && selector.matches(&other.labels) {
-                    found.extend(self.to_node(node, other, format!("Node_{}", other.name)));
+                    let name = format!("Node_{}", other.name);
+                    found.extend(self.to_node(node, other, name, problems));
                 }
             }
         } else if !spec.peer_ip.is_empty() {
@@ -205,7 +270,7 @@ impl Peering {
             let node_port = || Some(self.listen_port(&peer_node?.name));
             session.port = port.or_else(node_port).unwrap_or(v3::DEFAULT_LISTEN_PORT);
             session.source_address = node_address(node, address);
-            finish(&mut session, node, self.as_number(node));
+            finish(&mut session, node, self.own_as(node));
             found.push(session);
         } else {
             return Err(("spec", "one of peerIP and peerSelector is required".into()));
@@ -222,7 +287,7 @@ impl Peering {
         session: &mut PeerConfig,
         spec: &v3::BGPPeerSpec,
         node: &Node,
-    ) -> Result<(), (&'static str, String)> {
+    ) -> Result<(), Refusal> {
         if let Some(password) = &spec.password {
             session.password = Some(self.password(password, "spec.password.secretKeyRef")?);
         }
@@ -241,7 +306,7 @@ impl Peering {
             v3::NextHopMode::Keep => NextHopMode::Keep,
             v3::NextHopMode::Auto => NextHopMode::Auto,
         };
-        finish(session, node, self.as_number(node));
+        finish(session, node, self.own_as(node));
         Ok(())
     }
 
@@ -250,7 +315,7 @@ impl Peering {
         &self,
         password: &v3::BGPPassword,
         field: &'static str,
-    ) -> Result<Password, (&'static str, String)> {
+    ) -> Result<Password, Refusal> {
         let Some(reference) = &password.secret_key_ref else {
             return Err((field, "is required".into()));
         };
@@ -307,6 +372,26 @@ fn name_ourselves(session: &mut PeerConfig, node: &Node, links: &[Link]) {
     }
 }
 
+/// What the speaker would refuse, in the words of the BGPPeer that asked for it.
+fn invalid_peer(object: String, InvalidField { field, reason }: InvalidField) -> Problem {
+    let field = match field {
+        "address" | "port" => "spec.peerIP",
+        "asn" => "spec.asNumber",
+        "local-asn" => "spec.localASNumber",
+        "source-address" => "spec.sourceAddress",
+        "password" => "spec.password.secretKeyRef",
+        "ttl-security" => "spec.ttlSecurity",
+        "keepalive-time" => "spec.keepaliveTime",
+        "restart-time" => "spec.maxRestartTime",
+        _ => "spec",
+    };
+    Problem { object, field, reason }
+}
+
+fn mesh_problem(field: &'static str, reason: String) -> Problem {
+    Problem { object: "BGPConfiguration/default".into(), field, reason }
+}
+
 fn listen(port: u16) -> Vec<std::net::SocketAddr> {
     vec![(Ipv4Addr::UNSPECIFIED, port).into(), (std::net::Ipv6Addr::UNSPECIFIED, port).into()]
 }
@@ -316,7 +401,7 @@ fn node_address(node: &Node, peer: IpAddr) -> Option<IpAddr> {
     if peer.is_ipv4() { node.ipv4.map(IpAddr::from) } else { node.ipv6.map(IpAddr::from) }
 }
 
-fn selector(field: &'static str, text: &str) -> Result<Selector, (&'static str, String)> {
+fn selector(field: &'static str, text: &str) -> Result<Selector, Refusal> {
     Selector::parse(text).map_err(|error| (field, error.to_string()))
 }
 

@@ -179,6 +179,90 @@ fn what_cannot_be_honoured_is_named_and_disturbs_nothing_else() {
 }
 
 #[test]
+fn a_value_that_the_speaker_refuses_costs_only_its_own_session() {
+    let time = |seconds| Some(v3::Duration(std::time::Duration::from_secs(seconds)));
+    let asn = |asn| Some(v3::AsNumber(asn));
+    let cases = [
+        (
+            v3::BGPPeerSpec { max_restart_time: time(4096), ..tor("10.1.0.9") },
+            "spec.maxRestartTime",
+        ),
+        (
+            v3::BGPPeerSpec { max_restart_time: time(99_999), ..tor("10.1.0.9") },
+            "spec.maxRestartTime",
+        ),
+        (v3::BGPPeerSpec { ttl_security: Some(255), ..tor("10.1.0.9") }, "spec.ttlSecurity"),
+        (v3::BGPPeerSpec { as_number: asn(23456), ..tor("10.1.0.9") }, "spec.asNumber"),
+        (v3::BGPPeerSpec { as_number: asn(u32::MAX), ..tor("10.1.0.9") }, "spec.asNumber"),
+        (v3::BGPPeerSpec { local_as_number: asn(23456), ..tor("10.1.0.9") }, "spec.localASNumber"),
+        (tor("0.0.0.0"), "spec.peerIP"),
+        (tor("224.0.0.5"), "spec.peerIP"),
+        (tor("255.255.255.255"), "spec.peerIP"),
+        (tor("::"), "spec.peerIP"),
+        (tor("ff02::5"), "spec.peerIP"),
+    ];
+    for (spec, field) in cases {
+        let shown = format!("{spec:?}");
+        let mut updates = three_nodes();
+        updates.extend([peer("bad", spec), peer("good", tor("10.1.0.1"))]);
+        let plan = plan(updates);
+        plan.config.validate().unwrap();
+        let names: Vec<_> = plan.config.peers.iter().map(|p| p.name.as_str()).collect();
+        assert_eq!(names, ["Mesh_node2", "good", "Mesh_node3"], "{shown}");
+        let [problem] = &plan.problems[..] else { panic!("{shown}: {:?}", plan.problems) };
+        assert_eq!((problem.object.as_str(), problem.field), ("BGPPeer/bad", field), "{shown}");
+    }
+}
+
+#[test]
+fn a_node_that_cannot_be_a_peer_costs_only_its_own_session() {
+    for (asn, ipv4, field) in [
+        (Some(23456), "10.0.0.2", "metadata.annotations[projectcalico.org/ASNumber]"),
+        (Some(u32::MAX), "10.0.0.2", "metadata.annotations[projectcalico.org/ASNumber]"),
+        (None, "0.0.0.0", "metadata.annotations[projectcalico.org/IPv4Address]"),
+    ] {
+        let mut bad = node("node2", Some(ipv4), None, &[("rack", "2")]);
+        bad.as_number = asn;
+        let mut updates = three_nodes();
+        let nodes =
+            v3::BGPPeerSpec { peer_selector: "rack == '2'".into(), ..v3::BGPPeerSpec::default() };
+        updates.extend([Update::Set(Object::Node(bad)), peer("nodes", nodes)]);
+        let plan = plan(updates);
+        plan.config.validate().unwrap();
+        let names: Vec<_> = plan.config.peers.iter().map(|p| p.name.as_str()).collect();
+        assert_eq!(names, ["Node_node3"]);
+        let problems: Vec<_> = plan.problems.iter().map(|p| (p.object.as_str(), p.field)).collect();
+        assert_eq!(problems, [("Node/node2", field)], "said once");
+    }
+}
+
+#[test]
+fn a_reserved_as_of_our_own_leaves_the_clusters() {
+    let mut own = node("node1", Some("10.0.0.1"), None, &[]);
+    own.as_number = Some(23456);
+    let mut updates = three_nodes();
+    let spec = v3::BGPConfigurationSpec {
+        as_number: Some(v3::AsNumber(u32::MAX)),
+        node_mesh_max_restart_time: Some(v3::Duration(std::time::Duration::from_secs(5000))),
+        ..v3::BGPConfigurationSpec::default()
+    };
+    updates.extend([Update::Set(Object::Node(own)), configuration("default", spec)]);
+    let plan = plan(updates);
+    plan.config.validate().unwrap();
+    assert_eq!((plan.config.asn, plan.config.peers[0].asn), (64512, 64512));
+    assert_eq!(plan.config.peers[0].restart_time, None);
+    let problems: Vec<_> = plan.problems.iter().map(|p| (p.object.as_str(), p.field)).collect();
+    assert_eq!(
+        problems,
+        [
+            ("BGPConfiguration/default", "spec.asNumber"),
+            ("BGPConfiguration/default", "spec.nodeMeshMaxRestartTime"),
+            ("Node/node1", "metadata.annotations[projectcalico.org/ASNumber]"),
+        ]
+    );
+}
+
+#[test]
 fn blocks_are_announced_unless_their_pool_is_kept_back() {
     let mut pool = v3::IPPool::new("inside", v3::IPPoolSpec::new("10.65.0.0/16"));
     pool.spec.disable_bgp_export = true;
