@@ -32,6 +32,8 @@ pub(super) struct Bgp {
     pub(super) peering: watch::Receiver<Peering>,
     /// This node's blocks; at start those of before.
     pub(super) blocks: watch::Receiver<Arc<[IpNet]>>,
+    /// The addresses of this node in blocks of others; at start those of before.
+    pub(super) borrowed: watch::Receiver<Arc<[IpAddr]>>,
     pub(super) kernel: Kernel,
     pub(super) condition: Condition,
     pub(super) running: watch::Sender<Running>,
@@ -52,7 +54,8 @@ impl Bgp {
         loop {
             let blocks = self.blocks.borrow_and_update().clone();
             self.keep_blackholes(&mut blackholes, &blocks).await;
-            let local = Local { blocks, restarting: self.restarting, links: links() };
+            let borrowed = self.borrowed.borrow_and_update().clone();
+            let local = Local { blocks, borrowed, restarting: self.restarting, links: links() };
             let plan = if complete { self.peering.borrow_and_update().plan(&local) } else { None };
             let mut failed = false;
             if let Some(Plan { config, problems }) = plan {
@@ -85,6 +88,7 @@ impl Bgp {
                     complete = true;
                 }
                 changed = self.blocks.changed() => changed?,
+                changed = self.borrowed.changed() => changed?,
                 () = tokio::time::sleep(retry), if failed => retry = (retry * 2).min(RETRY.1),
             }
         }

@@ -181,15 +181,23 @@ async fn start(
         complete: false,
     };
     tasks.spawn(brain.run(stop.clone()));
+    let (lender, borrowed) = watch::channel(std::sync::Arc::default());
     let bgp = Bgp {
         peering,
         blocks: ipam.blocks(),
+        borrowed,
         kernel,
         condition: health.register_condition("bgp"),
         running,
         restarting,
     };
-    tasks.spawn(bgp.run(stop.clone()));
+    let stopped = stop.clone();
+    tasks.spawn(async move {
+        let ended = bgp.run(stopped).await;
+        // Held until here: nobody lends yet.
+        drop(lender);
+        ended
+    });
     tasks.spawn(addressing::feed(addressing, ipam.clone(), stop.clone()));
     let retry = {
         let server = server.clone();

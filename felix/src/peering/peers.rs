@@ -31,6 +31,9 @@ type Refusal = (&'static str, String);
 pub struct Local {
     /// The blocks of this node.
     pub blocks: Arc<[IpNet]>,
+    /// Addresses of this node's pods in blocks of other nodes. Each is announced by itself: the
+    /// longer prefix takes its packets past the block's owner.
+    pub borrowed: Arc<[IpAddr]>,
     /// The kernel still forwards what an earlier run of the agent installed.
     pub restarting: bool,
     /// The node's links, with their addresses.
@@ -146,7 +149,7 @@ impl Peering {
         of(&format!("node.{node}")).or_else(|| of("default")).unwrap_or(v3::DEFAULT_LISTEN_PORT)
     }
 
-    /// Own blocks, but for those in pools that are not to be exported.
+    /// Own blocks and borrowed addresses, but for those in pools that are not to be exported.
     fn networks(&self, local: &Local) -> Vec<Network> {
         let kept_back: Vec<IpNet> = self
             .pools
@@ -154,8 +157,11 @@ impl Peering {
             .filter(|pool| pool.spec.disable_bgp_export)
             .filter_map(|pool| pool.spec.cidr.parse().ok())
             .collect();
-        let exported = |block: &&IpNet| !kept_back.iter().any(|pool| pool.contains(*block));
-        local.blocks.iter().filter(exported).copied().map(Network::new).collect()
+        let exported = |net: &IpNet| !kept_back.iter().any(|pool| pool.contains(net));
+        let borrowed = local.borrowed.iter().copied().map(IpNet::from);
+        // A block may be as small as an address.
+        let held: BTreeSet<IpNet> = local.blocks.iter().copied().chain(borrowed).collect();
+        held.into_iter().filter(exported).map(Network::new).collect()
     }
 
     /// A session to each other node that shares an address family with us.

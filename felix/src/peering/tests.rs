@@ -269,11 +269,30 @@ fn blocks_are_announced_unless_their_pool_is_kept_back() {
     let mut updates = three_nodes();
     updates.push(Update::Set(Object::IPPool(Arc::new(pool))));
     let blocks = ["10.64.0.0/26", "10.65.0.64/26", "fd00:64::/122"].map(|b| b.parse().unwrap());
-    let local = Local { blocks: Arc::new(blocks), restarting: true, links: Vec::new() };
+    let local = Local { blocks: Arc::new(blocks), restarting: true, ..Local::default() };
     let plan = peering(updates).plan(&local).unwrap();
     let prefixes: Vec<_> = plan.config.networks.iter().map(|n| n.prefix.to_string()).collect();
     assert_eq!(prefixes, ["10.64.0.0/26", "fd00:64::/122"]);
     assert!(plan.config.graceful_restart.restarting);
+}
+
+#[test]
+fn borrowed_addresses_are_announced_one_by_one() {
+    let mut pool = v3::IPPool::new("inside", v3::IPPoolSpec::new("10.65.0.0/16"));
+    pool.spec.disable_bgp_export = true;
+    let mut updates = three_nodes();
+    updates.push(Update::Set(Object::IPPool(Arc::new(pool))));
+    let blocks = ["10.64.0.0/26", "10.64.2.2/32"].map(|b| b.parse().unwrap());
+    let borrowed =
+        ["10.64.9.7", "fd00:64::9", "10.65.0.1", "10.64.2.2"].map(|a| a.parse().unwrap());
+    let local =
+        Local { blocks: Arc::new(blocks), borrowed: Arc::new(borrowed), ..Local::default() };
+    let plan = peering(updates).plan(&local).unwrap();
+    plan.config.validate().unwrap();
+    let prefixes: Vec<_> = plan.config.networks.iter().map(|n| n.prefix.to_string()).collect();
+    assert_eq!(prefixes, ["10.64.0.0/26", "10.64.2.2/32", "10.64.9.7/32", "fd00:64::9/128"]);
+    // The owner of the block takes the host route in: nothing of it is filtered.
+    assert_eq!(plan.config.peers[0].import, Some(bgpd::policy::Policy::accept()));
 }
 
 #[test]
