@@ -67,6 +67,11 @@ pub(crate) enum Timer {
     IdleHold,
 }
 
+impl Timer {
+    pub(crate) const ALL: [Self; 5] =
+        [Self::ConnectRetry, Self::Hold, Self::Keepalive, Self::SendHold, Self::IdleHold];
+}
+
 /// What can happen to a connection; the numbers are those of RFC 4271 section 8.1.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Event {

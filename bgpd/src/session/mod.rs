@@ -13,7 +13,8 @@ use std::net::Ipv4Addr;
 #[cfg(test)]
 mod tests;
 
-/// Who opened a connection.
+/// Who opened a connection. A neighbor has a place for one connection of either kind; a session
+/// on one that the peer opened may move to the other place, which it leaves idle.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub(crate) enum Direction {
     /// We did.

@@ -136,18 +136,16 @@ impl Core {
             }
             // Here the old one may be the better one.
             State::OpenConfirm => return None,
-            State::Established => {
-                // RFC 4724 section 5: a peer with graceful restart that connects again has
-                // restarted.
-                if !self.restartable(id) {
-                    return None;
-                }
-                self.reason(id, Direction::Incoming, DownReason::Reconnected);
-                self.event(now, id, Direction::Incoming, &Event::ConnectionFailed);
-            }
+            State::Established => {}
         }
-        if self.neighbor(id).is_some_and(|n| n.session.is_some()) && !self.restartable(id) {
-            return None;
+        if self.neighbor(id).is_some_and(|n| n.session.is_some()) {
+            // RFC 4271 section 6.8: a connection beside an Established one is closed. But a peer
+            // with graceful restart that connects again may have restarted (RFC 4724 section 5).
+            // A connection alone shows nothing: the session goes on until the new one is up.
+            if !self.restartable(id) {
+                return None;
+            }
+            self.make_room(id);
         }
         self.event(now, id, Direction::Incoming, &Event::Start { passive: true });
         let conn = self.new_conn(id, Direction::Incoming);
@@ -165,6 +163,29 @@ impl Core {
     ) -> bool {
         self.open(now, conn, local, remote);
         self.connections.contains_key(&conn)
+    }
+
+    /// Moves a session on a connection that the peer opened out of the place where its next one
+    /// goes. The other place is idle: no connection is opened beside a session.
+    fn make_room(&mut self, peer: PeerId) {
+        let Some(neighbor) = self.neighbor(peer) else { return };
+        let Some(session) = &mut neighbor.session else { return };
+        if session.direction == Direction::Outgoing {
+            return;
+        }
+        session.direction = Direction::Outgoing;
+        let mut slot = std::mem::take(neighbor.slot(Direction::Incoming));
+        let running = Timer::ALL.map(|timer| (timer, std::mem::take(slot.timer(timer)).at));
+        let conn = slot.conn;
+        *neighbor.slot(Direction::Outgoing) = slot;
+        if let Some(conn) = conn {
+            self.connections.insert(conn, (peer, Direction::Outgoing));
+        }
+        for (timer, at) in running {
+            if let Some(at) = at {
+                self.arm(TimerKey::Slot(peer, Direction::Outgoing, timer), at);
+            }
+        }
     }
 
     fn open(&mut self, now: Time, conn: ConnId, local: SocketAddr, remote: SocketAddr) {
@@ -495,7 +516,9 @@ impl Core {
         slot.negotiated = None;
         if let Some(reason) = slot.reason.take().filter(|r| !r.is_collision()) {
             neighbor.last_error = Some((now, reason));
-            neighbor.failures = neighbor.failures.saturating_add(1);
+            // What fails beside a session says nothing about the next attempt.
+            let beside = neighbor.session.is_some();
+            neighbor.failures = neighbor.failures.saturating_add(u32::from(!beside));
         }
         if self.slot(peer, Direction::Outgoing).is_some_and(|s| s.state == State::Idle) {
             self.start_timer(now, peer, Direction::Outgoing, Timer::IdleHold);

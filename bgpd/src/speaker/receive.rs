@@ -115,7 +115,9 @@ impl Core {
         let other = direction.other();
         match self.slot(peer, other).map(|slot| slot.state) {
             Some(State::Established) => {
-                // Accepted only because the peer can restart: it has.
+                // Accepted only because the peer can restart. It has: it agreed to a session on
+                // the new connection. Before that, one whose OPEN was overtaken by the end of a
+                // collision would cost the session that stays.
                 self.reason(peer, other, DownReason::Reconnected);
                 self.event(now, peer, other, &Event::ConnectionFailed);
             }

@@ -171,21 +171,85 @@ fn speakers_that_restart_together_do_not_wait_for_each_other() {
 }
 
 /// The peer's kernel has lost the connection without telling ours (a power cut, say): the peer's
-/// new connection is what tells.
+/// new connection is what tells, whoever opened the old one.
 #[test]
 fn a_peer_that_connects_anew_has_restarted() {
-    let mut network = line(11);
-    network.set_link(1, 2, false);
-    network.kill(2);
-    // Its new connection must come before what is left of the old one.
-    network.nodes[2].config.networks = own(&["10.2.0.0/26"]);
-    network.start(2, true);
-    network.set_link(1, 2, true);
-    let updates = network.neighbor(0, 1).counters.updates_received;
+    for passive in [1, 2] {
+        let mut network = line(11);
+        network.change(passive, |c| {
+            let peer = if passive == 1 { "n2" } else { "n1" };
+            c.peers.iter_mut().find(|p| p.name == peer).unwrap().passive = true;
+        });
+        network.reset(1, 2);
+        network.run_for(MINUTE);
+        network.set_link(1, 2, false);
+        network.kill(2);
+        // Its new connection must come before what is left of the old one.
+        network.nodes[2].config.networks = own(&["10.2.0.0/26"]);
+        network.nodes[2].config.peers[0].passive = false;
+        network.start(2, true);
+        network.set_link(1, 2, true);
+        let updates = network.neighbor(0, 1).counters.updates_received;
+        let established = network.neighbor(1, 2).counters.established;
+        network.run_for(MINUTE);
+        let status = network.neighbor(1, 2);
+        assert_eq!(status.state, State::Established);
+        assert_eq!(status.counters.established, established + 1);
+        assert_eq!(network.connections(1, 2), 1);
+        assert!(network.route(0, "10.2.0.0/26").is_some());
+        assert!(network.route(0, "10.2.0.64/26").is_none());
+        let news = network.neighbor(0, 1).counters.updates_received - updates;
+        assert!(news <= 2, "only what is gone is withdrawn, each family once: {news}");
+    }
+}
+
+/// The second connection of a peer that has a session, by what comes over it.
+#[test]
+fn a_second_connection_changes_nothing_before_it_is_a_session() {
+    let keepalive = [&[0xff; 16][..], &[0, 19, 4]].concat();
+    for passive in [0, 1] {
+        let mut network = mesh(12, &[65001, 65002]);
+        network.change(passive, |c| c.peers[0].passive = true);
+        network.change(1, |c| c.networks = own(&["10.2.0.0/26"]));
+        network.reset(0, 1);
+        network.run_for(10 * MINUTE);
+        let before = network.neighbor(0, 1);
+        let remote = (address(1), 50000).into();
+        let local = (address(0), 179).into();
+        for said in [&[][..], &[0; 64], &keepalive, &[0xff; 7]] {
+            let (now, since) = (network.now, network.neighbor(0, 1).since);
+            let (silent, _) = network.core(0).accepted(now, remote, local).unwrap();
+            let (conn, _) = network.core(0).accepted(now, remote, local).unwrap();
+            assert!(network.core(0).outgoing(silent).is_none(), "at most one waits");
+            network.core(0).received(now, conn, said);
+            network.run_for(Duration::from_secs(300));
+            assert!(network.core(0).outgoing(conn).is_none(), "nor does it wait for ever");
+            let after = network.neighbor(0, 1);
+            assert_eq!(after.state, State::Established);
+            assert_eq!(after.counters.established, before.counters.established);
+            assert_eq!(after.since, since + Duration::from_secs(300), "{said:?}");
+            assert!(!network.route(0, "10.2.0.0/26").unwrap().paths[0].stale);
+        }
+        assert_eq!(network.connections(0, 1), 1);
+        // Keepalives and routes still go over the connection that stayed.
+        network.change(1, |c| c.networks = own(&["10.2.0.64/26"]));
+        network.run_for(MINUTE);
+        assert!(network.route(0, "10.2.0.64/26").is_some());
+        // The session that was moved aside still ends and comes back as any other.
+        network.reset(0, 1);
+        network.run_for(MINUTE);
+        assert_eq!(network.neighbor(0, 1).counters.established, before.counters.established + 1);
+    }
+}
+
+#[test]
+fn beside_a_session_without_graceful_restart_no_connection_is_taken() {
+    let mut network = mesh(13, &[65001, 65002]);
+    network.change(1, |c| c.graceful_restart.enabled = false);
+    network.reset(0, 1);
     network.run_for(MINUTE);
-    assert!(network.is_up(1, 2));
-    assert!(network.route(0, "10.2.0.0/26").is_some());
-    assert!(network.route(0, "10.2.0.64/26").is_none());
-    let news = network.neighbor(0, 1).counters.updates_received - updates;
-    assert!(news <= 2, "only what is gone is withdrawn, each family once: {news}");
+    let now = network.now;
+    let remote = (address(1), 50000).into();
+    assert!(network.core(0).accepted(now, remote, (address(0), 179).into()).is_none());
+    assert!(network.is_up(0, 1));
 }
