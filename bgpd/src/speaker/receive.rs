@@ -348,15 +348,24 @@ impl Core {
         if !update.errors.is_empty() {
             self.update_errors(peer, update)?;
         }
-        self.withdraw(peer, update.withdrawn);
+        // Without those that have just been disabled.
+        let neighbor = self.neighbors.get(peer.index()).and_then(Option::as_ref);
+        let families = neighbor.map(Neighbor::families).unwrap_or_default();
+        let (v4, v6) =
+            (families.contains(Family::Ipv4Unicast), families.contains(Family::Ipv6Unicast));
+        if v4 {
+            self.withdraw(peer, update.withdrawn);
+        }
         match update.unreach {
-            Some(Unreach::V4(prefixes)) => self.withdraw(peer, prefixes),
-            Some(Unreach::V6(prefixes)) => self.withdraw(peer, prefixes),
-            None => {}
+            Some(Unreach::V4(prefixes)) if v4 => self.withdraw(peer, prefixes),
+            Some(Unreach::V6(prefixes)) if v6 => self.withdraw(peer, prefixes),
+            _ => {}
         }
         let announced = update.announced.map(|(next_hop, p)| Reach::V4(next_hop, p));
         for reach in [announced, update.reach].into_iter().flatten() {
             match (reach, update.treat_as_withdraw()) {
+                (Reach::V4(..), _) if !v4 => {}
+                (Reach::V6(..), _) if !v6 => {}
                 (Reach::V4(next_hop, p), false) => self.announce(peer, block, next_hop, p),
                 (Reach::V6(next_hop, p), false) => self.announce(peer, block, next_hop, p),
                 (Reach::V4(_, prefixes), true) => self.withdraw(peer, prefixes),

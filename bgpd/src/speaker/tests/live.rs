@@ -306,3 +306,33 @@ fn a_refresh_brings_everything_again() {
     assert_eq!(network.routes(0).len(), 2);
     assert_eq!(network.core(1).status().update_groups, 2);
 }
+
+/// RFC 7606 section 7.11: an MP_REACH_NLRI that cannot be parsed disables its family; what the
+/// same UPDATE announces of it otherwise is not taken in either.
+#[test]
+fn a_disabled_family_stays_empty() {
+    let mut network = mesh(12, &[65001, 65002]);
+    network.change(1, |c| c.networks = own(&["10.2.0.0/26", "fd00:2::/122"]));
+    network.run_for(MINUTE);
+    let mut attributes = Vec::new();
+    for (flags, kind, value) in [
+        (0x40, 1, &[0][..]),
+        (0x40, 2, &[2, 1, 0, 0, 0xfd, 0xea]),
+        (0x40, 3, &[192, 0, 0, 2]),
+        // IPv4 unicast, a next hop, and a prefix of 33 bits.
+        (0x80, 14, &[0, 1, 1, 4, 192, 0, 0, 2, 0, 33, 10, 9, 0, 0, 0]),
+    ] {
+        crate::wire::attributes::push(&mut attributes, flags, kind, value);
+    }
+    let len = |octets: usize| u16::try_from(octets).unwrap().to_be_bytes();
+    let body = [&[0, 0], &len(attributes.len())[..], &attributes, &[24, 10, 9, 9]].concat();
+    let message = [&[0xff; 16][..], &len(19 + body.len()), &[2], &body].concat();
+    let now = network.now;
+    let conn = network.core(0).connections_of("n1")[0];
+    network.core(0).received(now, conn, &message);
+    network.run_for(Duration::from_secs(1));
+    assert!(network.is_up(0, 1), "{:?}", network.neighbor(0, 1).last_down);
+    let prefixes: Vec<String> = network.routes(0).iter().map(|r| r.prefix.to_string()).collect();
+    assert_eq!(prefixes, ["fd00:2::/122"]);
+    assert_eq!(network.neighbor(0, 1).families[0].received, 0);
+}
