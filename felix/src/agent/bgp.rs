@@ -10,6 +10,7 @@ use ipnet::IpNet;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
+use crate::config::BgpConfig;
 use crate::kernel::Kernel;
 use crate::model::{NextHop, RouteChange, RouteTarget};
 use crate::observe::health::Condition;
@@ -34,6 +35,7 @@ pub(super) struct Bgp {
     pub(super) blocks: watch::Receiver<Arc<[IpNet]>>,
     /// The addresses of this node in blocks of others; at start those of before.
     pub(super) borrowed: watch::Receiver<Arc<[IpAddr]>>,
+    pub(super) settings: BgpConfig,
     pub(super) kernel: Kernel,
     pub(super) condition: Condition,
     pub(super) running: watch::Sender<Running>,
@@ -54,8 +56,14 @@ impl Bgp {
         loop {
             let blocks = self.blocks.borrow_and_update().clone();
             self.keep_blackholes(&mut blackholes, &blocks).await;
-            let borrowed = self.borrowed.borrow_and_update().clone();
-            let local = Local { blocks, borrowed, restarting: self.restarting, links: links() };
+            let local = Local {
+                blocks,
+                borrowed: self.borrowed.borrow_and_update().clone(),
+                restarting: self.restarting,
+                links: links(),
+                port: self.settings.port,
+                router_id: self.settings.router_id,
+            };
             let plan = if complete { self.peering.borrow_and_update().plan(&local) } else { None };
             let mut failed = false;
             if let Some(Plan { config, problems }) = plan {

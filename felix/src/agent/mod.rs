@@ -186,6 +186,7 @@ async fn start(
         peering,
         blocks: ipam.blocks(),
         borrowed,
+        settings: config.bgp,
         kernel,
         condition: health.register_condition("bgp"),
         running,

@@ -38,6 +38,11 @@ pub struct Local {
     pub restarting: bool,
     /// The node's links, with their addresses.
     pub links: Vec<Link>,
+    /// The local TCP port, before BGPConfiguration's `listenPort`. Other nodes connect to what
+    /// theirs says.
+    pub port: Option<u16>,
+    /// The BGP Identifier (RFC 4271 section 4.2), before the node's IPv4 address.
+    pub router_id: Option<Ipv4Addr>,
 }
 
 /// A link of the node, by its addresses. Link-local ones are left out.
@@ -59,11 +64,10 @@ impl Peering {
     pub fn plan(&self, local: &Local) -> Option<Plan> {
         let node = self.node()?;
         let mut problems = self.reserved_numbers(node);
-        let address = node.ipv4.filter(|address| !address.is_unspecified());
-        let router_id = address.unwrap_or_else(|| hashed_router_id(&node.name));
+        let router_id = local.router_id.or(node.ipv4).filter(|id| !id.is_unspecified());
+        let router_id = router_id.unwrap_or_else(|| hashed_router_id(&node.name));
         let mut config = bgpd::Config::new(router_id, self.own_as(node));
-        let port = self.listen_port(&node.name);
-        config.listen = listen(port);
+        config.listen = listen(local.port.unwrap_or_else(|| self.listen_port(&node.name)));
         config.graceful_restart.restarting = local.restarting;
         config.networks = self.networks(local);
 

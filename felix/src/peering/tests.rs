@@ -311,6 +311,20 @@ fn a_nodes_own_settings_go_before_the_clusters() {
 }
 
 #[test]
+fn the_agents_own_configuration_goes_before_all() {
+    let port = v3::BGPConfigurationSpec { listen_port: Some(1790), ..Default::default() };
+    let mut updates = three_nodes();
+    updates.push(configuration("node.node1", port));
+    let router_id = Ipv4Addr::new(192, 0, 2, 1);
+    let local = Local { port: Some(1179), router_id: Some(router_id), ..Local::default() };
+    let config = peering(updates).plan(&local).unwrap().config;
+    assert_eq!(config.router_id, router_id);
+    let ports: Vec<u16> = config.listen.iter().map(|address| address.port()).collect();
+    assert_eq!(ports, [1179, 1179]);
+    assert_eq!(config.peers[0].port, 179, "where others listen is not ours to say");
+}
+
+#[test]
 fn router_ids_without_ipv4_are_stable_and_of_a_unicast_class() {
     assert_eq!(hashed_router_id("node1"), hashed_router_id("node1"));
     assert_ne!(hashed_router_id("node1"), hashed_router_id("node2"));
