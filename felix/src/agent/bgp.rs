@@ -1,6 +1,6 @@
 //! Runs the speaker: the configuration that peering computes goes in, its routes go to the kernel.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -35,6 +35,8 @@ pub(super) struct Bgp {
     pub(super) blocks: watch::Receiver<Arc<[IpNet]>>,
     /// The addresses of this node in blocks of others; at start those of before.
     pub(super) borrowed: watch::Receiver<Arc<[IpAddr]>>,
+    /// The node's links and their addresses.
+    pub(super) links: watch::Receiver<Arc<[Link]>>,
     pub(super) settings: BgpConfig,
     pub(super) kernel: Kernel,
     pub(super) condition: Condition,
@@ -60,7 +62,7 @@ impl Bgp {
                 blocks,
                 borrowed: self.borrowed.borrow_and_update().clone(),
                 restarting: self.restarting,
-                links: links(),
+                links: self.links.borrow_and_update().clone(),
                 port: self.settings.port,
                 router_id: self.settings.router_id,
             };
@@ -97,6 +99,7 @@ impl Bgp {
                 }
                 changed = self.blocks.changed() => changed?,
                 changed = self.borrowed.changed() => changed?,
+                changed = self.links.changed() => changed?,
                 () = tokio::time::sleep(retry), if failed => retry = (retry * 2).min(RETRY.1),
             }
         }
@@ -160,36 +163,6 @@ impl Bgp {
         }
         *held = wanted;
     }
-}
-
-/// The node's links now. Without them, sessions name the node's own addresses.
-fn links() -> Vec<Link> {
-    let mut links: BTreeMap<String, Link> = BTreeMap::new();
-    let addresses = match nix::ifaddrs::getifaddrs() {
-        Ok(addresses) => addresses,
-        Err(error) => {
-            tracing::warn!(%error, "the node's addresses cannot be read");
-            return Vec::new();
-        }
-    };
-    for entry in addresses {
-        let ip = |address: &Option<nix::sys::socket::SockaddrStorage>| -> Option<IpAddr> {
-            let address = address.as_ref()?;
-            let v4 = address.as_sockaddr_in().map(|v4| v4.ip().into());
-            v4.or_else(|| address.as_sockaddr_in6().map(|v6| v6.ip().into()))
-        };
-        let (Some(address), Some(mask)) = (ip(&entry.address), ip(&entry.netmask)) else {
-            continue;
-        };
-        let local = match address {
-            IpAddr::V4(address) => address.is_loopback() || address.is_link_local(),
-            IpAddr::V6(address) => address.is_loopback() || address.is_unicast_link_local(),
-        };
-        if let (false, Ok(net)) = (local, IpNet::with_netmask(address, mask)) {
-            links.entry(entry.interface_name).or_default().addresses.push(net);
-        }
-    }
-    links.into_values().collect()
 }
 
 fn is_host(block: &IpNet) -> bool {

@@ -15,6 +15,7 @@ mod backend;
 mod bgp;
 mod brain;
 mod fabric;
+mod links;
 mod measure;
 mod report;
 mod settings;
@@ -181,11 +182,12 @@ async fn start(
         complete: false,
     };
     tasks.spawn(brain.run(stop.clone()));
-    let (lender, borrowed) = watch::channel(std::sync::Arc::default());
+    let (lender, borrowed) = watch::channel(Arc::default());
     let bgp = Bgp {
         peering,
         blocks: ipam.blocks(),
         borrowed,
+        links: links::subscribe(&mut tasks, stop).await,
         settings: config.bgp,
         kernel,
         condition: health.register_condition("bgp"),

@@ -37,7 +37,7 @@ pub struct Local {
     /// The kernel still forwards what an earlier run of the agent installed.
     pub restarting: bool,
     /// The node's links, with their addresses.
-    pub links: Vec<Link>,
+    pub links: Arc<[Link]>,
     /// The local TCP port, before BGPConfiguration's `listenPort`. Other nodes connect to what
     /// theirs says.
     pub port: Option<u16>,

@@ -359,7 +359,7 @@ fn a_tor_is_told_of_addresses_on_its_own_link() {
     let mut updates = three_nodes();
     updates.extend([no_mesh(), peer("tor1", tor("10.1.0.254")), peer("tor2", tor("10.2.0.254"))]);
     updates.push(peer("far", tor("10.9.0.254")));
-    let local = Local { links, ..Local::default() };
+    let local = Local { links: links.into(), ..Local::default() };
     let peers = peering(updates).plan(&local).unwrap().config.peers;
     let hops: Vec<_> = peers.iter().map(|p| (p.next_hop_v4, p.next_hop_v6)).collect();
     let v6 = |text: &str| (None, Some(text.parse().unwrap()));

@@ -1,0 +1,249 @@
+//! The node's addresses, link by link, kept up to date by the kernel's notifications.
+//!
+//! A notification says only that something is different; what holds is read anew. Nothing is lost
+//! with notifications that the socket had no room for, therefore: they lead to another reading.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures::channel::mpsc::UnboundedReceiver;
+use futures::{StreamExt, TryStreamExt};
+use ipnet::IpNet;
+use netlink_packet_route::address::{AddressAttribute, AddressFlags, AddressMessage};
+use rtnetlink::packet_core::NetlinkMessage;
+use rtnetlink::packet_route::RouteNetlinkMessage;
+use rtnetlink::sys::SocketAddr;
+use rtnetlink::{Handle, MulticastGroup};
+use tokio::sync::watch;
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+
+use crate::peering::Link;
+
+/// What may change the addresses of a link.
+const GROUPS: [MulticastGroup; 3] =
+    [MulticastGroup::Link, MulticastGroup::Ipv4Ifaddr, MulticastGroup::Ipv6Ifaddr];
+
+/// Notifications of this time lead to one reading: every pod that starts or ends brings some.
+const SETTLE: Duration = Duration::from_millis(200);
+
+/// Until the kernel is asked again after it could not be.
+const PAUSE: Duration = Duration::from_secs(1);
+
+/// The most that one reading may take.
+const READING: Duration = Duration::from_secs(10);
+
+/// Starts to follow the node's links. What is returned holds them already; without the kernel's
+/// answer it is empty at first, and sessions name the node's own addresses.
+pub(super) async fn subscribe(
+    tasks: &mut JoinSet<anyhow::Result<()>>,
+    stop: &CancellationToken,
+) -> watch::Receiver<Arc<[Link]>> {
+    let (links, receiver) = watch::channel(Arc::default());
+    let first = Subscription::open(&links).await;
+    let stop = stop.clone();
+    tasks.spawn(async move {
+        tokio::select! {
+            () = stop.cancelled() => {}
+            () = follow(first, &links) => {}
+        }
+        Ok(())
+    });
+    receiver
+}
+
+/// Keeps a subscription, with a pause before each new one. Never ends.
+async fn follow(
+    mut subscription: Result<Subscription, Failure>,
+    links: &watch::Sender<Arc<[Link]>>,
+) {
+    loop {
+        let failure = match subscription {
+            Ok(subscription) => subscription.run(links).await,
+            Err(failure) => failure,
+        };
+        tracing::warn!(%failure, "the node's addresses are read again");
+        tokio::time::sleep(PAUSE).await;
+        subscription = Subscription::open(links).await;
+    }
+}
+
+/// Why the links are not known for now.
+#[derive(Debug, thiserror::Error)]
+enum Failure {
+    #[error("a netlink socket: {0}")]
+    Socket(#[from] std::io::Error),
+    #[error("listing addresses: {0}")]
+    List(#[from] rtnetlink::Error),
+    #[error("listing addresses took more than {} s", READING.as_secs())]
+    Slow,
+    #[error("the notifications have ended")]
+    Ended,
+}
+
+struct Subscription {
+    notifications: UnboundedReceiver<(NetlinkMessage<RouteNetlinkMessage>, SocketAddr)>,
+    /// On a socket of its own, which notifications cannot fill.
+    queries: Handle,
+    /// The tasks that serve the two sockets end with the subscription.
+    _served: JoinSet<()>,
+}
+
+impl Subscription {
+    /// Subscribes, then reads: what changes in between is notified.
+    async fn open(links: &watch::Sender<Arc<[Link]>>) -> Result<Self, Failure> {
+        let (notifying, _, notifications) = rtnetlink::new_multicast_connection(&GROUPS)?;
+        let (querying, queries, _) = rtnetlink::new_connection()?;
+        let mut served = JoinSet::new();
+        served.spawn(notifying);
+        served.spawn(querying);
+        let subscription = Self { notifications, queries, _served: served };
+        subscription.read(links).await?;
+        Ok(subscription)
+    }
+
+    /// Follows until something fails. An overrun of the socket arrives as a notification, too.
+    async fn run(mut self, links: &watch::Sender<Arc<[Link]>>) -> Failure {
+        while self.notifications.next().await.is_some() {
+            tokio::time::sleep(SETTLE).await;
+            while self.notifications.try_recv().is_ok() {}
+            if let Err(failure) = self.read(links).await {
+                return failure;
+            }
+        }
+        Failure::Ended
+    }
+
+    async fn read(&self, links: &watch::Sender<Arc<[Link]>>) -> Result<(), Failure> {
+        let listing = self.queries.address().get().execute().try_collect::<Vec<_>>();
+        let messages =
+            tokio::time::timeout(READING, listing).await.map_err(|_| Failure::Slow)??;
+        let now = links_of(&messages);
+        links.send_if_modified(|known| {
+            let differs = **known != *now;
+            if differs {
+                *known = now.into();
+            }
+            differs
+        });
+        Ok(())
+    }
+}
+
+/// The links with addresses that others may use, in the order of their indexes.
+fn links_of(messages: &[AddressMessage]) -> Vec<Link> {
+    let mut links: BTreeMap<u32, Link> = BTreeMap::new();
+    for message in messages {
+        if let Some(net) = network_of(message) {
+            links.entry(message.header.index).or_default().addresses.push(net);
+        }
+    }
+    links.into_values().collect()
+}
+
+/// The link's own address and the network it is in; None for one that is of no use beyond the
+/// link, or that somebody else on the link has (RFC 4862 section 5.4).
+fn network_of(message: &AddressMessage) -> Option<IpNet> {
+    let find =
+        |pick: fn(&AddressAttribute) -> Option<IpAddr>| message.attributes.iter().find_map(pick);
+    // On a point-to-point link IFA_ADDRESS is the other end.
+    let own = find(|attribute| match attribute {
+        AddressAttribute::Local(address) => Some(*address),
+        _ => None,
+    });
+    let address = own.or_else(|| {
+        find(|attribute| match attribute {
+            AddressAttribute::Address(address) => Some(*address),
+            _ => None,
+        })
+    })?;
+    let duplicate = message.attributes.iter().any(|attribute| match attribute {
+        AddressAttribute::Flags(flags) => flags.contains(AddressFlags::Dadfailed),
+        _ => false,
+    });
+    let confined = match address {
+        IpAddr::V4(address) => address.is_loopback() || address.is_link_local(),
+        IpAddr::V6(address) => address.is_loopback() || address.is_unicast_link_local(),
+    };
+    if duplicate || confined {
+        return None;
+    }
+    IpNet::new(address, message.header.prefix_len).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn message(index: u32, prefix_len: u8, attributes: Vec<AddressAttribute>) -> AddressMessage {
+        let mut message = AddressMessage::default();
+        message.header.index = index;
+        message.header.prefix_len = prefix_len;
+        message.attributes = attributes;
+        message
+    }
+
+    fn ip(text: &str) -> IpAddr {
+        text.parse().unwrap()
+    }
+
+    #[test]
+    fn addresses_are_grouped_by_link_without_those_nobody_else_can_use() {
+        use AddressAttribute::{Address, Flags, Local};
+        let messages = [
+            message(1, 8, vec![Address(ip("127.0.0.1")), Local(ip("127.0.0.1"))]),
+            message(7, 24, vec![Address(ip("10.7.0.1")), Local(ip("10.7.0.1"))]),
+            message(2, 24, vec![Address(ip("10.2.0.1")), Local(ip("10.2.0.1"))]),
+            // A point-to-point link.
+            message(3, 32, vec![Address(ip("10.3.0.2")), Local(ip("10.3.0.1"))]),
+            message(1, 128, vec![Address(ip("::1"))]),
+            message(2, 64, vec![Address(ip("fd00:2::1"))]),
+            message(2, 64, vec![Address(ip("fe80::1"))]),
+            message(2, 16, vec![Local(ip("169.254.0.1"))]),
+            message(2, 64, vec![Address(ip("fd00:2::2")), Flags(AddressFlags::Dadfailed)]),
+            // Neither an address nor a length that makes sense.
+            message(4, 24, Vec::new()),
+            message(4, 77, vec![Local(ip("10.4.0.1"))]),
+        ];
+        let link = |nets: &[&str]| Link {
+            addresses: nets.iter().map(|net| net.parse().unwrap()).collect(),
+        };
+        assert_eq!(
+            links_of(&messages),
+            [
+                link(&["10.2.0.1/24", "fd00:2::1/64"]),
+                link(&["10.3.0.1/32"]),
+                link(&["10.7.0.1/24"])
+            ]
+        );
+    }
+
+    /// Against the kernel of the machine: what getifaddrs(3) says is what is read.
+    #[tokio::test]
+    async fn the_machines_own_addresses_are_read_at_once() {
+        let mut tasks = JoinSet::new();
+        let stop = CancellationToken::new();
+        let links = subscribe(&mut tasks, &stop).await;
+        let mut read: Vec<IpAddr> =
+            links.borrow().iter().flat_map(|link| &link.addresses).map(IpNet::addr).collect();
+        let mut wanted: Vec<IpAddr> = nix::ifaddrs::getifaddrs()
+            .unwrap()
+            .filter_map(|entry| {
+                let address = entry.address?;
+                let v4 = address.as_sockaddr_in().map(|v4| IpAddr::from(v4.ip()));
+                v4.or_else(|| address.as_sockaddr_in6().map(|v6| v6.ip().into()))
+            })
+            .filter(|address| match address {
+                IpAddr::V4(v4) => !v4.is_loopback() && !v4.is_link_local(),
+                IpAddr::V6(v6) => !v6.is_loopback() && !v6.is_unicast_link_local(),
+            })
+            .collect();
+        read.sort();
+        wanted.sort();
+        assert_eq!(read, wanted);
+        stop.cancel();
+        tasks.join_next().await.unwrap().unwrap().unwrap();
+    }
+}
