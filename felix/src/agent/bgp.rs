@@ -8,6 +8,7 @@ use std::time::Duration;
 use bgpd::{FibSubscription, Shutdown, Speaker, SpeakerHandle};
 use ipnet::IpNet;
 use tokio::sync::watch;
+use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use crate::config::BgpConfig;
@@ -48,9 +49,9 @@ pub(super) struct Bgp {
 impl Bgp {
     /// Runs until `stop`; then peers keep our routes, as the kernel keeps forwarding.
     pub(super) async fn run(mut self, stop: CancellationToken) -> anyhow::Result<()> {
-        let routes = stop.child_token();
         let mut blackholes = BTreeSet::new();
         let mut speaker: Option<SpeakerHandle> = None;
+        let mut forwarding = JoinSet::new();
         let mut applied = None;
         let mut retry = RETRY.0;
         // Only what wakes a subscriber is complete: see `Fabric::apply`.
@@ -71,7 +72,7 @@ impl Bgp {
             if let Some(Plan { config, problems }) = plan {
                 self.say(&problems);
                 if applied.as_ref() != Some(&config) {
-                    match self.bring(&mut speaker, config.clone(), &routes).await {
+                    match self.bring(&mut speaker, config.clone(), &mut forwarding).await {
                         Ok(()) => {
                             applied = Some(config);
                             retry = RETRY.0;
@@ -92,6 +93,7 @@ impl Bgp {
                 self.condition.set(Err(Self::missing(complete)));
             }
             tokio::select! {
+                biased;
                 () = stop.cancelled() => break,
                 changed = self.peering.changed() => {
                     changed?;
@@ -100,9 +102,16 @@ impl Bgp {
                 changed = self.blocks.changed() => changed?,
                 changed = self.borrowed.changed() => changed?,
                 changed = self.links.changed() => changed?,
+                // Without the speaker there is no BGP, and no routes: a new agent has both.
+                Some(_ended) = forwarding.join_next() => {
+                    let error = "the BGP speaker has ended on its own";
+                    self.condition.set(Err(error.into()));
+                    anyhow::bail!(error);
+                }
                 () = tokio::time::sleep(retry), if failed => retry = (retry * 2).min(RETRY.1),
             }
         }
+        forwarding.shutdown().await;
         if let Some(speaker) = speaker {
             speaker.shutdown(Shutdown::ForRestart).await;
         }
@@ -131,7 +140,7 @@ impl Bgp {
         &self,
         speaker: &mut Option<SpeakerHandle>,
         config: bgpd::Config,
-        routes: &CancellationToken,
+        forwarding: &mut JoinSet<()>,
     ) -> Result<(), bgpd::ConfigError> {
         if let Some(speaker) = speaker {
             let report = speaker.apply(config).await?;
@@ -143,7 +152,7 @@ impl Bgp {
         }
         let started = Speaker::start(config).await?;
         let fib = started.fib().await.map_err(|_| bgpd::ConfigError::Stopped)?;
-        tokio::spawn(forward(fib, self.kernel.clone(), routes.clone()));
+        forwarding.spawn(forward(fib, self.kernel.clone()));
         *speaker = Some(started);
         Ok(())
     }
@@ -181,13 +190,10 @@ async fn write(kernel: &Kernel, changes: Vec<RouteChange>) {
     }
 }
 
-/// Takes the speaker's routes to the kernel until it ends.
-async fn forward(fib: FibSubscription, kernel: Kernel, stop: CancellationToken) {
+/// Takes the speaker's routes to the kernel until the speaker ends.
+async fn forward(fib: FibSubscription, kernel: Kernel) {
     loop {
-        tokio::select! {
-            () = stop.cancelled() => return,
-            () = fib.changed() => {}
-        }
+        fib.changed().await;
         loop {
             let Ok(batch) = fib.take(BATCH).await else { return };
             let changes = batch.deltas.into_iter().map(|delta| {
