@@ -14,6 +14,8 @@ use crate::config::PeerConfig;
 
 /// Connections that may wait to be accepted.
 const BACKLOG: i32 = 4096;
+/// What TTL security sends with (RFC 5082 section 3).
+const MAX_TTL: libc::c_int = 255;
 /// `TCP_MD5SIG_MAXKEYLEN` of `linux/tcp.h`.
 const MD5_KEY_MAX: usize = 80;
 /// `IPV6_MINHOPCOUNT` of `linux/in6.h`.
@@ -27,6 +29,9 @@ pub(crate) fn listen(address: SocketAddr) -> io::Result<TcpListener> {
         socket.set_only_v6(true)?;
     }
     socket.set_nonblocking(true)?;
+    // A peer with TTL security takes no lower one, from the SYN on. For which peer a connection
+    // is turns out only once it is accepted.
+    set_sent_ttl(&socket, address.is_ipv4(), MAX_TTL)?;
     socket.bind(&address.into())?;
     socket.listen(BACKLOG)?;
     TcpListener::from_std(socket.into())
@@ -71,17 +76,24 @@ fn address(peer: &PeerConfig, port: u16) -> SocketAddr {
 /// external peers on our link, otherwise what routes across the AS.
 pub(crate) fn set_ttl(socket: &impl AsFd, peer: &PeerConfig, external: bool) -> io::Result<()> {
     let (ttl, least) = match (peer.ttl_security, peer.multihop) {
-        (Some(hops), _) => (255, 256 - i32::from(hops)),
+        (Some(hops), _) => (MAX_TTL, MAX_TTL + 1 - i32::from(hops)),
         (None, Some(ttl)) => (i32::from(ttl), 0),
         (None, None) if external => (1, 0),
         (None, None) => (64, 0),
     };
+    set_sent_ttl(socket, peer.address.is_ipv4(), ttl)?;
     if peer.address.is_ipv4() {
-        set(socket, libc::IPPROTO_IP, libc::IP_TTL, &ttl)?;
         set(socket, libc::IPPROTO_IP, libc::IP_MINTTL, &least)
     } else {
-        set(socket, libc::IPPROTO_IPV6, libc::IPV6_UNICAST_HOPS, &ttl)?;
         set(socket, libc::IPPROTO_IPV6, IPV6_MINHOPCOUNT, &least)
+    }
+}
+
+fn set_sent_ttl(socket: &impl AsFd, ipv4: bool, ttl: libc::c_int) -> io::Result<()> {
+    if ipv4 {
+        set(socket, libc::IPPROTO_IP, libc::IP_TTL, &ttl)
+    } else {
+        set(socket, libc::IPPROTO_IPV6, libc::IPV6_UNICAST_HOPS, &ttl)
     }
 }
 
