@@ -194,11 +194,19 @@ impl Core {
         let unmapped = |a: SocketAddr| SocketAddr::new(canonical(a).0, a.port());
         slot.local = Some(unmapped(local));
         slot.remote = Some(unmapped(remote));
+        if let Some(neighbor) = self.neighbor(peer) {
+            neighbor.unreachable = None;
+        }
         self.event(now, peer, direction, &Event::Connected);
     }
 
     /// An [`Output::Connect`] failed.
     pub(crate) fn connect_failed(&mut self, now: Time, conn: ConnId, error: &str) {
+        if let Some(&(peer, _)) = self.connections.get(&conn)
+            && let Some(neighbor) = self.neighbor(peer)
+        {
+            neighbor.found_nobody(now);
+        }
         self.closed(now, conn, error);
     }
 
@@ -297,7 +305,12 @@ impl Core {
                     self.start(now, peer, direction);
                 }
                 TimerKey::Slot(peer, direction, timer) => {
-                    let conn = self.slot(peer, direction).and_then(|s| s.conn);
+                    let Some(neighbor) = self.neighbor(peer) else { continue };
+                    let slot = neighbor.slot(direction);
+                    let conn = slot.conn;
+                    if timer == Timer::ConnectRetry && slot.state == State::Connect {
+                        neighbor.found_nobody(now);
+                    }
                     if timer == Timer::Hold && conn.is_some_and(&unread) {
                         self.arm(key, now + Duration::from_secs(1));
                     } else {

@@ -15,6 +15,10 @@ use crate::rib::{Bitmap, PeerId};
 use crate::session::{Direction, Negotiated, Offer, State, Timer};
 use crate::wire::{Family, FamilySet};
 
+/// How long attempts to connect fail until nobody is there: longer than a speaker is gone while its
+/// process is replaced, as that of another node may be at the same time as ours.
+const AWAY: Duration = Duration::from_secs(10);
+
 /// A timer with its place in the queue of timers.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Deadline {
@@ -147,6 +151,8 @@ pub(super) struct Neighbor {
     pub(super) last_error: Option<(Time, DownReason)>,
     /// Failures in a row, for the growing pause between attempts.
     pub(super) failures: u32,
+    /// The first and the latest of the attempts in a row that found nobody to connect to.
+    pub(super) unreachable: Option<(Time, Time)>,
     pub(super) counters: Counters,
 }
 
@@ -169,6 +175,7 @@ impl Neighbor {
             last_down: None,
             last_error: None,
             failures: 0,
+            unreachable: None,
             counters: Counters::default(),
         };
         neighbor.configure(config, speaker);
@@ -222,6 +229,17 @@ impl Neighbor {
         let most = Duration::from_secs(self.config.connect_retry_time.into());
         let pause = Duration::from_millis(500).saturating_mul(1 << self.failures.min(16));
         pause.min(most)
+    }
+
+    /// Notes that an attempt to connect was refused, or not answered.
+    pub(super) fn found_nobody(&mut self, now: Time) {
+        let first = self.unreachable.map_or(now, |(first, _)| first);
+        self.unreachable = Some((first, now));
+    }
+
+    /// Whether attempts to connect have found nobody for longer than a restart takes.
+    pub(super) fn is_away(&self) -> bool {
+        self.unreachable.is_some_and(|(first, latest)| latest - first >= AWAY)
     }
 
     /// Families whose routes are exchanged now.

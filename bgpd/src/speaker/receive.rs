@@ -512,16 +512,21 @@ impl Core {
             return;
         }
         let restarting = self.progress.restarting;
+        let mut heard_any = false;
         let done = self.neighbors.iter().flatten().all(|neighbor| {
             let Some(session) = &neighbor.session else {
-                return neighbor.config.shutdown.is_some();
+                return neighbor.config.shutdown.is_some() || neighbor.is_away();
             };
             // One that restarts as well waits for us: to wait for it would be for ever.
             let also_restarting =
                 restarting && session.negotiated.restart.is_some_and(|r| r.restarting);
             let heard = session.received_end.intersection(neighbor.families());
+            heard_any = true;
             also_restarting || heard == neighbor.families()
         });
+        // Where nobody can be reached, it may be us who are away.
+        let all_away = !heard_any && self.neighbors.iter().flatten().any(Neighbor::is_away);
+        let done = done && !all_away;
         if done {
             self.end_deferral();
         }

@@ -139,6 +139,8 @@ fn a_restarted_speaker_selects_only_once_it_has_heard_everybody() {
 fn a_restarted_speaker_waits_no_longer_than_the_deferral_time() {
     let mut network = mesh(9, &[65001, 65002, 65003]);
     network.change(1, |c| c.networks = own(&["10.9.0.0/16"]));
+    // Never connected to, so nothing is known about it.
+    network.change(0, |c| c.peers[1].passive = true);
     network.run_for(MINUTE);
     network.kill(0);
     network.kill(2);
@@ -147,6 +149,34 @@ fn a_restarted_speaker_waits_no_longer_than_the_deferral_time() {
     assert!(network.used(0, "10.9.0.0/16").is_empty());
     network.run_for(Duration::from_secs(2));
     assert_eq!(network.used(0, "10.9.0.0/16"), ["n1"]);
+    assert!(network.core(0).status().progress.converged);
+}
+
+#[test]
+fn a_restarted_speaker_does_not_wait_for_a_peer_that_is_away() {
+    let mut network = mesh(14, &[65001, 65002, 65003]);
+    network.change(1, |c| c.networks = own(&["10.9.0.0/16"]));
+    network.run_for(MINUTE);
+    network.kill(0);
+    network.kill(2);
+    network.start(0, true);
+    network.run_for(Duration::from_secs(9));
+    assert!(network.is_up(0, 1));
+    assert!(network.used(0, "10.9.0.0/16").is_empty(), "it may be replaced just now");
+    network.run_for(Duration::from_secs(21));
+    assert_eq!(network.used(0, "10.9.0.0/16"), ["n1"]);
+    assert!(network.core(0).status().progress.converged);
+}
+
+#[test]
+fn a_restarted_speaker_that_reaches_nobody_waits() {
+    let mut network = mesh(15, &[65001, 65002, 65003]);
+    network.run_for(MINUTE);
+    (0..3).for_each(|at| network.kill(at));
+    network.start(0, true);
+    network.run_for(Duration::from_secs(59));
+    assert!(!network.core(0).status().progress.converged);
+    network.run_for(Duration::from_secs(2));
     assert!(network.core(0).status().progress.converged);
 }
 
