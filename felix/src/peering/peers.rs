@@ -71,8 +71,8 @@ impl Peering {
         config.graceful_restart.restarting = local.restarting;
         config.networks = self.networks(local);
 
-        // A peer named by several objects is one session; the mesh comes last, as a BGPPeer is
-        // the more deliberate wish. The key is what the speaker tells sessions apart by.
+        // A peer named by several objects is one session, that of the first. The mesh comes last,
+        // as a BGPPeer is the more deliberate wish. The key is what the speaker tells sessions apart by.
         let mut sessions: BTreeMap<(IpAddr, u16), PeerConfig> = BTreeMap::new();
         let mut names = BTreeSet::new();
         let mut add = |session: PeerConfig| {
@@ -81,7 +81,7 @@ impl Peering {
                 sessions.insert(key, session);
             }
         };
-        for (name, peer) in &self.peers {
+        for (name, peer) in self.ordered_peers() {
             let object = format!("BGPPeer/{name}");
             match self.sessions(node, name, &peer.spec, &mut problems) {
                 // One at a time: what the speaker would refuse, it would refuse with all others.
@@ -105,6 +105,17 @@ impl Peering {
         problems.sort();
         problems.dedup();
         Some(Plan { config, problems })
+    }
+
+    /// The BGPPeers of all nodes, by name, then those of some: where both name a peer, the first
+    /// goes (`calico.md` 5.3).
+    fn ordered_peers(&self) -> impl Iterator<Item = (&Arc<str>, &Arc<v3::BGPPeer>)> {
+        let of = |global: bool| {
+            self.peers.iter().filter(move |(_, peer)| {
+                (peer.spec.node.is_empty() && peer.spec.node_selector.is_empty()) == global
+            })
+        };
+        of(true).chain(of(false))
     }
 
     /// The cluster-wide settings.
@@ -234,7 +245,8 @@ impl Peering {
         Some(session)
     }
 
-    /// What one BGPPeer means for this node: none, one, or one for each node it selects.
+    /// What one BGPPeer means for this node: no session, one, or one for each node on the other
+    /// side, on whichever side this node is.
     fn sessions(
         &self,
         node: &Node,
@@ -242,23 +254,38 @@ impl Peering {
         spec: &v3::BGPPeerSpec,
         problems: &mut Vec<Problem>,
     ) -> Result<Vec<PeerConfig>, Refusal> {
-        let selected = match (spec.node.as_str(), spec.node_selector.as_str()) {
-            ("", "") => true,
-            ("", text) => selector("spec.nodeSelector", text)?.matches(&node.labels),
-            (wanted, _) => *wanted == *node.name,
-        };
-        if !selected {
-            return Ok(Vec::new());
-        }
+        let chosen: Box<dyn Fn(&Node) -> bool + '_> =
+            match (spec.node.as_str(), spec.node_selector.as_str()) {
+                ("", "") => Box::new(|_| true),
+                ("", text) => {
+                    let selector = selector("spec.nodeSelector", text)?;
+                    Box::new(move |node| selector.matches(&node.labels))
+                }
+                (wanted, _) => Box::new(move |node| *wanted == *node.name),
+            };
+        let selected = chosen(node);
         let mut found = Vec::new();
         if !spec.peer_selector.is_empty() {
             let selector = selector("spec.peerSelector", &spec.peer_selector)?;
-            for other in self.nodes.values() {
-                if other.name != node.name && selector.matches(&other.labels) {
-                    let name = format!("Node_{}", other.name);
-                    found.extend(self.to_node(node, other, name, problems));
+            let reverse = spec.reverse_peering() == v3::ReversePeering::Auto
+                && selector.matches(&node.labels);
+            for other in self.nodes.values().filter(|other| other.name != node.name) {
+                let named = selected && selector.matches(&other.labels);
+                if !(named || reverse && chosen(other)) {
+                    continue;
                 }
+                let name = format!("Node_{}", other.name);
+                let Some(mut session) = self.to_node(node, other, name, problems) else { continue };
+                self.refine(&mut session, spec)?;
+                if !named && let Some(asn) = session.local_asn.take() {
+                    // The number of the node that the object is for: here, of the other one.
+                    session.asn = asn;
+                }
+                finish(&mut session, node, self.own_as(node));
+                found.push(session);
             }
+        } else if !selected {
+            return Ok(found);
         } else if !spec.peer_ip.is_empty() {
             let (address, port) = parse_peer_ip(&spec.peer_ip).ok_or_else(|| {
                 (
@@ -280,24 +307,17 @@ impl Peering {
             let node_port = || Some(self.listen_port(&peer_node?.name));
             session.port = port.or_else(node_port).unwrap_or(v3::DEFAULT_LISTEN_PORT);
             session.source_address = node_address(node, address);
+            self.refine(&mut session, spec)?;
             finish(&mut session, node, self.own_as(node));
             found.push(session);
         } else {
             return Err(("spec", "one of peerIP and peerSelector is required".into()));
         }
-        for session in &mut found {
-            self.refine(session, spec, node)?;
-        }
         Ok(found)
     }
 
     /// The settings that a BGPPeer makes beyond who the peer is.
-    fn refine(
-        &self,
-        session: &mut PeerConfig,
-        spec: &v3::BGPPeerSpec,
-        node: &Node,
-    ) -> Result<(), Refusal> {
+    fn refine(&self, session: &mut PeerConfig, spec: &v3::BGPPeerSpec) -> Result<(), Refusal> {
         if let Some(password) = &spec.password {
             session.password = Some(self.password(password, "spec.password.secretKeyRef")?);
         }
@@ -316,7 +336,6 @@ impl Peering {
             v3::NextHopMode::Keep => NextHopMode::Keep,
             v3::NextHopMode::Auto => NextHopMode::Auto,
         };
-        finish(session, node, self.own_as(node));
         Ok(())
     }
 

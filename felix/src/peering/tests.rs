@@ -134,6 +134,51 @@ fn selectors_choose_the_nodes_that_peer_and_the_nodes_they_peer_with() {
 }
 
 #[test]
+fn a_node_that_others_peer_with_has_the_other_side_of_the_session() {
+    let spec = |reverse_peering| v3::BGPPeerSpec {
+        node_selector: "rack == '2'".into(),
+        peer_selector: "rack == '1'".into(),
+        local_as_number: Some(v3::AsNumber(65002)),
+        reverse_peering,
+        ..v3::BGPPeerSpec::default()
+    };
+    let of = |name: &str, reverse| {
+        let mut peering = Peering::new(name, "caracal-system");
+        let updates = [no_mesh(), peer("racks", spec(reverse))];
+        for update in three_nodes().iter().chain(&updates) {
+            peering.apply(update);
+        }
+        let plan = peering.plan(&Local::default()).unwrap();
+        assert_eq!(plan.problems, []);
+        plan.config.validate().unwrap();
+        let sessions = plan.config.peers.into_iter();
+        sessions.map(|p| (p.name, p.local_asn, p.asn)).collect::<Vec<_>>()
+    };
+    let node1 = [("Node_node1".to_owned(), Some(65002), 64512)];
+    for reverse in [None, Some(v3::ReversePeering::Auto), Some(v3::ReversePeering::Manual)] {
+        assert_eq!(of("node2", reverse), node1);
+        assert_eq!(of("node3", reverse), node1);
+    }
+    let others = [("Node_node2".to_owned(), None, 65002), ("Node_node3".to_owned(), None, 65002)];
+    assert_eq!(of("node1", None), others);
+    assert_eq!(of("node1", Some(v3::ReversePeering::Manual)), []);
+}
+
+#[test]
+fn a_peer_of_all_nodes_goes_before_the_same_one_of_some() {
+    let mut updates = three_nodes();
+    updates.extend([
+        no_mesh(),
+        peer("a", v3::BGPPeerSpec { node: "node1".into(), ..tor("10.1.0.1") }),
+        peer("b", v3::BGPPeerSpec { node_selector: "has(rack)".into(), ..tor("10.1.0.1") }),
+        peer("c", tor("10.1.0.1")),
+        peer("d", v3::BGPPeerSpec { node: "node1".into(), ..tor("10.1.0.1:1790") }),
+    ]);
+    let names: Vec<_> = plan(updates).config.peers.into_iter().map(|p| p.name).collect();
+    assert_eq!(names, ["c", "d"], "another port is another peer");
+}
+
+#[test]
 fn what_cannot_be_honoured_is_named_and_disturbs_nothing_else() {
     let password = |name: &str| {
         Some(v3::BGPPassword {
@@ -319,7 +364,7 @@ fn the_agents_own_configuration_goes_before_all() {
     let local = Local { port: Some(1179), router_id: Some(router_id), ..Local::default() };
     let config = peering(updates).plan(&local).unwrap().config;
     assert_eq!(config.router_id, router_id);
-    let ports: Vec<u16> = config.listen.iter().map(|address| address.port()).collect();
+    let ports: Vec<u16> = config.listen.iter().map(std::net::SocketAddr::port).collect();
     assert_eq!(ports, [1179, 1179]);
     assert_eq!(config.peers[0].port, 179, "where others listen is not ours to say");
 }

@@ -74,6 +74,7 @@ const ACTED_ON: &[(&str, &[&str])] = &[
             "nextHopMode",
             "keepOriginalNextHop",
             "numAllowedLocalASNumbers",
+            "reversePeering",
         ],
     ),
     ("FelixConfiguration", &["logSeverityScreen", "defaultEndpointToHostAction"]),
