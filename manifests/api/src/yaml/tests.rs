@@ -226,7 +226,7 @@ spec: {podCIDR: 10.0.0.0/24, colour: red}
     assert_eq!(ports[0].name.as_deref(), Some("http"));
     assert_eq!(
         errors(&text.replace("containerPort: 80", "containerPort: eighty")),
-        ["f.yaml:8:25: Pod default/api: spec.containers[0].ports[0].containerPort: must be an \
+        ["f.yaml:8:26: Pod default/api: spec.containers[0].ports[0].containerPort: must be an \
              integer, not \"eighty\""],
         "what an API server refuses is refused"
     );
