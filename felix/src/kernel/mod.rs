@@ -174,7 +174,7 @@ pub struct Kernel {
     routes: Mailbox<RouteCommand>,
     links: Pool<LinkCommand>,
     deletions: Mailbox<DeleteCommand>,
-    flows: Pool<FlowCommand>,
+    flows: Mailbox<FlowCommand>,
     next_index: Arc<AtomicU32>,
 }
 
@@ -225,22 +225,9 @@ impl Kernel {
                 }
             }
         })?;
-        let flows =
-            Pool::start(
-                "flows",
-                vec![Flows::new()?],
-                |flows: &mut Flows, command| match command {
-                    FlowCommand::Of(addresses, reply) => {
-                        let _ = reply.send(flows.of(&addresses));
-                    }
-                    FlowCommand::Mark(list, denied, reply) => {
-                        let _ = reply.send(flows.mark(&list, denied));
-                    }
-                    FlowCommand::Forget(addresses, reply) => {
-                        let _ = reply.send(flows.forget(&addresses));
-                    }
-                },
-            )?;
+        let mut tracker = Flows::new()?;
+        let (flows, inbox) = worker::mailbox()?;
+        worker::spawn("flows", move || run_flows(&mut tracker, &inbox))?;
         let next_index = Arc::new(AtomicU32::new(highest.saturating_add(1).max(FIRST_INDEX)));
         Ok(Self { nft, routes, links, deletions, flows, next_index })
     }
@@ -592,6 +579,42 @@ fn run_deletions(plumber: &mut Plumber, inbox: &Inbox<DeleteCommand>) {
         let result = plumber.delete(&names);
         for reply in replies {
             let _ = reply.send(result.clone());
+        }
+    }
+}
+
+fn run_flows(flows: &mut Flows, inbox: &Inbox<FlowCommand>) {
+    loop {
+        let Wake::Work { commands, .. } = inbox.wait(None, None) else { return };
+        // Pods that end together are forgotten together: the kernel's whole table may have to be
+        // looked through. Those who ask of other addresses meanwhile are not concerned.
+        let (mut addresses, mut replies) = (Vec::new(), Vec::new());
+        let mut others = Vec::new();
+        for command in commands {
+            match command {
+                FlowCommand::Forget(some, reply) => {
+                    addresses.extend(some);
+                    replies.push(reply);
+                }
+                other => others.push(other),
+            }
+        }
+        if !replies.is_empty() {
+            let result = flows.forget(&addresses);
+            for reply in replies {
+                let _ = reply.send(result.clone());
+            }
+        }
+        for command in others {
+            match command {
+                FlowCommand::Of(addresses, reply) => drop(reply.send(flows.of(&addresses))),
+                FlowCommand::Mark(list, denied, reply) => {
+                    let _ = reply.send(flows.mark(&list, denied));
+                }
+                FlowCommand::Forget(addresses, reply) => {
+                    let _ = reply.send(flows.forget(&addresses));
+                }
+            }
         }
     }
 }
