@@ -98,6 +98,9 @@ pub struct KernelReport {
     pub elements: u64,
     /// Routes of ours.
     pub routes: u64,
+    /// What of the wanted the kernel does not take or cannot have yet, and why: at most 20.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub left_out: Vec<String>,
     /// Objects that others changed and that were put right, since the start.
     pub repairs: u64,
 }

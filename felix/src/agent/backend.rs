@@ -22,8 +22,7 @@ use crate::kernel::{self, Kernel};
 use crate::model::{IfIndex, Labels, LocalEndpoint, ObjectKey, RouteChange, RouteTarget};
 use crate::observe::metrics::{CniLabels, CniMetrics, KernelSeconds};
 
-/// MTU of links where nothing else is said, in bytes: Ethernet's.
-const DEFAULT_MTU: u32 = 1500;
+const NO_POOL: &str = "there is no IPPool that this node may take addresses from";
 
 pub(super) struct AgentBackend {
     pub(super) brain: mpsc::Sender<Command>,
@@ -35,6 +34,8 @@ pub(super) struct AgentBackend {
     pub(super) metrics: CniMetrics,
     pub(super) kernel_seconds: KernelSeconds,
     pub(super) assign_seconds: Histogram,
+    /// Of pods' links where nothing else is said, in bytes: that of the node's narrowest uplink.
+    pub(super) mtu: u32,
 }
 
 impl AgentBackend {
@@ -79,16 +80,28 @@ impl Backend for AgentBackend {
                 "policy is not known yet: the source has not been read completely".into(),
             );
         }
+        if let Some(problem) = self.reporter.kernel_problem() {
+            let msg = "not ready for new pods, and policy of running ones is not up to date";
+            return Err(Error {
+                code: code::LIMITED_CONNECTIVITY,
+                msg: msg.into(),
+                details: problem,
+            });
+        }
         let status = self.ipam.status();
         if !status.ready {
             let problem = status.problem.unwrap_or_else(|| "not connected yet".into());
             return not_available(format!("{}: {problem}", status.store));
         }
+        let families = usable_families(&self.addressing.borrow());
+        if !families.v4 && !families.v6 {
+            return not_available(NO_POOL.into());
+        }
         Ok(())
     }
 
     fn default_mtu(&self) -> u32 {
-        DEFAULT_MTU
+        self.mtu
     }
 
     fn next_ifindex(&self) -> IfIndex {
@@ -122,9 +135,7 @@ impl Backend for AgentBackend {
             v6: wants(wishes.ipv6, !wishes.ipv6_pools.is_empty(), usable.v6, false),
         };
         if !families.v4 && !families.v6 {
-            return Err(Failure::TryAgainLater(
-                "there is no IPPool that this node may take addresses from".into(),
-            ));
+            return Err(Failure::TryAgainLater(NO_POOL.into()));
         }
         let request = request(&spec, families);
         let start = Instant::now();

@@ -4,10 +4,10 @@
 //! takes all that has queued, lets the engine work out what follows, waits for the kernel to have
 //! it, and only then answers those who wait. What arrives meanwhile is the next transaction.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio_util::sync::CancellationToken;
@@ -16,7 +16,7 @@ use super::fabric::Fabric;
 use super::settings::Settings;
 use crate::cni::backend::{Failure, PodFacts};
 use crate::engine::{AppliedPolicy, Counts, Engine, Problem};
-use crate::kernel::Kernel;
+use crate::kernel::{Kernel, TrackedFlow};
 use crate::model::{
     EndpointId, Kind, LocalEndpoint, Namespace, Object, ObjectKey, Pod, Update, Verdict,
 };
@@ -27,6 +27,9 @@ use crate::source::Source;
 
 /// Most updates taken in before the kernel is told: bounds how long a policy waits behind a relist.
 const BATCH: usize = 4096;
+
+/// After the kernel refused something it is asked again whether it has everything by now.
+const RETRY: Duration = Duration::from_secs(1);
 
 /// What other tasks ask of the brain.
 pub(super) enum Command {
@@ -39,7 +42,9 @@ pub(super) enum Command {
     /// An endpoint is going: answered when its policy is out of the kernel.
     Remove { id: EndpointId, reply: oneshot::Sender<Result<(), Failure>> },
     /// Flows of endpoints whose policy changed, as the kernel tracks them now.
-    Judge { flows: Vec<crate::kernel::TrackedFlow> },
+    Judge { flows: Vec<TrackedFlow> },
+    /// Flows of these addresses could not be judged: to be tried again.
+    Unjudged { addresses: Vec<IpAddr> },
     /// For `felix status` and `felix endpoints`.
     Report { reply: oneshot::Sender<Report> },
 }
@@ -70,6 +75,10 @@ pub(super) struct Brain {
     /// Those who wait for a pod to become known.
     pub(super) waiting: Vec<(ObjectKey, String, oneshot::Sender<PodFacts>)>,
     pub(super) last_error: Option<String>,
+    /// When the kernel is asked again; None while nothing is amiss.
+    pub(super) retry_at: Option<Instant>,
+    /// Addresses whose flows have to be judged again, once what judges new flows is in the kernel.
+    pub(super) unjudged: BTreeSet<IpAddr>,
     pub(super) settings: Settings,
     pub(super) logging: Logging,
     /// The kernel has been told of everything that is wanted, once.
@@ -85,6 +94,7 @@ impl Brain {
         let mut updates = Vec::with_capacity(BATCH);
         let mut commands = Vec::with_capacity(64);
         loop {
+            let retry_at = self.retry_at.map(tokio::time::Instant::from_std);
             tokio::select! {
                 // Endpoints first: a pod that starts waits for the answer.
                 biased;
@@ -96,6 +106,8 @@ impl Brain {
                 n = self.source.recv_many(&mut updates, BATCH) => {
                     anyhow::ensure!(n > 0, "the source has ended");
                 }
+                () = tokio::time::sleep_until(retry_at.unwrap_or_else(tokio::time::Instant::now)),
+                    if retry_at.is_some() => {}
             }
             let arrived = Instant::now();
             let mut answers: Vec<Answer> = Vec::new();
@@ -168,6 +180,10 @@ impl Brain {
                 answers.push(reply);
             }
             Command::Judge { flows } => self.judge(flows).await,
+            Command::Unjudged { addresses } => {
+                self.unjudged.extend(addresses);
+                self.retry_at.get_or_insert(Instant::now() + RETRY);
+            }
             Command::Report { reply } => drop(reply.send(self.report())),
         }
     }
@@ -202,11 +218,12 @@ impl Brain {
         self.metrics.policies.set(gauge(counts.policies));
         // The first delta is complete: with it goes what the kernel has beyond what is wanted.
         let first = self.engine.in_sync() && !self.complete;
-        if delta.is_none() && !first {
+        let again = self.retry_at.is_some_and(|at| at <= arrived);
+        if delta.is_none() && !first && !again {
             return Ok(());
         }
         let delta = delta.unwrap_or_default();
-        let rejudge = delta.rejudge.clone();
+        self.unjudged.extend(delta.rejudge.iter().copied());
         let writing = Instant::now();
         let written =
             if first { self.kernel.sync(delta).await } else { self.kernel.commit(delta).await };
@@ -216,43 +233,80 @@ impl Brain {
             Ok(()) => {
                 self.complete |= first;
                 self.metrics.update_to_kernel_seconds.observe(arrived.elapsed().as_secs_f64());
-                self.last_error = None;
+                self.rejudge();
+                // What an earlier change asked for concerns nobody who waits for this one.
+                let left_out = self.left_out().await;
+                drop(self.settle(left_out));
+                Ok(())
+            }
+            Err(error) => self.settle(Err(error.to_string())),
+        }
+    }
+
+    /// What earlier changes asked for and the kernel does not take.
+    async fn left_out(&self) -> Result<(), String> {
+        // Nothing was amiss, and nothing of this change was refused.
+        if self.last_error.is_none() {
+            return Ok(());
+        }
+        let status = self.kernel.status().await.map_err(|error| error.to_string())?;
+        match status.nft.rejected.first() {
+            Some(rejected) => Err(rejected.to_string()),
+            None => Ok(()),
+        }
+    }
+
+    /// Says how policy is now. The writer repeats by itself what failed as a whole; here it is
+    /// only asked whether that has helped.
+    fn settle(&mut self, outcome: Result<(), String>) -> Result<(), Failure> {
+        match outcome {
+            Ok(()) => {
+                if self.last_error.take().is_some() {
+                    tracing::info!("policy is in the kernel again");
+                }
+                self.retry_at = None;
                 self.programmed.set(Ok(()));
-                self.rejudge(rejudge);
                 Ok(())
             }
             Err(error) => {
-                tracing::error!(%error, "policy is not in the kernel");
                 let text = format!("the kernel refused the policy: {error}");
+                if self.last_error.as_ref() != Some(&text) {
+                    tracing::error!(%error, "policy is not in the kernel");
+                }
                 self.last_error = Some(text.clone());
                 self.programmed.set(Err(text.clone()));
+                self.retry_at = Some(Instant::now() + RETRY);
                 Err(Failure::TryAgainLater(text))
             }
         }
     }
 
-    /// Has the flows of these addresses looked up, off the path that pods and policies wait on.
-    fn rejudge(&self, addresses: Vec<IpAddr>) {
+    /// Has the flows of the addresses concerned looked up, off the path that pods and policies wait
+    /// on.
+    fn rejudge(&mut self) {
+        let addresses: Vec<IpAddr> = std::mem::take(&mut self.unjudged).into_iter().collect();
         if addresses.is_empty() {
             return;
         }
         let (kernel, own) = (self.kernel.clone(), self.own.clone());
         tokio::spawn(async move {
-            match kernel.flows(addresses).await {
-                Ok(flows) if flows.is_empty() => {}
-                Ok(flows) => {
-                    if let Some(own) = own.upgrade() {
-                        // The brain has ended: nobody judges any more.
-                        drop(own.send(Command::Judge { flows }).await);
-                    }
+            let command = match kernel.flows(addresses.clone()).await {
+                Ok(flows) if flows.is_empty() => return,
+                Ok(flows) => Command::Judge { flows },
+                Err(error) => {
+                    tracing::error!(%error, "established flows could not be judged again yet");
+                    Command::Unjudged { addresses }
                 }
-                Err(error) => tracing::error!(%error, "established flows were not judged again"),
+            };
+            if let Some(own) = own.upgrade() {
+                // The brain has ended: nobody judges any more.
+                drop(own.send(command).await);
             }
         });
     }
 
     /// Cuts the flows that policy now denies, and lets those go on that it allows again.
-    async fn judge(&self, flows: Vec<crate::kernel::TrackedFlow>) {
+    async fn judge(&mut self, flows: Vec<TrackedFlow>) {
         let (mut deny, mut allow) = (Vec::new(), Vec::new());
         for flow in flows {
             match (self.engine.verdict(&flow.flow), flow.denied) {
@@ -261,11 +315,21 @@ impl Brain {
                 _ => {}
             }
         }
-        self.metrics.flows_ended.inc_by(deny.len() as u64);
+        let concerned = |flows: &[TrackedFlow]| -> Vec<IpAddr> {
+            flows.iter().flat_map(|flow| [flow.flow.source, flow.flow.destination]).collect()
+        };
+        let (ended, addresses) = (deny.len(), [concerned(&deny), concerned(&allow)].concat());
         let (denied, cleared) =
             (self.kernel.mark_denied(deny).await, self.kernel.clear_denied(allow).await);
-        if let Err(error) = denied.and(cleared) {
-            tracing::error!(%error, "established flows were judged again but not all could be marked");
+        match denied.and(cleared) {
+            Ok(()) => {
+                self.metrics.flows_ended.inc_by(ended as u64);
+            }
+            Err(error) => {
+                tracing::error!(%error, "not all established flows could be marked yet");
+                self.unjudged.extend(addresses);
+                self.retry_at.get_or_insert(Instant::now() + RETRY);
+            }
         }
     }
 

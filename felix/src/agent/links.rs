@@ -12,6 +12,7 @@ use futures::channel::mpsc::UnboundedReceiver;
 use futures::{StreamExt, TryStreamExt};
 use ipnet::IpNet;
 use netlink_packet_route::address::{AddressAttribute, AddressFlags, AddressMessage};
+use netlink_packet_route::link::{LinkAttribute, LinkFlags, LinkMessage};
 use rtnetlink::packet_core::NetlinkMessage;
 use rtnetlink::packet_route::RouteNetlinkMessage;
 use rtnetlink::sys::SocketAddr;
@@ -52,6 +53,50 @@ pub(super) async fn subscribe(
         Ok(())
     });
     receiver
+}
+
+/// The MTU of the narrowest uplink, in bytes: every pod can be reached over each. None if there is
+/// no uplink that is up, or the kernel does not say.
+pub(super) async fn uplink_mtu() -> Option<u32> {
+    let (querying, queries, _) = rtnetlink::new_connection().ok()?;
+    let mut served = JoinSet::new();
+    served.spawn(querying);
+    let listing = queries.link().get().execute().try_collect::<Vec<LinkMessage>>();
+    match tokio::time::timeout(READING, listing).await.ok()? {
+        Ok(messages) => narrowest(&messages),
+        Err(error) => {
+            tracing::warn!(%error, "the uplinks' MTU cannot be read");
+            None
+        }
+    }
+}
+
+fn narrowest(messages: &[LinkMessage]) -> Option<u32> {
+    let mtu = |message: &LinkMessage| {
+        let mut name = None;
+        let mut mtu = None;
+        for attribute in &message.attributes {
+            match attribute {
+                LinkAttribute::IfName(text) => name = Some(text.as_str()),
+                LinkAttribute::Mtu(bytes) => mtu = Some(*bytes),
+                _ => {}
+            }
+        }
+        let up = message.header.flags.contains(LinkFlags::Up);
+        mtu.filter(|_| up && name.is_some_and(is_uplink))
+    };
+    messages.iter().filter_map(mtu).min()
+}
+
+/// Calico's default for `mtuIfacePattern`:
+/// `^((en|wl|ww|sl|ib)[Pcopsvx].*|(eth|wlan|wwan).*)`.
+fn is_uplink(name: &str) -> bool {
+    let predictable = |prefix: &&str| {
+        let rest = name.strip_prefix(*prefix).unwrap_or_default();
+        rest.starts_with(['P', 'c', 'o', 'p', 's', 'v', 'x'])
+    };
+    ["eth", "wlan", "wwan"].iter().any(|prefix| name.starts_with(prefix))
+        || ["en", "wl", "ww", "sl", "ib"].iter().any(|prefix| predictable(prefix))
 }
 
 /// Keeps a subscription, with a pause before each new one. Never ends.
@@ -187,6 +232,25 @@ mod tests {
 
     fn ip(text: &str) -> IpAddr {
         text.parse().unwrap()
+    }
+
+    #[test]
+    fn the_narrowest_uplink_that_is_up_gives_the_mtu() {
+        let link = |name: &str, mtu: u32, up: bool| {
+            let mut message = LinkMessage::default();
+            if up {
+                message.header.flags = LinkFlags::Up;
+            }
+            message.attributes = vec![LinkAttribute::IfName(name.into()), LinkAttribute::Mtu(mtu)];
+            message
+        };
+        let others =
+            [link("lo", 65536, true), link("cali0123", 1400, true), link("eth9", 1, false)];
+        assert_eq!(narrowest(&others), None);
+        let uplinks = [link("enp3s0", 9000, true), link("eth0", 1450, true)];
+        assert_eq!(narrowest(&[&others[..], &uplinks].concat()), Some(1450));
+        assert!(["ens5", "enP2p1s0", "ibs1", "wwan0"].into_iter().all(is_uplink));
+        assert!(!["en", "docker0", "mgmt0", "cilium"].into_iter().any(is_uplink));
     }
 
     #[test]

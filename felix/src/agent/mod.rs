@@ -51,6 +51,9 @@ const LOOP_DEADLINE: Duration = Duration::from_secs(10);
 /// Longest that the end waits for the parts to end in order.
 const END: Duration = Duration::from_secs(15);
 
+/// MTU of pods' links on a node without uplinks, in bytes: Ethernet's.
+const DEFAULT_MTU: u32 = 1500;
+
 /// Requests that may wait for the brain.
 const QUEUE: usize = 1024;
 
@@ -94,6 +97,9 @@ async fn start(
     let ended = stop.clone();
     // Health is told before there is anything to measure.
     let measured: Arc<OnceLock<Reporter>> = Arc::default();
+    // Not ready before each of these says so.
+    let [of_kernel, of_bgp, of_ipam, of_source] =
+        ["kernel", "bgp", "ipam", "source"].map(|name| health.register_condition(name));
     let refresh = refresh(&measured, &metrics);
     let served = http::serve(listener, health.clone(), Arc::clone(&metrics), refresh, async move {
         ended.cancelled().await;
@@ -139,6 +145,7 @@ async fn start(
         metrics: metrics.cni.clone(),
         kernel_seconds: metrics.dataplane.apply_seconds.clone(),
         assign_seconds: metrics.ipam.assign_seconds.clone(),
+        mtu: links::uplink_mtu().await.unwrap_or(DEFAULT_MTU),
     });
     let options = cni::Options { deadline: config.cni.deadline, ..cni::Options::default() };
     let server = cni::Server::new(backend, journal, loaded, options)?;
@@ -172,11 +179,13 @@ async fn start(
         own: brain_sender.downgrade(),
         metrics: metrics.dataplane.clone(),
         in_sync,
-        programmed: health.register_condition("kernel"),
+        programmed: of_kernel,
         heartbeat: health.register_loop("brain", LOOP_DEADLINE),
         namespaces: std::collections::BTreeMap::new(),
         waiting: Vec::new(),
         last_error: None,
+        retry_at: None,
+        unjudged: std::collections::BTreeSet::new(),
         settings: Settings::new(&config.node_name),
         logging,
         complete: false,
@@ -190,7 +199,7 @@ async fn start(
         links: links::subscribe(&mut tasks, stop).await,
         settings: config.bgp,
         kernel,
-        condition: health.register_condition("bgp"),
+        condition: of_bgp,
         running,
         restarting,
     };
@@ -206,14 +215,8 @@ async fn start(
         let server = server.clone();
         move || server.retry()
     };
-    tasks.spawn(addressing::attend(
-        ipam,
-        live,
-        health.register_condition("ipam"),
-        retry,
-        stop.clone(),
-    ));
-    tasks.spawn(watch_source(source_status, health.register_condition("source"), stop.clone()));
+    tasks.spawn(addressing::attend(ipam, live, of_ipam, retry, stop.clone()));
+    tasks.spawn(watch_source(source_status, of_source, stop.clone()));
     let socket = cni::Listener::bind(&config.socket()).context("the agent's socket")?;
     let stopped = stop.clone();
     tasks.spawn(async move {

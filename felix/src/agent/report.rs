@@ -43,6 +43,12 @@ impl Reporter {
         }
     }
 
+    /// Why policy is not in the kernel as it should be, once it was; None if it is.
+    pub(super) fn kernel_problem(&self) -> Option<String> {
+        let checks = self.health.ready();
+        checks.into_iter().find(|check| check.name == "kernel")?.result.err()
+    }
+
     pub(super) async fn answer(&self, query: Query) -> Result<Value, Failure> {
         match query {
             Query::Status => json(&self.status().await?),
@@ -119,6 +125,14 @@ impl Reporter {
                 error: brain.last_error.or(kernel.nft.last_error).or(kernel.routes.last_error),
                 elements: kernel.nft.elements as u64,
                 routes: kernel.routes.installed as u64,
+                left_out: kernel
+                    .nft
+                    .rejected
+                    .iter()
+                    .chain(&kernel.routes.waiting)
+                    .take(20)
+                    .map(ToString::to_string)
+                    .collect(),
                 repairs: kernel.nft.repairs + kernel.routes.repairs,
             },
             bgp: BgpReport {

@@ -121,6 +121,9 @@ pub fn status_text(report: &StatusReport) -> String {
     if let Some(error) = &kernel.error {
         let _ = writeln!(text, "            {error}");
     }
+    for left_out in &kernel.left_out {
+        let _ = writeln!(text, "            left out: {left_out}");
+    }
     let _ = writeln!(text, "Endpoints:  {endpoints}");
     let up = bgp.peers.iter().filter(|peer| peer.state == "Established").count();
     match (bgp.local_as, bgp.router_id) {

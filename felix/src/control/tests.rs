@@ -34,7 +34,14 @@ fn report() -> StatusReport {
             error: None,
             blocks: vec![BlockRow { cidr: "10.244.1.0/26".parse().unwrap(), used: 3, size: 64 }],
         },
-        kernel: KernelReport { in_sync: true, error: None, elements: 120, routes: 7, repairs: 0 },
+        kernel: KernelReport {
+            in_sync: true,
+            error: None,
+            elements: 120,
+            routes: 7,
+            left_out: vec!["route 10.9.0.0/26: its gateway cannot be reached".into()],
+            repairs: 0,
+        },
         bgp: BgpReport {
             local_as: Some(64512),
             router_id: Some(Ipv4Addr::new(10, 0, 0, 7)),
@@ -76,6 +83,7 @@ Source:     https://10.96.0.1, in sync, disconnected, 42 objects
 IPAM:       etcd http://10.0.0.1:2379, 1 blocks, 3 addresses in use
             10.244.1.0/26 3/64
 Kernel:     in sync, 120 elements, 7 routes, 0 repairs
+            left out: route 10.9.0.0/26: its gateway cannot be reached
 Endpoints:  3
 BGP:        AS 64512, router ID 10.0.0.7, 1 of 2 peers up
 
