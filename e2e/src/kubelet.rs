@@ -20,7 +20,7 @@ use std::time::Duration;
 use anyhow::{Context as _, Result};
 use futures::StreamExt as _;
 use k8s_openapi::api::core::v1::Pod;
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::{Semaphore, oneshot, watch};
 use tokio::task::{JoinHandle, JoinSet};
 
 use self::sandbox::Sandbox;
@@ -65,6 +65,8 @@ pub(crate) struct NodeRuntime {
 #[derive(Debug)]
 pub(crate) struct Kubelet {
     task: JoinHandle<()>,
+    /// Dropped to end the task, and the pods' tasks with it.
+    stop: Option<oneshot::Sender<()>>,
     nodes: BTreeMap<String, NodeRuntime>,
 }
 
@@ -85,7 +87,16 @@ impl Kubelet {
             starting: Semaphore::new(AT_ONCE),
         });
         let events = cluster.watch_pods()?;
-        Ok(Self { task: tokio::spawn(run(shared, events)), nodes })
+        let (stop, stopped) = oneshot::channel();
+        Ok(Self { task: tokio::spawn(run(shared, events, stopped)), stop: Some(stop), nodes })
+    }
+
+    /// Ends it where it is, and waits until nothing of it runs any more. Pods stay as they are.
+    pub(crate) async fn stop(mut self) {
+        drop(self.stop.take());
+        if let Err(error) = (&mut self.task).await {
+            tracing::warn!("the kubelet's part: {error}");
+        }
     }
 
     /// A node's container runtime, for tests that call the plugin themselves.
@@ -100,12 +111,21 @@ impl Drop for Kubelet {
     }
 }
 
-async fn run(shared: Arc<Shared>, mut events: futures::stream::BoxStream<'static, PodEvent>) {
+async fn run(
+    shared: Arc<Shared>,
+    mut events: futures::stream::BoxStream<'static, PodEvent>,
+    mut stopped: oneshot::Receiver<()>,
+) {
     let mut pods: HashMap<String, watch::Sender<Option<Pod>>> = HashMap::new();
     let mut listed: Vec<String> = Vec::new();
     // Dropped with this task, and the pods' tasks with it.
     let mut tasks = JoinSet::new();
-    while let Some(event) = events.next().await {
+    loop {
+        let event = tokio::select! {
+            _ = &mut stopped => break,
+            event = events.next() => event,
+        };
+        let Some(event) = event else { break };
         match event {
             PodEvent::Applied(pod) => {
                 let Some(uid) = ours(&shared, &pod) else { continue };
@@ -145,6 +165,7 @@ async fn run(shared: Arc<Shared>, mut events: futures::stream::BoxStream<'static
         pods.retain(|_, sender| !sender.is_closed());
         while tasks.try_join_next().is_some() {}
     }
+    tasks.shutdown().await;
 }
 
 /// The uid of a pod that is ours to run.

@@ -235,8 +235,12 @@ impl Lab {
     }
 
     /// Ends everything and removes every trace.
-    pub(crate) async fn down(self) -> Result<()> {
+    pub(crate) async fn down(mut self) -> Result<()> {
         let place = self.view.place.clone();
+        if let Some(kubelet) = self.kubelet.take() {
+            // What it has half made must be in the record before that is read.
+            kubelet.stop().await;
+        }
         drop(self);
         undo(&place).await
     }
@@ -252,13 +256,20 @@ async fn choose_source(
     if wanted == Some(SourceKind::Directory) {
         return Ok((SourceKind::Directory, None));
     }
-    match binaries::find()? {
-        Found::Ready(binaries) => Ok((SourceKind::Kubernetes, Some(binaries))),
+    let found = match binaries::find()? {
         Found::Buildable(folder) => {
             let what = "building kube-apiserver and etcd with Go (once, some six minutes)";
-            let binaries = progress.step(what, binaries::build(&folder)).await?;
-            Ok((SourceKind::Kubernetes, Some(binaries)))
+            match progress.step(what, binaries::build(&folder)).await {
+                Ok(binaries) => Found::Ready(binaries),
+                Err(error) if wanted.is_none() => Found::Nowhere(format!("{error:#}")),
+                Err(error) => return Err(error),
+            }
         }
+        found => found,
+    };
+    match found {
+        Found::Ready(binaries) => Ok((SourceKind::Kubernetes, Some(binaries))),
+        Found::Buildable(_) => bail!("kube-apiserver is neither there nor built"),
         Found::Nowhere(why) if wanted.is_some() => bail!("--source kubernetes: {why}"),
         Found::Nowhere(why) => {
             progress.note(&format!("{why}: the source is a directory instead"));

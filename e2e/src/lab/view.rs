@@ -201,7 +201,7 @@ impl View {
         Ok([POOL_V4.parse()?, POOL_V6.parse()?])
     }
 
-    /// Waits until every router has a route to every pod.
+    /// Waits until every router, and every other node's kernel, has a route to every pod.
     pub(crate) async fn wait_for_routes(&self) -> Result<()> {
         let pods = self.cluster.pods().await?;
         let addresses: Vec<IpAddr> = pods.iter().flat_map(pod_addresses).collect();
@@ -216,9 +216,36 @@ impl View {
                     bail!("{} has none to {ip}", router.router().name);
                 }
             }
+            for node in self.plan.topology.nodes.iter().filter(|_| self.plan.agents) {
+                let routes = self.kernel_routes(&node.name).await?;
+                let missing =
+                    addresses.iter().find(|ip| !routes.iter().any(|net| net.contains(*ip)));
+                if let Some(ip) = missing {
+                    bail!("the kernel of {} has none to {ip}", node.name);
+                }
+            }
             Ok(())
         })
         .await
+    }
+
+    /// The destinations of a node's routes, without default routes and those to nowhere.
+    async fn kernel_routes(&self, node: &str) -> Result<Vec<IpNet>> {
+        let netns = self.place.netns(node);
+        let mut nets = Vec::new();
+        for family in ["-4", "-6"] {
+            let args = ["-n", netns.name(), "-j", family, "route", "show"];
+            let routes: Vec<Value> = serde_json::from_str(&process::output("ip", args).await?)?;
+            for route in routes {
+                let destination = route["dst"].as_str().unwrap_or_default();
+                if route["type"] == "blackhole" || destination == "default" {
+                    continue;
+                }
+                let address = destination.parse::<IpAddr>().map(IpNet::from);
+                nets.extend(destination.parse::<IpNet>().ok().or(address.ok()));
+            }
+        }
+        Ok(nets)
     }
 
     /// Pings every pod from every pod, both families: for each source, the probes of each target.

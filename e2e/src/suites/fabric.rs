@@ -70,6 +70,7 @@ fn two_paths(lab: &mut Lab) -> BoxFuture<'_, Result<()>> {
         let node = view.plan.topology.nodes.last().context("no nodes")?;
         let spine = view.router("spine")?;
         let own = blocks(view, &node.name).await?;
+        ensure!(own.len() >= 2, "{} has blocks {own:?}", node.name);
         wait::until("two paths in the spine", Duration::from_secs(20), || async {
             let routes = spine.routes().await?;
             for block in &own {
@@ -109,6 +110,12 @@ fn withdrawn(lab: &mut Lab) -> BoxFuture<'_, Result<()>> {
         a_pod_everywhere(&view, &mut scope).await?;
         let dead = "node3";
         let own = blocks(&view, dead).await?;
+        ensure!(own.len() >= 2, "{dead} has blocks {own:?}");
+        for router in view.routers() {
+            let routes = router.routes().await?;
+            let all = own.iter().all(|block| routes.iter().any(|r| r.used && r.prefix == *block));
+            ensure!(all, "{} has not all of {own:?} before", router.router().name);
+        }
         let netns = view.place.netns(dead);
         netns.ip_batch("link set eth0 down\n").await?;
         wait::until("its blocks to be withdrawn", Duration::from_secs(30), || async {

@@ -179,6 +179,10 @@ impl Stream {
         }
     }
 
+    pub(super) fn is_tcp(&self) -> bool {
+        self.target.starts_with("tcp")
+    }
+
     /// Waits for the last report of a stream with a count: every message was answered.
     pub(super) async fn expect_no_loss(mut self, within: Duration) -> Result<()> {
         let last = self.until("end", within, |report| report["final"] == true).await?;

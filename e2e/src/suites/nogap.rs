@@ -1,11 +1,14 @@
 //! No gap: a pod that uses its network from the first instant never gets a packet past a policy
 //! that already selects it.
 
+use std::collections::BTreeSet;
+use std::net::IpAddr;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail, ensure};
 use futures::FutureExt as _;
 use futures::future::BoxFuture;
+use ipnet::{IpNet, Ipv4AddrRange, Ipv6AddrRange};
 use k8s_openapi::api::core::v1::Pod;
 use serde_json::{Value, json};
 
@@ -64,18 +67,42 @@ fn heard(report: &Value) -> Vec<String> {
     report["heard"].as_object().into_iter().flatten().map(|(ip, _)| ip.clone()).collect()
 }
 
+/// Every address of a block, the first and the last too.
+fn addresses(block: IpNet) -> Box<dyn Iterator<Item = IpAddr>> {
+    match block {
+        IpNet::V4(net) => {
+            Box::new(Ipv4AddrRange::new(net.network(), net.broadcast()).map(IpAddr::from))
+        }
+        IpNet::V6(net) => {
+            Box::new(Ipv6AddrRange::new(net.network(), net.broadcast()).map(IpAddr::from))
+        }
+    }
+}
+
+/// Released addresses are given again at once, so that all eager pods get those of the first block.
+fn no_cooldown() -> Value {
+    json!({
+        "apiVersion": "projectcalico.org/v3",
+        "kind": "IPAMConfiguration",
+        "metadata": { "name": "default" },
+        "spec": { "ipCooldownSeconds": 0 },
+    })
+}
+
 /// One listener near and one far, both of which also send to every address the eager pods can
 /// get: those of the node's blocks.
-async fn witnesses(scope: &mut Scope) -> Result<Vec<Pod>> {
+async fn witnesses(scope: &mut Scope) -> Result<(Vec<Pod>, BTreeSet<IpAddr>)> {
     let view = scope.view.clone();
+    view.cluster.apply(&no_cooldown()).await?;
     // A first pod, so that the node has its blocks.
     let first = [scope.pod("first", "node1", &[])];
     scope.run(&first).await?;
-    let mut targets = Vec::new();
+    let (mut targets, mut reached) = (Vec::new(), BTreeSet::new());
     for block in super::kit::blocks(&view, "node1").await? {
         targets.extend(
-            block.hosts().map(|ip| format!("udp://{}", std::net::SocketAddr::new(ip, PORT))),
+            addresses(block).map(|ip| format!("udp://{}", std::net::SocketAddr::new(ip, PORT))),
         );
+        reached.extend(addresses(block));
     }
     let mut wanted = Vec::new();
     for (name, node) in [("near", "node1"), ("far", "node2")] {
@@ -88,7 +115,7 @@ async fn witnesses(scope: &mut Scope) -> Result<Vec<Pod>> {
     }
     let pods = scope.run(&wanted).await?;
     view.wait_for_routes().await?;
-    Ok(pods)
+    Ok((pods, reached))
 }
 
 async fn has_sent(scope: &Scope, name: &str) -> Result<Value> {
@@ -105,38 +132,59 @@ fn denied(lab: &mut Lab) -> BoxFuture<'_, Result<()>> {
     async move {
         let view = lab.view().clone();
         let mut scope = Scope::new(&view, "nogap").await?;
-        let witnesses = witnesses(&mut scope).await?;
+        let (witnesses, reached) = witnesses(&mut scope).await?;
         scope.apply(isolated()).await?;
         let targets: Vec<String> =
             witnesses.iter().flat_map(|pod| pod_targets(pod, "udp", PORT)).collect();
         let mut number = 0;
+        let mut eager_ones = BTreeSet::new();
         while number < PODS {
             let pods: Vec<Value> = (number..number + AT_ONCE)
                 .map(|number| eager(&scope, &format!("eager-{number}"), &targets))
                 .collect();
             let running = scope.run(&pods).await?;
-            let own: Vec<String> =
-                running.iter().flat_map(pod_addresses).map(|ip| ip.to_string()).collect();
+            for ip in running.iter().flat_map(pod_addresses) {
+                ensure!(reached.contains(&ip), "{ip} is an address that nobody sends to");
+                eager_ones.insert(ip.to_string());
+            }
             for pod in &pods {
                 let name = pod["metadata"]["name"].as_str().unwrap_or_default();
                 let report = has_sent(&scope, name).await?;
                 let got = heard(&report);
                 ensure!(got.is_empty(), "{name} got packets from {got:?}");
             }
-            for witness in ["near", "far"] {
-                let got = heard(&last_report(&scope, witness)?);
-                if let Some(ip) = got.iter().find(|ip| own.contains(ip)) {
-                    bail!("{witness} got packets of {ip}, which may send none");
-                }
-            }
+            expect_unheard(&scope, &eager_ones)?;
             for pod in &pods {
                 view.end_pod(pod, super::kit::POD).await?;
             }
             number += AT_ONCE;
         }
+        // Once more, in reports of after the last one's end.
+        for witness in ["near", "far"] {
+            let sent = last_report(&scope, witness)?["sent"].as_u64();
+            wait::until("a later report", Duration::from_secs(20), || async {
+                let now = last_report(&scope, witness)?["sent"].as_u64();
+                ensure!(now > sent, "{witness} still has sent {now:?}");
+                Ok(())
+            })
+            .await?;
+        }
+        expect_unheard(&scope, &eager_ones)?;
+        view.cluster.delete(&no_cooldown()).await?;
         scope.end().await
     }
     .boxed()
+}
+
+/// No witness has heard one of these.
+fn expect_unheard(scope: &Scope, silenced: &BTreeSet<String>) -> Result<()> {
+    for witness in ["near", "far"] {
+        let got = heard(&last_report(scope, witness)?);
+        if let Some(ip) = got.iter().find(|ip| silenced.contains(*ip)) {
+            bail!("{witness} got packets of {ip}, which may send none");
+        }
+    }
+    Ok(())
 }
 
 /// The same without the policy: if now nothing passed either, the test above would prove nothing.
@@ -144,7 +192,7 @@ fn control(lab: &mut Lab) -> BoxFuture<'_, Result<()>> {
     async move {
         let view = lab.view().clone();
         let mut scope = Scope::new(&view, "nogap-control").await?;
-        let witnesses = witnesses(&mut scope).await?;
+        let (witnesses, _) = witnesses(&mut scope).await?;
         let targets: Vec<String> =
             witnesses.iter().flat_map(|pod| pod_targets(pod, "udp", PORT)).collect();
         let wanted = [eager(&scope, "eager", &targets)];
@@ -160,6 +208,7 @@ fn control(lab: &mut Lab) -> BoxFuture<'_, Result<()>> {
             Ok(())
         })
         .await?;
+        view.cluster.delete(&no_cooldown()).await?;
         scope.end().await
     }
     .boxed()

@@ -6,11 +6,12 @@ use std::time::Duration;
 use anyhow::{Context as _, Result, ensure};
 use futures::FutureExt as _;
 use futures::future::BoxFuture;
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::kit::{POD, PORT, Scope, Stream, expect_answers, expect_silence};
 use super::{RACKS, Test};
-use crate::cni::Attachment;
+use crate::cni::{Attachment, CniError};
+use crate::kubelet::UNMANAGED;
 use crate::lab::{Lab, pod_targets};
 use crate::wait;
 
@@ -59,6 +60,27 @@ fn etcd(lab: &mut Lab) -> BoxFuture<'_, Result<()>> {
     .boxed()
 }
 
+/// ADD and DEL of a pod of node1, as its runtime would call them; what ADD answered.
+async fn by_hand(lab: &Lab, scope: &Scope, pod: &str) -> Result<Result<Value, CniError>> {
+    let view = lab.view();
+    let netns = view.place.netns(&format!("{}.by-hand", scope.name));
+    lab.record().create_namespace(&netns).await?;
+    let attachment = Attachment {
+        container_id: format!("{}-{pod}", scope.name),
+        netns: Some(netns.path()),
+        ifname: "eth0".into(),
+        args: vec![
+            ("K8S_POD_NAMESPACE".into(), scope.name.clone()),
+            ("K8S_POD_NAME".into(), pod.into()),
+        ],
+    };
+    let node = lab.kubelet()?.runtime("node1")?;
+    let added = node.cni.add(&node.network, &attachment).await;
+    node.cni.delete(&node.network, &attachment).await?;
+    lab.record().delete_namespace(&netns).await?;
+    Ok(added)
+}
+
 fn api_server(lab: &mut Lab) -> BoxFuture<'_, Result<()>> {
     async move {
         let view = lab.view().clone();
@@ -69,6 +91,12 @@ fn api_server(lab: &mut Lab) -> BoxFuture<'_, Result<()>> {
             scope.pod("client", "node2", &[]),
         ];
         let pods = scope.run(&wanted).await?;
+        // One more that the agent knows and nobody has attached yet.
+        let mut known = scope.pod("known", "node1", &[("closed", "yes")]);
+        known["metadata"]["annotations"] = json!({ UNMANAGED: "true" });
+        // No kubelet ends it: the API server has to remove it at once.
+        known["spec"]["terminationGracePeriodSeconds"] = json!(0);
+        scope.apply(known).await?;
         view.wait_for_routes().await?;
         let closed = pod_targets(&pods[1], "tcp", PORT);
         let client = view.netns_of_pod(&pods[2]);
@@ -87,6 +115,13 @@ fn api_server(lab: &mut Lab) -> BoxFuture<'_, Result<()>> {
 
         lab.api_server.as_mut().context("this lab has no API server")?.kill_server().await?;
         wait::always("the policy without an API server", Duration::from_secs(3), silent).await?;
+        // A new pod is served if it was known before, with its policy; what is unknown has to wait.
+        let served = by_hand(lab, &scope, "known").await?;
+        served.map_err(|error| anyhow::anyhow!("a pod that is known is refused: {error}"))?;
+        let refused = by_hand(lab, &scope, "unknown").await?;
+        let error = refused.err().context("a pod that nobody knows is served")?;
+        ensure!(error.code == 11, "{error}");
+        ensure!(error.to_string().contains("outage-api/unknown"), "{error} does not name the pod");
         // An agent that starts now has only its own records, and keeps what they say.
         let agent = lab.agent("node1")?;
         agent.stop(nix::sys::signal::Signal::SIGKILL).await?;

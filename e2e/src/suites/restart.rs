@@ -10,14 +10,24 @@ use nix::sys::signal::Signal;
 
 use super::kernel::{Changes, KernelState};
 use super::kit::{PORT, Scope, Stream, blocks, expect_silence};
-use super::{DIRECTORY, RACKS, Test};
+use super::{CALM, DIRECTORY, FORGETFUL, Test};
 use crate::lab::{Lab, pod_targets};
 use crate::wait;
 
 pub(super) const TESTS: &[Test] = &[
-    Test { name: "restart::killed_under_traffic", bed: &RACKS, body: killed },
-    Test { name: "restart::terminated_under_traffic", bed: &RACKS, body: terminated },
+    Test { name: "restart::killed_under_traffic", bed: &CALM, body: killed },
+    Test { name: "restart::terminated_under_traffic", bed: &CALM, body: terminated },
     Test { name: "restart::policy_holds_while_the_agent_is_dead", bed: &DIRECTORY, body: enforced },
+    Test {
+        name: "restart::control_without_its_table_nothing_is_denied",
+        bed: &DIRECTORY,
+        body: open,
+    },
+    Test {
+        name: "restart::control_without_graceful_restart_routes_go",
+        bed: &FORGETFUL,
+        body: ungraceful,
+    },
 ];
 
 fn killed(lab: &mut Lab) -> BoxFuture<'_, Result<()>> {
@@ -109,13 +119,7 @@ fn enforced(lab: &mut Lab) -> BoxFuture<'_, Result<()>> {
             [pod_targets(&pods[0], "tcp", PORT), pod_targets(&pods[0], "udp", PORT)].concat();
         let client = view.netns_of_pod(&pods[1]);
         super::kit::expect_answers(&view, &pods[1], &targets).await?;
-        let policy = serde_json::json!({
-            "apiVersion": "networking.k8s.io/v1",
-            "kind": "NetworkPolicy",
-            "metadata": { "name": "deny" },
-            "spec": { "podSelector": {}, "policyTypes": ["Ingress"] },
-        });
-        scope.apply(policy).await?;
+        scope.apply(deny()).await?;
         wait::until("the policy", Duration::from_secs(5), || {
             expect_silence(&view, &client, &targets)
         })
@@ -135,4 +139,77 @@ fn enforced(lab: &mut Lab) -> BoxFuture<'_, Result<()>> {
         scope.end().await
     }
     .boxed()
+}
+
+/// The control of the test above: with the defence gone as well as the agent, packets pass. And a
+/// new agent denies them again.
+fn open(lab: &mut Lab) -> BoxFuture<'_, Result<()>> {
+    async move {
+        let view = lab.view().clone();
+        let mut scope = Scope::new(&view, "restart-open").await?;
+        let wanted = [scope.pod("server", "node1", &[]), scope.pod("client", "node2", &[])];
+        let pods = scope.run(&wanted).await?;
+        view.wait_for_routes().await?;
+        let targets = pod_targets(&pods[0], "udp", PORT);
+        let client = view.netns_of_pod(&pods[1]);
+        scope.apply(deny()).await?;
+        let silent = || expect_silence(&view, &client, &targets);
+        wait::until("the policy", Duration::from_secs(5), silent).await?;
+        lab.agent("node1")?.stop(Signal::SIGKILL).await?;
+        let table = ["nft", "delete", "table", "inet", "caracal"];
+        super::kernel::inside(&view.place.netns("node1"), &table).await?;
+        super::kit::expect_answers(&view, &pods[1], &targets).await?;
+        let agent = lab.agent("node1")?;
+        agent.start().await?;
+        agent.ready().await?;
+        silent().await?;
+        scope.end().await
+    }
+    .boxed()
+}
+
+/// The control of `under_traffic`: where the router does not keep a restarting node's routes, they
+/// are gone, and packets with them.
+fn ungraceful(lab: &mut Lab) -> BoxFuture<'_, Result<()>> {
+    async move {
+        let view = lab.view().clone();
+        let mut scope = Scope::new(&view, "restart-ungraceful").await?;
+        let wanted = [scope.pod("here", "node1", &[]), scope.pod("far", "node2", &[])];
+        let pods = scope.run(&wanted).await?;
+        view.wait_for_routes().await?;
+        let tor = view.router("tor1")?;
+        tor.refuse_graceful_restart().await?;
+        view.wait_for_sessions().await?;
+        view.wait_for_routes().await?;
+        let own = blocks(&view, "node1").await?;
+        ensure!(!own.is_empty(), "node1 has no blocks");
+        let target = &pod_targets(&pods[0], "udp", PORT)[0];
+        let mut stream = Stream::start(&view.netns_of_pod(&pods[1]), target, None).await?;
+        let answered = |report: &serde_json::Value| report["received"].as_u64() > Some(50);
+        stream.until("answer", Duration::from_secs(5), answered).await?;
+        lab.agent("node1")?.stop(Signal::SIGKILL).await?;
+        wait::until("tor1 to drop the routes", Duration::from_secs(15), || async {
+            let routes = tor.routes().await?;
+            let kept = routes.iter().find(|route| route.used && own.contains(&route.prefix));
+            ensure!(kept.is_none(), "it still has {kept:?}");
+            Ok(())
+        })
+        .await?;
+        let silent = |report: &serde_json::Value| report["sinceReplyMs"].as_u64() > Some(500);
+        stream.until("fall silent", Duration::from_secs(10), silent).await?;
+        let agent = lab.agent("node1")?;
+        agent.start().await?;
+        agent.ready().await?;
+        scope.end().await
+    }
+    .boxed()
+}
+
+fn deny() -> serde_json::Value {
+    serde_json::json!({
+        "apiVersion": "networking.k8s.io/v1",
+        "kind": "NetworkPolicy",
+        "metadata": { "name": "deny" },
+        "spec": { "podSelector": {}, "policyTypes": ["Ingress"] },
+    })
 }

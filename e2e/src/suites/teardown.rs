@@ -3,20 +3,20 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use anyhow::{Result, ensure};
+use anyhow::{Context as _, Result, ensure};
 use futures::FutureExt as _;
 use futures::future::BoxFuture;
 use serde_json::Value;
 
 use super::kernel::KernelState;
 use super::kit::{POD, Scope, expect_empty};
-use super::{RACKS, Test};
+use super::{CALM, Test};
 use crate::lab::Lab;
 use crate::{process, wait};
 
 pub(super) const TESTS: &[Test] = &[
-    Test { name: "teardown::a_hundred_pods_leave_nothing", bed: &RACKS, body: hundred },
-    Test { name: "teardown::check_and_gc_tell_what_is_there", bed: &RACKS, body: check_and_gc },
+    Test { name: "teardown::a_hundred_pods_leave_nothing", bed: &CALM, body: hundred },
+    Test { name: "teardown::check_and_gc_tell_what_is_there", bed: &CALM, body: check_and_gc },
 ];
 
 /// What there is on a node: links, routes, nftables elements, the agent's files.
@@ -52,6 +52,17 @@ async fn traces(lab: &Lab, node: &str) -> Result<Traces> {
     Ok(Traces { links: links.collect(), kernel: KernelState::of(&netns).await?, files })
 }
 
+/// What is recorded as held, in etcd itself.
+async fn handles(lab: &Lab) -> Result<Vec<String>> {
+    let etcd = lab.etcd.as_ref().context("this lab has no etcd")?;
+    let netns = lab.view().place.netns("control");
+    let endpoint = format!("--endpoints={}", etcd.endpoint());
+    let prefix = "/calico/ipam/v2/handle/";
+    let args = ["etcdctl", &endpoint, "get", "--prefix", "--keys-only", prefix];
+    let text = super::kernel::inside(&netns, &args).await?;
+    Ok(text.lines().filter(|line| !line.is_empty()).map(str::to_owned).collect())
+}
+
 fn hundred(lab: &mut Lab) -> BoxFuture<'_, Result<()>> {
     async move {
         let nodes = ["node1", "node2"];
@@ -78,7 +89,10 @@ fn hundred(lab: &mut Lab) -> BoxFuture<'_, Result<()>> {
             (0..100).map(|n| scope.pod(&format!("pod-{n}"), nodes[n % 2], &[])).collect();
         scope.run(&pods).await?;
         ensure!(traces(lab, "node1").await? != before[0], "a hundred pods left no trace at all");
+        ensure!(handles(lab).await?.len() >= 100, "the store has not a handle for each pod");
         scope.end().await?;
+        let left = handles(lab).await?;
+        ensure!(left.is_empty(), "the store still has {left:?}");
         for (node, before) in nodes.iter().zip(&before) {
             expect_empty(lab.view(), node).await?;
             wait::until(&format!("nothing left on {node}"), Duration::from_secs(20), || async {

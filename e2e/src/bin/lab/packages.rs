@@ -21,6 +21,7 @@ const NEEDED: &[(&str, &str)] = &[
     ("/usr/sbin/conntrack", "conntrack"),
     ("/usr/sbin/ip", "iproute2"),
     ("/usr/bin/tcpdump", "tcpdump"),
+    ("/usr/bin/openssl", "openssl"),
     ("/usr/lib/cni/host-local", "containernetworking-plugins"),
 ];
 
