@@ -141,7 +141,8 @@ pub enum Event {
     Put(Entry),
     /// A key was deleted, by this revision.
     Delete(String, Revision),
-    /// The store cannot be reached; the watch goes on trying and continues where it was.
+    /// An attempt to watch failed, told each time; the watch goes on trying, in growing intervals,
+    /// and continues where it was. The store itself may be there again already.
     Interrupted(StoreError),
 }
 

@@ -31,6 +31,17 @@ async fn next(watch: &mut BoxStream<'static, Event>) -> Event {
     tokio::time::timeout(Duration::from_secs(15), watch.next()).await.unwrap().unwrap()
 }
 
+/// The next change, past failed attempts to watch.
+async fn next_put(watch: &mut BoxStream<'static, Event>) -> ipam::store::Entry {
+    loop {
+        match next(watch).await {
+            Event::Interrupted(_) => {}
+            Event::Put(entry) => return entry,
+            other => panic!("{other:?}"),
+        }
+    }
+}
+
 fn rows(entries: &[ipam::store::Entry]) -> Vec<(String, String)> {
     let value = |e: &ipam::store::Entry| String::from_utf8(e.value.to_vec()).unwrap();
     entries.iter().map(|e| (e.key.clone(), value(e))).collect()
@@ -266,8 +277,16 @@ async fn a_watch_survives_etcd_killed_and_started_again() {
     assert!(error.to_string().contains("refused"), "{error}");
     etcd.run().await;
     put(&store, "/w/b", "3").await;
-    let Event::Put(entry) = next(&mut watch).await else { panic!() };
+    let entry = next_put(&mut watch).await;
     assert_eq!(entry.key, "/w/b", "nothing lost, nothing repeated");
+    // Away, and told as long as that lasts: who used the store meanwhile knows of no other outage.
+    etcd.kill();
+    for _ in 0..3 {
+        assert!(matches!(next(&mut watch).await, Event::Interrupted(_)));
+    }
+    etcd.run().await;
+    put(&store, "/w/c", "4").await;
+    assert_eq!(next_put(&mut watch).await.key, "/w/c");
 }
 
 #[tokio::test(flavor = "multi_thread")]

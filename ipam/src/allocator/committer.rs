@@ -418,6 +418,11 @@ impl Committer {
         self.status.send_if_modified(|status| {
             let ready = self.loaded && problem.is_none();
             let same = status.problem == problem && status.ready == ready;
+            match &problem {
+                Some(problem) if status.ready => tracing::warn!(problem, "no longer ready"),
+                _ if ready && !status.ready => tracing::info!(store = status.store, "ready"),
+                _ => {}
+            }
             status.problem = problem;
             status.ready = ready;
             !same

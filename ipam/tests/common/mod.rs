@@ -155,8 +155,16 @@ fn binary() -> PathBuf {
     std::env::var_os("TEST_ASSET_ETCD").map_or_else(|| Path::new("etcd").into(), PathBuf::from)
 }
 
+/// A port that nobody listens on, outside the range that the kernel takes ports from by itself: it
+/// gives none of these to another connection while a test keeps its etcd stopped, and whoever
+/// tries to reach the stopped etcd cannot end up connected to itself.
 fn free_port() -> u16 {
-    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
+    loop {
+        let port = rand::random_range(10_000..32_768);
+        if TcpListener::bind(("127.0.0.1", port)).is_ok() {
+            return port;
+        }
+    }
 }
 
 /// Waits for a condition and says what was waited for if it never comes.

@@ -118,8 +118,10 @@ impl Committer {
                 }
             }
             Event::Interrupted(error) => {
-                tracing::warn!(%error, "watch interrupted");
-                self.away(&error.into());
+                tracing::debug!(%error, "watch interrupted");
+                // The watch's own attempts are far apart, so it tells neither that the store is
+                // away nor that it is back: asking for the node's record does.
+                self.owner.lose();
             }
         }
     }

@@ -17,7 +17,7 @@ pub(super) struct Watch {
     after: Option<Revision>,
     /// The open stream and the endpoint it is at.
     stream: Option<(usize, WatchStream)>,
-    /// Set from the first failure to the next success.
+    /// The next pause; set from the first failure to the next success.
     backoff: Option<Duration>,
 }
 
@@ -38,8 +38,13 @@ impl Watch {
         .boxed()
     }
 
-    /// The next events; none if there is only housekeeping to tell.
+    /// The next events; none if there is only housekeeping to tell. Every attempt that fails is
+    /// told: the store may have been back and away again while this watch paused, and whoever used
+    /// it in between has no other word of the second outage.
     async fn next(&mut self) -> Vec<Event> {
+        if let Some(pause) = self.backoff {
+            sleep(pause).await;
+        }
         match self.advance().await {
             Ok(events) => {
                 self.backoff = None;
@@ -49,17 +54,9 @@ impl Watch {
                 if let Some((index, _)) = self.stream.take() {
                     self.store.shared.next_after(index);
                 }
-                match self.backoff {
-                    None => {
-                        self.backoff = Some(WATCH_RETRY.0);
-                        vec![Event::Interrupted(error)]
-                    }
-                    Some(pause) => {
-                        sleep(pause).await;
-                        self.backoff = Some((pause * 2).min(WATCH_RETRY.1));
-                        Vec::new()
-                    }
-                }
+                let longer = |pause: Duration| (pause * 2).min(WATCH_RETRY.1);
+                self.backoff = Some(self.backoff.map_or(WATCH_RETRY.0, longer));
+                vec![Event::Interrupted(error)]
             }
         }
     }
