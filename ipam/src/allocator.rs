@@ -105,6 +105,7 @@ struct Shared {
     node: String,
     queue: mpsc::UnboundedSender<Message>,
     blocks: watch::Receiver<Arc<[IpNet]>>,
+    borrowed: watch::Receiver<Arc<[IpAddr]>>,
     status: watch::Receiver<Status>,
     epoch: Arc<AtomicU64>,
     deadline: Duration,
@@ -134,6 +135,8 @@ impl Ipam {
         let remembered = state.load(&node);
         let (queue, messages) = mpsc::unbounded_channel();
         let (blocks, own_blocks) = watch::channel(remembered.blocks.as_slice().into());
+        let (borrowed, own_borrowed) =
+            watch::channel(remembered.borrowed_addresses.as_slice().into());
         let (status, own_status) = watch::channel(Status::new(store.name()));
         let epoch = Arc::new(AtomicU64::new(0));
         let committer = Committer::new(Parts {
@@ -144,13 +147,14 @@ impl Ipam {
             node_labels,
             queue: messages,
             blocks,
+            borrowed,
             status,
             epoch: epoch.clone(),
             remembered,
         });
         tokio::spawn(committer.run());
-        let (blocks, status) = (own_blocks, own_status);
-        let shared = Shared { node, queue, blocks, status, epoch, deadline, clock };
+        let (blocks, borrowed, status) = (own_blocks, own_borrowed, own_status);
+        let shared = Shared { node, queue, blocks, borrowed, status, epoch, deadline, clock };
         Ok(Self { shared: Arc::new(shared) })
     }
 
@@ -226,6 +230,14 @@ impl Ipam {
     /// restart these are at once those of before, whether the store can be reached or not.
     pub fn blocks(&self) -> watch::Receiver<Arc<[IpNet]>> {
         self.shared.blocks.clone()
+    }
+
+    /// The addresses that this node holds in other nodes' blocks, in order. BGP announces each of
+    /// them alone: the block's own announcement leads to its owner, where the pod is not. Told from
+    /// the start and remembered over a restart as [`Ipam::blocks`] is. An assignment is answered
+    /// before its address appears here.
+    pub fn borrowed(&self) -> watch::Receiver<Arc<[IpAddr]>> {
+        self.shared.borrowed.clone()
     }
 
     /// The state of the allocator now.

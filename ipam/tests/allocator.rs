@@ -35,6 +35,14 @@ async fn blocks(node: &Node, n: usize) -> Vec<ipnet::IpNet> {
     found.await.unwrap_or_else(|_| panic!("{:?}", node.ipam.status())).unwrap().to_vec()
 }
 
+/// Waits until these are the addresses that a node has in others' blocks.
+async fn borrows(node: &Node, addresses: &[std::net::IpAddr]) {
+    let mut borrowed = node.ipam.borrowed();
+    let found = borrowed.wait_for(|borrowed| **borrowed == *addresses);
+    let found = tokio::time::timeout(Duration::from_secs(10), found).await;
+    assert!(found.is_ok(), "{:?} {:?}", node.ipam.borrowed().borrow(), node.ipam.status());
+}
+
 #[tokio::test]
 async fn writes_what_calico_would() {
     let (_, store) = memory();
@@ -210,7 +218,64 @@ async fn borrows_only_where_it_may() {
     let three = cluster.node_on("three", disk);
     assert_eq!(three.v4("c").await.unwrap(), borrowed);
     assert_eq!(three.ipam.release("c").await.unwrap(), [borrowed]);
+    borrows(&three, &[]).await;
     assert_eq!(consistent(&*store).await.len(), 3);
+}
+
+#[tokio::test]
+async fn tells_what_it_borrows_also_at_once_after_a_restart() {
+    let (memory, store) = memory();
+    let cluster = Cluster::on(&store, vec![pool("p", "10.0.0.0/30", 30)]);
+    let (one, two) = (cluster.node("one"), cluster.node("two"));
+    one.v4("a").await.unwrap();
+    let mut borrowed = vec![two.v4("b").await.unwrap(), two.v4("c").await.unwrap()];
+    borrowed.sort_unstable();
+    borrows(&two, &borrowed).await;
+    borrows(&one, &[]).await;
+    // Started while the store is away: what it had, before anybody can be asked.
+    let disk = two.stop().await;
+    memory.set_away(true);
+    let two = cluster.node_on("two", disk);
+    assert_eq!(**two.ipam.borrowed().borrow(), *borrowed);
+    memory.set_away(false);
+    eventually("ready", async || two.ipam.status().ready.then_some(())).await;
+    borrows(&two, &borrowed).await;
+    // The block cannot be read, over a restart too: pods have these addresses all the same.
+    let key = model::block_key(&net("10.0.0.0/30"));
+    let good = store.read(std::slice::from_ref(&key)).await.unwrap().entries.remove(0);
+    store.txn(Txn::default().put(key.clone(), b"{".to_vec())).await.unwrap();
+    let mut disk = two.stop().await;
+    for _ in 0..2 {
+        let two = cluster.node_on("two", disk);
+        eventually("corrupt", async || two.ipam.status().corrupt.first().map(drop)).await;
+        borrows(&two, &borrowed).await;
+        disk = two.stop().await;
+    }
+    store.txn(Txn::default().put(key, good.value.to_vec())).await.unwrap();
+    let two = cluster.node_on("two", disk);
+    two.ipam.release("b").await.unwrap();
+    two.ipam.release("c").await.unwrap();
+    borrows(&two, &[]).await;
+}
+
+#[tokio::test]
+async fn addresses_in_a_block_that_was_taken_away_are_borrowed() {
+    let (_, store) = memory();
+    let cluster = Cluster::on(&store, vec![pool("p", "10.0.0.0/30", 30)]).strict();
+    let node = cluster.node("n");
+    let address = node.v4("a").await.unwrap();
+    let disk = node.stop().await;
+    // As Calico's release of an affinity leaves a block that is not empty.
+    let block = net("10.0.0.0/30");
+    let key = model::block_key(&block);
+    let entry = store.read(std::slice::from_ref(&key)).await.unwrap().entries.remove(0);
+    let mut free = model::decode_block(&key, &entry.value).unwrap();
+    free.set_affinity(None, ipam::timestamp::Timestamp::from_seconds(0));
+    let txn = Txn::default().put(key, free.encode()).delete(model::affinity_key("n", &block));
+    store.txn(txn).await.unwrap();
+    let node = cluster.node_on("n", disk);
+    blocks(&node, 0).await;
+    borrows(&node, &[address]).await;
 }
 
 #[tokio::test]

@@ -3,10 +3,11 @@
 //! a retry and never an address.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::net::IpAddr;
 
 use ipnet::IpNet;
 
-use crate::block::Block;
+use crate::block::{AddressState, Block};
 use crate::model::{self, Affinity, AffinityState, Corrupt, Handle};
 use crate::store::{Entry, Revision};
 
@@ -89,17 +90,34 @@ impl Cache {
 
     /// Networks of others in which this node has addresses.
     pub(crate) fn borrowed(&self) -> Vec<IpNet> {
-        let ours = |block: &Block| {
-            block.occupied().any(|(_, state)| match state {
-                crate::block::AddressState::Allocated(attribute, _) => {
-                    attribute.get("node") == Some(self.node.as_str())
-                }
-                _ => false,
-            })
-        };
-        let foreign =
-            self.blocks.iter().filter(|(cidr, seen)| !self.owns(cidr) && ours(&seen.value));
+        let foreign = self.blocks.iter().filter(|(cidr, seen)| {
+            !self.owns(cidr) && self.addresses_in(&seen.value).next().is_some()
+        });
         foreign.map(|(cidr, _)| *cidr).collect()
+    }
+
+    /// This node's addresses in others' blocks, in order. In a block that cannot be read they are
+    /// those of `before`: pods have them.
+    pub(crate) fn borrowed_addresses(&self, before: &[IpAddr]) -> Vec<IpAddr> {
+        let foreign = self.blocks.iter().filter(|(cidr, _)| !self.owns(cidr));
+        let read = foreign.flat_map(|(_, seen)| self.addresses_in(&seen.value));
+        let unread = before.iter().copied().filter(|address| {
+            self.corrupt_block(|cidr| cidr.contains(address) && !self.confirmed(cidr)).is_some()
+        });
+        let all: BTreeSet<IpAddr> = read.chain(unread).collect();
+        all.into_iter().collect()
+    }
+
+    /// The addresses of a block that are allocated to this node.
+    fn addresses_in<'a>(&'a self, block: &'a Block) -> impl Iterator<Item = IpAddr> + 'a {
+        block.occupied().filter_map(|(address, state)| match state {
+            AddressState::Allocated(attribute, _)
+                if attribute.get("node") == Some(self.node.as_str()) =>
+            {
+                Some(address)
+            }
+            _ => None,
+        })
     }
 
     pub(crate) fn knows(&self, cidr: &IpNet) -> Knowledge<'_> {
@@ -172,6 +190,12 @@ impl Cache {
     /// Reads the unreadable blocks again before anything else: somebody may have mended them.
     pub(crate) fn doubt_corrupt(&mut self) {
         self.stale.extend(self.corrupt.keys().filter_map(|key| model::parse_block_key(key)));
+    }
+
+    /// The network of the unreadable block that holds this address.
+    pub(crate) fn corrupt_net(&self, address: &IpAddr) -> Option<IpNet> {
+        let nets = self.corrupt.keys().filter_map(|key| model::parse_block_key(key));
+        nets.into_iter().find(|net| net.contains(address))
     }
 
     /// The corrupt block that holds this address, if it is known.

@@ -9,6 +9,7 @@
 //! ```
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, SystemTime};
@@ -54,8 +55,8 @@ pub(crate) type Reply<T> = oneshot::Sender<Result<T, Error>>;
 
 pub(crate) enum Message {
     Assign(AssignRequest, Reply<Assignment>),
-    Release(String, Reply<Vec<std::net::IpAddr>>),
-    Collect(Live, Reply<Vec<std::net::IpAddr>>),
+    Release(String, Reply<Vec<IpAddr>>),
+    Collect(Live, Reply<Vec<IpAddr>>),
     Pools(Vec<Pool>),
     Reservations(Vec<IpNet>),
     Config(IpamConfig),
@@ -66,7 +67,7 @@ pub(crate) enum Message {
 /// Who waits for an answer.
 enum Waiting {
     Assign(Reply<Assignment>),
-    Addresses(Reply<Vec<std::net::IpAddr>>),
+    Addresses(Reply<Vec<IpAddr>>),
     Nobody,
 }
 
@@ -97,9 +98,9 @@ struct Pending {
     effort: Effort,
     conflicts: u32,
     /// What transactions without an answer may have given this request.
-    tentative: BTreeSet<std::net::IpAddr>,
+    tentative: BTreeSet<IpAddr>,
     /// What it has released so far.
-    released: Vec<std::net::IpAddr>,
+    released: Vec<IpAddr>,
     /// It waits for the end of this search.
     search: Option<Search>,
 }
@@ -122,7 +123,7 @@ impl Pending {
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum Search {
     Room(Family, Vec<String>),
-    Of(std::net::IpAddr),
+    Of(IpAddr),
 }
 
 pub(crate) struct Committer {
@@ -131,6 +132,7 @@ pub(crate) struct Committer {
     clock: Clock,
     queue: mpsc::UnboundedReceiver<Message>,
     blocks: watch::Sender<Arc<[IpNet]>>,
+    borrowed: watch::Sender<Arc<[IpAddr]>>,
     status: watch::Sender<Status>,
     epoch: Arc<AtomicU64>,
 
@@ -169,6 +171,7 @@ pub(crate) struct Parts {
     pub(crate) node_labels: Option<BTreeMap<String, String>>,
     pub(crate) queue: mpsc::UnboundedReceiver<Message>,
     pub(crate) blocks: watch::Sender<Arc<[IpNet]>>,
+    pub(crate) borrowed: watch::Sender<Arc<[IpAddr]>>,
     pub(crate) status: watch::Sender<Status>,
     pub(crate) epoch: Arc<AtomicU64>,
     pub(crate) remembered: Remembered,
@@ -184,6 +187,7 @@ impl Committer {
             node_labels,
             queue,
             blocks,
+            borrowed,
             status,
             epoch,
             remembered,
@@ -196,6 +200,7 @@ impl Committer {
             clock,
             queue,
             blocks,
+            borrowed,
             status,
             epoch,
             settings: Settings { node_labels, ..Settings::default() },
@@ -429,7 +434,7 @@ impl Committer {
         });
     }
 
-    /// Tells the world, and the disk, which blocks are ours.
+    /// Tells the world, and the disk, which blocks are ours and what we have in others'.
     async fn publish(&mut self) {
         if !self.loaded {
             return;
@@ -437,12 +442,22 @@ impl Committer {
         if self.pending.is_empty() {
             self.cache.forget_foreign();
         }
+        let borrowed_addresses = self.cache.borrowed_addresses(&self.borrowed.borrow());
+        let mut borrowed = self.cache.borrowed();
+        for address in &borrowed_addresses {
+            // A block that cannot be read now is read after a restart all the same.
+            borrowed.extend(self.cache.corrupt_net(address));
+        }
+        borrowed.sort_unstable();
+        borrowed.dedup();
         let remembered = Remembered {
             node: self.cache.node.clone(),
             blocks: self.cache.announced(),
-            borrowed: self.cache.borrowed(),
+            borrowed,
+            borrowed_addresses,
         };
         let announced: Arc<[IpNet]> = remembered.blocks.as_slice().into();
+        let borrowed: Arc<[IpAddr]> = remembered.borrowed_addresses.as_slice().into();
         if remembered != self.remembered {
             let (state, copy) = (self.state.clone(), remembered.clone());
             let saved = tokio::task::spawn_blocking(move || state.save(&copy)).await;
@@ -455,6 +470,11 @@ impl Committer {
         self.blocks.send_if_modified(|blocks| {
             let changed = **blocks != *announced;
             *blocks = announced;
+            changed
+        });
+        self.borrowed.send_if_modified(|addresses| {
+            let changed = **addresses != *borrowed;
+            *addresses = borrowed;
             changed
         });
         let cache = &self.cache;

@@ -3,6 +3,7 @@
 
 use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io::{self, Read, Write};
+use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 
 use ipnet::IpNet;
@@ -33,6 +34,9 @@ pub(crate) struct Remembered {
     /// Blocks of others in which it has addresses.
     #[serde(default)]
     pub(crate) borrowed: Vec<IpNet>,
+    /// Its addresses in those blocks, which it announces one by one.
+    #[serde(default)]
+    pub(crate) borrowed_addresses: Vec<IpAddr>,
 }
 
 impl StateDir {
@@ -132,7 +136,8 @@ mod tests {
         let remembered = Remembered {
             node: "n".to_owned(),
             blocks: vec!["10.0.0.0/26".parse().unwrap()],
-            borrowed: vec![],
+            borrowed: vec!["10.0.1.0/26".parse().unwrap()],
+            borrowed_addresses: vec!["10.0.1.5".parse().unwrap()],
         };
         state.save(&remembered).unwrap();
         assert_eq!(state.load("n"), remembered);

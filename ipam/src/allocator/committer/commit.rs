@@ -139,7 +139,7 @@ impl Committer {
     /// Answers what was done, and starts looking for what is missing.
     async fn answer(&mut self, planned: Vec<(usize, Planned)>) -> Result<bool, Error> {
         let mut progress = false;
-        let mut undo: BTreeMap<String, Vec<std::net::IpAddr>> = BTreeMap::new();
+        let mut undo: BTreeMap<String, Vec<IpAddr>> = BTreeMap::new();
         let mut kept: BTreeSet<String> = BTreeSet::new();
         let mut lookups = Vec::new();
         let mut done = Vec::new();

@@ -11,7 +11,10 @@ impl Committer {
         let prefix = model::affinities_of(&self.cache.node);
         let snapshot = self.store.list(&prefix, None).await?;
         self.take_affinities(&snapshot.entries);
-        self.cache.stale.extend(self.remembered.borrowed.iter().copied());
+        // Also those that were ours: if somebody took one away while pods have addresses in it,
+        // these are borrowed now.
+        let remembered = self.remembered.borrowed.iter().chain(&self.remembered.blocks);
+        self.cache.stale.extend(remembered.copied());
         let config = self.store.read(&[model::CONFIG.to_owned()]).await?;
         self.take_config(config.entries.first());
         self.refresh().await?;

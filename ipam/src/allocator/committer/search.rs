@@ -112,7 +112,7 @@ impl Committer {
     }
 
     /// The block of a requested address cannot be had: tell those who asked for it.
-    fn no_block_of(&mut self, address: std::net::IpAddr, reason: &Error) {
+    fn no_block_of(&mut self, address: IpAddr, reason: &Error) {
         if self.cache.blocks.keys().any(|cidr| cidr.contains(&address)) {
             return;
         }
