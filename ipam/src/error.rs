@@ -3,6 +3,8 @@
 use std::net::IpAddr;
 use std::path::PathBuf;
 
+use ipnet::IpNet;
+
 use crate::model::Corrupt;
 use crate::net::Family;
 use crate::store::StoreError;
@@ -92,6 +94,19 @@ pub enum Error {
         address: IpAddr,
         /// The block's affinity.
         owner: String,
+    },
+    /// The block that would hold the address asked for cannot be made.
+    #[error(
+        "{address} would need a block {wanted}, but {existing} exists in it, made with another \
+         block size"
+    )]
+    Overlap {
+        /// The address.
+        address: IpAddr,
+        /// The block, by its pool's block size.
+        wanted: IpNet,
+        /// A block that overlaps it.
+        existing: IpNet,
     },
     /// The handle holds other addresses than the ones asked for.
     #[error("handle {handle} already holds {held}")]

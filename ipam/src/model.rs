@@ -16,7 +16,7 @@ use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
 use crate::block::{Block, DecodeError};
-use crate::net::Family;
+use crate::net::{Family, network};
 use crate::timestamp::Timestamp;
 
 /// The prefix of every block's key.
@@ -61,6 +61,36 @@ pub fn blocks_of(family: Family) -> &'static str {
         Family::V4 => "/calico/ipam/v2/assignment/ipv4/block/",
         Family::V6 => "/calico/ipam/v2/assignment/ipv6/block/",
     }
+}
+
+/// Where every block that overlaps `cidr` has its key: under one of the prefixes, or it is one of
+/// the keys. `cidr` itself is under a prefix too, and so are some of its neighbours.
+pub(crate) fn overlapping_blocks(cidr: &IpNet) -> (Vec<String>, Vec<String>) {
+    let blocks = blocks_of(Family::of_net(cidr));
+    let prefixes = match cidr {
+        // As many octets as the whole network shares, as text.
+        IpNet::V4(net) => {
+            let shared = usize::from(net.prefix_len() / 8).min(3);
+            let octets = net.network().octets();
+            let text: String =
+                octets.iter().take(shared).map(|octet| format!("{octet}.")).collect();
+            vec![format!("{blocks}{text}")]
+        }
+        // A block has at most 16 host bits, so only the last group varies. All addresses in which
+        // it is not zero begin alike; where it is, the text may end in a longer `::`.
+        IpNet::V6(net) => {
+            let first = network(net.network().into(), 112);
+            let last = first.broadcast().to_string();
+            let shared = last.rfind(':').map_or("", |end| &last[..=end]);
+            vec![format!("{blocks}{shared}"), format!("{blocks}{}-", first.network())]
+        }
+    };
+    let largest = cidr.max_prefix_len() - crate::block::MAX_HOST_BITS;
+    let keys = (largest..cidr.prefix_len())
+        .map(|length| block_key(&network(cidr.network(), length)))
+        .filter(|key| !prefixes.iter().any(|prefix| key.starts_with(prefix)))
+        .collect();
+    (prefixes, keys)
 }
 
 /// The network that a block's key names; None for any other key.
@@ -418,7 +448,47 @@ mod tests {
         assert!(long.validate().unwrap_err().starts_with("ipCooldownSeconds:"));
     }
 
+    fn block(address: std::net::IpAddr, host_bits: u8) -> IpNet {
+        network(address, Family::of(address).bits() - host_bits)
+    }
+
+    /// True if the key is where [`overlapping_blocks`] says.
+    fn is_found(key: &str, cidr: &IpNet) -> bool {
+        let (prefixes, keys) = overlapping_blocks(cidr);
+        keys.iter().any(|k| k == key) || prefixes.iter().any(|prefix| key.starts_with(prefix))
+    }
+
+    #[test]
+    fn overlapping_blocks_are_looked_for_nearby() {
+        let (prefixes, keys) = overlapping_blocks(&net("10.244.1.0/26"));
+        assert_eq!(prefixes, ["/calico/ipam/v2/assignment/ipv4/block/10.244.1."]);
+        assert_eq!(keys.len(), 8, "/16 to /23, which begin at 10.244.0.0: {keys:?}");
+        let (prefixes, keys) = overlapping_blocks(&net("fd00:10:244::/122"));
+        let blocks = "/calico/ipam/v2/assignment/ipv6/block/";
+        let texts = ["fd00:10:244::", "fd00:10:244::-"];
+        assert_eq!(prefixes, texts.map(|text| format!("{blocks}{text}")));
+        assert!(keys.is_empty());
+        assert!(!is_found(&block_key(&net("10.244.2.0/26")), &net("10.244.1.0/26")));
+    }
+
     proptest! {
+        #[test]
+        fn every_overlapping_block_is_looked_for(
+            v4: std::net::Ipv4Addr,
+            v6 in prop::collection::vec(prop_oneof![Just(0_u16), Just(0xffff), any::<u16>()], 8),
+            bits in 0..=16_u8,
+            other in 0..=16_u8,
+            n: u16,
+        ) {
+            let groups: [u16; 8] = v6.try_into().unwrap();
+            for address in [v4.into(), std::net::Ipv6Addr::from(groups).into()] {
+                let cidr = block(address, bits);
+                let within = crate::net::number(cidr.network()) + u128::from(n) % (1 << bits);
+                let rival = block(crate::net::address(Family::of(address), within), other);
+                prop_assert!(is_found(&block_key(&rival), &cidr), "{} {}", cidr, rival);
+            }
+        }
+
         #[test]
         fn parsing_keys_never_panics(key in "\\PC*") {
             let _ = (parse_block_key(&key), parse_affinity_key(&key));

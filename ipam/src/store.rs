@@ -53,6 +53,16 @@ pub struct Compare {
     pub mod_revision: Revision,
 }
 
+/// What a transaction asks of all the keys under a prefix before it writes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NoneCreated {
+    /// The prefix.
+    pub prefix: String,
+    /// No key that exists under it was created after this revision. Changes of older keys do not
+    /// matter.
+    pub since: Revision,
+}
+
 /// A change of one key.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Write {
@@ -77,6 +87,8 @@ impl Write {
 pub struct Txn {
     /// All of these must hold.
     pub compares: Vec<Compare>,
+    /// And all of these.
+    pub none_created: Vec<NoneCreated>,
     /// All of these are done then.
     pub writes: Vec<Write>,
 }
@@ -86,6 +98,13 @@ impl Txn {
     #[must_use]
     pub fn when(mut self, key: impl Into<String>, mod_revision: Revision) -> Self {
         self.compares.push(Compare { key: key.into(), mod_revision });
+        self
+    }
+
+    /// Adds: whoever listed `prefix` at revision `since` has seen every key that it has now.
+    #[must_use]
+    pub fn when_none_created(mut self, prefix: impl Into<String>, since: Revision) -> Self {
+        self.none_created.push(NoneCreated { prefix: prefix.into(), since });
         self
     }
 
@@ -109,8 +128,8 @@ impl Txn {
 pub enum Outcome {
     /// All comparisons held and all writes are done, under this revision.
     Committed(Revision),
-    /// Some comparison did not hold; nothing was written. What each compared key held, in the
-    /// order of the comparisons.
+    /// Some comparison did not hold; nothing was written. What each of [`Txn::compares`] held, in
+    /// their order; if all of these hold, a key was created under one of the prefixes.
     Conflict(Vec<Option<Entry>>),
 }
 
@@ -129,6 +148,15 @@ impl Snapshot {
     pub fn get(&self, key: &str) -> Option<&Entry> {
         self.entries.iter().find(|entry| entry.key == key)
     }
+}
+
+/// Keys listed at one revision.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Keys {
+    /// The keys, in order.
+    pub keys: Vec<String>,
+    /// The revision that this was true at.
+    pub revision: Revision,
 }
 
 /// What a watch tells. The order is that of the store's revisions.
@@ -198,14 +226,15 @@ pub trait Store: Send + Sync + 'static {
         at: Option<Revision>,
     ) -> BoxFuture<'a, Result<Snapshot, StoreError>>;
 
-    /// The keys under a prefix, without their values, in key order.
+    /// The keys under a prefix, without their values.
     ///
     /// # Errors
     /// Unavailable or rejected.
-    fn list_keys<'a>(&'a self, prefix: &'a str) -> BoxFuture<'a, Result<Vec<String>, StoreError>>;
+    fn list_keys<'a>(&'a self, prefix: &'a str) -> BoxFuture<'a, Result<Keys, StoreError>>;
 
     /// Does a transaction; more than [`MAX_TXN_OPS`] comparisons or writes are rejected, and so is
-    /// a key that is written twice.
+    /// a key that is written twice. A store that no longer knows what was created since the
+    /// revision of a [`NoneCreated`] counts that as a conflict.
     ///
     /// # Errors
     /// Unavailable (it may have been done) or rejected (it was not).
@@ -219,7 +248,7 @@ pub trait Store: Send + Sync + 'static {
 /// Rejects what no store would take, with one text for all of them.
 pub(crate) fn check_txn(store: &str, txn: &Txn) -> Result<(), StoreError> {
     let rejected = |reason: String| StoreError::Rejected { store: store.to_owned(), reason };
-    let most = txn.compares.len().max(txn.writes.len());
+    let most = (txn.compares.len() + txn.none_created.len()).max(txn.writes.len());
     if most > MAX_TXN_OPS {
         return Err(rejected(format!("{most} operations in one transaction")));
     }

@@ -17,7 +17,7 @@ use futures::future::{BoxFuture, join_all};
 use futures::stream::BoxStream;
 use ipam::allocator::Mode;
 use ipam::store::memory::{Fault, MemoryStore};
-use ipam::store::{Event, Outcome, Revision, Snapshot, Store, StoreError, Txn};
+use ipam::store::{Event, Keys, Outcome, Revision, Snapshot, Store, StoreError, Txn};
 use ipam::{AllowedUse, Error, Families, Family, IpamConfig, Live, Pool, model};
 
 mod common;
@@ -90,7 +90,7 @@ async fn a_handle_is_assigned_once_and_released_once() {
     assert!(node.ipam.release("h").await.unwrap().is_empty());
     assert!(node.ipam.release("never").await.unwrap().is_empty());
     assert!(consistent(&*store).await.is_empty());
-    assert!(store.list_keys(model::HANDLES).await.unwrap().is_empty());
+    assert!(store.list_keys(model::HANDLES).await.unwrap().keys.is_empty());
 }
 
 #[tokio::test]
@@ -328,6 +328,82 @@ async fn an_address_by_name() {
     let three = Cluster { config: None, ..cluster }.node("three");
     assert_eq!(named(&three, "f", "10.0.0.40").await.unwrap(), ip("10.0.0.40"));
     consistent(&*store).await;
+}
+
+/// Takes addresses until there are no more.
+async fn exhaust(node: &Node, prefix: &str) -> usize {
+    for n in 0.. {
+        match node.v4(&format!("{prefix}{n}")).await {
+            Ok(_) => {}
+            Err(Error::PoolExhausted { .. }) => return n,
+            Err(error) => panic!("{error}"),
+        }
+    }
+    0
+}
+
+#[tokio::test]
+async fn blocks_of_different_sizes_never_overlap() {
+    for (first, second, named) in [(30, 28, "10.0.0.40"), (28, 30, "10.0.0.41")] {
+        let (_, store) = memory();
+        let cluster = Cluster::on(&store, vec![pool("p", "10.0.0.0/26", first)]).strict();
+        let (one, two) = (cluster.node("one"), cluster.node("two"));
+        one.v4("a").await.unwrap();
+        two.v4("b").await.unwrap();
+        // The pool is made anew with another block size while pods live, and only one node knows.
+        two.ipam.set_pools(vec![pool("p", "10.0.0.0/26", second)]);
+        for n in 0..4 {
+            one.v4(&format!("one{n}")).await.unwrap();
+            two.v4(&format!("two{n}")).await.unwrap();
+            consistent(&*store).await;
+        }
+        let mut request = two.request("named", Families::V4);
+        request.requested_ips = vec![ip(named)];
+        match two.ipam.assign(request).await {
+            Ok(_)
+            | Err(Error::Overlap { .. } | Error::AddressInUse { .. } | Error::NotOurBlock { .. }) =>
+                {}
+            Err(error) => panic!("{error}"),
+        }
+        consistent(&*store).await;
+        exhaust(&two, "more").await;
+        exhaust(&one, "more").await;
+        consistent(&*store).await;
+    }
+}
+
+#[tokio::test]
+async fn an_address_by_name_whose_block_would_overlap() {
+    let (_, store) = memory();
+    let cluster = Cluster::on(&store, vec![pool("p", "10.0.0.0/30", 31)]).strict();
+    let node = cluster.node("n");
+    let first = node.v4("a").await.unwrap();
+    node.ipam.set_pools(vec![pool("p", "10.0.0.0/30", 30)]);
+    let wanted = if first == ip("10.0.0.0") { "10.0.0.2" } else { "10.0.0.1" };
+    let mut request = node.request("b", Families::V4);
+    request.requested_ips = vec![ip(wanted)];
+    let error = node.ipam.assign(request).await.unwrap_err();
+    assert!(
+        matches!(&error, Error::Overlap { wanted, .. } if *wanted == net("10.0.0.0/30")),
+        "{error}"
+    );
+    assert_eq!(exhaust(&node, "c").await, 1, "what the old block has left");
+    consistent(&*store).await;
+}
+
+#[tokio::test]
+async fn claims_in_a_row_need_one_transaction_each() {
+    let counting = Arc::new(Counting::default());
+    let store: Arc<dyn Store> = counting.clone();
+    let node = Cluster::on(&store, vec![pool("p", "10.0.0.0/24", 32)]).node("n");
+    node.v4("first").await.unwrap();
+    let (reads, txns) = counting.counts();
+    for n in 0..8 {
+        node.v4(&n.to_string()).await.unwrap();
+    }
+    let (reads_after, txns_after) = counting.counts();
+    assert_eq!(reads_after, reads, "what was listed once and made since is known");
+    assert!(txns_after - txns <= 18, "{} for 8 claims and 8 addresses", txns_after - txns);
 }
 
 #[tokio::test]
@@ -669,7 +745,7 @@ impl Store for Counting {
         self.store.list(prefix, at)
     }
 
-    fn list_keys<'a>(&'a self, prefix: &'a str) -> BoxFuture<'a, Result<Vec<String>, StoreError>> {
+    fn list_keys<'a>(&'a self, prefix: &'a str) -> BoxFuture<'a, Result<Keys, StoreError>> {
         self.read();
         self.store.list_keys(prefix)
     }

@@ -24,6 +24,16 @@ use rand::{RngExt, SeedableRng};
 mod common;
 use common::cluster::{Cluster, Node, consistent, pool};
 
+/// The pools, each time with other block sizes, the last time with one in another.
+fn pools(version: u8) -> Vec<ipam::Pool> {
+    let (four, six) = [(30, 125), (31, 126), (29, 125), (30, 127)][usize::from(version)];
+    let mut pools = vec![pool("four", "10.0.0.0/27", four), pool("six", "fd00::/122", six)];
+    if version == 3 {
+        pools.push(pool("a-part-of-four", "10.0.0.8/29", 32));
+    }
+    pools
+}
+
 struct World {
     random: SmallRng,
     memory: MemoryStore,
@@ -42,7 +52,7 @@ impl World {
         let store: Arc<dyn Store> = Arc::new(memory.clone());
         let mut random = SmallRng::seed_from_u64(seed);
         // Deliberately too small: blocks change hands, addresses are borrowed and end their rest.
-        let pools = vec![pool("four", "10.0.0.0/27", 30), pool("six", "fd00::/122", 125)];
+        let pools = pools(0);
         let mut cluster = Cluster::on(&store, pools);
         if random.random_bool(0.5) {
             cluster = cluster.strict();
@@ -162,6 +172,12 @@ impl World {
                 self.memory.set_away(true);
                 self.add().await;
                 self.memory.set_away(false);
+            }
+            17 => {
+                // The pools were made anew, and each node learns it at a time of its own.
+                let (node, version) = (self.any_node(), self.random.random_range(0..4));
+                self.history.push(format!("n{node} sees the pools {version}"));
+                self.nodes[node].as_ref().unwrap().ipam.set_pools(pools(version));
             }
             _ => {
                 let seconds = self.random.random_range(1..200);

@@ -50,6 +50,7 @@ fn rows(entries: &[ipam::store::Entry]) -> Vec<(String, String)> {
 /// The suite. Keys are under a prefix of each part's own, so that one store serves all parts.
 async fn conforms(store: Arc<dyn Store>) {
     transactions(&*store).await;
+    creations(&*store).await;
     reads(&*store).await;
     limits(&*store).await;
     past(&*store).await;
@@ -91,6 +92,38 @@ async fn transactions(store: &dyn Store) {
     assert!(matches!(store.txn(again).await.unwrap(), Outcome::Committed(_)));
 }
 
+/// Transactions that rest on no key having been created under a prefix.
+async fn creations(store: &dyn Store) {
+    let first = put(store, "/g/a", "1").await;
+    let keys = store.list_keys("/g/").await.unwrap();
+    assert_eq!((keys.keys, keys.revision), (vec!["/g/a".to_owned()], first));
+    let when = |prefix: &str, since| Txn::default().when_none_created(prefix, since);
+    let holds = async |txn: Txn| matches!(store.txn(txn).await.unwrap(), Outcome::Committed(_));
+    // Nothing there; changed since; created beside it since.
+    assert!(holds(when("/g/none/", first).put("/g2", vec![])).await);
+    put(store, "/g/a", "2").await;
+    put(store, "/gb", "").await;
+    assert!(holds(when("/g/", first).put("/g2", vec![])).await);
+    // Created since: refused, and no compared key is to blame.
+    let second = put(store, "/g/b", "1").await;
+    let guarded = when("/g/", first).when("/g2", 0).when("/g/b", second);
+    let Outcome::Conflict(found) = store.txn(guarded).await.unwrap() else { panic!() };
+    assert_eq!(found.len(), 2);
+    let guarded = when("/g/", second - 1).when("/g/b", second).put("/g2", b"no".to_vec());
+    let Outcome::Conflict(found) = store.txn(guarded).await.unwrap() else { panic!() };
+    assert_eq!(found[0].as_ref().unwrap().mod_revision, second);
+    assert!(holds(when("/g/", second).put("/g2", vec![])).await);
+    // Created and gone again; created again.
+    put(store, "/g/c", "").await;
+    store.txn(Txn::default().delete("/g/c")).await.unwrap();
+    assert!(holds(when("/g/", second)).await);
+    put(store, "/g/c", "").await;
+    assert!(!holds(when("/g/", second)).await);
+    let keys = store.list_keys("/g/").await.unwrap();
+    assert!(holds(when("/g/", keys.revision)).await);
+    assert_eq!(&store.read(&["/g2".to_owned()]).await.unwrap().entries[0].value[..], b"");
+}
+
 async fn reads(store: &dyn Store) {
     let last = {
         put(store, "/r/b", "2").await;
@@ -102,7 +135,7 @@ async fn reads(store: &dyn Store) {
     assert_eq!(list.revision, last);
     let expected = [("/r/a", "1"), ("/r/a/x", "3"), ("/r/b", "2")];
     assert_eq!(rows(&list.entries), expected.map(|(k, v)| (k.to_owned(), v.to_owned())));
-    assert_eq!(store.list_keys("/r/a").await.unwrap(), ["/r/a", "/r/a/x"]);
+    assert_eq!(store.list_keys("/r/a").await.unwrap().keys, ["/r/a", "/r/a/x"]);
     let read = store.read(&["/r/none".to_owned(), "/r/b".to_owned()]).await.unwrap();
     assert_eq!(read.revision, last);
     assert_eq!(read.get("/r/b").unwrap().mod_revision, list.entries[2].mod_revision);
@@ -198,7 +231,7 @@ async fn large(store: &dyn Store) {
     let list = store.list("/big/", None).await.unwrap();
     assert_eq!(list.entries.len(), 704);
     assert!(list.entries.windows(2).all(|pair| pair[0].key < pair[1].key));
-    assert_eq!(store.list_keys("/big/").await.unwrap().len(), 704);
+    assert_eq!(store.list_keys("/big/").await.unwrap().keys.len(), 704);
 }
 
 /// What a watch does when the changes it needs are forgotten.

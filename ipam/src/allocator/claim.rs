@@ -4,6 +4,7 @@
 //! is not one of Calico's. It runs beside the committer, which goes on serving from the blocks it
 //! has.
 
+use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -15,7 +16,7 @@ use crate::error::Error;
 use crate::model::{self, Affinity};
 use crate::net::{Family, Occupied, network};
 use crate::pool::Pool;
-use crate::store::{Entry, Outcome, Revision, Snapshot, Store, StoreError, Txn};
+use crate::store::{Entry, Keys, Outcome, Revision, Snapshot, Store, StoreError, Txn};
 use crate::timestamp::Timestamp;
 
 /// An empty block of another node may be taken this long after it was claimed (Calico's rule): its
@@ -31,6 +32,38 @@ pub(crate) enum Target {
     Spare,
     /// The block that holds this address.
     Of(IpAddr),
+}
+
+/// The blocks of a family that exist, as they were listed. It may be old: every claim proves that
+/// no block was created near the one it makes since then, by whomever and of whatever size.
+#[derive(Clone, Debug)]
+pub(crate) struct Census {
+    occupied: Occupied,
+    revision: Revision,
+    /// The prefixes of keys under which a claim of ours proved a younger state.
+    proven: BTreeMap<String, Revision>,
+}
+
+impl Census {
+    /// Makes sure that no block overlaps `cidr` when the transaction is done.
+    fn guard(&self, mut txn: Txn, cidr: &IpNet) -> Txn {
+        let (prefixes, keys) = model::overlapping_blocks(cidr);
+        for key in keys {
+            txn = txn.when(key, 0);
+        }
+        for prefix in prefixes {
+            let since = self.proven.get(&prefix).map_or(self.revision, |since| *since);
+            txn = txn.when_none_created(prefix, since);
+        }
+        txn
+    }
+
+    /// A guarded transaction that creates this block was done.
+    fn created(&mut self, cidr: &IpNet, revision: Revision) {
+        self.occupied.insert(cidr);
+        let (prefixes, _) = model::overlapping_blocks(cidr);
+        self.proven.extend(prefixes.into_iter().map(|prefix| (prefix, revision)));
+    }
 }
 
 /// One search.
@@ -50,7 +83,7 @@ pub(crate) struct Claim {
     pub(crate) borrow: bool,
     pub(crate) cooldown: Duration,
     /// The blocks that exist, as far as known from an earlier search.
-    pub(crate) occupied: Option<Occupied>,
+    pub(crate) census: Option<Census>,
     pub(crate) now: Timestamp,
 }
 
@@ -77,6 +110,8 @@ pub(crate) struct Finished {
 enum Attempt {
     Won(Found),
     Taken(Entry),
+    /// A block that is not in the census overlaps it.
+    Crowded,
 }
 
 impl Claim {
@@ -118,38 +153,40 @@ impl Claim {
     /// Walks the pools for a block that does not exist. What is known of the others may be old: a
     /// conflict, or finding none free, makes it be read again.
     async fn free_block(&mut self) -> Result<Option<Found>, StoreError> {
-        let mut fresh = self.occupied.is_none();
-        if fresh {
-            self.occupied = Some(self.list().await?);
-        }
+        let (mut census, mut fresh) = match self.census.take() {
+            Some(census) => (census, false),
+            None => (self.list().await?.0, true),
+        };
         loop {
-            let occupied = self.occupied.get_or_insert_default();
-            let free = |block: &IpNet| !occupied.overlaps(block);
+            let free = |block: &IpNet| !census.occupied.overlaps(block);
             let candidate = self.pools.iter().find_map(|pool| pool.walk(&self.node).find(free));
-            match candidate {
-                None if fresh => return Ok(None),
-                None => {}
-                Some(cidr) => match self.take(cidr).await? {
-                    Attempt::Won(found) => {
-                        self.occupied.get_or_insert_default().insert(&cidr);
-                        return Ok(Some(found));
-                    }
-                    Attempt::Taken(_) => {}
+            let found = match candidate {
+                None if fresh => Some(None),
+                None => None,
+                Some(cidr) => match self.take(cidr, &mut census).await? {
+                    Attempt::Won(found) => Some(Some(found)),
+                    Attempt::Taken(_) | Attempt::Crowded => None,
                 },
+            };
+            if let Some(found) = found {
+                self.census = Some(census);
+                return Ok(found);
             }
-            self.occupied = Some(self.list().await?);
+            census = self.list().await?.0;
             fresh = true;
         }
     }
 
-    async fn list(&self) -> Result<Occupied, StoreError> {
-        let keys = self.store.list_keys(model::blocks_of(self.family)).await?;
+    async fn list(&self) -> Result<(Census, Vec<IpNet>), StoreError> {
+        let Keys { keys, revision } = self.store.list_keys(model::blocks_of(self.family)).await?;
         let nets: Vec<IpNet> = keys.iter().filter_map(|key| model::parse_block_key(key)).collect();
-        Ok(nets.iter().collect())
+        let occupied = nets.iter().collect();
+        Ok((Census { occupied, revision, proven: BTreeMap::new() }, nets))
     }
 
-    /// Creates a block, or takes possession of one that has this node's name on it already.
-    async fn take(&self, cidr: IpNet) -> Result<Attempt, StoreError> {
+    /// Creates a block that overlaps none, or takes possession of one that has this node's name on
+    /// it already.
+    async fn take(&self, cidr: IpNet, census: &mut Census) -> Result<Attempt, StoreError> {
         let affinity = Some(format!("host:{}", self.node));
         let (affinity_key, block_key) =
             (model::affinity_key(&self.node, &cidr), model::block_key(&cidr));
@@ -167,8 +204,10 @@ impl Claim {
                 .when(block_key.clone(), 0)
                 .put(affinity_key.clone(), model::encode(&Affinity::default()))
                 .put(block_key.clone(), block.encode());
+            let txn = census.guard(txn, &cidr);
             let found = match self.store.txn(txn.clone()).await? {
                 Outcome::Committed(revision) => {
+                    census.created(&cidr, revision);
                     return Ok(Attempt::Won(self.won(cidr, &txn, revision)));
                 }
                 Outcome::Conflict(found) => found,
@@ -185,7 +224,13 @@ impl Claim {
                     }
                     return Ok(Attempt::Taken(existing));
                 }
-                (affinity, None) => leftover = affinity.map_or(0, |entry| entry.mod_revision),
+                (affinity, None) => {
+                    let revision = affinity.map_or(0, |entry| entry.mod_revision);
+                    if revision == leftover {
+                        return Ok(Attempt::Crowded);
+                    }
+                    leftover = revision;
+                }
             }
         }
     }
@@ -299,9 +344,23 @@ impl Claim {
             return Ok(none);
         };
         let wanted = network(address, pool.block_size);
-        let keys = self.store.list_keys(model::blocks_of(self.family)).await?;
-        let existing = keys.iter().filter_map(|key| model::parse_block_key(key));
-        if let Some(cidr) = existing.into_iter().find(|cidr| cidr.contains(&address)) {
+        let (mut census, mut nets) = self.list().await?;
+        let mut existing = nets.iter().copied().find(|cidr| cidr.contains(&address));
+        if existing.is_none() && self.forbidden.is_none() {
+            // Until nobody makes a block near it meanwhile.
+            while !census.occupied.overlaps(&wanted) {
+                match self.take(wanted, &mut census).await? {
+                    Attempt::Won(found) => {
+                        self.census = Some(census);
+                        return Ok(found);
+                    }
+                    Attempt::Taken(block) => return Ok(Found::Foreign { cidr: wanted, block }),
+                    Attempt::Crowded => (census, nets) = self.list().await?,
+                }
+            }
+            existing = nets.iter().copied().find(|cidr| cidr.contains(&address));
+        }
+        if let Some(cidr) = existing {
             let keys = [model::block_key(&cidr), model::affinity_key(&self.node, &cidr)];
             let read = self.store.read(&keys).await?;
             let Some(block) = read.get(&keys[0]).cloned() else {
@@ -317,16 +376,15 @@ impl Claim {
             return Ok(match self.confirm(cidr, block, read.get(&keys[1]).cloned()).await? {
                 Attempt::Won(found) => found,
                 Attempt::Taken(block) => Found::Foreign { cidr, block },
+                Attempt::Crowded => none,
             });
         }
-        if let Some(forbidden) = self.forbidden.clone() {
-            return Ok(Found::Nothing(forbidden));
-        }
-        self.occupied = None;
-        Ok(match self.take(wanted).await? {
-            Attempt::Won(found) => found,
-            Attempt::Taken(block) => Found::Foreign { cidr: wanted, block },
-        })
+        let overlap = nets.into_iter().find(|cidr| wanted.contains(cidr));
+        Ok(Found::Nothing(match (self.forbidden.clone(), overlap) {
+            (Some(forbidden), _) => forbidden,
+            (None, Some(existing)) => Error::Overlap { address, wanted, existing },
+            (None, None) => Error::NotInPool { address },
+        }))
     }
 
     fn fenced(&self) -> Txn {

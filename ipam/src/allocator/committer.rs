@@ -22,7 +22,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::Instant;
 
 use super::cache::{Cache, Seen};
-use super::claim::{Claim, Finished, Found, Target};
+use super::claim::{Census, Claim, Finished, Found, Target};
 use super::owner::Ownership;
 use super::plan::{Draft, Effort, Need, Plan, Planned, Settings, Work, wants_spare};
 use super::request::{AssignRequest, Assignment, Live};
@@ -30,7 +30,7 @@ use super::state::{Remembered, StateDir};
 use super::status::Status;
 use crate::error::Error;
 use crate::model::{self, IpamConfig};
-use crate::net::{Family, Occupied};
+use crate::net::Family;
 use crate::pool::{self, AllowedUse, Asker, Pool};
 use crate::store::{Entry, Event, Outcome, Revision, Store, StoreError};
 use crate::timestamp::Timestamp;
@@ -149,7 +149,7 @@ pub(crate) struct Committer {
     pending: VecDeque<Pending>,
     searches: FuturesUnordered<BoxFuture<'static, (Search, Finished)>>,
     searching: BTreeSet<Search>,
-    occupied: HashMap<Family, Occupied>,
+    census: HashMap<Family, Census>,
     spare_not_before: HashMap<Family, Instant>,
     /// When each handle that this process assigned was assigned.
     assigned: HashMap<String, u64>,
@@ -211,7 +211,7 @@ impl Committer {
             pending: VecDeque::new(),
             searches: FuturesUnordered::new(),
             searching: BTreeSet::new(),
-            occupied: HashMap::new(),
+            census: HashMap::new(),
             spare_not_before: HashMap::new(),
             assigned: HashMap::new(),
             backoff: BACKOFF.0,
@@ -269,6 +269,7 @@ impl Committer {
                 pools.sort_by(|a, b| a.name.cmp(&b.name));
                 self.settings.pools = pools;
                 self.spare_not_before.clear();
+                self.census.clear();
                 return;
             }
             Message::Reservations(reservations) => {

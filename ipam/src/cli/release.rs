@@ -107,7 +107,7 @@ async fn release(
 
 /// The network of the block that holds an address.
 async fn block_of(store: &dyn Store, ip: IpAddr) -> anyhow::Result<Option<IpNet>> {
-    let keys = store.list_keys(model::blocks_of(ipam::Family::of(ip))).await?;
+    let keys = store.list_keys(model::blocks_of(ipam::Family::of(ip))).await?.keys;
     Ok(keys.iter().filter_map(|key| model::parse_block_key(key)).find(|cidr| cidr.contains(&ip)))
 }
 

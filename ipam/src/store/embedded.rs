@@ -11,7 +11,7 @@ use redb::{Database, ReadableDatabase, ReadableTable, TableDefinition};
 
 use super::memory::MemoryStore;
 use super::mvcc::{Change, Mvcc};
-use super::{Entry, Event, Outcome, Revision, Snapshot, Store, StoreError, Txn};
+use super::{Entry, Event, Keys, Outcome, Revision, Snapshot, Store, StoreError, Txn};
 
 /// Key to (revision of the last write, value).
 const ENTRIES: TableDefinition<'_, &str, (i64, &[u8])> = TableDefinition::new("entries");
@@ -115,7 +115,7 @@ impl Store for EmbeddedStore {
         self.memory.list(prefix, at)
     }
 
-    fn list_keys<'a>(&'a self, prefix: &'a str) -> BoxFuture<'a, Result<Vec<String>, StoreError>> {
+    fn list_keys<'a>(&'a self, prefix: &'a str) -> BoxFuture<'a, Result<Keys, StoreError>> {
         self.memory.list_keys(prefix)
     }
 

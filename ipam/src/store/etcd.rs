@@ -21,7 +21,7 @@ use tokio::sync::OnceCell;
 use tokio::time::timeout;
 
 use super::{
-    Entry, Event, MAX_TXN_OPS, Outcome, Revision, Snapshot, Store, StoreError, Txn, Write,
+    Entry, Event, Keys, MAX_TXN_OPS, Outcome, Revision, Snapshot, Store, StoreError, Txn, Write,
     check_txn,
 };
 
@@ -326,12 +326,13 @@ impl Store for EtcdStore {
         .boxed()
     }
 
-    fn list_keys<'a>(&'a self, prefix: &'a str) -> BoxFuture<'a, Result<Vec<String>, StoreError>> {
+    fn list_keys<'a>(&'a self, prefix: &'a str) -> BoxFuture<'a, Result<Keys, StoreError>> {
         async move {
             let options = GetOptions::new().with_range(end_of(prefix)).with_keys_only();
             let answer = self.shared.get(prefix.as_bytes(), options).await?;
             let key = |kv: &KeyValue| String::from_utf8_lossy(kv.key()).into_owned();
-            Ok(answer.kvs().iter().map(key).collect())
+            let revision = answer.header().map_or(0, etcd_client::ResponseHeader::revision);
+            Ok(Keys { keys: answer.kvs().iter().map(key).collect(), revision })
         }
         .boxed()
     }
@@ -356,14 +357,17 @@ impl Store for EtcdStore {
 }
 
 fn translate(txn: &Txn) -> etcd_client::Txn {
-    let compares: Vec<_> = txn
-        .compares
-        .iter()
-        .map(|compare| {
-            let key = compare.key.as_str();
-            etcd_client::Compare::mod_revision(key, CompareOp::Equal, compare.mod_revision)
-        })
-        .collect();
+    let compares = txn.compares.iter().map(|compare| {
+        let key = compare.key.as_str();
+        etcd_client::Compare::mod_revision(key, CompareOp::Equal, compare.mod_revision)
+    });
+    // Holds for every key of the range, and for a range without keys.
+    let none_created = txn.none_created.iter().map(|guard| {
+        let prefix = guard.prefix.as_str();
+        etcd_client::Compare::create_revision(prefix, CompareOp::Less, guard.since + 1)
+            .with_range(end_of(prefix))
+    });
+    let compares: Vec<_> = compares.chain(none_created).collect();
     let writes: Vec<_> = txn
         .writes
         .iter()

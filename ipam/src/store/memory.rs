@@ -9,7 +9,7 @@ use futures::{FutureExt, StreamExt};
 use tokio::sync::watch;
 
 use super::mvcc::{Compacted, Mvcc};
-use super::{Event, Outcome, Revision, Snapshot, Store, StoreError, Txn, check_txn};
+use super::{Event, Keys, Outcome, Revision, Snapshot, Store, StoreError, Txn, check_txn};
 
 /// How many changes are remembered for watches and reads of the past.
 const HISTORY: usize = 100_000;
@@ -168,10 +168,11 @@ impl Store for MemoryStore {
         async move { self.present()?.mvcc.list(prefix, at).map_err(|e| self.compacted(e)) }.boxed()
     }
 
-    fn list_keys<'a>(&'a self, prefix: &'a str) -> BoxFuture<'a, Result<Vec<String>, StoreError>> {
+    fn list_keys<'a>(&'a self, prefix: &'a str) -> BoxFuture<'a, Result<Keys, StoreError>> {
         async move {
-            let snapshot = self.list(prefix, None).await?;
-            Ok(snapshot.entries.into_iter().map(|entry| entry.key).collect())
+            let Snapshot { entries, revision } = self.list(prefix, None).await?;
+            let keys = entries.into_iter().map(|entry| entry.key).collect();
+            Ok(Keys { keys, revision })
         }
         .boxed()
     }

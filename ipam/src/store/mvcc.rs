@@ -6,7 +6,7 @@ use std::collections::VecDeque;
 use std::ops::Bound;
 use std::sync::Arc;
 
-use super::{Entry, Event, Outcome, Revision, Snapshot, Txn, Write};
+use super::{Entry, Event, NoneCreated, Outcome, Revision, Snapshot, Txn, Write};
 
 /// One change of one key.
 #[derive(Clone, Debug)]
@@ -87,7 +87,7 @@ impl Mvcc {
             .iter()
             .zip(&found)
             .all(|(want, entry)| want.mod_revision == entry.map_or(0, |e| e.mod_revision));
-        if !holds {
+        if !holds || txn.none_created.iter().any(|guard| self.created_since(guard)) {
             return Err(found.into_iter().map(Option::<&Entry>::cloned).collect());
         }
         let revision = self.revision + 1;
@@ -105,6 +105,17 @@ impl Mvcc {
             (before.is_some() || after.is_some()).then_some(Change { revision, key, before, after })
         });
         Ok(changes.collect())
+    }
+
+    /// True if a key that exists came into being after the revision, or if that is forgotten.
+    fn created_since(&self, guard: &NoneCreated) -> bool {
+        let first = self.history.partition_point(|change| change.revision <= guard.since);
+        guard.since < self.compacted
+            || self.history.iter().skip(first).any(|change| {
+                change.before.is_none()
+                    && change.key.starts_with(&guard.prefix)
+                    && self.entries.contains_key(&change.key)
+            })
     }
 
     /// Makes the changes that [`Mvcc::evaluate`] found.

@@ -159,9 +159,14 @@ pub async fn consistent(store: &dyn Store) -> BTreeMap<IpAddr, String> {
     let mut recorded = BTreeMap::new();
     let mut owners = BTreeMap::new();
     let mut affinities = BTreeMap::new();
+    let mut blocks = Vec::<IpNet>::new();
     for entry in &entries {
         if model::parse_block_key(&entry.key).is_some() {
             let block = model::decode_block(&entry.key, &entry.value).unwrap();
+            let other =
+                blocks.iter().find(|o| o.contains(&block.cidr()) || block.cidr().contains(*o));
+            assert_eq!(other, None, "overlaps {}", block.cidr());
+            blocks.push(block.cidr());
             if let Some(node) = block.node() {
                 owners.insert(block.cidr(), node.to_owned());
             }

@@ -39,7 +39,7 @@ impl Committer {
             forbidden: self.forbidden(family),
             borrow: !config.strict_affinity,
             cooldown: config.cooldown(),
-            occupied: self.occupied.get(&family).cloned(),
+            census: self.census.get(&family).cloned(),
             now: self.now(),
         };
         self.searches.push(Box::pin(async move { (search, claim.run().await) }));
@@ -60,9 +60,9 @@ impl Committer {
     pub(super) fn searched(&mut self, search: &Search, finished: Finished) {
         self.searching.remove(search);
         let Finished { claim, found } = finished;
-        match claim.occupied {
-            Some(occupied) => self.occupied.insert(claim.family, occupied),
-            None => self.occupied.remove(&claim.family),
+        match claim.census {
+            Some(census) => self.census.insert(claim.family, census),
+            None => self.census.remove(&claim.family),
         };
         let mut scarce = None;
         match found {
