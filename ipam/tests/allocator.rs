@@ -279,6 +279,71 @@ async fn addresses_in_a_block_that_was_taken_away_are_borrowed() {
 }
 
 #[tokio::test]
+async fn a_block_with_the_nodes_name_on_it_is_adopted() {
+    let value =
+        |state: &str| Some(format!(r#"{{"state":"{state}","deleted":false}}"#).into_bytes());
+    for affinity in [value("pending"), value("pendingDeletion"), None] {
+        let (_, store) = memory();
+        let pools = vec![pool("p", "10.0.0.0/28", 30), pool("six", "fd00::/124", 126)];
+        let cluster = Cluster::on(&store, pools).strict();
+        let node = cluster.node("n");
+        node.both("a").await.unwrap();
+        let own = blocks(&node, 2).await;
+        let disk = node.stop().await;
+        let before = all(&*store).await;
+        let wounded = own.iter().fold(Txn::default(), |txn, cidr| {
+            let key = model::affinity_key("n", cidr);
+            match &affinity {
+                Some(value) => txn.put(key, value.clone()),
+                None => txn.delete(key),
+            }
+        });
+        store.txn(wounded).await.unwrap();
+        // Nothing is remembered: it is the store that says so.
+        std::fs::remove_file(disk.path().join("ipam-blocks.json")).unwrap();
+        let node = cluster.node_on("n", disk);
+        assert_eq!(blocks(&node, 2).await, own, "{affinity:?}");
+        consistent(&*store).await;
+        for cidr in &own {
+            let sequence = |all: &std::collections::BTreeMap<String, String>| {
+                let key = model::block_key(cidr);
+                model::decode_block(&key, all[&key].as_bytes()).unwrap().sequence_number()
+            };
+            let after = all(&*store).await;
+            assert_eq!(sequence(&after), sequence(&before) + 1, "a releaser must look again");
+        }
+        let more = node.both("b").await.unwrap();
+        assert!(more.iter().all(|address| own.iter().any(|cidr| cidr.contains(address))));
+    }
+}
+
+#[tokio::test]
+async fn what_is_left_of_a_claim_without_its_block_goes() {
+    let (memory, store) = memory();
+    let cluster = Cluster::on(&store, vec![pool("p", "10.0.0.0/28", 30)]).strict();
+    let other = cluster.node("other");
+    other.v4("a").await.unwrap();
+    let theirs = blocks(&other, 1).await[0];
+    let nobodys = net("10.9.0.0/30");
+    let pending = br#"{"state":"pending","deleted":false}"#.to_vec();
+    let mut txn = Txn::default();
+    for cidr in [theirs, nobodys] {
+        txn = txn.put(model::affinity_key("n", &cidr), pending.clone());
+    }
+    store.txn(txn).await.unwrap();
+    // Also if the first attempt gets no answer.
+    memory.inject([None, Some(Fault::LoseRequest)]);
+    let node = cluster.node("n");
+    eventually("gone", async || {
+        let keys = store.list_keys(&model::affinities_of("n")).await.unwrap().keys;
+        keys.is_empty().then_some(())
+    })
+    .await;
+    node.v4("b").await.unwrap();
+    assert_eq!(consistent(&*store).await.len(), 2);
+}
+
+#[tokio::test]
 async fn takes_over_an_empty_block_after_a_minute() {
     let (_, store) = memory();
     let cluster = Cluster::on(&store, vec![pool("p", "10.0.0.0/31", 31)]).strict();

@@ -19,6 +19,8 @@ use crate::pool::Pool;
 use crate::store::{Entry, Keys, Outcome, Revision, Snapshot, Store, StoreError, Txn};
 use crate::timestamp::Timestamp;
 
+mod adopt;
+
 /// An empty block of another node may be taken this long after it was claimed (Calico's rule): its
 /// owner surely means to use a younger one.
 const RECLAIM_AGE: Duration = Duration::from_secs(60);
@@ -32,6 +34,8 @@ pub(crate) enum Target {
     Spare,
     /// The block that holds this address.
     Of(IpAddr),
+    /// What has this node's name on it already.
+    Named,
 }
 
 /// The blocks of a family that exist, as they were listed. It may be old: every claim proves that
@@ -92,6 +96,8 @@ pub(crate) struct Claim {
 pub(crate) enum Found {
     /// A block that now is this node's.
     Own { cidr: IpNet, block: Entry, affinity: Entry },
+    /// Blocks that had this node's name on them and now are its own: network, block, affinity.
+    Adopted(Vec<(IpNet, Entry, Entry)>),
     /// A block of somebody else with room.
     Foreign { cidr: IpNet, block: Entry },
     /// Nothing, for this reason.
@@ -119,6 +125,7 @@ impl Claim {
         let found = match self.target {
             Target::Any | Target::Spare => self.any().await,
             Target::Of(address) => self.of(address).await,
+            Target::Named => self.adopt().await,
         };
         Finished { claim: self, found }
     }
@@ -219,8 +226,10 @@ impl Claim {
             match (rest.next().flatten(), rest.next().flatten()) {
                 (affinity, Some(existing)) => {
                     let read = model::decode_block(&block_key, &existing.value);
-                    if read.is_ok_and(|block| block.node() == Some(self.node.as_str())) {
-                        return self.confirm(cidr, existing, affinity).await;
+                    if let Ok(block) = read
+                        && block.node() == Some(self.node.as_str())
+                    {
+                        return self.confirm(cidr, existing, block, affinity).await;
                     }
                     return Ok(Attempt::Taken(existing));
                 }
@@ -235,28 +244,28 @@ impl Claim {
         }
     }
 
-    /// Confirms the affinity of a block that has this node's name on it.
+    /// Confirms the affinity of a block that has this node's name on it. The block is written too:
+    /// whoever was about to release it in steps of its own, as Calico does, has to look again.
     async fn confirm(
         &self,
         cidr: IpNet,
-        block: Entry,
+        entry: Entry,
+        mut block: Block,
         affinity: Option<Entry>,
     ) -> Result<Attempt, StoreError> {
         let key = model::affinity_key(&self.node, &cidr);
+        block.seal();
         let txn = self
             .fenced()
             .when(key.clone(), affinity.map_or(0, |entry| entry.mod_revision))
-            .when(block.key.clone(), block.mod_revision)
-            .put(key.clone(), model::encode(&Affinity::default()));
-        match self.store.txn(txn).await? {
-            Outcome::Committed(mod_revision) => {
-                let value = model::encode(&Affinity::default()).into();
-                let affinity = Entry { key, value, mod_revision };
-                Ok(Attempt::Won(Found::Own { cidr, block, affinity }))
-            }
+            .when(entry.key.clone(), entry.mod_revision)
+            .put(key, model::encode(&Affinity::default()))
+            .put(entry.key.clone(), block.encode());
+        match self.store.txn(txn.clone()).await? {
+            Outcome::Committed(revision) => Ok(Attempt::Won(self.won(cidr, &txn, revision))),
             Outcome::Conflict(found) if self.is_fenced(&found) => Ok(Attempt::Won(Found::Fenced)),
             // Somebody changes it right now; leave it for the next search.
-            Outcome::Conflict(_) => Ok(Attempt::Taken(block)),
+            Outcome::Conflict(_) => Ok(Attempt::Taken(entry)),
         }
     }
 
@@ -373,11 +382,13 @@ impl Claim {
             if decoded.node() != Some(self.node.as_str()) {
                 return Ok(Found::Foreign { cidr, block });
             }
-            return Ok(match self.confirm(cidr, block, read.get(&keys[1]).cloned()).await? {
-                Attempt::Won(found) => found,
-                Attempt::Taken(block) => Found::Foreign { cidr, block },
-                Attempt::Crowded => none,
-            });
+            return Ok(
+                match self.confirm(cidr, block, decoded, read.get(&keys[1]).cloned()).await? {
+                    Attempt::Won(found) => found,
+                    Attempt::Taken(block) => Found::Foreign { cidr, block },
+                    Attempt::Crowded => none,
+                },
+            );
         }
         let overlap = nets.into_iter().find(|cidr| wanted.contains(cidr));
         Ok(Found::Nothing(match (self.forbidden.clone(), overlap) {

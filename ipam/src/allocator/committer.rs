@@ -124,6 +124,7 @@ impl Pending {
 enum Search {
     Room(Family, Vec<String>),
     Of(IpAddr),
+    Named(Family),
 }
 
 pub(crate) struct Committer {
@@ -150,6 +151,8 @@ pub(crate) struct Committer {
     searches: FuturesUnordered<BoxFuture<'static, (Search, Finished)>>,
     searching: BTreeSet<Search>,
     census: HashMap<Family, Census>,
+    /// Families of which blocks with this node's name on them have still to be looked for.
+    unadopted: BTreeSet<Family>,
     spare_not_before: HashMap<Family, Instant>,
     /// When each handle that this process assigned was assigned.
     assigned: HashMap<String, u64>,
@@ -212,6 +215,7 @@ impl Committer {
             searches: FuturesUnordered::new(),
             searching: BTreeSet::new(),
             census: HashMap::new(),
+            unadopted: BTreeSet::new(),
             spare_not_before: HashMap::new(),
             assigned: HashMap::new(),
             backoff: BACKOFF.0,
@@ -324,6 +328,7 @@ impl Committer {
                 break;
             }
         }
+        self.seek_named();
         self.seek_spares();
         self.publish().await;
     }

@@ -22,6 +22,7 @@ impl Committer {
         let configuration = self.store.watch(model::CONFIG, Some(config.revision));
         self.events = Some(futures::stream::select(affinities, configuration).boxed());
         self.loaded = true;
+        self.unadopted.extend([Family::V4, Family::V6]);
         let blocks = self.cache.owned().count();
         tracing::info!(
             node = self.cache.node,

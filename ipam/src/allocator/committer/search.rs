@@ -21,6 +21,17 @@ impl Committer {
         search
     }
 
+    /// Looks once after each start for blocks that have this node's name on them but were never
+    /// confirmed.
+    pub(super) fn seek_named(&mut self) {
+        if self.owner.revision.is_none() || self.retry_at.is_some() {
+            return;
+        }
+        for family in std::mem::take(&mut self.unadopted) {
+            self.begin(Search::Named(family), family, Target::Named, &[]);
+        }
+    }
+
     fn begin(&mut self, search: Search, family: Family, target: Target, names: &[String]) {
         if !self.searching.insert(search.clone()) {
             return;
@@ -68,11 +79,11 @@ impl Committer {
         match found {
             Ok(Found::Own { cidr, block, affinity }) => {
                 tracing::info!(%cidr, "claimed a block");
-                self.cache.install_affinity(cidr, Some(&affinity));
-                // A transaction may have overtaken the search with a younger state.
-                let known = self.cache.blocks.get(&cidr).map_or(0, |seen| seen.revision);
-                if known < block.mod_revision {
-                    self.cache.install_block(cidr, Some(&block));
+                self.is_own(cidr, &block, &affinity);
+            }
+            Ok(Found::Adopted(blocks)) => {
+                for (cidr, block, affinity) in blocks {
+                    self.is_own(cidr, &block, &affinity);
                 }
             }
             Ok(Found::Foreign { cidr, block }) => {
@@ -91,9 +102,17 @@ impl Committer {
                 // Those who wait for a spare block by chance look harder themselves.
                 scarce = (claim.target != Target::Spare).then_some(reason);
             }
-            Ok(Found::Fenced) => self.owner.lose(),
+            Ok(Found::Fenced) => {
+                if let Search::Named(family) = search {
+                    self.unadopted.insert(*family);
+                }
+                self.owner.lose();
+            }
             Err(error) => {
                 tracing::warn!(%error, "no block found yet");
+                if let Search::Named(family) = search {
+                    self.unadopted.insert(*family);
+                }
                 self.troubled_search(error.into());
             }
         }
@@ -108,6 +127,19 @@ impl Committer {
         }
         if let (Some(reason), Search::Of(address)) = (scarce, search) {
             self.no_block_of(*address, &reason);
+        }
+    }
+
+    /// A search made a block ours.
+    fn is_own(&mut self, cidr: IpNet, block: &Entry, affinity: &Entry) {
+        let known = self.cache.affinities.get(&cidr).map_or(0, |seen| seen.revision);
+        if known < affinity.mod_revision {
+            self.cache.install_affinity(cidr, Some(affinity));
+        }
+        // A transaction may have overtaken the search with a younger state.
+        let known = self.cache.blocks.get(&cidr).map_or(0, |seen| seen.revision);
+        if known < block.mod_revision {
+            self.cache.install_block(cidr, Some(block));
         }
     }
 
