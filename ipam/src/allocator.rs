@@ -168,12 +168,15 @@ impl Ipam {
         self.send(Message::Reservations(reservations));
     }
 
-    /// The cluster's IPAM configuration. Until this is called, the store's own key counts.
+    /// The cluster's IPAM configuration. With None, and until this is called, the store's own key
+    /// counts.
     ///
     /// # Errors
     /// It contradicts itself; the last good one stays in force.
-    pub fn set_config(&self, config: IpamConfig) -> Result<(), Error> {
-        config.validate().map_err(Error::Invalid)?;
+    pub fn set_config(&self, config: Option<IpamConfig>) -> Result<(), Error> {
+        if let Some(config) = &config {
+            config.validate().map_err(Error::Invalid)?;
+        }
         self.send(Message::Config(config));
         Ok(())
     }

@@ -273,7 +273,13 @@ impl From<&api::v3::IPAMConfiguration> for IpamConfig {
             strict_affinity: spec.strict_affinity,
             auto_allocate_blocks: spec.auto_allocate_blocks,
             max_blocks_per_host: spec.max_blocks_per_host,
-            kube_virt_vm_address_persistence: None,
+            kube_virt_vm_address_persistence: Some(
+                match spec.kube_virt_vm_address_persistence {
+                    api::v3::Switch::Enabled => "Enabled",
+                    api::v3::Switch::Disabled => "Disabled",
+                }
+                .to_owned(),
+            ),
             ip_cooldown_seconds: Some(spec.ip_cooldown_seconds),
         }
     }
@@ -434,6 +440,25 @@ mod tests {
         let key = block_key(&net("10.0.0.4/30"));
         let error = decode_block(&key, &json).unwrap_err();
         assert_eq!(error.to_string(), format!("{key}: holds the block 10.0.0.0/30"));
+    }
+
+    #[test]
+    fn reads_the_resource() {
+        let json = serde_json::json!({
+            "apiVersion": "projectcalico.org/v3", "kind": "IPAMConfiguration",
+            "metadata": {"name": "default"},
+            "spec": {"strictAffinity": true, "maxBlocksPerHost": 4, "ipCooldownSeconds": 30,
+                "kubeVirtVMAddressPersistence": "Disabled"},
+        });
+        let resource: api::v3::IPAMConfiguration = serde_json::from_value(json).unwrap();
+        let config = IpamConfig {
+            strict_affinity: true,
+            auto_allocate_blocks: true,
+            max_blocks_per_host: 4,
+            kube_virt_vm_address_persistence: Some("Disabled".to_owned()),
+            ip_cooldown_seconds: Some(30),
+        };
+        assert_eq!(IpamConfig::from(&resource), config);
     }
 
     #[test]

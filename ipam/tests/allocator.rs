@@ -134,6 +134,31 @@ async fn the_configured_cooldown_counts() {
 }
 
 #[tokio::test]
+async fn a_configuration_that_is_taken_back_leaves_the_stores() {
+    let (_, store) = memory();
+    let stored =
+        IpamConfig { strict_affinity: true, max_blocks_per_host: 1, ..IpamConfig::default() };
+    let cluster = Cluster::on(&store, vec![pool("p", "10.0.0.0/24", 30)]);
+    let node = cluster.node("n");
+    node.ipam.set_config(Some(IpamConfig::default())).unwrap();
+    node.v4("a").await.unwrap();
+    // Told while another one is in force: remembered.
+    store.txn(Txn::default().put(model::CONFIG, model::encode(&stored))).await.unwrap();
+    for n in 0..8 {
+        node.v4(&n.to_string()).await.unwrap();
+    }
+    node.ipam.set_config(None).unwrap();
+    for n in 8..64 {
+        match node.v4(&n.to_string()).await {
+            Ok(_) => assert!(n < 16, "room in what it has, no further block"),
+            Err(error) => assert!(matches!(error, Error::BlockLimit { limit: 1, .. }), "{error}"),
+        }
+    }
+    store.txn(Txn::default().delete(model::CONFIG)).await.unwrap();
+    eventually("the defaults", async || node.v4("d").await.ok()).await;
+}
+
+#[tokio::test]
 async fn dual_stack_is_both_or_none() {
     let (_, store) = memory();
     let pools = vec![pool("four", "10.0.0.0/31", 31), pool("six", "fd00::/128", 128)];
@@ -765,7 +790,7 @@ async fn requests_that_make_no_sense() {
     let none = node.request("h", Families { v4: false, v6: false });
     assert!(matches!(node.ipam.assign(none).await, Err(Error::Invalid(_))));
     let bad = IpamConfig { max_blocks_per_host: 3, ..IpamConfig::default() };
-    assert!(node.ipam.set_config(bad).is_err());
+    assert!(node.ipam.set_config(Some(bad)).is_err());
     assert!(cluster.open("a/b", &tempfile::tempdir().unwrap()).is_err());
     let clone = node.ipam.clone();
     node.ipam.close().await;

@@ -1,10 +1,13 @@
 //! Tells the allocator which pools there are, and gives back what no endpoint holds.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::Duration;
 
 use api::selector::Selector;
 use api::v3;
 use ipam::{Families, Ipam, Live, Pool};
+use ipnet::IpNet;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
@@ -29,53 +32,93 @@ pub(super) fn usable_families(addressing: &Addressing) -> Families {
     Families { v4: usable(true), v6: usable(false) }
 }
 
-/// Hands every change of the pools to the allocator, until `stop`.
+/// Hands every change of the pools, reservations and configuration to the allocator, until `stop`.
 pub(super) async fn feed(
     mut addressing: watch::Receiver<Addressing>,
     ipam: Ipam,
     stop: CancellationToken,
 ) -> anyhow::Result<()> {
+    let (mut reserved, mut problems) = (Reserved::default(), Problems::default());
     loop {
         tokio::select! {
             () = stop.cancelled() => return Ok(()),
             changed = addressing.changed() => changed?,
         }
         let now = addressing.borrow_and_update().clone();
+        let labels: BTreeMap<String, String> =
+            now.node_labels.iter().map(|(k, v)| (k.to_owned(), v.to_owned())).collect();
+        ipam.set_node_labels(labels);
+        let mut wrong = BTreeSet::new();
+        ipam.set_reservations(reserved.update(&now.reservations, &mut wrong));
+        let configuration = now.configuration.as_deref().map(ipam::IpamConfig::from);
+        if let Err(error) = ipam.set_config(configuration) {
+            wrong.insert(format!("IPAMConfiguration/default is not in force: {error}"));
+        }
         let mut pools = Vec::with_capacity(now.pools.len());
         for pool in now.pools.values() {
             match Pool::try_from(&**pool) {
                 Ok(pool) => pools.push(pool),
-                Err(error) => tracing::warn!(%error, "an IPPool cannot be used"),
+                Err(error) => drop(wrong.insert(format!("not used: {error}"))),
             }
         }
-        let labels: BTreeMap<String, String> =
-            now.node_labels.iter().map(|(k, v)| (k.to_owned(), v.to_owned())).collect();
-        ipam.set_node_labels(labels);
-        match ipam::pool::reservations(now.reservations.values().map(|r| &**r)) {
-            Ok(reservations) => ipam.set_reservations(reservations),
-            Err(error) => tracing::warn!(%error, "an IPReservation cannot be used"),
-        }
-        if let Some(configuration) = &now.configuration
-            && let Err(error) = ipam.set_config(settings(&configuration.spec))
-        {
-            tracing::warn!(%error, "IPAMConfiguration/default is not in force");
-        }
+        // After the reservations: a new pool never gives a reserved address.
         ipam.set_pools(pools);
+        for problem in problems.appeared(wrong) {
+            tracing::warn!("{problem}");
+        }
     }
 }
 
-fn settings(spec: &v3::IPAMConfigurationSpec) -> ipam::IpamConfig {
-    ipam::IpamConfig {
-        strict_affinity: spec.strict_affinity,
-        auto_allocate_blocks: spec.auto_allocate_blocks,
-        max_blocks_per_host: spec.max_blocks_per_host,
-        ip_cooldown_seconds: Some(spec.ip_cooldown_seconds),
-        kube_virt_vm_address_persistence: Some(format!(
-            "{:?}",
-            spec.kube_virt_vm_address_persistence
-        )),
+/// The reserved networks, by IPReservation.
+#[derive(Debug, Default)]
+struct Reserved(BTreeMap<Arc<str>, Vec<IpNet>>);
+
+impl Reserved {
+    /// Takes what there is now and says what is reserved. What an object meant with an entry that
+    /// cannot be read nobody knows, so that what the object reserved before stays reserved with
+    /// what can be read, until it is mended or deleted.
+    fn update(
+        &mut self,
+        now: &BTreeMap<Arc<str>, Arc<v3::IPReservation>>,
+        wrong: &mut BTreeSet<String>,
+    ) -> Vec<IpNet> {
+        self.0.retain(|name, _| now.contains_key(name));
+        for (name, resource) in now {
+            let (nets, unread) = ipam::pool::reservations(resource);
+            let kept = self.0.entry(name.clone()).or_default();
+            if unread.is_empty() {
+                kept.clear();
+            }
+            for net in nets {
+                if !kept.contains(&net) {
+                    kept.push(net);
+                }
+            }
+            wrong.extend(
+                unread.iter().map(|error| {
+                    format!("{error}; what this object reserved before stays reserved")
+                }),
+            );
+        }
+        self.0.values().flatten().copied().collect()
     }
 }
+
+/// What is wrong at present, so that each problem is told once and not at every change.
+#[derive(Debug, Default)]
+struct Problems(BTreeSet<String>);
+
+impl Problems {
+    /// Takes what is wrong now and returns what was not before.
+    fn appeared(&mut self, now: BTreeSet<String>) -> Vec<String> {
+        let new = now.difference(&self.0).cloned().collect();
+        self.0 = now;
+        new
+    }
+}
+
+/// Between attempts to give back what no endpoint holds.
+const GIVE_BACK_RETRY: Duration = Duration::from_secs(5);
 
 /// Keeps readiness up to date with the store, and once it can be reached gives back, a single time,
 /// what no endpoint of this node holds: `live` was taken before any request was served.
@@ -86,7 +129,25 @@ pub(super) async fn attend(
     retry: impl Fn() + Send,
     stop: CancellationToken,
 ) -> anyhow::Result<()> {
-    let mut live = live;
+    let given_back = async {
+        match live {
+            Some(live) => give_back(&ipam, &live, GIVE_BACK_RETRY).await,
+            None => Ok(()),
+        }
+    };
+    let work = futures::future::try_join(readiness(&ipam, condition, retry), given_back);
+    tokio::select! {
+        () = stop.cancelled() => Ok(()),
+        done = work => done.map(|_| ()),
+    }
+}
+
+/// Tells `condition` of every change, and calls `retry` whenever the store can be used again.
+async fn readiness(
+    ipam: &Ipam,
+    condition: Condition,
+    retry: impl Fn() + Send,
+) -> anyhow::Result<()> {
     let mut status = ipam.watch_status();
     let mut was_ready = false;
     loop {
@@ -100,22 +161,26 @@ pub(super) async fn attend(
             retry();
         }
         was_ready = ready;
-        if ready && let Some(proof) = live.clone() {
-            match ipam.collect(proof).await {
-                Ok(freed) => {
-                    live = None;
-                    if !freed.is_empty() {
-                        tracing::info!(addresses = ?freed, "released: no endpoint of this node holds them");
-                    }
+        status.changed().await?;
+    }
+}
+
+/// Collects once, as soon as the store can be used; a failure is tried again after `pause`.
+async fn give_back(ipam: &Ipam, live: &Live, pause: Duration) -> anyhow::Result<()> {
+    let mut status = ipam.watch_status();
+    loop {
+        status.wait_for(|status| status.ready).await?;
+        match ipam.collect(live.clone()).await {
+            Ok(freed) => {
+                if !freed.is_empty() {
+                    tracing::info!(addresses = ?freed, "released: no endpoint of this node holds them");
                 }
-                Err(error) => {
-                    tracing::warn!(%error, "addresses that no endpoint holds are not released yet");
-                }
+                return Ok(());
             }
-        }
-        tokio::select! {
-            () = stop.cancelled() => return Ok(()),
-            changed = status.changed() => changed?,
+            Err(error) => {
+                tracing::warn!(%error, "addresses that no endpoint holds are not released yet");
+                tokio::time::sleep(pause).await;
+            }
         }
     }
 }
@@ -126,4 +191,69 @@ pub(super) fn proof(ipam: &Ipam, handles: Option<BTreeSet<String>>) -> Option<Li
     let epoch = ipam.epoch();
     let handles = handles?;
     Some(Live::handles(epoch, handles).unwrap_or_else(|| Live::none(epoch)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use ipam::store::memory::{Fault, MemoryStore};
+    use ipam::{AssignRequest, Options, StoreConfig};
+
+    type Reservations = BTreeMap<Arc<str>, Arc<v3::IPReservation>>;
+
+    fn reservations(objects: &[(&str, &[&str])]) -> Reservations {
+        let object = |(name, cidrs): &(&str, &[&str])| {
+            let reserved_cidrs = cidrs.iter().map(|&cidr| cidr.to_owned()).collect();
+            let spec = v3::IPReservationSpec { reserved_cidrs };
+            (Arc::from(*name), Arc::new(v3::IPReservation::new(name, spec)))
+        };
+        objects.iter().map(object).collect()
+    }
+
+    fn update(reserved: &mut Reserved, objects: &[(&str, &[&str])]) -> (Vec<String>, usize) {
+        let mut wrong = BTreeSet::new();
+        let nets = reserved.update(&reservations(objects), &mut wrong);
+        (nets.iter().map(ToString::to_string).collect(), wrong.len())
+    }
+
+    #[test]
+    fn a_bad_reservation_frees_nothing() {
+        let mut reserved = Reserved::default();
+        let good: (&str, &[&str]) = ("good", &["10.0.0.0/30"]);
+        // At the start: all that can be read.
+        let (nets, wrong) = update(&mut reserved, &[("bad", &["x", "10.0.1.1"]), good]);
+        assert_eq!((nets, wrong), (vec!["10.0.1.1/32".to_owned(), "10.0.0.0/30".to_owned()], 1));
+        // A good one that becomes bad: with what it reserved before.
+        let (nets, wrong) = update(&mut reserved, &[("good", &["y", "10.0.2.0/24"])]);
+        assert_eq!((nets, wrong), (vec!["10.0.0.0/30".to_owned(), "10.0.2.0/24".to_owned()], 1));
+        let (nets, wrong) = update(&mut reserved, &[("good", &["10.0.2.0/24"])]);
+        assert_eq!((nets, wrong), (vec!["10.0.2.0/24".to_owned()], 0));
+        assert_eq!(update(&mut reserved, &[]), (Vec::new(), 0));
+    }
+
+    #[test]
+    fn a_problem_is_told_when_it_appears() {
+        let mut problems = Problems::default();
+        let set = |texts: &[&str]| texts.iter().map(|&text| text.to_owned()).collect();
+        assert_eq!(problems.appeared(set(&["a", "b"])), ["a", "b"]);
+        assert!(problems.appeared(set(&["a", "b"])).is_empty());
+        assert_eq!(problems.appeared(set(&["b", "c"])), ["c"]);
+        assert_eq!(problems.appeared(set(&["a"])), ["a"], "it was gone");
+    }
+
+    #[tokio::test]
+    async fn a_collection_that_failed_is_tried_again() {
+        let (store, disk) = (MemoryStore::default(), tempfile::tempdir().unwrap());
+        let open = StoreConfig::Open(Arc::new(store.clone()));
+        let ipam = Ipam::open(Options::new("n", open, disk.path())).unwrap();
+        let pool = v3::IPPool::new("p", v3::IPPoolSpec::new("10.0.0.0/24"));
+        ipam.set_pools(vec![Pool::try_from(&pool).unwrap()]);
+        ipam.assign(AssignRequest::pod("h", "default", "pod", Families::V4)).await.unwrap();
+        // More conflicts than one request survives; the status says nothing of them.
+        store.inject(std::iter::repeat_n(Some(Fault::Conflict), 150));
+        let live = Live::none(ipam.epoch());
+        let done = give_back(&ipam, &live, Duration::from_millis(10));
+        tokio::time::timeout(Duration::from_secs(10), done).await.unwrap().unwrap();
+        assert_eq!(ipam.release("h").await.unwrap(), Vec::<std::net::IpAddr>::new());
+    }
 }

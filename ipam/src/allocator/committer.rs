@@ -59,7 +59,7 @@ pub(crate) enum Message {
     Collect(Live, Reply<Vec<IpAddr>>),
     Pools(Vec<Pool>),
     Reservations(Vec<IpNet>),
-    Config(IpamConfig),
+    Config(Option<IpamConfig>),
     NodeLabels(BTreeMap<String, String>),
     Close(oneshot::Sender<()>),
 }
@@ -142,6 +142,8 @@ pub(crate) struct Committer {
     settings: Settings,
     /// What the caller said; wins over what the store's key says.
     given_config: Option<IpamConfig>,
+    /// What the store's key said last.
+    stored_config: IpamConfig,
     /// Until the store has been read once.
     loaded: bool,
     remembered: Remembered,
@@ -208,6 +210,7 @@ impl Committer {
             epoch,
             settings: Settings { node_labels, ..Settings::default() },
             given_config: None,
+            stored_config: IpamConfig::default(),
             loaded: false,
             remembered,
             events: None,
@@ -281,8 +284,8 @@ impl Committer {
                 return;
             }
             Message::Config(config) => {
-                self.settings.config = config.clone();
-                self.given_config = Some(config);
+                self.given_config = config;
+                self.use_config();
                 return;
             }
             Message::NodeLabels(labels) => {

@@ -76,12 +76,13 @@ impl Pools {
     }
 
     fn add_reservation(&mut self, json: &str, place: &str) {
-        let read = serde_json::from_str::<IPReservation>(json)
-            .map_err(|error| format!("{place}: {error}"))
-            .and_then(|resource| reservations([&resource]).map_err(|error| error.to_string()));
-        match read {
-            Ok(nets) => self.reservations.extend(nets),
-            Err(error) => self.wrong.push(error),
+        match serde_json::from_str::<IPReservation>(json) {
+            Ok(resource) => {
+                let (nets, wrong) = reservations(&resource);
+                self.reservations.extend(nets);
+                self.wrong.extend(wrong.iter().map(ToString::to_string));
+            }
+            Err(error) => self.wrong.push(format!("{place}: {error}")),
         }
     }
 }

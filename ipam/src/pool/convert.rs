@@ -79,27 +79,23 @@ impl TryFrom<&IPPool> for Pool {
     }
 }
 
-/// The networks of IPReservations; addresses without a length are reserved alone.
-///
-/// # Errors
-/// The first entry that is neither an address nor a network.
-pub fn reservations<'a>(
-    resources: impl IntoIterator<Item = &'a IPReservation>,
-) -> Result<Vec<IpNet>, PoolError> {
-    let mut nets = Vec::new();
-    for resource in resources {
-        for text in &resource.spec.reserved_cidrs {
-            let net = text.parse::<IpNet>().map(|net| net.trunc()).ok();
-            let net = net.or_else(|| text.parse().ok().map(net::host));
-            nets.push(net.ok_or_else(|| PoolError {
+/// The networks of an IPReservation, and what is wrong with each entry that is neither a network
+/// nor an address. An address without a length is reserved alone.
+pub fn reservations(resource: &IPReservation) -> (Vec<IpNet>, Vec<PoolError>) {
+    let (mut nets, mut wrong) = (Vec::new(), Vec::new());
+    for text in &resource.spec.reserved_cidrs {
+        let net = text.parse::<IpNet>().map(|net| net.trunc()).ok();
+        match net.or_else(|| text.parse().ok().map(net::host)) {
+            Some(net) => nets.push(net),
+            None => wrong.push(PoolError {
                 kind: "IPReservation",
                 name: resource.metadata.name.clone().unwrap_or_default(),
                 field: "spec.reservedCIDRs",
                 reason: format!("{text:?} is neither a network nor an address"),
-            })?);
+            }),
         }
     }
-    Ok(nets)
+    (nets, wrong)
 }
 
 #[cfg(test)]
@@ -160,11 +156,11 @@ mod tests {
             let reserved_cidrs = cidrs.iter().map(|&cidr| cidr.to_owned()).collect();
             IPReservation::new("r", IPReservationSpec { reserved_cidrs })
         };
-        let nets = reservations([&reservation(&["10.0.0.0/30", "fd00::1"])]).unwrap();
+        let (nets, wrong) = reservations(&reservation(&["10.0.0.0/30", "x", "fd00::1"]));
         assert_eq!(nets, ["10.0.0.0/30", "fd00::1/128"].map(|net| net.parse().unwrap()));
-        let error = reservations([&reservation(&["x"])]).unwrap_err().to_string();
+        assert_eq!(wrong.len(), 1);
         assert_eq!(
-            error,
+            wrong[0].to_string(),
             "IPReservation r: spec.reservedCIDRs: \"x\" is neither a network nor an address"
         );
     }

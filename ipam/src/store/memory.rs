@@ -21,6 +21,8 @@ pub enum Fault {
     LoseRequest,
     /// The transaction is done and its answer is lost.
     LoseReply,
+    /// Somebody else was faster, and what they wrote looks the same: nothing is done.
+    Conflict,
 }
 
 /// A store in memory. Clones are the same store.
@@ -121,6 +123,7 @@ impl MemoryStore {
         }
         state.txns += 1;
         let outcome = match state.mvcc.evaluate(txn) {
+            _ if fault == Some(Fault::Conflict) => Outcome::Conflict(state.mvcc.compared(txn)),
             Err(found) => Outcome::Conflict(found),
             Ok(changes) => {
                 persist(&changes)?;

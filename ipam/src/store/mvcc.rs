@@ -107,6 +107,11 @@ impl Mvcc {
         Ok(changes.collect())
     }
 
+    /// What the keys that a transaction compares hold.
+    pub(crate) fn compared(&self, txn: &Txn) -> Vec<Option<Entry>> {
+        txn.compares.iter().map(|compare| self.entries.get(&compare.key).cloned()).collect()
+    }
+
     /// True if a key that exists came into being after the revision, or if that is forgotten.
     fn created_since(&self, guard: &NoneCreated) -> bool {
         let first = self.history.partition_point(|change| change.revision <= guard.since);

@@ -114,7 +114,7 @@ impl Cluster {
         };
         let ipam = Ipam::open(options)?;
         if let Some(config) = &self.config {
-            ipam.set_config(config.clone())?;
+            ipam.set_config(Some(config.clone()))?;
         }
         ipam.set_pools(self.pools.clone());
         Ok(ipam)

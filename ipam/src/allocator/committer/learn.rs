@@ -48,9 +48,6 @@ impl Committer {
     }
 
     fn take_config(&mut self, entry: Option<&Entry>) {
-        if self.given_config.is_some() {
-            return;
-        }
         let config = match entry.map(|e| model::decode::<IpamConfig>(&e.key, &e.value)) {
             None => IpamConfig::default(),
             Some(Ok(config)) => match config.validate() {
@@ -69,7 +66,14 @@ impl Committer {
                 return;
             }
         };
-        self.settings.config = config;
+        self.stored_config = config;
+        self.use_config();
+    }
+
+    /// Puts in force what the caller said, else what the store says.
+    pub(super) fn use_config(&mut self) {
+        let config = self.given_config.as_ref().unwrap_or(&self.stored_config);
+        self.settings.config = config.clone();
     }
 
     /// Reads the blocks that may have changed, and those that could not be read last time.
