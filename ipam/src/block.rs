@@ -46,7 +46,14 @@ pub struct Attribute {
     /// Set while the address rests after its release (cooldown).
     #[serde(default, skip_serializing_if = "Option::is_none", rename = "releasedAt")]
     pub released_at: Option<Timestamp>,
+    /// What a younger Calico writes beside these, kept as it is.
+    #[serde(flatten)]
+    pub unknown: Unknown,
 }
+
+/// Fields that this version does not know, in the order they were read in; written back after the
+/// known ones.
+pub type Unknown = serde_json::Map<String, serde_json::Value>;
 
 impl Attribute {
     /// The value under `key` of the owner's attributes.
@@ -68,6 +75,7 @@ pub struct Block {
     sequence_number: u64,
     sequence_number_for_allocation: BTreeMap<u32, u64>,
     deleted: bool,
+    unknown: Unknown,
 }
 
 /// What one address of a block is.
@@ -157,6 +165,7 @@ impl Block {
             sequence_number: now.unix_nanos(),
             sequence_number_for_allocation: BTreeMap::new(),
             deleted: false,
+            unknown: Unknown::new(),
         })
     }
 

@@ -6,7 +6,6 @@
 //! | affinity | `/calico/ipam/v2/host/NODE/ipv4/block/10.244.1.0-26` |
 //! | handle | `/calico/ipam/v2/handle/HANDLE` |
 //! | configuration | `/calico/ipam/v2/config` |
-//! | host | `/calico/ipam/v2/host/NODE` |
 //! | node's owner | `/caracal/ipam/v1/node/NODE` |
 
 use std::collections::BTreeMap;
@@ -15,7 +14,7 @@ use std::time::Duration;
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
-use crate::block::{Block, DecodeError};
+use crate::block::{Block, DecodeError, Unknown};
 use crate::net::{Family, network};
 use crate::timestamp::Timestamp;
 
@@ -132,11 +131,6 @@ pub fn handle_key(handle: &str) -> String {
     format!("{HANDLES}{handle}")
 }
 
-/// `/calico/ipam/v2/host/NODE`, whose value is `{}`.
-pub fn host_key(node: &str) -> String {
-    format!("{HOSTS}{node}")
-}
-
 /// `/caracal/ipam/v1/node/NODE`
 pub fn node_key(node: &str) -> String {
     format!("{NODES}{node}")
@@ -182,6 +176,9 @@ pub struct Handle {
     /// Marked as deleted (only the Kubernetes datastore does).
     #[serde(default)]
     pub deleted: bool,
+    /// What a younger Calico writes beside these, kept as it is.
+    #[serde(flatten)]
+    pub unknown: Unknown,
 }
 
 /// The value under [`CONFIG`]: the cluster's IPAM configuration.
@@ -380,7 +377,6 @@ mod tests {
             handle_key("k8s-pod-network.5c1e"),
             "/calico/ipam/v2/handle/k8s-pod-network.5c1e"
         );
-        assert_eq!(host_key("n1"), "/calico/ipam/v2/host/n1");
         for cidr in [v4, v6] {
             assert_eq!(parse_block_key(&block_key(&cidr)), Some(cidr));
             assert_eq!(parse_affinity_key(&affinity_key("a-b.c", &cidr)), Some(("a-b.c", cidr)));
@@ -419,6 +415,13 @@ mod tests {
         assert_eq!(text(encode(&config)), json);
         assert_eq!(decode::<IpamConfig>("k", json.as_bytes()).unwrap(), config);
         assert_eq!(text(encode(&IpamConfig::default())), r#"{"auto_allocate_blocks":true}"#);
+    }
+
+    #[test]
+    fn a_handles_unknown_fields_are_kept() {
+        let json = r#"{"block":{"10.244.1.0/26":1},"deleted":false,"zone":{"b":1,"a":[null]}}"#;
+        let handle: Handle = decode("k", json.as_bytes()).unwrap();
+        assert_eq!(String::from_utf8(encode(&handle)).unwrap(), json);
     }
 
     #[test]

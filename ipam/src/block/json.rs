@@ -9,7 +9,7 @@ use ipnet::IpNet;
 use serde::ser::SerializeMap;
 use serde::{Deserialize, Serialize, Serializer};
 
-use super::{Attribute, Block};
+use super::{Attribute, Block, Unknown};
 use crate::timestamp::Timestamp;
 
 /// Why bytes are not a block.
@@ -39,6 +39,8 @@ struct Written<'a> {
     #[serde(rename = "sequenceNumberForAllocation", serialize_with = "sorted_as_text")]
     sequence_number_for_allocation: &'a BTreeMap<u32, u64>,
     deleted: bool,
+    #[serde(flatten)]
+    unknown: &'a Unknown,
 }
 
 /// What older and foreign writers may leave out or set to null.
@@ -64,6 +66,8 @@ struct Read<'a> {
     /// Written before `affinity` was.
     #[serde(default, rename = "hostAffinity", borrow)]
     host_affinity: Option<Cow<'a, str>>,
+    #[serde(flatten)]
+    unknown: Unknown,
 }
 
 impl Block {
@@ -79,10 +83,11 @@ impl Block {
             sequence_number: self.sequence_number,
             sequence_number_for_allocation: &self.sequence_number_for_allocation,
             deleted: self.deleted,
+            unknown: &self.unknown,
         })
     }
 
-    /// Reads what Calico wrote: unknown fields are ignored, `attributes: null` and missing sequence
+    /// Reads what Calico wrote: unknown fields are kept for the next write, `attributes: null` and missing sequence
     /// numbers are taken, `hostAffinity` counts where `affinity` is missing, and a handle ends at
     /// its first carriage return.
     ///
@@ -123,6 +128,7 @@ impl Block {
             sequence_number: read.sequence_number,
             sequence_number_for_allocation,
             deleted: read.deleted,
+            unknown: read.unknown,
         };
         block.validate().map_err(DecodeError::Invalid)?;
         Ok(block)

@@ -50,6 +50,22 @@ fn writes_the_bytes_that_calico_writes() {
 }
 
 #[test]
+fn unknown_fields_survive_a_change() {
+    // As a younger Calico might write it: in the block and in an attribute.
+    let json = USED
+        .replace(r#""deleted":false}"#, r#""deleted":false,"newThing":{"z":1,"a":["<",null]}}"#)
+        .replace(r#""vxlanTunnelAddress"}}"#, r#""vxlanTunnelAddress"},"expires":12.5}"#);
+    let mut block = Block::decode(json.as_bytes()).unwrap();
+    assert_eq!(text(&block), json.replace('<', "\\u003c"));
+    let young = block.allocate(&owner("h", &[]), &[]).unwrap();
+    block.release_address(young, None, None, Release::Now).unwrap();
+    block.seal();
+    let written = text(&block);
+    assert!(written.contains(r#""newThing":{"z":1,"#), "{written}");
+    assert!(written.contains(r#""expires":12.5"#), "{written}");
+}
+
+#[test]
 fn reads_what_it_wrote() {
     assert_eq!(Block::decode(NEW.as_bytes()).unwrap(), new_block());
     assert_eq!(Block::decode(USED.as_bytes()).unwrap(), used_block());
