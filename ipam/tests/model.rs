@@ -15,8 +15,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures::StreamExt;
-use ipam::store::Store;
+use futures::future::BoxFuture;
+use futures::stream::BoxStream;
 use ipam::store::memory::{Fault, MemoryStore};
+use ipam::store::{Event, Keys, Outcome, Revision, Snapshot, Store, StoreError, Txn};
 use ipam::{Error, Families, Live};
 use rand::rngs::SmallRng;
 use rand::{RngExt, SeedableRng};
@@ -47,9 +49,12 @@ struct World {
 }
 
 impl World {
-    fn new(seed: u64) -> Self {
+    fn new(seed: u64, forgotten: Option<Forgotten>) -> Self {
         let memory = MemoryStore::default();
-        let store: Arc<dyn Store> = Arc::new(memory.clone());
+        let store: Arc<dyn Store> = match forgotten {
+            None => Arc::new(memory.clone()),
+            Some(forgotten) => Arc::new(Careless { store: memory.clone(), forgotten }),
+        };
         let mut random = SmallRng::seed_from_u64(seed);
         // Deliberately too small: blocks change hands, addresses are borrowed and end their rest.
         let pools = pools(0);
@@ -196,8 +201,8 @@ impl World {
     }
 }
 
-async fn run(seed: u64, steps: usize) {
-    let mut world = World::new(seed);
+async fn run(seed: u64, steps: usize, forgotten: Option<Forgotten>) {
+    let mut world = World::new(seed, forgotten);
     let told = std::panic::AssertUnwindSafe(async {
         for _ in 0..steps {
             world.step().await;
@@ -215,14 +220,78 @@ async fn run(seed: u64, steps: usize) {
         assert_eq!(held, pods, "one collection later");
     });
     if let Err(panic) = futures::FutureExt::catch_unwind(told).await {
-        eprintln!("seed {seed}: {:#?}", world.history);
+        if forgotten.is_none() {
+            eprintln!("seed {seed}: {:#?}", world.history);
+        }
         std::panic::resume_unwind(panic);
+    }
+}
+
+/// What a store of the positive controls does not look at.
+#[derive(Clone, Copy, Debug)]
+enum Forgotten {
+    /// The comparisons of blocks.
+    Blocks,
+    /// Whether blocks were created beside the one that is claimed.
+    Creations,
+}
+
+/// A store that commits what it should refuse.
+struct Careless {
+    store: MemoryStore,
+    forgotten: Forgotten,
+}
+
+impl Store for Careless {
+    fn name(&self) -> String {
+        self.store.name()
+    }
+
+    fn read<'a>(&'a self, keys: &'a [String]) -> BoxFuture<'a, Result<Snapshot, StoreError>> {
+        self.store.read(keys)
+    }
+
+    fn list<'a>(
+        &'a self,
+        prefix: &'a str,
+        at: Option<Revision>,
+    ) -> BoxFuture<'a, Result<Snapshot, StoreError>> {
+        self.store.list(prefix, at)
+    }
+
+    fn list_keys<'a>(&'a self, prefix: &'a str) -> BoxFuture<'a, Result<Keys, StoreError>> {
+        self.store.list_keys(prefix)
+    }
+
+    fn txn(&self, mut txn: Txn) -> BoxFuture<'_, Result<Outcome, StoreError>> {
+        match self.forgotten {
+            Forgotten::Blocks => {
+                txn.compares.retain(|compare| !compare.key.starts_with(ipam::model::BLOCKS));
+            }
+            Forgotten::Creations => txn.none_created.clear(),
+        }
+        self.store.txn(txn)
+    }
+
+    fn watch(&self, prefix: &str, after: Option<Revision>) -> BoxStream<'static, Event> {
+        self.store.watch(prefix, after)
+    }
+}
+
+/// The positive control: these histories find a store that forgets to compare.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_store_that_forgets_to_compare_is_found_out() {
+    for forgotten in [Forgotten::Blocks, Forgotten::Creations] {
+        let worlds = (0..40).map(|seed| tokio::spawn(run(seed, 120, Some(forgotten))));
+        let ends = futures::stream::iter(worlds).buffer_unordered(20);
+        let found = ends.any(async |end| end.is_err_and(|error| error.is_panic())).await;
+        assert!(found, "no history notices forgotten {forgotten:?}");
     }
 }
 
 /// Uses up faults that are still waiting.
 async fn drained(world: &World) -> bool {
-    let probe = ipam::store::Txn::default().delete("/none");
+    let probe = Txn::default().delete("/none");
     for _ in 0..8 {
         if world.store.txn(probe.clone()).await.is_err() {
             return false;
@@ -235,6 +304,6 @@ async fn drained(world: &World) -> bool {
 async fn no_history_gives_an_address_twice_or_loses_one() {
     let seeds: u64 = std::env::var("IPAM_MODEL_SEEDS").map_or(60, |n| n.parse().unwrap());
     // Many worlds at once: each waits most of its time.
-    let worlds = futures::stream::iter((0..seeds).map(|seed| tokio::spawn(run(seed, 120))));
+    let worlds = futures::stream::iter((0..seeds).map(|seed| tokio::spawn(run(seed, 120, None))));
     worlds.buffer_unordered(30).for_each(|done| async { done.unwrap() }).await;
 }
