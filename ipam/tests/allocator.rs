@@ -177,7 +177,7 @@ async fn requests_of_a_moment_share_a_commit_and_read_nothing() {
     let store: Arc<dyn Store> = counting.clone();
     let node = Cluster::on(&store, vec![pool("p", "10.0.0.0/16", 24)]).node("n");
     node.v4("first").await.unwrap();
-    let (reads, txns) = counting.counts();
+    let (reads, txns) = counting.settled().await;
     let handles: Vec<_> = (0..100).map(|n| format!("h{n}")).collect();
     let given = join_all(handles.iter().map(|handle| node.v4(handle))).await;
     let distinct: BTreeSet<_> = given.into_iter().map(Result::unwrap).collect();
@@ -487,7 +487,7 @@ async fn claims_in_a_row_need_one_transaction_each() {
     let store: Arc<dyn Store> = counting.clone();
     let node = Cluster::on(&store, vec![pool("p", "10.0.0.0/24", 32)]).node("n");
     node.v4("first").await.unwrap();
-    let (reads, txns) = counting.counts();
+    let (reads, txns) = counting.settled().await;
     for n in 0..8 {
         node.v4(&n.to_string()).await.unwrap();
     }
@@ -809,6 +809,17 @@ struct Counting {
 impl Counting {
     fn counts(&self) -> (u64, u64) {
         (self.reads.load(Ordering::SeqCst), self.txns.load(Ordering::SeqCst))
+    }
+
+    /// The counts once what runs beside the requests after a start has come to rest.
+    async fn settled(&self) -> (u64, u64) {
+        loop {
+            let before = self.counts();
+            tokio::time::sleep(Duration::from_millis(100)).await;
+            if self.counts() == before {
+                return before;
+            }
+        }
     }
 
     fn read(&self) {
