@@ -139,41 +139,9 @@ pub struct EtcdConfig {
     pub key_file: Option<PathBuf>,
     /// Together with `password_file`.
     pub username: Option<String>,
-    /// The password, less one trailing newline.
+    /// The password, less one trailing newline. Read for each new connection, and again when etcd
+    /// no longer takes it, so that a rotated file takes effect.
     pub password_file: Option<PathBuf>,
-}
-
-impl EtcdConfig {
-    /// Reads the password; None where none is configured. Read again for each new connection, so
-    /// that a rotated file takes effect.
-    ///
-    /// # Errors
-    /// The file cannot be read or is not UTF-8.
-    pub fn password(&self) -> std::io::Result<Option<Password>> {
-        let Some(file) = &self.password_file else { return Ok(None) };
-        let mut text = std::fs::read_to_string(file)?;
-        if text.ends_with('\n') {
-            text.pop();
-        }
-        Ok(Some(Password(text)))
-    }
-}
-
-/// A password. `Debug` does not show it.
-#[derive(Clone, PartialEq, Eq)]
-pub struct Password(String);
-
-impl Password {
-    /// The password itself, for the wire and nothing else.
-    pub fn reveal(&self) -> &str {
-        &self.0
-    }
-}
-
-impl fmt::Debug for Password {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("Password(..)")
-    }
 }
 
 /// `http`.

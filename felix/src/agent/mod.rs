@@ -273,10 +273,7 @@ fn open_ipam(config: &Config) -> Result<ipam::Ipam> {
             store.cert_file.clone_from(&etcd.cert_file);
             store.key_file.clone_from(&etcd.key_file);
             store.username.clone_from(&etcd.username);
-            store.password = etcd
-                .password()
-                .context("ipam.passwordFile")?
-                .map(|password| password.reveal().to_owned());
+            store.password_file.clone_from(&etcd.password_file);
             ipam::StoreConfig::Etcd(store)
         }
         IpamConfig::Embedded => ipam::StoreConfig::Embedded(config.state_dir.join("ipam.redb")),

@@ -17,7 +17,7 @@ use etcd_client::{
 use futures::FutureExt;
 use futures::future::BoxFuture;
 use futures::stream::BoxStream;
-use tokio::sync::OnceCell;
+use tokio::sync::Mutex;
 use tokio::time::timeout;
 
 use super::{
@@ -28,6 +28,7 @@ use super::{
 mod config;
 mod watch;
 
+use config::Credentials;
 pub use config::EtcdConfig;
 
 /// The largest answer taken, in bytes. Calico's largest block is under 2 MiB.
@@ -48,12 +49,14 @@ struct Shared {
     endpoints: Vec<Endpoint>,
     current: AtomicUsize,
     options: ConnectOptions,
+    credentials: Option<Credentials>,
     request_timeout: Duration,
 }
 
 struct Endpoint {
     url: String,
-    client: OnceCell<Client>,
+    /// Connected with the first request, and anew when etcd no longer knows who we are.
+    client: Mutex<Option<Client>>,
 }
 
 impl EtcdStore {
@@ -79,19 +82,19 @@ impl EtcdStore {
             let reason = "a client certificate needs endpoints that begin with https://";
             return Err(rejected(reason.to_owned()));
         }
-        if let (Some(user), Some(password)) = (&config.username, &config.password) {
-            options = options.with_user(user, password);
-        } else if config.username.is_some() || config.password.is_some() {
-            return Err(rejected("a user name needs a password, and the reverse".to_owned()));
+        let credentials = Credentials::of(config).map_err(rejected)?;
+        if let Some(credentials) = &credentials {
+            // Only to say early what is wrong: each connection reads it again.
+            credentials.read().map_err(|error| rejected(error.to_string()))?;
         }
         let endpoints = config
             .endpoints
             .iter()
-            .map(|url| Endpoint { url: url.clone(), client: OnceCell::new() })
+            .map(|url| Endpoint { url: url.clone(), client: Mutex::new(None) })
             .collect();
         let request_timeout = config.request_timeout;
-        let shared =
-            Shared { name, endpoints, current: AtomicUsize::new(0), options, request_timeout };
+        let current = AtomicUsize::new(0);
+        let shared = Shared { name, endpoints, current, options, credentials, request_timeout };
         Ok(Self { shared: Arc::new(shared) })
     }
 }
@@ -104,12 +107,17 @@ enum Failure {
     Unknown(StoreError),
     /// It was refused.
     Refused(StoreError),
+    /// It was refused because etcd does not know who we are.
+    Unauthenticated(StoreError),
 }
 
 impl Failure {
     fn into_error(self) -> StoreError {
         match self {
-            Self::Unsent(error) | Self::Unknown(error) | Self::Refused(error) => error,
+            Self::Unsent(error)
+            | Self::Unknown(error)
+            | Self::Refused(error)
+            | Self::Unauthenticated(error) => error,
         }
     }
 }
@@ -117,8 +125,22 @@ impl Failure {
 impl Shared {
     async fn client(&self, index: usize) -> Result<Client, Error> {
         let endpoint = &self.endpoints[index];
-        let connect = || Client::connect([&endpoint.url], Some(self.options.clone()));
-        endpoint.client.get_or_try_init(connect).await.cloned()
+        let mut slot = endpoint.client.lock().await;
+        if let Some(client) = &*slot {
+            return Ok(client.clone());
+        }
+        let mut options = self.options.clone();
+        if let Some(credentials) = &self.credentials {
+            let (user, password) = credentials.read().map_err(Error::IoError)?;
+            options = options.with_user(user, password);
+        }
+        let client = Client::connect([&endpoint.url], Some(options)).await?;
+        Ok(slot.insert(client).clone())
+    }
+
+    /// The next request connects anew, with the password as it is then.
+    async fn disconnect(&self, index: usize) {
+        *self.endpoints[index].client.lock().await = None;
     }
 
     /// One attempt at one endpoint.
@@ -149,6 +171,7 @@ impl Shared {
         request: impl Fn(Client) -> F,
     ) -> Result<T, StoreError> {
         let mut left = self.endpoints.len();
+        let mut may_reread = self.credentials.as_ref().is_some_and(Credentials::may_change);
         loop {
             left -= 1;
             let index = self.current.load(Ordering::Relaxed) % self.endpoints.len();
@@ -156,13 +179,21 @@ impl Shared {
                 Ok(answer) => return Ok(answer),
                 Err(failure) => failure,
             };
-            if !matches!(failure, Failure::Refused(_)) {
-                self.next_after(index);
+            match failure {
+                Failure::Refused(_) => {}
+                Failure::Unauthenticated(_) => {
+                    self.disconnect(index).await;
+                    if std::mem::take(&mut may_reread) {
+                        left += 1;
+                        continue;
+                    }
+                }
+                Failure::Unsent(_) | Failure::Unknown(_) => self.next_after(index),
             }
             let repeat = match failure {
                 Failure::Unsent(_) => true,
                 Failure::Unknown(_) => again,
-                Failure::Refused(_) => false,
+                Failure::Refused(_) | Failure::Unauthenticated(_) => false,
             };
             if !repeat || left == 0 {
                 return Err(failure.into_error());
@@ -208,11 +239,14 @@ impl Shared {
         };
         let reason = format!("{}: {text}", self.endpoints[index].url);
         match code {
-            // gRPC: invalid argument, not found, already exists, permission denied, resource
-            // exhausted, failed precondition, out of range, unimplemented, unauthenticated.
-            Some(3 | 5..=9 | 11 | 12 | 16) => {
-                Failure::Refused(StoreError::Rejected { store, reason })
+            // etcd calls a wrong password an invalid argument.
+            Some(3) if reason.contains("authentication failed") => {
+                Failure::Unauthenticated(StoreError::Rejected { store, reason })
             }
+            Some(16) => Failure::Unauthenticated(StoreError::Rejected { store, reason }),
+            // gRPC: invalid argument, not found, already exists, permission denied, resource
+            // exhausted, failed precondition, out of range, unimplemented.
+            Some(3 | 5..=9 | 11 | 12) => Failure::Refused(StoreError::Rejected { store, reason }),
             _ if unsent => Failure::Unsent(StoreError::Unavailable { store, reason }),
             _ => Failure::Unknown(StoreError::Unavailable { store, reason }),
         }

@@ -1,6 +1,7 @@
 //! How to reach etcd.
 
 use std::fmt;
+use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -21,6 +22,10 @@ pub struct EtcdConfig {
     pub username: Option<String>,
     /// The user's password.
     pub password: Option<String>,
+    /// Instead of `password`: a file that holds it, less one trailing newline. It is read for each
+    /// new connection and again when etcd no longer takes what it said, so that a rotated password
+    /// takes effect without a restart.
+    pub password_file: Option<PathBuf>,
     /// How long one request may take.
     pub request_timeout: Duration,
 }
@@ -38,6 +43,7 @@ impl EtcdConfig {
             key_file: None,
             username: None,
             password: None,
+            password_file: None,
             request_timeout: Self::DEFAULT_TIMEOUT,
         }
     }
@@ -56,7 +62,60 @@ impl fmt::Debug for EtcdConfig {
             .field("cert_file", &self.cert_file)
             .field("key_file", &self.key_file)
             .field("username", &self.username)
+            .field("password_file", &self.password_file)
             .finish_non_exhaustive()
+    }
+}
+
+/// Who we are to etcd.
+pub(super) struct Credentials {
+    user: String,
+    password: Password,
+}
+
+enum Password {
+    Text(String),
+    File(PathBuf),
+}
+
+impl Credentials {
+    /// None where no user is configured.
+    pub(super) fn of(config: &EtcdConfig) -> Result<Option<Self>, String> {
+        let password = match (&config.password, &config.password_file) {
+            (Some(_), Some(_)) => {
+                return Err("a password and a file for it are too much".to_owned());
+            }
+            (Some(text), None) => Some(Password::Text(text.clone())),
+            (None, Some(file)) => Some(Password::File(file.clone())),
+            (None, None) => None,
+        };
+        match (&config.username, password) {
+            (Some(user), Some(password)) => Ok(Some(Self { user: user.clone(), password })),
+            (None, None) => Ok(None),
+            _ => Err("a user name needs a password, and the reverse".to_owned()),
+        }
+    }
+
+    /// User and password as they are now. Reads a small file, if there is one.
+    pub(super) fn read(&self) -> io::Result<(String, String)> {
+        let password = match &self.password {
+            Password::Text(text) => text.clone(),
+            Password::File(path) => {
+                let mut text = std::fs::read_to_string(path).map_err(|error| {
+                    io::Error::new(error.kind(), format!("cannot read {}: {error}", path.display()))
+                })?;
+                if text.ends_with('\n') {
+                    text.pop();
+                }
+                text
+            }
+        };
+        Ok((self.user.clone(), password))
+    }
+
+    /// True if reading again may tell something else.
+    pub(super) fn may_change(&self) -> bool {
+        matches!(self.password, Password::File(_))
     }
 }
 

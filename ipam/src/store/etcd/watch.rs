@@ -81,6 +81,9 @@ impl Watch {
             self.stream = match opened {
                 Ok(stream) => Some((index, stream)),
                 Err(failure) => {
+                    if matches!(failure, Failure::Unauthenticated(_)) {
+                        shared.disconnect(index).await;
+                    }
                     shared.next_after(index);
                     return Err(failure.into_error());
                 }
