@@ -507,32 +507,41 @@ impl Core {
     // The time after start
 
     /// Looks whether all neighbors have said what they know (RFC 4724 section 4.1).
+    ///
+    /// One that restarts as well waits for us, so its routes are not waited for before ours are
+    /// selected and told. But until it has told its own, those that the kernel still has from
+    /// before are not known to be gone.
     pub(super) fn check_convergence(&mut self) {
         if self.progress.converged {
             return;
         }
-        let restarting = self.progress.restarting;
-        let mut heard_any = false;
-        let done = self.neighbors.iter().flatten().all(|neighbor| {
+        let (mut heard_any, mut select, mut converged) = (false, true, true);
+        for neighbor in self.neighbors.iter().flatten() {
             let Some(session) = &neighbor.session else {
-                return neighbor.config.shutdown.is_some() || neighbor.is_away();
+                let absent = neighbor.config.shutdown.is_some() || neighbor.is_away();
+                select &= absent;
+                converged &= absent;
+                continue;
             };
-            // One that restarts as well waits for us: to wait for it would be for ever.
-            let also_restarting =
-                restarting && session.negotiated.restart.is_some_and(|r| r.restarting);
-            let heard = session.received_end.intersection(neighbor.families());
             heard_any = true;
-            also_restarting || heard == neighbor.families()
-        });
+            let heard = session.received_end.intersection(neighbor.families());
+            let complete = heard == neighbor.families();
+            converged &= complete;
+            select &= complete || session.negotiated.restart.is_some_and(|r| r.restarting);
+        }
         // Where nobody can be reached, it may be us who are away.
-        let all_away = !heard_any && self.neighbors.iter().flatten().any(Neighbor::is_away);
-        let done = done && !all_away;
-        if done {
+        if !heard_any && self.neighbors.iter().flatten().any(Neighbor::is_away) {
+            return;
+        }
+        if select {
+            self.select();
+        }
+        if converged {
             self.end_deferral();
         }
     }
 
-    /// Selects routes from here on, and tells them.
+    /// What was to be waited for is there, or the time for that is over.
     pub(super) fn end_deferral(&mut self) {
         if self.progress.converged {
             return;
@@ -540,6 +549,11 @@ impl Core {
         self.progress.converged = true;
         self.deferral.at = None;
         tracing::info!(restarting = self.progress.restarting, "initial convergence is over");
+        self.select();
+    }
+
+    /// Selects routes from here on, and tells them.
+    fn select(&mut self) {
         if self.progress.selecting {
             return;
         }

@@ -200,6 +200,23 @@ fn speakers_that_restart_together_do_not_wait_for_each_other() {
     }
 }
 
+/// As with a router that says for its first minutes that it restarts: what the kernel still has
+/// from before must not be taken for gone before that router has told its routes.
+#[test]
+fn convergence_waits_for_the_routes_of_one_that_restarts_as_well() {
+    let mut network = mesh(16, &[65001, 65002]);
+    network.change(1, |c| c.networks = own(&["10.2.0.0/26"]));
+    network.run_for(MINUTE);
+    for at in 0..2 {
+        network.kill(at);
+    }
+    for at in 0..2 {
+        network.start(at, true);
+    }
+    network.run_until(MINUTE, |n| n.nodes[0].core.as_ref().unwrap().status().progress.converged);
+    assert_eq!(network.used(0, "10.2.0.0/26"), ["n1"]);
+}
+
 /// The peer's kernel has lost the connection without telling ours (a power cut, say): the peer's
 /// new connection is what tells, whoever opened the old one.
 #[test]
