@@ -1,7 +1,7 @@
 //! Speakers over the kernel's TCP: loopback addresses, ports that need no privilege.
 //!
 //! Each test has addresses of its own, and waits for conditions, never for time to pass.
-#![allow(clippy::unwrap_used, clippy::panic, reason = "tests may")]
+#![allow(clippy::unwrap_used, clippy::panic, clippy::print_stdout, reason = "tests may")]
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener};
 use std::time::{Duration, Instant};
