@@ -184,10 +184,16 @@ pub fn list(socket: &mut Socket, table: u32, protocol: u8) -> Result<Vec<Route>>
             batch.put(&[buffer::family(unspecified), 0, 0, 0, table, protocol, 0, 0, 0, 0, 0, 0]);
             batch.u32(TABLE, u32::from(table));
         });
-        routes.extend(socket.dump(&mut request, |message| {
+        let listed = socket.dump(&mut request, |message| {
             let route = parse(message, NEW)?;
             (route.table == table && route.protocol == protocol).then_some(route)
-        })?);
+        });
+        match listed {
+            Ok(listed) => routes.extend(listed),
+            // The kernel makes a table with its first route.
+            Err(error) if error.is(libc::ENOENT) => {}
+            Err(error) => return Err(error),
+        }
     }
     Ok(routes)
 }

@@ -41,6 +41,11 @@ fn veth(socket: &mut Socket, pod: &Netns, index: u32) -> netlink::Result<()> {
 }
 
 #[test]
+fn a_table_that_nothing_was_written_to_is_empty() {
+    inside(|host| assert_eq!(route::list(host, route::MAIN, 90).unwrap(), []));
+}
+
+#[test]
 fn a_veth_pair_is_born_in_both_namespaces() {
     let pod = Netns::create().unwrap();
     inside(|host| {
