@@ -587,9 +587,14 @@ impl<C: Channel> Writer<C> {
         let ruleset = found.ruleset.as_ref().unwrap_or(&empty);
 
         let flags = found.table.as_ref().map(|table| table.flags);
-        if flags.is_some_and(|flags| flags != self.flags) || !compatible(ruleset, &chains) {
+        // An owner that is gone has taken its flag along.
+        let ours = |flags: &u32| *flags == self.flags || *flags | table_flags::OWNER == self.flags;
+        let other_flags =
+            flags.filter(|flags| !ours(flags)).map(|flags| format!("its flags are {flags}"));
+        if let Some(why) = other_flags.or_else(|| incompatible(ruleset, &chains)) {
             // Another layout, or a table that cannot be taken: all of it anew, at once.
             if flags.is_some() {
+                tracing::info!(why, "table inet {TABLE} is replaced, in one transaction");
                 tx.delete_table();
             }
             self.programmed.clear();
@@ -690,17 +695,19 @@ fn add_fixed(tx: &mut Transaction, set: &Set, values: &[u8]) {
     }
 }
 
-/// Whether what is there can be changed into what is wanted without deleting what is in use: each
-/// set has the type, each chain the hook that it should have.
-fn compatible(ruleset: &Ruleset, chains: &[Chain]) -> bool {
+/// Why what is there cannot be changed into what is wanted without deleting what is in use: a set
+/// has another type, a chain another hook than it should have.
+fn incompatible(ruleset: &Ruleset, chains: &[Chain]) -> Option<String> {
     let fixed = layout::fixed_sets().map(|(set, _)| set);
-    let sets = layout::sets().into_iter().chain(fixed).all(|set| {
-        !ruleset.other_sets.contains(&set.name)
-            && ruleset.sets.iter().all(|other| other.name != set.name || *other == set)
+    let set = layout::sets().into_iter().chain(fixed).find(|set| {
+        ruleset.other_sets.contains(&set.name)
+            || ruleset.sets.iter().any(|other| other.name == set.name && other != set)
     });
-    sets && chains.iter().all(|chain| {
-        ruleset.chains.iter().all(|other| other.name != chain.name || other.base == chain.base)
-    })
+    let chain = chains.iter().find(|chain| {
+        ruleset.chains.iter().any(|other| other.name == chain.name && other.base != chain.base)
+    });
+    set.map(|set| format!("set {} is of another type", set.name))
+        .or_else(|| chain.map(|chain| format!("chain {} has another hook", chain.name)))
 }
 
 #[cfg(test)]

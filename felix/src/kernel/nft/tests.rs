@@ -186,6 +186,16 @@ fn generation() -> u32 {
     nft::generation(&mut Socket::open(Protocol::Netfilter).unwrap()).unwrap()
 }
 
+/// What tells a rule from one that was written in its place.
+fn rule_handles() -> Vec<String> {
+    let listed = Command::new("nft").args(["-a", "list", "table", "inet", TABLE]).output().unwrap();
+    let text = String::from_utf8(listed.stdout).unwrap();
+    text.lines()
+        .filter_map(|line| line.split_once("# handle "))
+        .filter_map(|(_, handle)| handle.split(' ').next().map(str::to_owned))
+        .collect()
+}
+
 #[test]
 fn what_is_wanted_is_in_the_kernel() {
     inside(|| {
@@ -266,7 +276,8 @@ fn a_restart_changes_nothing() {
             writer.set_in_sync();
             writer.flush().unwrap();
             drop(writer);
-            let before = generation();
+            let (before, handles) = (generation(), rule_handles());
+            assert!(handles.len() > 50, "{handles:?}");
 
             let mut writer = start(owned);
             assert_eq!(writer.highest_index(), 7);
@@ -275,6 +286,7 @@ fn a_restart_changes_nothing() {
             writer.set_in_sync();
             writer.flush().unwrap();
             assert_eq!(generation() - before, u32::from(owned), "only the adoption");
+            assert_eq!(rule_handles(), handles, "not written anew, in one transaction or more");
             assert_eq!(kernel_has(), wanted(&everything()));
             assert_eq!(writer.status().repairs, 0);
         });
