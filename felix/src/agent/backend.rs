@@ -13,6 +13,7 @@ use tokio::time::{Instant, timeout_at};
 use super::addressing::usable_families;
 use super::brain::Command;
 use super::fabric::Addressing;
+use super::guard::Guard;
 use super::report::Reporter;
 use crate::cni::annotations::PoolRef;
 use crate::cni::backend::{AssignSpec, Backend, Failure, Observation, PodFacts, Query};
@@ -34,6 +35,7 @@ pub(super) struct AgentBackend {
     pub(super) metrics: CniMetrics,
     pub(super) kernel_seconds: KernelSeconds,
     pub(super) assign_seconds: Histogram,
+    pub(super) guard: Guard,
     /// Of pods' links where nothing else is said, in bytes: that of the node's narrowest uplink.
     pub(super) mtu: u32,
 }
@@ -158,6 +160,7 @@ impl Backend for AgentBackend {
     async fn commit_endpoint(&self, endpoint: &LocalEndpoint) -> Result<(), Failure> {
         let boxed = Box::new(endpoint.clone());
         self.ask(|reply| Command::Set { endpoint: boxed, reply }).await??;
+        self.guard.secure(&endpoint.addresses).await.map_err(kernel_failure)?;
         // Written as soon as the link is there.
         let target = Some(RouteTarget::Link(endpoint.host_index));
         self.set_routes(Self::routes(endpoint, target)).await

@@ -15,6 +15,7 @@ mod backend;
 mod bgp;
 mod brain;
 mod fabric;
+mod guard;
 mod links;
 mod measure;
 mod report;
@@ -34,6 +35,7 @@ use self::backend::AgentBackend;
 use self::bgp::{Bgp, Running};
 use self::brain::Brain;
 use self::fabric::Fabric;
+use self::guard::Guard;
 use self::report::Reporter;
 use self::settings::Settings;
 use crate::cni::{self, journal};
@@ -145,6 +147,7 @@ async fn start(
         metrics: metrics.cni.clone(),
         kernel_seconds: metrics.dataplane.apply_seconds.clone(),
         assign_seconds: metrics.ipam.assign_seconds.clone(),
+        guard: Guard::new(kernel.clone(), ipam.blocks()),
         mtu: links::uplink_mtu().await.unwrap_or(DEFAULT_MTU),
     });
     let options = cni::Options { deadline: config.cni.deadline, ..cni::Options::default() };
@@ -191,11 +194,10 @@ async fn start(
         complete: false,
     };
     tasks.spawn(brain.run(stop.clone()));
-    let (lender, borrowed) = watch::channel(Arc::default());
     let bgp = Bgp {
         peering,
         blocks: ipam.blocks(),
-        borrowed,
+        borrowed: ipam.borrowed(),
         links: links::subscribe(&mut tasks, stop).await,
         settings: config.bgp,
         kernel,
@@ -203,13 +205,7 @@ async fn start(
         running,
         restarting,
     };
-    let stopped = stop.clone();
-    tasks.spawn(async move {
-        let ended = bgp.run(stopped).await;
-        // Held until here: nobody lends yet.
-        drop(lender);
-        ended
-    });
+    tasks.spawn(bgp.run(stop.clone()));
     tasks.spawn(addressing::feed(addressing, ipam.clone(), stop.clone()));
     let retry = {
         let server = server.clone();

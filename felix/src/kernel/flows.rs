@@ -3,6 +3,7 @@
 use std::collections::HashSet;
 use std::net::IpAddr;
 
+use ipnet::IpNet;
 use netlink::conntrack::{self, Entry, Layer4, Role};
 use netlink::{Batch, Protocol, Socket, addr};
 
@@ -114,6 +115,22 @@ impl Flows {
             }
         }
         self.run(&mut batch)
+    }
+
+    /// Forgets all flows that somebody in these networks began or answers.
+    pub(super) fn forget_within(&mut self, nets: &[IpNet]) -> Result<(), Error> {
+        let within = |address: IpAddr| nets.iter().any(|net| net.contains(&address));
+        let entries = conntrack::all(&mut self.conntrack, |entry| {
+            (within(entry.original.source) || within(entry.reply.source)).then_some(entry)
+        });
+        for chunk in entries.map_err(failed)?.chunks(CHUNK) {
+            let mut batch = Batch::new();
+            for entry in chunk {
+                conntrack::delete(&mut batch, entry);
+            }
+            self.run(&mut batch)?;
+        }
+        Ok(())
     }
 
     fn run(&mut self, batch: &mut Batch) -> Result<(), Error> {
