@@ -12,7 +12,7 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use crate::config::BgpConfig;
-use crate::kernel::Kernel;
+use crate::kernel::{self, Kernel};
 use crate::model::{NextHop, RouteChange, RouteTarget};
 use crate::observe::health::Condition;
 use crate::peering::{Link, Local, Peering, Plan, Problem};
@@ -168,7 +168,7 @@ impl Bgp {
             .map(|(destination, target)| RouteChange { destination, target })
             .collect();
         if !changes.is_empty() {
-            write(&self.kernel, changes).await;
+            heed(self.kernel.set_routes(changes).await);
         }
         *held = wanted;
     }
@@ -179,8 +179,8 @@ fn is_host(block: &IpNet) -> bool {
 }
 
 /// What cannot be written is kept by the kernel's writer and tried again.
-async fn write(kernel: &Kernel, changes: Vec<RouteChange>) {
-    match kernel.set_routes(changes).await {
+fn heed(written: Result<Vec<kernel::Rejected>, kernel::Error>) {
+    match written {
         Ok(waiting) => {
             for route in waiting {
                 tracing::debug!(route = route.object, reason = route.reason, "waits");
@@ -207,7 +207,7 @@ async fn forward(fib: FibSubscription, kernel: Kernel) {
                 let target = (!hops.is_empty()).then_some(RouteTarget::Via(hops));
                 RouteChange { destination: delta.prefix, target }
             });
-            write(&kernel, changes.collect()).await;
+            heed(kernel.set_learned_routes(changes.collect()).await);
             if batch.converged
                 && let Err(error) = kernel.routes_in_sync().await
             {

@@ -96,7 +96,7 @@ fn is_uplink(name: &str) -> bool {
         rest.starts_with(['P', 'c', 'o', 'p', 's', 'v', 'x'])
     };
     ["eth", "wlan", "wwan"].iter().any(|prefix| name.starts_with(prefix))
-        || ["en", "wl", "ww", "sl", "ib"].iter().any(|prefix| predictable(prefix))
+        || ["en", "wl", "ww", "sl", "ib"].iter().any(predictable)
 }
 
 /// Keeps a subscription, with a pause before each new one. Never ends.

@@ -32,6 +32,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
+use ipnet::IpNet;
 use tokio::sync::oneshot;
 use tracing::{debug, info, warn};
 
@@ -129,9 +130,18 @@ enum NftCommand {
     Status(Reply<NftStatus>),
 }
 
+/// Whose routes change.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Source {
+    /// The node's: to its pods, and to what of its blocks nobody has.
+    Own,
+    /// Its peers'.
+    Learned,
+}
+
 #[derive(Debug)]
 enum RouteCommand {
-    Set(Vec<RouteChange>, Reply<Result<Vec<Rejected>, Error>>),
+    Set(Source, Vec<RouteChange>, Reply<Result<Vec<Rejected>, Error>>),
     LinkCame(IfIndex, Reply<Result<(), Error>>),
     InSync(Reply<Result<(), Error>>),
     Status(Reply<RouteStatus>),
@@ -155,6 +165,7 @@ enum FlowCommand {
     Of(Vec<IpAddr>, Reply<Result<Vec<TrackedFlow>, Error>>),
     Mark(Vec<TrackedFlow>, bool, Reply<Result<(), Error>>),
     Forget(Vec<IpAddr>, Reply<Result<(), Error>>),
+    ForgetWithin(Vec<IpNet>, Reply<Result<(), Error>>),
 }
 
 /// What [`Kernel::status`] tells.
@@ -277,14 +288,26 @@ impl Kernel {
         self.nft.ask(|reply| NftCommand::HostAction(action, reply)).await?
     }
 
-    /// Writes routes. Returns those that cannot be in the kernel yet, because their interface or
+    /// Writes this node's own routes. Returns those that cannot be in the kernel yet, because their interface or
     /// gateway is missing: they are written as soon as it comes.
     ///
     /// # Errors
     /// [`Error::Kernel`] if routes could not be written at all; it is tried again with the next
     /// change.
     pub async fn set_routes(&self, changes: Vec<RouteChange>) -> Result<Vec<Rejected>, Error> {
-        self.routes.ask(|reply| RouteCommand::Set(changes, reply)).await?
+        self.routes.ask(|reply| RouteCommand::Set(Source::Own, changes, reply)).await?
+    }
+
+    /// Writes routes that peers told. One to a destination that is this node's own is kept in mind
+    /// until it no longer is: a peer may still have what was lent to it.
+    ///
+    /// # Errors
+    /// As [`Kernel::set_routes`].
+    pub async fn set_learned_routes(
+        &self,
+        changes: Vec<RouteChange>,
+    ) -> Result<Vec<Rejected>, Error> {
+        self.routes.ask(|reply| RouteCommand::Set(Source::Learned, changes, reply)).await?
     }
 
     /// An interface index that no link has, none had since the agent started, and no element in
@@ -382,6 +405,14 @@ impl Kernel {
     /// [`Error::Kernel`].
     pub async fn forget(&self, addresses: Vec<IpAddr>) -> Result<(), Error> {
         self.flows.ask(|reply| FlowCommand::Forget(addresses, reply)).await?
+    }
+
+    /// Forgets all flows that somebody in these networks began or answers, once.
+    ///
+    /// # Errors
+    /// [`Error::Kernel`].
+    pub async fn forget_within(&self, nets: Vec<IpNet>) -> Result<(), Error> {
+        self.flows.ask(|reply| FlowCommand::ForgetWithin(nets, reply)).await?
     }
 
     /// The routes that are wanted, by destination.
@@ -497,7 +528,7 @@ fn keys(delta: &Delta) -> Vec<Key> {
 fn run_routes(mut writer: routes::Writer, inbox: &Inbox<RouteCommand>) {
     enum Answer {
         Done(Reply<Result<(), Error>>),
-        Set(Vec<ipnet::IpNet>, Reply<Result<Vec<Rejected>, Error>>),
+        Set(Vec<IpNet>, Reply<Result<Vec<Rejected>, Error>>),
         Link(IfIndex, Reply<Result<(), Error>>),
         Status(Reply<RouteStatus>),
         List(Reply<Vec<WantedRoute>>),
@@ -513,10 +544,13 @@ fn run_routes(mut writer: routes::Writer, inbox: &Inbox<RouteCommand>) {
         let mut answers = Vec::new();
         for command in commands {
             answers.push(match command {
-                RouteCommand::Set(changes, reply) => {
+                RouteCommand::Set(source, changes, reply) => {
                     let nets = changes.iter().map(|change| change.destination).collect();
                     for change in changes {
-                        writer.change(change);
+                        match source {
+                            Source::Own => writer.change_own(change),
+                            Source::Learned => writer.change_learned(change),
+                        }
                     }
                     Answer::Set(nets, reply)
                 }
@@ -540,7 +574,7 @@ fn run_routes(mut writer: routes::Writer, inbox: &Inbox<RouteCommand>) {
             match answer {
                 Answer::Done(reply) => drop(reply.send(result.clone())),
                 Answer::Set(nets, reply) => {
-                    let rejected = |net: &ipnet::IpNet| {
+                    let rejected = |net: &IpNet| {
                         let reason = writer.waiting(net)?.to_owned();
                         Some(Rejected { object: format!("route {net}"), reason })
                     };
@@ -610,6 +644,9 @@ fn run_flows(flows: &mut Flows, inbox: &Inbox<FlowCommand>) {
                 FlowCommand::Of(addresses, reply) => drop(reply.send(flows.of(&addresses))),
                 FlowCommand::Mark(list, denied, reply) => {
                     let _ = reply.send(flows.mark(&list, denied));
+                }
+                FlowCommand::ForgetWithin(nets, reply) => {
+                    let _ = reply.send(flows.forget_within(&nets));
                 }
                 FlowCommand::Forget(addresses, reply) => {
                     let _ = reply.send(flows.forget(&addresses));

@@ -61,6 +61,8 @@ pub(super) struct Writer {
     /// Links that are switched on.
     up: HashSet<IfIndex>,
     wanted: BTreeMap<IpNet, RouteTarget>,
+    /// Learned routes to what is this node's own: written once it is no longer.
+    shadowed: BTreeMap<IpNet, RouteTarget>,
     /// What the kernel had at start and nobody asked for yet.
     found: BTreeMap<IpNet, Route>,
     /// Of our protocol, but with a metric that we do not write.
@@ -76,6 +78,14 @@ pub(super) struct Writer {
     in_sync: bool,
     repairs: u64,
     last_error: Option<String>,
+}
+
+/// A route to what is on this node, or to what nothing is at yet. The others are learned.
+fn is_own(target: &RouteTarget) -> bool {
+    match target {
+        RouteTarget::Link(_) | RouteTarget::Blackhole => true,
+        RouteTarget::Via(_) => false,
+    }
 }
 
 /// What was wanted of a route: with its destination.
@@ -110,6 +120,7 @@ impl Writer {
             prefix: prefix.into(),
             up,
             wanted: BTreeMap::new(),
+            shadowed: BTreeMap::new(),
             found: BTreeMap::new(),
             strays: Vec::new(),
             dirty: BTreeSet::new(),
@@ -134,9 +145,38 @@ impl Writer {
         &self.monitor
     }
 
-    /// Takes a change of intent; [`Writer::flush`] writes it.
-    pub(super) fn change(&mut self, change: RouteChange) {
+    /// Takes a change of this node's own routes; [`Writer::flush`] writes it.
+    pub(super) fn change_own(&mut self, change: RouteChange) {
         let destination = change.destination.trunc();
+        let there = self.wanted.get(&destination);
+        let target = match (change.target, there) {
+            (Some(own), Some(learned)) if !is_own(learned) => {
+                self.shadowed.insert(destination, learned.clone());
+                Some(own)
+            }
+            (Some(own), _) => Some(own),
+            // Somebody else's: an own one was never wanted.
+            (None, Some(learned)) if !is_own(learned) => return,
+            (None, _) => self.shadowed.remove(&destination),
+        };
+        self.change(destination, target);
+    }
+
+    /// Takes a change of the routes that peers told; [`Writer::flush`] writes it unless this node
+    /// has a route of its own to the same destination.
+    pub(super) fn change_learned(&mut self, change: RouteChange) {
+        let destination = change.destination.trunc();
+        if !self.wanted.get(&destination).is_some_and(is_own) {
+            return self.change(destination, change.target);
+        }
+        match change.target {
+            Some(learned) => drop(self.shadowed.insert(destination, learned)),
+            None => drop(self.shadowed.remove(&destination)),
+        }
+    }
+
+    fn change(&mut self, destination: IpNet, wanted: Option<RouteTarget>) {
+        let change = RouteChange { destination, target: wanted };
         let before = match &change.target {
             Some(target) => self.wanted.insert(destination, target.clone()),
             None => self.wanted.remove(&destination),
