@@ -12,7 +12,7 @@ use ipnet::{IpNet, Ipv4AddrRange, Ipv6AddrRange};
 use k8s_openapi::api::core::v1::Pod;
 use serde_json::{Value, json};
 
-use super::kit::{PORT, Scope};
+use super::kit::{PORT, Scope, expect_silence};
 use super::{RACKS, Test};
 use crate::kubelet::EARLY;
 use crate::lab::{Lab, pod_addresses, pod_targets};
@@ -44,7 +44,12 @@ fn isolated() -> Value {
 /// A pod whose program runs before the pod has a link, sending to `targets` all the time.
 fn eager(scope: &Scope, name: &str, targets: &[String]) -> Value {
     let mut pod = scope.pod(name, "node1", &[("role", "eager")]);
-    pod["metadata"]["annotations"] = json!({ EARLY: "true" });
+    let pool = |family: &str| format!("cni.projectcalico.org/{family}pools");
+    pod["metadata"]["annotations"] = json!({
+        EARLY: "true",
+        pool("ipv4"): "[\"nogap-ipv4\"]",
+        pool("ipv6"): "[\"nogap-ipv6\"]",
+    });
     let mut args = vec!["first".to_owned(), format!("--port={PORT}")];
     args.extend(targets.iter().cloned());
     pod["spec"]["containers"][0]["args"] = json!(args);
@@ -79,31 +84,52 @@ fn addresses(block: IpNet) -> Box<dyn Iterator<Item = IpAddr>> {
     }
 }
 
-/// Released addresses are given again at once, so that all eager pods get those of the first block.
-fn no_cooldown() -> Value {
-    json!({
-        "apiVersion": "projectcalico.org/v3",
-        "kind": "IPAMConfiguration",
-        "metadata": { "name": "default" },
-        "spec": { "ipCooldownSeconds": 0 },
-    })
+/// All that an eager pod's address can be: a block of each family.
+const BLOCKS: [&str; 2] = ["10.246.0.0/26", "fd00:10:246::/122"];
+
+/// Pools of one block each for the eager pods, and no rest for released addresses: each is sent to
+/// from before the first pod has it.
+fn addressing() -> [Value; 3] {
+    let object = |kind: &str, name: &str, spec: Value| {
+        json!({ "apiVersion": "projectcalico.org/v3", "kind": kind,
+            "metadata": { "name": name }, "spec": spec })
+    };
+    let pool = |name: &str, cidr: &str, size: u8| {
+        // Only for pods that ask for it.
+        let spec = json!({ "cidr": cidr, "blockSize": size, "assignmentMode": "Manual" });
+        object("IPPool", name, spec)
+    };
+    [
+        object("IPAMConfiguration", "default", json!({ "ipCooldownSeconds": 0 })),
+        pool("nogap-ipv4", BLOCKS[0], 26),
+        pool("nogap-ipv6", BLOCKS[1], 122),
+    ]
+}
+
+async fn end(scope: Scope) -> Result<()> {
+    let view = scope.view.clone();
+    scope.end().await?;
+    for object in addressing() {
+        view.cluster.delete(&object).await?;
+    }
+    Ok(())
 }
 
 /// One listener near and one far, both of which also send to every address the eager pods can
-/// get: those of the node's blocks.
+/// get.
 async fn witnesses(scope: &mut Scope) -> Result<(Vec<Pod>, BTreeSet<IpAddr>)> {
     let view = scope.view.clone();
-    view.cluster.apply(&no_cooldown()).await?;
-    // A first pod, so that the node has its blocks.
-    let first = [scope.pod("first", "node1", &[])];
-    scope.run(&first).await?;
-    let (mut targets, mut reached) = (Vec::new(), BTreeSet::new());
-    for block in super::kit::blocks(&view, "node1").await? {
-        targets.extend(
-            addresses(block).map(|ip| format!("udp://{}", std::net::SocketAddr::new(ip, PORT))),
-        );
-        reached.extend(addresses(block));
+    for object in addressing() {
+        view.cluster.apply(&object).await?;
     }
+    let mut reached = BTreeSet::new();
+    for block in BLOCKS {
+        reached.extend(addresses(block.parse()?));
+    }
+    let targets: Vec<String> = reached
+        .iter()
+        .map(|ip| format!("udp://{}", std::net::SocketAddr::new(*ip, PORT)))
+        .collect();
     let mut wanted = Vec::new();
     for (name, node) in [("near", "node1"), ("far", "node2")] {
         let mut pod = scope.pod(name, node, &[]);
@@ -133,7 +159,14 @@ fn denied(lab: &mut Lab) -> BoxFuture<'_, Result<()>> {
         let view = lab.view().clone();
         let mut scope = Scope::new(&view, "nogap").await?;
         let (witnesses, reached) = witnesses(&mut scope).await?;
+        // The policy has to be known before the first pod: one that it selects falls silent.
+        let canary = [scope.pod("canary", "node1", &[("role", "eager")])];
+        let canary = scope.run(&canary).await?;
         scope.apply(isolated()).await?;
+        let far = view.netns_of_pod(&witnesses[1]);
+        let canaries = pod_targets(&canary[0], "tcp", PORT);
+        let silent = || expect_silence(&view, &far, &canaries);
+        wait::until("the policy", Duration::from_secs(10), silent).await?;
         let targets: Vec<String> =
             witnesses.iter().flat_map(|pod| pod_targets(pod, "udp", PORT)).collect();
         let mut number = 0;
@@ -170,8 +203,7 @@ fn denied(lab: &mut Lab) -> BoxFuture<'_, Result<()>> {
             .await?;
         }
         expect_unheard(&scope, &eager_ones)?;
-        view.cluster.delete(&no_cooldown()).await?;
-        scope.end().await
+        end(scope).await
     }
     .boxed()
 }
@@ -208,8 +240,7 @@ fn control(lab: &mut Lab) -> BoxFuture<'_, Result<()>> {
             Ok(())
         })
         .await?;
-        view.cluster.delete(&no_cooldown()).await?;
-        scope.end().await
+        end(scope).await
     }
     .boxed()
 }

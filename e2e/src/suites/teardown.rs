@@ -49,7 +49,11 @@ async fn traces(lab: &Lab, node: &str) -> Result<Traces> {
     }
     // The cache's folder itself is made with the first pod.
     files.retain(|file| !file.ends_with("/cache"));
-    Ok(Traces { links: links.collect(), kernel: KernelState::of(&netns).await?, files })
+    Ok(Traces {
+        links: links.collect(),
+        kernel: KernelState::of(&netns).await?.without_blocks(),
+        files,
+    })
 }
 
 /// What is recorded as held, in etcd itself.
