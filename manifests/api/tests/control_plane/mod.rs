@@ -98,7 +98,7 @@ impl ControlPlane {
                 .arg("--unsafe-no-fsync"),
             &at("etcd.log"),
         )?;
-        service_account_key(&at("sa.key"));
+        service_account_keys(&at("sa.key"), &at("sa.pub"));
         fs::write(at("tokens.csv"), format!("{TOKEN},admin,admin,system:masters\n")).unwrap();
         fs::set_permissions(at("tokens.csv"), fs::Permissions::from_mode(0o600)).unwrap();
         let mut kube_apiserver = run(
@@ -109,7 +109,7 @@ impl ControlPlane {
                 .arg("--bind-address=127.0.0.1")
                 .arg("--service-cluster-ip-range=10.96.0.0/16")
                 .arg("--service-account-issuer=https://kubernetes.default.svc")
-                .arg(format!("--service-account-key-file={}", at("sa.key").display()))
+                .arg(format!("--service-account-key-file={}", at("sa.pub").display()))
                 .arg(format!("--service-account-signing-key-file={}", at("sa.key").display()))
                 .arg(format!("--token-auth-file={}", at("tokens.csv").display()))
                 .arg("--authorization-mode=RBAC")
@@ -161,17 +161,31 @@ fn free_ports<const N: usize>() -> io::Result<[u16; N]> {
     Ok(ports)
 }
 
-/// A new key that signs service accounts' tokens, as PEM.
-fn service_account_key(path: &Path) {
+/// A new pair of keys for service accounts' tokens, as PEM. To verify, the server takes an ECDSA
+/// key only in its public form.
+fn service_account_keys(private: &Path, public: &Path) {
+    use ring::signature::KeyPair as _;
     let random = ring::rand::SystemRandom::new();
     let algorithm = &ring::signature::ECDSA_P256_SHA256_FIXED_SIGNING;
     let key = ring::signature::EcdsaKeyPair::generate_pkcs8(algorithm, &random).unwrap();
-    let base64 = serde_json::to_value(ByteString(key.as_ref().to_vec())).unwrap();
-    let base64 = base64.as_str().unwrap();
-    let pem = format!("-----BEGIN PRIVATE KEY-----\n{base64}\n-----END PRIVATE KEY-----\n");
-    fs::write(path, pem).unwrap();
-    fs::set_permissions(path, fs::Permissions::from_mode(0o600)).unwrap();
+    let pair = ring::signature::EcdsaKeyPair::from_pkcs8(algorithm, key.as_ref(), &random).unwrap();
+    let point = [P256_PUBLIC_KEY, pair.public_key().as_ref()].concat();
+    for (path, kind, der) in
+        [(private, "PRIVATE KEY", key.as_ref().to_vec()), (public, "PUBLIC KEY", point)]
+    {
+        let base64 = serde_json::to_value(ByteString(der)).unwrap();
+        let base64 = base64.as_str().unwrap();
+        fs::write(path, format!("-----BEGIN {kind}-----\n{base64}\n-----END {kind}-----\n"))
+            .unwrap();
+        fs::set_permissions(path, fs::Permissions::from_mode(0o600)).unwrap();
+    }
 }
+
+/// What precedes the point in a SubjectPublicKeyInfo (RFC 5480) of an ECDSA key on P-256.
+const P256_PUBLIC_KEY: &[u8] = &[
+    0x30, 0x59, 0x30, 0x13, 0x06, 0x07, 0x2a, 0x86, 0x48, 0xce, 0x3d, 0x02, 0x01, 0x06, 0x08, 0x2a,
+    0x86, 0x48, 0xce, 0x3d, 0x03, 0x01, 0x07, 0x03, 0x42, 0x00,
+];
 
 fn tail(log: &str) -> String {
     let lines: Vec<&str> = log.lines().collect();
