@@ -82,14 +82,15 @@ async fn measure(lab: &Lab, progress: &Progress) -> Result<Vec<Row>> {
             // Whoever is first in this round is second in the next.
             contenders.reverse();
             for contender in &mut contenders {
+                let attachments = with_new_containers(&places[..ALONE]);
                 let before = kernel_seconds(lab).await?;
-                let (adds, dels) = contender.add_and_delete(&places[..ALONE], 1).await?;
+                let adds = contender.each(&attachments, 1, true).await;
+                let spent = kernel_seconds(lab).await? - before;
+                let dels = contender.each(&attachments, 1, false).await?;
                 if contender.name != STOCK {
-                    // DEL's share is in it too: both are halves of one pod's work.
-                    let spent = kernel_seconds(lab).await? - before;
                     kernel.push(spent * 1e3 / ALONE as f64);
                 }
-                contender.samples.alone.extend(adds.each);
+                contender.samples.alone.extend(adds?.each);
                 contender.samples.del_alone.extend(dels.each);
                 let (adds, dels) = contender.add_and_delete(&places, PARALLEL).await?;
                 contender.samples.rate.push(PODS as f64 / adds.all.as_secs_f64());
@@ -197,6 +198,16 @@ struct Times {
     all: Duration,
 }
 
+/// The places, each with a new container.
+fn with_new_containers(places: &[Attachment]) -> Vec<Attachment> {
+    let fresh = |place: &Attachment| {
+        let container_id =
+            format!("{:032x}{:032x}", rand::random::<u128>(), rand::random::<u128>());
+        Attachment { container_id, ..place.clone() }
+    };
+    places.iter().map(fresh).collect()
+}
+
 impl Contender {
     /// ADDs every place, then DELs every one, so many at a time.
     async fn add_and_delete(
@@ -204,12 +215,7 @@ impl Contender {
         places: &[Attachment],
         at_once: usize,
     ) -> Result<(Times, Times)> {
-        let fresh = |place: &Attachment| {
-            let container_id =
-                format!("{:032x}{:032x}", rand::random::<u128>(), rand::random::<u128>());
-            Attachment { container_id, ..place.clone() }
-        };
-        let attachments: Vec<Attachment> = places.iter().map(fresh).collect();
+        let attachments = with_new_containers(places);
         let adds = self.each(&attachments, at_once, true).await;
         // What was added goes, also when something was not.
         let dels = self.each(&attachments, at_once, false).await;

@@ -184,7 +184,7 @@ impl Backend for AgentBackend {
 
     async fn delete_link(&self, endpoint: &LocalEndpoint) -> Result<(), Failure> {
         let deletion = self.kernel.delete_link(&endpoint.host_interface);
-        self.measured("link", deletion).await.map_err(kernel_failure)
+        self.measured("unlink", deletion).await.map_err(kernel_failure)
     }
 
     async fn check(&self, endpoint: &LocalEndpoint) -> Result<Vec<String>, Failure> {

@@ -109,7 +109,7 @@ pub struct SourceMetrics {
     pub errors: Family<KindLabel, Counter>,
 }
 
-/// Durations of transactions by what they write: `nftables`, `route`, `link`.
+/// Durations of transactions by what they write: `nftables`, `route`, `link`, `unlink`.
 pub type KernelSeconds = Family<ObjectLabel, Histogram, fn() -> Histogram>;
 
 /// `felix_*` of the engine and the kernel writer.
