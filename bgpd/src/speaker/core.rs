@@ -25,7 +25,8 @@ use crate::rib::{PeerId, Rib, with_family};
 use crate::session::{Action, Direction, Event, State, Timer, step};
 use crate::wire::attributes::AttributeBlock;
 use crate::wire::{
-    Family, MAX_EXTENDED_LEN, MAX_LEN, Notification, encode_end_of_rib, encode_keepalive, frame,
+    Family, MAX_EXTENDED_LEN, MAX_LEN, MessageType, Notification, encode_end_of_rib,
+    encode_keepalive, frame,
 };
 
 /// Time since some fixed instant, the same for all calls.
@@ -71,6 +72,8 @@ pub(crate) struct Core {
     last_conn: u64,
     timers: BinaryHeap<Reverse<(Time, TimerKey)>>,
     outputs: Vec<Output>,
+    /// Connections whose OPEN has waited long enough.
+    pub(super) released: Vec<ConnId>,
     random: u64,
     pub(super) fib: Fib,
     pub(super) progress: Progress,
@@ -92,6 +95,7 @@ impl Core {
             last_conn: 0,
             timers: BinaryHeap::new(),
             outputs: Vec::new(),
+            released: Vec::new(),
             random: seed | 1,
             fib: Fib::default(),
             progress: Progress { restarting, selecting: !restarting, converged: false },
@@ -221,6 +225,10 @@ impl Core {
     pub(crate) fn received(&mut self, now: Time, conn: ConnId, octets: &[u8]) {
         let Some(&(peer, direction)) = self.connections.get(&conn) else { return };
         let Some(slot) = self.slot(peer, direction) else { return };
+        if slot.held {
+            slot.received.extend_from_slice(octets);
+            return;
+        }
         let mut kept = std::mem::take(&mut slot.received);
         let input = if kept.is_empty() {
             octets
@@ -240,6 +248,11 @@ impl Core {
             let max = if extended { MAX_EXTENDED_LEN } else { MAX_LEN };
             match frame(&input[at..], max) {
                 Ok(Some(message)) => {
+                    if message.kind == MessageType::Open
+                        && self.hold_open(peer, direction, message.body)
+                    {
+                        break &input[at..];
+                    }
                     at += message.len;
                     self.message(now, peer, direction, &message);
                 }
@@ -326,6 +339,9 @@ impl Core {
     /// Decides, and queues what follows for the neighbors. Returns whether there is more to do
     /// at once.
     pub(crate) fn work(&mut self, now: Time) -> bool {
+        for conn in std::mem::take(&mut self.released) {
+            self.received(now, conn, &[]);
+        }
         self.check_convergence();
         if self.progress.selecting {
             for family in Family::ALL {
@@ -527,12 +543,14 @@ impl Core {
             timer.at = None;
         }
         slot.negotiated = None;
+        slot.held = false;
         if let Some(reason) = slot.reason.take().filter(|r| !r.is_collision()) {
             neighbor.last_error = Some((now, reason));
             // What fails beside a session says nothing about the next attempt.
             let beside = neighbor.session.is_some();
             neighbor.failures = neighbor.failures.saturating_add(u32::from(!beside));
         }
+        self.release_open(peer, direction.other());
         if self.slot(peer, Direction::Outgoing).is_some_and(|s| s.state == State::Idle) {
             self.start_timer(now, peer, Direction::Outgoing, Timer::IdleHold);
         }

@@ -91,8 +91,10 @@ pub(super) struct Slot {
     pub(super) remote: Option<SocketAddr>,
     /// From OpenConfirm on.
     pub(super) negotiated: Option<Negotiated>,
-    /// The start of a message whose end is still to come.
+    /// The start of a message whose end is still to come; all that has come, if it is held.
     pub(super) received: Vec<u8>,
+    /// An OPEN waits for the fate of the other connection.
+    pub(super) held: bool,
     pub(super) out: Outgoing,
     pub(super) timers: [Deadline; 5],
     /// Why the connection goes down, once it is known.

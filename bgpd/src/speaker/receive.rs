@@ -12,10 +12,10 @@ use super::status::DownReason;
 use crate::export::GroupKey;
 use crate::policy::{Outcome, PeerType, Source, Subject};
 use crate::rib::{AttrId, DestId, Path, PeerId, PeerRank, Reason, Rib, RibPrefix, with_family};
-use crate::session::{Direction, Event, State, negotiate, surviving};
+use crate::session::{Direction, Event, State};
 use crate::wire::attributes::{self, AttributeBlock};
 use crate::wire::{
-    Context, Disposition, Family, FamilySet, Frame, MessageType, NextHop, Notification, Open,
+    Context, Disposition, Family, FamilySet, Frame, MessageType, NextHop, Notification,
     ParsedUpdate, Prefixes, Reach, Unreach, UpdateEncoder, code, parse_route_refresh, parse_update,
     path,
 };
@@ -60,55 +60,6 @@ impl Core {
                 }
             }
         }
-    }
-
-    fn open_message(&mut self, now: Time, peer: PeerId, direction: Direction, body: &[u8]) {
-        let restarting = self.progress.restarting && !self.progress.converged;
-        let Some(neighbor) = self.neighbors.get_mut(peer.index()).and_then(Option::as_mut) else {
-            return;
-        };
-        if neighbor.slot(direction).state != State::OpenSent {
-            self.event(now, peer, direction, &Event::Open);
-            return;
-        }
-        let offer = neighbor.offer(&self.config, restarting);
-        let negotiated = Open::parse(body).and_then(|open| negotiate(&offer, &open));
-        let negotiated = match negotiated {
-            Ok(negotiated) => negotiated,
-            Err(error) => {
-                self.event(now, peer, direction, &Event::Error(error));
-                return;
-            }
-        };
-        let remote = (negotiated.router_id, neighbor.config.asn);
-        let local = (self.config.router_id, neighbor.local_asn);
-        let other = direction.other();
-        let state = neighbor.slot(other).state;
-        match state {
-            State::Established if !self.restartable(peer) => {
-                self.event(now, peer, direction, &Event::CollisionDump);
-                return;
-            }
-            State::OpenSent | State::OpenConfirm => {
-                let survivor = surviving(local, remote);
-                self.event(now, peer, survivor.other(), &Event::CollisionDump);
-                if survivor != direction {
-                    return;
-                }
-            }
-            _ => {}
-        }
-        if let Some(slot) = self.slot(peer, direction) {
-            slot.negotiated = Some(negotiated);
-        }
-        self.event(now, peer, direction, &Event::Open);
-    }
-
-    /// Whether a lost session of this neighbor may be a restart (RFC 4724).
-    pub(super) fn restartable(&self, peer: PeerId) -> bool {
-        let neighbor = self.neighbors.get(peer.index()).and_then(Option::as_ref);
-        let session = neighbor.and_then(|n| n.session.as_ref());
-        session.is_some_and(|s| s.negotiated.restart.is_some_and(|r| !r.families.is_empty()))
     }
 
     pub(super) fn session_up(&mut self, now: Time, peer: PeerId, direction: Direction) {
@@ -220,10 +171,18 @@ impl Core {
         tracing::info!(peer = neighbor.config.name, %reason, "session down");
         neighbor.last_down = Some((now, reason.clone()));
         // RFC 4724 section 4.2: only a connection that goes without a NOTIFICATION is taken for
-        // a restart.
+        // a restart. But a peer that keeps another connection has not gone, nor said anything on
+        // this one.
+        let collision = reason.is_collision();
         let restart = session.negotiated.restart.filter(|r| enabled && r.time > 0);
         let keep = match (&reason, restart) {
-            (DownReason::ConnectionLost(_) | DownReason::Reconnected, Some(restart)) => {
+            (reason, Some(restart))
+                if collision
+                    || matches!(
+                        reason,
+                        DownReason::ConnectionLost(_) | DownReason::Reconnected
+                    ) =>
+            {
                 let mut keep = restart.families.intersection(session.negotiated.families);
                 for family in session.disabled.iter() {
                     keep.remove(family);
@@ -235,7 +194,9 @@ impl Core {
         for family in Family::ALL {
             self.groups.leave(peer, family, &mut self.rib);
             // Paths that are stale from an earlier restart are not kept a second time.
-            self.sweep(peer, family);
+            if !collision {
+                self.sweep(peer, family);
+            }
             if keep.contains(family) {
                 self.mark_stale(peer, family);
             } else {

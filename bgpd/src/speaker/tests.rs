@@ -61,6 +61,7 @@ fn mesh(seed: u64, asns: &[u32]) -> Network {
         }
         network.add(address(at), config);
     }
+    network.start_all();
     network
 }
 

@@ -113,13 +113,19 @@ impl Network {
         }
     }
 
-    /// Adds a speaker, which starts at once.
+    /// Adds a speaker, which [`Self::start`] starts: one that starts before another is there finds
+    /// nobody.
     pub(crate) fn add(&mut self, address: IpAddr, config: Config) -> usize {
         let node = Node { address, config, core: None, wires: BTreeMap::new(), stuck: false };
         self.nodes.push(node);
-        let at = self.nodes.len() - 1;
-        self.start(at, false);
-        at
+        self.nodes.len() - 1
+    }
+
+    /// Starts all speakers at the same time.
+    pub(crate) fn start_all(&mut self) {
+        for at in 0..self.nodes.len() {
+            self.start(at, false);
+        }
     }
 
     /// Starts a speaker that is not running.

@@ -81,6 +81,21 @@ fn a_notification_is_no_restart() {
     assert!(network.routes(1).is_empty() && network.routes(0).is_empty());
 }
 
+/// A peer that goes by the letter of RFC 4271 section 6.8 may close a connection that is a session
+/// here already.
+#[test]
+fn the_end_of_a_collision_takes_no_routes() {
+    let mut network = line(9);
+    let n = crate::wire::Notification::cease(crate::wire::cease::COLLISION, "");
+    network.stop(2, Some(&n));
+    network.run_for(Duration::from_secs(1));
+    let kept = |network: &mut Network| network.route(1, "10.2.0.0/26").unwrap().paths[0].stale;
+    assert!(kept(&mut network) && network.route(0, "10.2.0.0/26").is_some());
+    network.start(2, true);
+    network.run_for(MINUTE);
+    assert!(!kept(&mut network), "announced again");
+}
+
 #[test]
 fn without_graceful_restart_nothing_is_kept() {
     let mut network = line(6);

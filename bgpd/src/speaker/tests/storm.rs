@@ -43,6 +43,7 @@ fn topology(seed: u64) -> Network {
         }
         network.add(address(at), config);
     }
+    network.start_all();
     // Two that both wait would wait for ever.
     for at in 0..nodes {
         network.change(at, |c| {
