@@ -165,7 +165,7 @@ pub enum NextHopMode {
     Keep,
 }
 
-/// A TCP MD5 key (RFC 2385), 1 to 80 octets. Never shown.
+/// A TCP MD5 key (RFC 2385), 1 to 80 octets. Never shown, nor serialized.
 #[derive(Clone, PartialEq, Eq, Deserialize)]
 #[serde(transparent)]
 pub struct Password(String);
@@ -174,6 +174,11 @@ impl Password {
     /// Wraps a key.
     pub fn new(key: impl Into<String>) -> Self {
         Self(key.into())
+    }
+
+    /// The key itself, for those who have to keep it.
+    pub fn reveal(&self) -> &str {
+        &self.0
     }
 
     pub(crate) fn bytes(&self) -> &[u8] {

@@ -11,6 +11,7 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
+use super::remembered::{Memory, Remembered};
 use crate::config::BgpConfig;
 use crate::kernel::{self, Kernel};
 use crate::model::{NextHop, RouteChange, RouteTarget};
@@ -22,6 +23,9 @@ const BATCH: usize = 1024;
 
 /// Pauses between attempts to start a speaker whose port is taken.
 const RETRY: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(30));
+
+const OF_BEFORE: &str =
+    "goes on with the configuration of before, and waits for the source to be in sync";
 
 /// How the speaker is, for `felix status`.
 #[derive(Clone, Default)]
@@ -44,6 +48,7 @@ pub(super) struct Bgp {
     pub(super) running: watch::Sender<Running>,
     /// The kernel has routes of an earlier run: peers are asked to keep ours meanwhile.
     pub(super) restarting: bool,
+    pub(super) memory: Memory,
 }
 
 impl Bgp {
@@ -56,6 +61,11 @@ impl Bgp {
         let mut retry = RETRY.0;
         // Only what wakes a subscriber is complete: see `Fabric::apply`.
         let mut complete = self.peering.has_changed()?;
+        // Without routes to keep there is no hurry.
+        let before = if self.restarting { self.memory.load() } else { None };
+        let impatient =
+            tokio::time::sleep(before.as_ref().map_or(Duration::MAX, Remembered::patience));
+        tokio::pin!(impatient);
         loop {
             let blocks = self.blocks.borrow_and_update().clone();
             self.keep_blackholes(&mut blackholes, &blocks).await;
@@ -67,16 +77,24 @@ impl Bgp {
                 port: self.settings.port,
                 router_id: self.settings.router_id,
             };
-            let plan = if complete { self.peering.borrow_and_update().plan(&local) } else { None };
+            let plan = match &before {
+                _ if complete => self.peering.borrow_and_update().plan(&local),
+                Some(before) if impatient.is_elapsed() => {
+                    Some(Plan { config: before.config(&local), problems: Vec::new() })
+                }
+                _ => None,
+            };
             let mut failed = false;
             if let Some(Plan { config, problems }) = plan {
                 self.say(&problems);
                 if applied.as_ref() != Some(&config) {
                     match self.bring(&mut speaker, config.clone(), &mut forwarding).await {
                         Ok(()) => {
+                            if complete {
+                                self.keep(&config);
+                            }
                             applied = Some(config);
                             retry = RETRY.0;
-                            self.condition.set(Ok(()));
                         }
                         Err(error) => {
                             failed = true;
@@ -84,6 +102,9 @@ impl Bgp {
                             self.condition.set(Err(error.to_string()));
                         }
                     }
+                }
+                if !failed {
+                    self.condition.set(if complete { Ok(()) } else { Err(OF_BEFORE.into()) });
                 }
                 self.running.send_modify(|running| {
                     running.speaker.clone_from(&speaker);
@@ -108,6 +129,9 @@ impl Bgp {
                     self.condition.set(Err(error.into()));
                     anyhow::bail!(error);
                 }
+                () = &mut impatient, if !complete && !impatient.is_elapsed() => {
+                    tracing::warn!("the source is away: BGP goes on with the configuration of before");
+                }
                 () = tokio::time::sleep(retry), if failed => retry = (retry * 2).min(RETRY.1),
             }
         }
@@ -116,6 +140,13 @@ impl Bgp {
             speaker.shutdown(Shutdown::ForRestart).await;
         }
         Ok(())
+    }
+
+    /// For a start while the source is away.
+    fn keep(&self, config: &bgpd::Config) {
+        if let Err(error) = self.memory.store(config) {
+            tracing::warn!(%error, "the BGP configuration is not kept for the next start");
+        }
     }
 
     /// What the configuration waits for.
