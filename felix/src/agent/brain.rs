@@ -4,14 +4,15 @@
 //! takes all that has queued, lets the engine work out what follows, waits for the kernel to have
 //! it, and only then answers those who wait. What arrives meanwhile is the next transaction.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio_util::sync::CancellationToken;
 
+use super::arrears::{Arrears, Turn};
 use super::fabric::Fabric;
 use super::settings::Settings;
 use crate::cni::backend::{Failure, PodFacts};
@@ -27,9 +28,6 @@ use crate::source::Source;
 
 /// Most updates taken in before the kernel is told: bounds how long a policy waits behind a relist.
 const BATCH: usize = 4096;
-
-/// After the kernel refused something it is asked again whether it has everything by now.
-const RETRY: Duration = Duration::from_secs(1);
 
 /// What other tasks ask of the brain.
 pub(super) enum Command {
@@ -74,11 +72,7 @@ pub(super) struct Brain {
     pub(super) namespaces: BTreeMap<Arc<str>, Namespace>,
     /// Those who wait for a pod to become known.
     pub(super) waiting: Vec<(ObjectKey, String, oneshot::Sender<PodFacts>)>,
-    pub(super) last_error: Option<String>,
-    /// When the kernel is asked again; None while nothing is amiss.
-    pub(super) retry_at: Option<Instant>,
-    /// Addresses whose flows have to be judged again, once what judges new flows is in the kernel.
-    pub(super) unjudged: BTreeSet<IpAddr>,
+    pub(super) arrears: Arrears,
     pub(super) settings: Settings,
     pub(super) logging: Logging,
     /// The kernel has been told of everything that is wanted, once.
@@ -94,7 +88,7 @@ impl Brain {
         let mut updates = Vec::with_capacity(BATCH);
         let mut commands = Vec::with_capacity(64);
         loop {
-            let retry_at = self.retry_at.map(tokio::time::Instant::from_std);
+            let retry_at = self.arrears.retry_at().map(tokio::time::Instant::from_std);
             tokio::select! {
                 // Endpoints first: a pod that starts waits for the answer.
                 biased;
@@ -181,8 +175,7 @@ impl Brain {
             }
             Command::Judge { flows } => self.judge(flows).await,
             Command::Unjudged { addresses } => {
-                self.unjudged.extend(addresses);
-                self.retry_at.get_or_insert(Instant::now() + RETRY);
+                self.arrears.judge_again(addresses, Instant::now());
             }
             Command::Report { reply } => drop(reply.send(self.report())),
         }
@@ -218,12 +211,12 @@ impl Brain {
         self.metrics.policies.set(gauge(counts.policies));
         // The first delta is complete: with it goes what the kernel has beyond what is wanted.
         let first = self.engine.in_sync() && !self.complete;
-        let again = self.retry_at.is_some_and(|at| at <= arrived);
+        let again = self.arrears.due(arrived);
         if delta.is_none() && !first && !again {
             return Ok(());
         }
         let delta = delta.unwrap_or_default();
-        self.unjudged.extend(delta.rejudge.iter().copied());
+        self.arrears.judge(delta.rejudge.iter().copied());
         let writing = Instant::now();
         let written =
             if first { self.kernel.sync(delta).await } else { self.kernel.commit(delta).await };
@@ -246,7 +239,7 @@ impl Brain {
     /// What earlier changes asked for and the kernel does not take.
     async fn left_out(&self) -> Result<(), String> {
         // Nothing was amiss, and nothing of this change was refused.
-        if self.last_error.is_none() {
+        if self.arrears.error().is_none() {
             return Ok(());
         }
         let status = self.kernel.status().await.map_err(|error| error.to_string())?;
@@ -259,32 +252,23 @@ impl Brain {
     /// Says how policy is now. The writer repeats by itself what failed as a whole; here it is
     /// only asked whether that has helped.
     fn settle(&mut self, outcome: Result<(), String>) -> Result<(), Failure> {
-        match outcome {
-            Ok(()) => {
-                if self.last_error.take().is_some() {
-                    tracing::info!("policy is in the kernel again");
-                }
-                self.retry_at = None;
-                self.programmed.set(Ok(()));
-                Ok(())
+        let outcome = outcome.map_err(|error| format!("the kernel refused the policy: {error}"));
+        match self.arrears.settle(outcome.clone(), Instant::now()) {
+            Turn::Recovered => tracing::info!("policy is in the kernel again"),
+            Turn::Failed => {
+                let error = self.arrears.error();
+                tracing::error!(error, "policy is not in the kernel");
             }
-            Err(error) => {
-                let text = format!("the kernel refused the policy: {error}");
-                if self.last_error.as_ref() != Some(&text) {
-                    tracing::error!(%error, "policy is not in the kernel");
-                }
-                self.last_error = Some(text.clone());
-                self.programmed.set(Err(text.clone()));
-                self.retry_at = Some(Instant::now() + RETRY);
-                Err(Failure::TryAgainLater(text))
-            }
+            Turn::Well | Turn::Failing => {}
         }
+        self.programmed.set(outcome.clone());
+        outcome.map_err(Failure::TryAgainLater)
     }
 
     /// Has the flows of the addresses concerned looked up, off the path that pods and policies wait
     /// on.
     fn rejudge(&mut self) {
-        let addresses: Vec<IpAddr> = std::mem::take(&mut self.unjudged).into_iter().collect();
+        let addresses = self.arrears.take_unjudged();
         if addresses.is_empty() {
             return;
         }
@@ -327,8 +311,7 @@ impl Brain {
             }
             Err(error) => {
                 tracing::error!(%error, "not all established flows could be marked yet");
-                self.unjudged.extend(addresses);
-                self.retry_at.get_or_insert(Instant::now() + RETRY);
+                self.arrears.judge_again(addresses, Instant::now());
             }
         }
     }
@@ -341,7 +324,7 @@ impl Brain {
             problems: self.engine.problems(),
             in_sync: self.engine.in_sync(),
             endpoints: self.engine.endpoints().map(with_policies).collect(),
-            last_error: self.last_error.clone(),
+            last_error: self.arrears.error().map(str::to_owned),
         }
     }
 }

@@ -11,6 +11,7 @@
 //! their routes and, by graceful restart, their reachability.
 
 mod addressing;
+mod arrears;
 mod backend;
 mod bgp;
 mod brain;
@@ -18,6 +19,7 @@ mod fabric;
 mod guard;
 mod links;
 mod measure;
+mod remembered;
 mod report;
 mod settings;
 
@@ -36,6 +38,7 @@ use self::bgp::{Bgp, Running};
 use self::brain::Brain;
 use self::fabric::Fabric;
 use self::guard::Guard;
+use self::remembered::Memory;
 use self::report::Reporter;
 use self::settings::Settings;
 use crate::cni::{self, journal};
@@ -186,9 +189,7 @@ async fn start(
         heartbeat: health.register_loop("brain", LOOP_DEADLINE),
         namespaces: std::collections::BTreeMap::new(),
         waiting: Vec::new(),
-        last_error: None,
-        retry_at: None,
-        unjudged: std::collections::BTreeSet::new(),
+        arrears: arrears::Arrears::default(),
         settings: Settings::new(&config.node_name),
         logging,
         complete: false,
@@ -204,6 +205,7 @@ async fn start(
         condition: of_bgp,
         running,
         restarting,
+        memory: Memory::at(config.state_dir.join("bgp.json")),
     };
     tasks.spawn(bgp.run(stop.clone()));
     tasks.spawn(addressing::feed(addressing, ipam.clone(), stop.clone()));
