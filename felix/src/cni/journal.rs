@@ -2,12 +2,17 @@
 //! nor etcd to keep them alive, and finds what an interrupted request has to have undone.
 //!
 //! One append-only file, `endpoints.log` (see [`Record`] and the `format` module), rather than a
-//! file for each endpoint: the records of all requests in flight go to the disk together, with
-//! one `fdatasync` into space that was written in advance, where each file would take four
-//! changes of the file system and two commits of its journal. When the space is used up, the
-//! endpoints that are left are written to a new file, which then takes the old one's place. That
-//! is also the answer to any failure to write: what is on disk is then uncertain, and is
-//! replaced as a whole by what is in memory, as soon as it can be.
+//! file for each endpoint: the records of all requests in flight go to it together, in one write
+//! into space that was written in advance. When the space is used up, the endpoints that are left
+//! are written to a new file, which then takes the old one's place. That is also the answer to any
+//! failure to write: what is on disk is then uncertain, and is replaced as a whole by what is in
+//! memory, as soon as it can be.
+//!
+//! A request waits for its record to be written, not for the disk to have it: what is written
+//! outlives the agent, and no endpoint outlives the machine's power. After a boot there is nothing
+//! left to keep alive, and the addresses that nobody holds any more are found by what the store
+//! has of this node. So the disk is waited for afterwards, once for all of a second: to learn of
+//! one that fails.
 //!
 //! Bytes that are no record never keep the agent from starting: they are moved to
 //! `endpoints.corrupt`, and reported.
@@ -24,6 +29,7 @@ use std::path::{Path, PathBuf};
 use std::pin::Pin;
 use std::sync::{Arc, mpsc};
 use std::task::{Context, Poll, ready};
+use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 use tokio::sync::oneshot;
@@ -40,8 +46,14 @@ const LOCK: &str = "endpoints.lock";
 /// Smallest file, in bytes: room for some 700 pods coming and going before it is rewritten.
 const MIN_CAPACITY: usize = 1 << 20;
 
+/// What free space is filled with, at a time.
+static ZEROES: [u8; 16 << 10] = [0; 16 << 10];
+
 /// Most changes that share one write.
 const BATCH: usize = 1024;
+
+/// Longest that the disk does not have what was written, and between attempts to write anew.
+const SYNC_PAUSE: Duration = Duration::from_secs(1);
 
 /// Why the journal could not be opened.
 #[derive(Debug, thiserror::Error)]
@@ -59,7 +71,7 @@ pub enum OpenError {
     },
 }
 
-/// A change is not on disk.
+/// A change is not written.
 #[derive(Clone, Debug, thiserror::Error)]
 #[error("{path}: {reason}")]
 pub struct JournalError {
@@ -171,7 +183,7 @@ impl Journal {
         Self { path, queue, failure }
     }
 
-    /// Records an attachment, replacing what was recorded of it. Changes reach the disk in the
+    /// Records an attachment, replacing what was recorded of it. Changes are written in the
     /// order of these calls, whether or not anyone waits for them.
     pub fn put(&self, record: Record) -> Written {
         self.enqueue(Change::Put(Box::new(record)))
@@ -202,10 +214,10 @@ impl Journal {
     }
 }
 
-/// Resolves when a change is on disk, or could not be brought there. Dropping it takes nothing
-/// back.
+/// Resolves when a change would survive the agent, or could not be written. Dropping it takes
+/// nothing back.
 #[derive(Debug)]
-#[must_use = "a change is on disk only when this says so"]
+#[must_use = "a change is written only when this says so"]
 pub struct Written {
     outcome: oneshot::Receiver<Result<(), String>>,
     path: PathBuf,
@@ -238,11 +250,14 @@ fn lock(path: &Path) -> Result<File, OpenError> {
     }
 }
 
-/// Where a journal's bytes are. What returns without error is durable.
+/// Where a journal's bytes are.
 trait Storage: Send {
-    /// Writes `bytes` at `offset`, within the capacity.
+    /// Writes `bytes` at `offset`, within the capacity. Without error they outlive the process.
     fn append(&mut self, offset: usize, bytes: &[u8]) -> io::Result<()>;
+    /// Without error, all that was appended outlives the machine's power.
+    fn sync(&mut self) -> io::Result<()>;
     /// Makes `bytes`, and zeroes up to `capacity`, the whole content: all of it or nothing.
+    /// Without error it outlives the machine's power.
     fn replace(&mut self, bytes: &[u8], capacity: usize) -> io::Result<()>;
 }
 
@@ -255,18 +270,22 @@ struct Directory {
 
 impl Storage for Directory {
     fn append(&mut self, offset: usize, bytes: &[u8]) -> io::Result<()> {
-        let log = self.log.as_ref().ok_or_else(|| io::Error::other("not written yet"))?;
-        log.write_all_at(bytes, offset as u64)?;
-        log.sync_data()
+        self.log()?.write_all_at(bytes, offset as u64)
+    }
+
+    fn sync(&mut self) -> io::Result<()> {
+        self.log()?.sync_data()
     }
 
     fn replace(&mut self, bytes: &[u8], capacity: usize) -> io::Result<()> {
         let new = self.path.join(NEW);
         // The zeroes are written, not merely reserved, so that later writes change no metadata.
-        let mut content = bytes.to_vec();
-        content.resize(capacity, 0);
         let file = OpenOptions::new().create(true).truncate(true).write(true).open(&new)?;
-        file.write_all_at(&content, 0)?;
+        file.write_all_at(bytes, 0)?;
+        for start in (bytes.len()..capacity).step_by(ZEROES.len()) {
+            let length = ZEROES.len().min(capacity - start);
+            file.write_all_at(&ZEROES[..length], start as u64)?;
+        }
         file.sync_all()?;
         std::fs::rename(&new, self.path.join(LOG))?;
         self.log = Some(file);
@@ -275,6 +294,10 @@ impl Storage for Directory {
 }
 
 impl Directory {
+    fn log(&self) -> io::Result<&File> {
+        self.log.as_ref().ok_or_else(|| io::Error::other("not written yet"))
+    }
+
     fn set_aside(&self, bytes: &[u8], damages: &[Damage]) -> io::Result<()> {
         let path = self.path.join(CORRUPT);
         let mut file = OpenOptions::new().create(true).append(true).open(path)?;
@@ -294,6 +317,8 @@ struct Writer<S> {
     capacity: usize,
     /// Where the next line goes; None if the file is not known to be what it should be.
     tail: Option<usize>,
+    /// When the disk is seen to; None if it has everything.
+    due: Option<Instant>,
 }
 
 impl<S: Storage> Writer<S> {
@@ -302,11 +327,11 @@ impl<S: Storage> Writer<S> {
             .iter()
             .map(|record| (record.endpoint.id.clone(), format::put(record)))
             .collect();
-        Self { storage, header: format::header(boot_id), lines, capacity: 0, tail: None }
+        Self { storage, header: format::header(boot_id), lines, capacity: 0, tail: None, due: None }
     }
 
     fn run(&mut self, queue: &mpsc::Receiver<Queued>, failure: &Mutex<Option<String>>) {
-        while let Ok(first) = queue.recv() {
+        while let Some(first) = self.next(queue, failure) {
             // All that queued up while the last write was under way shares the next one.
             let (changes, waiting): (Vec<Change>, Vec<_>) = std::iter::once(first)
                 .chain(queue.try_iter().take(BATCH - 1))
@@ -321,8 +346,41 @@ impl<S: Storage> Writer<S> {
         }
     }
 
-    /// Makes `changes` durable. They hold in memory even if that fails, and go to the disk with
-    /// the next commit that succeeds: who was told of the failure says what is to be instead.
+    /// Waits for a change, and sees to the disk when that is due. None if there will be no more.
+    fn next(
+        &mut self,
+        queue: &mpsc::Receiver<Queued>,
+        failure: &Mutex<Option<String>>,
+    ) -> Option<Queued> {
+        while let Some(due) = self.due {
+            let left = due.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                *failure.lock() = self.settle().err().map(|error| error.to_string());
+                continue;
+            }
+            match queue.recv_timeout(left) {
+                Ok(queued) => return Some(queued),
+                Err(mpsc::RecvTimeoutError::Timeout) => {}
+                Err(mpsc::RecvTimeoutError::Disconnected) => return None,
+            }
+        }
+        queue.recv().ok()
+    }
+
+    /// Brings to the disk whatever it does not have.
+    fn settle(&mut self) -> io::Result<()> {
+        self.due = None;
+        if self.tail.is_some() {
+            match self.storage.sync() {
+                Ok(()) => return Ok(()),
+                Err(error) => tracing::warn!(%error, "writing the endpoint journal anew"),
+            }
+        }
+        self.rewrite()
+    }
+
+    /// Writes `changes`. They hold in memory even if that fails, and are written with the next
+    /// commit that succeeds: who was told of the failure says what is to be instead.
     fn commit(&mut self, changes: impl IntoIterator<Item = Change>) -> io::Result<()> {
         let mut appended = Vec::new();
         for change in changes {
@@ -342,19 +400,24 @@ impl<S: Storage> Writer<S> {
             match self.storage.append(tail, &appended) {
                 Ok(()) => {
                     self.tail = Some(tail + appended.len());
+                    self.due.get_or_insert_with(|| Instant::now() + SYNC_PAUSE);
                     return Ok(());
                 }
                 Err(error) => tracing::warn!(%error, "writing the endpoint journal anew"),
             }
         }
-        // A file that a write has failed on is not written to again: the kernel may have dropped
-        // pages that a later fsync then calls clean.
-        self.tail = None;
+        self.rewrite()
+    }
+
+    /// Writes everything anew. A file that a write has failed on is not written to again: the kernel
+    /// may have dropped pages that a later fsync then calls clean.
+    fn rewrite(&mut self) -> io::Result<()> {
+        (self.tail, self.due) = (None, Some(Instant::now() + SYNC_PAUSE));
         let mut content = self.header.clone();
         content.extend(self.lines.values().flatten());
         self.capacity = content.len().saturating_mul(4).max(MIN_CAPACITY);
         self.storage.replace(&content, self.capacity)?;
-        self.tail = Some(content.len());
+        (self.tail, self.due) = (Some(content.len()), None);
         Ok(())
     }
 }

@@ -213,6 +213,10 @@ struct DiskState {
     appends: usize,
     /// These writes fail, after so many of their bytes.
     failing: BTreeMap<usize, usize>,
+    syncs: usize,
+    /// The next so many syncs fail, and what was appended since the last one is lost.
+    failing_syncs: usize,
+    synced: Vec<u8>,
     /// Each append waits for one of these.
     gate: Option<mpsc::Receiver<()>>,
 }
@@ -243,6 +247,18 @@ impl Storage for Disk {
             let written = failing.unwrap_or(bytes.len()).min(bytes.len());
             content[offset..offset + written].copy_from_slice(&bytes[..written]);
         })
+    }
+
+    fn sync(&mut self) -> io::Result<()> {
+        let mut state = self.0.lock();
+        state.syncs += 1;
+        if state.failing_syncs > 0 {
+            state.failing_syncs -= 1;
+            state.content = state.synced.clone();
+            return Err(io::Error::other("injected"));
+        }
+        state.synced = state.content.clone();
+        Ok(())
     }
 
     fn replace(&mut self, bytes: &[u8], capacity: usize) -> io::Result<()> {
@@ -309,6 +325,40 @@ fn a_failure_is_told_to_who_waits_and_heals_with_the_next_write() {
     wait(journal.put(record(2, Phase::Ready))).unwrap();
     journal.health().unwrap();
     assert_eq!(decode(&disk.0.lock().content).records.len(), 2);
+}
+
+#[test]
+fn what_the_disk_lost_is_written_again_without_a_request() {
+    let disk = Disk::default();
+    let mut writer = Writer::new(disk.clone(), "boot", &[]);
+    writer.commit([]).unwrap();
+    assert_eq!(writer.due, None, "nothing for the disk to have");
+    disk.0.lock().failing_syncs = 1;
+    writer.commit([Change::Put(Box::new(record(1, Phase::Ready)))]).unwrap();
+    assert_eq!(disk.0.lock().syncs, 0, "the request does not wait for the disk");
+    assert!(writer.due.is_some());
+    // Nor does a full disk stay unknown, or need a request to be tried again.
+    disk.0.lock().failing.insert(2, 0);
+    writer.settle().unwrap_err();
+    assert!(decode(&disk.0.lock().content).records.is_empty(), "the loss was injected");
+    assert!(writer.due.is_some(), "to be tried again");
+    writer.settle().unwrap();
+    assert_eq!(decode(&disk.0.lock().content).records.len(), 1);
+    assert_eq!(writer.due, None);
+}
+
+#[test]
+fn the_disk_is_seen_to_when_it_is_due() {
+    let disk = Disk::default();
+    let journal = Journal::start("/j".into(), disk.clone(), "boot", &[]);
+    disk.0.lock().failing_syncs = 1;
+    futures::executor::block_on(journal.put(record(1, Phase::Ready))).unwrap();
+    let deadline = Instant::now() + Duration::from_secs(60);
+    while disk.0.lock().writes < 3 {
+        assert!(Instant::now() < deadline, "nobody wrote it again");
+        std::thread::yield_now();
+    }
+    assert_eq!(decode(&disk.0.lock().content).records.len(), 1);
 }
 
 #[test]
