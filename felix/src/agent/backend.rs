@@ -19,7 +19,7 @@ use crate::cni::annotations::PoolRef;
 use crate::cni::backend::{AssignSpec, Backend, Failure, Observation, PodFacts, Query};
 use crate::cni::protocol::Error;
 use crate::cni::spec::{PodArgs, code};
-use crate::kernel::{self, Kernel};
+use crate::kernel::{self, Kernel, PreparedLink};
 use crate::model::{IfIndex, Labels, LocalEndpoint, ObjectKey, RouteChange, RouteTarget};
 use crate::observe::metrics::{CniLabels, CniMetrics, KernelSeconds};
 
@@ -73,6 +73,8 @@ impl AgentBackend {
 }
 
 impl Backend for AgentBackend {
+    type Link = PreparedLink;
+
     fn ready(&self) -> Result<(), Error> {
         let not_available = |details: String| {
             Err(Error { code: code::NOT_AVAILABLE, msg: "not ready for new pods".into(), details })
@@ -159,11 +161,15 @@ impl Backend for AgentBackend {
 
     async fn commit_endpoint(&self, endpoint: &LocalEndpoint) -> Result<(), Failure> {
         let boxed = Box::new(endpoint.clone());
-        self.ask(|reply| Command::Set { endpoint: boxed, reply }).await??;
-        self.guard.secure(&endpoint.addresses).await.map_err(kernel_failure)?;
-        // Written as soon as the link is there.
-        let target = Some(RouteTarget::Link(endpoint.host_index));
-        self.set_routes(Self::routes(endpoint, target)).await
+        let policy = async { self.ask(|reply| Command::Set { endpoint: boxed, reply }).await? };
+        let routes = async {
+            self.guard.secure(&endpoint.addresses).await.map_err(kernel_failure)?;
+            // Written as soon as the link is there.
+            let target = Some(RouteTarget::Link(endpoint.host_index));
+            self.set_routes(Self::routes(endpoint, target)).await
+        };
+        // Neither needs the other: nothing passes without the link, which comes after both.
+        tokio::try_join!(policy, routes).map(|((), ())| ())
     }
 
     async fn remove_endpoint(&self, endpoint: &LocalEndpoint) -> Result<(), Failure> {
@@ -174,16 +180,21 @@ impl Backend for AgentBackend {
         self.kernel.forget(endpoint.addresses.to_vec()).await.map_err(kernel_failure)
     }
 
-    async fn create_link(&self, endpoint: &LocalEndpoint) -> Result<(), Failure> {
-        let created = self.measured("link", self.kernel.create_link(endpoint)).await;
-        created.map_err(|error| match error {
+    async fn prepare_link(&self, endpoint: &LocalEndpoint) -> Result<PreparedLink, Failure> {
+        let prepared = self.measured("link", self.kernel.prepare_link(endpoint)).await;
+        prepared.map_err(|error| match error {
             kernel::Error::Exists(text) => Failure::InterfaceExists(text),
             error => kernel_failure(error),
         })
     }
 
+    async fn open_link(&self, link: PreparedLink, endpoint: &LocalEndpoint) -> Result<(), Failure> {
+        let opened = self.measured("link", self.kernel.open_link(link, endpoint)).await;
+        opened.map_err(kernel_failure)
+    }
+
     async fn delete_link(&self, endpoint: &LocalEndpoint) -> Result<(), Failure> {
-        let deletion = self.kernel.delete_link(&endpoint.host_interface);
+        let deletion = self.kernel.delete_link(endpoint);
         self.measured("unlink", deletion).await.map_err(kernel_failure)
     }
 

@@ -92,7 +92,7 @@ pub(super) struct Attachments<B> {
     journal: Journal,
     options: Options,
     table: Mutex<BTreeMap<EndpointId, Record>>,
-    /// Whether the table may lack attachments that a damaged journal lost.
+    /// Whether the table may lack attachments that live, which a damaged journal lost.
     damaged: bool,
     containers: KeyedLock,
     interfaces: KeyedLock,
@@ -125,7 +125,7 @@ impl<B: Backend> Attachments<B> {
             journal,
             options,
             table: Mutex::new(table),
-            damaged: !loaded.damages.is_empty(),
+            damaged: !loaded.damages.is_empty() && !loaded.rebooted,
             containers: KeyedLock::default(),
             interfaces: KeyedLock::default(),
             unfinished: Notify::new(),
@@ -327,15 +327,17 @@ impl<B: Backend> Attachments<B> {
         let Some(Record { phase, endpoint }) = self.get(id) else { return Undone::Clean };
         if phase != Phase::Releasing {
             let marked = async {
-                // What is being added is on disk as to be undone already.
+                // What is being added is recorded as to be undone already.
                 match phase {
                     Phase::Adding => Ok(()),
                     _ => self.record(Phase::Removing, &endpoint).await,
                 }
             };
+            // In any order: without its policy the link carries nothing, and the addresses are
+            // given back after both. The kernel takes tens of milliseconds to let go of a link.
             let withdrawn = self.step("policy and route", self.backend.remove_endpoint(&endpoint));
-            let (marked, withdrawn) = tokio::join!(marked, withdrawn);
-            let unlinked = self.step("link", self.backend.delete_link(&endpoint)).await;
+            let unlinked = self.step("link", self.backend.delete_link(&endpoint));
+            let (marked, withdrawn, unlinked) = tokio::join!(marked, withdrawn, unlinked);
             let problems: Vec<String> =
                 [marked, withdrawn, unlinked].into_iter().filter_map(Result::err).collect();
             if !problems.is_empty() {
@@ -376,7 +378,7 @@ impl<B: Backend> Attachments<B> {
         }
     }
 
-    /// Sets an attachment's phase, in memory and then on disk.
+    /// Sets an attachment's phase, in memory and then in the journal.
     async fn record(&self, phase: Phase, endpoint: &LocalEndpoint) -> Result<(), String> {
         let record = Record { phase, endpoint: endpoint.clone() };
         self.table.lock().insert(endpoint.id.clone(), record.clone());

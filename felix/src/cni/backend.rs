@@ -110,6 +110,9 @@ pub struct Observation {
 /// A future that is dropped leaves it open whether its effect comes about, but an undoing that is
 /// begun later comes after it.
 pub trait Backend: Send + Sync + 'static {
+    /// A link that carries nothing yet.
+    type Link: Send;
+
     /// Whether ADD can be served.
     ///
     /// # Errors
@@ -155,9 +158,17 @@ pub trait Backend: Send + Sync + 'static {
         endpoint: &LocalEndpoint,
     ) -> impl Future<Output = Result<(), Failure>> + Send;
 
-    /// Creates the link, with the index, names, MAC and addresses that the endpoint has.
-    fn create_link(
+    /// Creates the link, down, with the index, names and MAC that the endpoint has. Its addresses
+    /// need not be known.
+    fn prepare_link(
         &self,
+        endpoint: &LocalEndpoint,
+    ) -> impl Future<Output = Result<Self::Link, Failure>> + Send;
+
+    /// Gives a link the endpoint's addresses, and sets it up.
+    fn open_link(
+        &self,
+        link: Self::Link,
         endpoint: &LocalEndpoint,
     ) -> impl Future<Output = Result<(), Failure>> + Send;
 

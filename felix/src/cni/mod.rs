@@ -5,11 +5,11 @@
 //!                  (plugin)   protocol            │
 //!                                                 └─▶ journal (disk)
 //! ```
-//! ADD: the pod is known → addresses are assigned, and the intent is on disk → policy and route
-//! are in the kernel → the link is created → the endpoint is on disk → the answer. Whatever ends
-//! earlier is undone: a failure, a runtime that goes away, a deadline, and, at the next start, a
-//! crash. DEL goes by container and interface alone and may be repeated; addresses that cannot be
-//! released because etcd is away are released when it is back.
+//! ADD: the pod is known → the intent is written, and the link made, while addresses are assigned →
+//! policy and route are in the kernel → the link is set up → the endpoint is written → the answer.
+//! Whatever ends earlier is undone: a failure, a runtime that goes away, a deadline, and, at the next
+//! start, a crash. DEL goes by container and interface alone and may be repeated; addresses that
+//! cannot be released because etcd is away are released when it is back.
 //!
 //! A second ADD of an attachment that exists is refused (code 100). The specification has the
 //! runtime DEL first, also after an ADD it did not hear the end of; giving the same answer again

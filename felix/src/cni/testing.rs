@@ -74,6 +74,8 @@ pub(super) struct State {
     pub(super) not_ready: Option<Error>,
     pub(super) differences: Vec<String>,
     pub(super) observed: Vec<Observation>,
+    /// Links that carry traffic.
+    open: BTreeSet<IfIndex>,
     indices: IfIndex,
     addresses: u32,
 }
@@ -142,6 +144,8 @@ impl Fake {
 }
 
 impl Backend for Fake {
+    type Link = IfIndex;
+
     fn ready(&self) -> Result<(), Error> {
         self.0.lock().not_ready.clone().map_or(Ok(()), Err)
     }
@@ -218,15 +222,27 @@ impl Backend for Fake {
         .await
     }
 
-    async fn create_link(&self, endpoint: &LocalEndpoint) -> Result<(), Failure> {
+    async fn prepare_link(&self, endpoint: &LocalEndpoint) -> Result<IfIndex, Failure> {
         let name = &endpoint.host_interface;
         self.call(format!("link {name}"), |state| {
-            if !state.world.committed.contains_key(&endpoint.host_index) {
-                state.violations.push(format!("{name} was made before its policy"));
-            }
             if state.world.links.insert(name.clone(), endpoint.host_index).is_some() {
                 state.violations.push(format!("{name} was there already"));
             }
+        })
+        .await?;
+        Ok(endpoint.host_index)
+    }
+
+    async fn open_link(&self, link: IfIndex, endpoint: &LocalEndpoint) -> Result<(), Failure> {
+        let name = &endpoint.host_interface;
+        self.call(format!("open {name}"), |state| {
+            if !state.world.committed.contains_key(&endpoint.host_index) {
+                state.violations.push(format!("{name} was opened before its policy"));
+            }
+            if link != endpoint.host_index || state.world.links.get(name) != Some(&link) {
+                state.violations.push(format!("{name} is not what was prepared"));
+            }
+            state.open.insert(link);
         })
         .await
     }
@@ -236,7 +252,9 @@ impl Backend for Fake {
         self.call(format!("unlink {name}"), |state| {
             if state.world.links.get(name) == Some(&endpoint.host_index) {
                 state.world.links.remove(name);
-                if !state.world.assigned.contains_key(&endpoint.handle) {
+                if state.open.remove(&endpoint.host_index)
+                    && !state.world.assigned.contains_key(&endpoint.handle)
+                {
                     state.violations.push(format!("{name} lost its addresses before its link"));
                 }
             }

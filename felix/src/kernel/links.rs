@@ -28,6 +28,19 @@ const CONDEMNED: u32 = 0xca_1001;
 /// `RTPROT_STATIC`, for the two routes inside the pod.
 const POD_PROTOCOL: u8 = 4;
 
+/// What a host's end is known by.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct LinkId {
+    pub(super) name: String,
+    pub(super) index: IfIndex,
+}
+
+impl LinkId {
+    pub(super) fn of(endpoint: &LocalEndpoint) -> Self {
+        Self { name: endpoint.host_interface.clone(), index: endpoint.host_index }
+    }
+}
+
 /// What creates, checks and deletes links, in the namespace that it was made in. For one thread.
 #[derive(Debug)]
 pub(super) struct Plumber {
@@ -47,22 +60,44 @@ impl Plumber {
         Ok(Self { socket, host })
     }
 
-    /// Creates an endpoint's link, complete: when this returns, the pod's traffic meets the policy
-    /// of `host_index`. After an error nothing of it is left.
-    pub(super) fn create(&mut self, endpoint: &LocalEndpoint) -> Result<(), Error> {
-        let name = &endpoint.host_interface;
+    /// Makes an endpoint's link, which carries nothing before [`Plumber::open`]: needs all of the
+    /// endpoint but its addresses. After an error nothing of it is left.
+    pub(super) fn prepare(&mut self, endpoint: &LocalEndpoint) -> Result<PreparedLink, Error> {
         let pod = self.open_pod(endpoint)?;
         check_names(endpoint)?;
         self.add_pair(endpoint, &pod)?;
-        let index = endpoint.host_index;
-        let done = self
+        let within = inside(endpoint);
+        let prepared = pod
+            .run(|| PreparedLink::within(&endpoint.id.ifname))
+            .map_err(|error| Error::Kernel(format!("{within}: {error}")))
+            .and_then(|prepared| prepared.map_err(failed(&within)));
+        self.or_delete(endpoint, prepared)
+    }
+
+    /// Gives a link its addresses and sets it up: when this returns, the pod's traffic meets the
+    /// policy of `host_index`. After an error nothing of it is left.
+    pub(super) fn open(
+        &mut self,
+        mut link: PreparedLink,
+        endpoint: &LocalEndpoint,
+    ) -> Result<(), Error> {
+        let opened = self
             .set_up_host(endpoint)
-            .map_err(|error| Error::Kernel(format!("interface {name}: {error}")))
-            .and_then(|()| set_up_pod(endpoint, &pod));
+            .map_err(failed(&format!("interface {}", endpoint.host_interface)))
+            .and_then(|()| link.set_up(endpoint));
+        self.or_delete(endpoint, opened)
+    }
+
+    fn or_delete<T>(
+        &mut self,
+        endpoint: &LocalEndpoint,
+        done: Result<T, Error>,
+    ) -> Result<T, Error> {
         if done.is_err() {
             let mut batch = Batch::new();
-            link::delete(&mut batch, index);
+            link::delete(&mut batch, endpoint.host_index);
             if let Err(error) = self.socket.apply(&mut batch) {
+                let name = &endpoint.host_interface;
                 tracing::warn!(interface = %name, %error, "a half-made link stays");
             }
         }
@@ -150,13 +185,14 @@ impl Plumber {
         Ok(())
     }
 
-    /// Deletes links by name, all at once. Those that do not exist, or are not ours, are left alone
-    /// and no error.
-    pub(super) fn delete(&mut self, names: &[String]) -> Result<(), Error> {
+    /// Deletes links, all at once. Those that do not exist, or are not ours, are left alone and no
+    /// error; so is one of that name with another index, which is another endpoint's.
+    pub(super) fn delete(&mut self, links: &[LinkId]) -> Result<(), Error> {
         let mut ours = Vec::new();
-        for name in names {
+        for LinkId { name, index } in links {
             if let Some(link) = link::by_name(&mut self.socket, name).map_err(failed(name))?
                 && is_ours(&link)
+                && link.index == *index
             {
                 ours.push(link.index);
             }
@@ -195,7 +231,7 @@ impl Plumber {
         Ok(links.iter().map(|link| link.index).max().unwrap_or(0))
     }
 
-    /// Compares the kernel with what [`Plumber::create`] made: a line for each thing that is
+    /// Compares the kernel with what [`Plumber::prepare`] and [`Plumber::open`] made: a line for each thing that is
     /// missing or different.
     pub(super) fn check(&mut self, endpoint: &LocalEndpoint) -> Result<Vec<String>, Error> {
         let name = &endpoint.host_interface;
@@ -308,18 +344,35 @@ fn pod_address(address: &IpAddr, index: IfIndex) -> Address {
     Address { index, address: *address, prefix_length: if address.is_ipv4() { 32 } else { 128 } }
 }
 
-fn set_up_pod(endpoint: &LocalEndpoint, pod: &Netns) -> Result<(), Error> {
-    let ifname = &endpoint.id.ifname;
-    let within = format!("interface {ifname} in network namespace {}", endpoint.netns);
-    let inside = || -> netlink::Result<()> {
-        if endpoint.addresses.iter().any(IpAddr::is_ipv6) {
-            enable_ipv6(ifname)
-                .map_err(|source| netlink::Error::Io { action: "enable IPv6", source })?;
-        }
+/// A link that is made and down, seen from inside its pod.
+#[derive(Debug)]
+pub struct PreparedLink {
+    /// In the pod's namespace, which lives as long as this.
+    socket: Socket,
+    index: IfIndex,
+    /// Some runtimes switch IPv6 off in new namespaces.
+    ipv6_is_off: bool,
+}
+
+impl PreparedLink {
+    /// On a thread in the pod's namespace.
+    fn within(ifname: &str) -> netlink::Result<Self> {
         let mut socket = Socket::open(Protocol::Route)?;
         let index = link::by_name(&mut socket, ifname)?
             .ok_or(netlink::Error::Unexpected("the interface is gone"))?
             .index;
+        Ok(Self { socket, index, ipv6_is_off: !ipv6_switches(ifname).is_empty() })
+    }
+
+    fn set_up(&mut self, endpoint: &LocalEndpoint) -> Result<(), Error> {
+        let index = self.index;
+        let within = inside(endpoint);
+        if self.ipv6_is_off && endpoint.addresses.iter().any(IpAddr::is_ipv6) {
+            Netns::open(&endpoint.netns)
+                .and_then(|pod| pod.run(|| enable_ipv6(&endpoint.id.ifname)))
+                .and_then(|enabled| enabled)
+                .map_err(|error| Error::Kernel(format!("{within}: enable IPv6: {error}")))?;
+        }
         let mut batch = Batch::new();
         link::set_up_by_name(&mut batch, "lo");
         link::set_up(&mut batch, index);
@@ -330,22 +383,24 @@ fn set_up_pod(endpoint: &LocalEndpoint, pod: &Netns) -> Result<(), Error> {
                 route::add(&mut batch, &route);
             }
         }
-        socket.apply(&mut batch)
-    };
-    pod.run(inside)
-        .map_err(|error| Error::Kernel(format!("{within}: {error}")))?
-        .map_err(failed(&within))
+        self.socket.apply(&mut batch).map_err(failed(&within))
+    }
 }
 
-/// Some runtimes switch IPv6 off in new namespaces.
+/// How messages call the pod's end of the link.
+fn inside(endpoint: &LocalEndpoint) -> String {
+    format!("interface {} in network namespace {}", endpoint.id.ifname, endpoint.netns)
+}
+
+/// What keeps an interface of the calling thread's namespace from using IPv6.
+fn ipv6_switches(ifname: &str) -> Vec<PathBuf> {
+    let files = ["all", "default", "lo", ifname].map(|interface| conf6(interface, "disable_ipv6"));
+    let is_on = |file: &PathBuf| std::fs::read(file).is_ok_and(|value| value.starts_with(b"1"));
+    files.into_iter().filter(is_on).collect()
+}
+
 fn enable_ipv6(ifname: &str) -> std::io::Result<()> {
-    for interface in ["all", "default", "lo", ifname] {
-        let file = conf6(interface, "disable_ipv6");
-        if std::fs::read(&file)?.first() == Some(&b'1') {
-            std::fs::write(&file, "0")?;
-        }
-    }
-    Ok(())
+    ipv6_switches(ifname).into_iter().try_for_each(|file| std::fs::write(file, "0"))
 }
 
 fn check_pod(endpoint: &LocalEndpoint) -> netlink::Result<Vec<String>> {

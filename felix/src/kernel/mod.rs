@@ -26,35 +26,34 @@ pub mod links;
 mod nft;
 pub mod routes;
 mod worker;
+mod writers;
 
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::time::Duration;
 
 use ipnet::IpNet;
-use tokio::sync::oneshot;
-use tracing::{debug, info, warn};
+use tracing::warn;
 
 pub use self::flows::TrackedFlow;
 pub use self::layout::HostAction;
+pub use self::links::PreparedLink;
 pub use self::nft::NftStatus;
 pub use self::routes::{RouteStatus, WantedRoute};
 
 use self::flows::Flows;
 use self::layout::Params;
-use self::links::Plumber;
-use self::worker::{Inbox, Mailbox, Pool, Wake};
-use crate::model::{Delta, IfIndex, Key, LocalEndpoint, RouteChange};
+use self::links::{LinkId, Plumber};
+use self::worker::{Mailbox, Pool};
+use self::writers::{
+    DeleteCommand, FlowCommand, FlowTask, LinkCommand, NftCommand, RouteCommand, Source,
+};
+use crate::model::{Delta, IfIndex, LocalEndpoint, RouteChange};
 
 /// Where indexes of our interfaces begin: above those that the kernel gives, which start at 1.
 const FIRST_INDEX: IfIndex = 1_000_000;
 /// Links made at once. More would only wait for the kernel's one lock.
 const PLUMBERS: usize = 4;
-
-/// When something failed as a whole (no memory, say), it is tried again after this, or with the
-/// next change.
-const RETRY: Duration = Duration::from_secs(1);
 
 /// How the kernel is written.
 #[derive(Clone, Debug)]
@@ -116,58 +115,6 @@ pub enum Error {
     Stopped,
 }
 
-type Reply<T> = oneshot::Sender<T>;
-
-/// Told what became of a change.
-type Committed = Reply<Result<(), Error>>;
-
-#[derive(Debug)]
-enum NftCommand {
-    Commit(Delta, Reply<Result<(), Error>>),
-    /// The delta makes what is wanted complete.
-    Sync(Delta, Reply<Result<(), Error>>),
-    HostAction(HostAction, Reply<Result<(), Error>>),
-    Status(Reply<NftStatus>),
-}
-
-/// Whose routes change.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Source {
-    /// The node's: to its pods, and to what of its blocks nobody has.
-    Own,
-    /// Its peers'.
-    Learned,
-}
-
-#[derive(Debug)]
-enum RouteCommand {
-    Set(Source, Vec<RouteChange>, Reply<Result<Vec<Rejected>, Error>>),
-    LinkCame(IfIndex, Reply<Result<(), Error>>),
-    InSync(Reply<Result<(), Error>>),
-    Status(Reply<RouteStatus>),
-    List(Reply<Vec<WantedRoute>>),
-}
-
-#[derive(Debug)]
-enum LinkCommand {
-    Create(Box<LocalEndpoint>, Reply<Result<(), Error>>),
-    Check(Box<LocalEndpoint>, Reply<Result<Vec<String>, Error>>),
-    List(Reply<Result<Vec<netlink::link::Link>, Error>>),
-}
-
-#[derive(Debug)]
-enum DeleteCommand {
-    Delete(Vec<String>, Reply<Result<(), Error>>),
-}
-
-#[derive(Debug)]
-enum FlowCommand {
-    Of(Vec<IpAddr>, Reply<Result<Vec<TrackedFlow>, Error>>),
-    Mark(Vec<TrackedFlow>, bool, Reply<Result<(), Error>>),
-    Forget(Vec<IpAddr>, Reply<Result<(), Error>>),
-    ForgetWithin(Vec<IpNet>, Reply<Result<(), Error>>),
-}
-
 /// What [`Kernel::status`] tells.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Status {
@@ -208,37 +155,20 @@ impl Kernel {
         }
         let mut deleter = Plumber::new()?;
         let params = Params { prefix: options.prefix.clone(), host_action: options.host_action };
-        let (nft_writer, nft_monitor) = start_nft(params, options.lock_table)?;
+        let (nft_writer, nft_monitor) = writers::start_nft(params, options.lock_table)?;
         let route_writer = routes::Writer::start(&options.prefix)?;
         let highest = deleter.highest_index()?.max(nft_writer.highest_index());
 
         let (nft, inbox) = worker::mailbox()?;
-        worker::spawn("nft", move || run_nft(nft_writer, nft_monitor, &inbox))?;
+        worker::spawn("nft", move || writers::run_nft(nft_writer, nft_monitor, &inbox))?;
         let (routes, inbox) = worker::mailbox()?;
-        worker::spawn("routes", move || run_routes(route_writer, &inbox))?;
+        worker::spawn("routes", move || writers::run_routes(route_writer, &inbox))?;
         let (deletions, inbox) = worker::mailbox()?;
-        worker::spawn("unlink", move || run_deletions(&mut deleter, &inbox))?;
-        let links = Pool::start("links", plumbers, |plumber: &mut Plumber, command| {
-            match command {
-                LinkCommand::Create(endpoint, reply) => {
-                    let created = plumber.create(&endpoint);
-                    let made = created.is_ok();
-                    if reply.send(created).is_err() && made {
-                        // Whoever asked has gone and will not delete it.
-                        let _ = plumber.delete(&[endpoint.host_interface]);
-                    }
-                }
-                LinkCommand::Check(endpoint, reply) => {
-                    let _ = reply.send(plumber.check(&endpoint));
-                }
-                LinkCommand::List(reply) => {
-                    let _ = reply.send(plumber.list());
-                }
-            }
-        })?;
+        worker::spawn("unlink", move || writers::run_deletions(&mut deleter, &inbox))?;
+        let links = Pool::start("links", plumbers, writers::serve_link)?;
         let mut tracker = Flows::new()?;
         let (flows, inbox) = worker::mailbox()?;
-        worker::spawn("flows", move || run_flows(&mut tracker, &inbox))?;
+        worker::spawn("flows", move || writers::run_flows(&mut tracker, &inbox))?;
         let next_index = Arc::new(AtomicU32::new(highest.saturating_add(1).max(FIRST_INDEX)));
         Ok(Self { nft, routes, links, deletions, flows, next_index })
     }
@@ -316,46 +246,52 @@ impl Kernel {
         self.next_index.fetch_add(1, Ordering::Relaxed)
     }
 
-    /// Creates an endpoint's link, and writes the routes to it that wait for it. Policy has to be
-    /// in the kernel before.
+    /// Makes an endpoint's link, which carries nothing yet; [`Kernel::open_link`] sets it up. Needs
+    /// all of the endpoint but its addresses.
     ///
     /// # Errors
     /// [`Error::Exists`] if one of its names or its index is taken: by a living endpoint or by
     /// something that is not ours, or inside the pod. A dead link of ours is replaced. After an
     /// error there is no link.
-    pub async fn create_link(&self, endpoint: &LocalEndpoint) -> Result<(), Error> {
+    pub async fn prepare_link(&self, endpoint: &LocalEndpoint) -> Result<PreparedLink, Error> {
         let endpoint = Box::new(endpoint.clone());
+        self.links.ask(|reply| LinkCommand::Prepare(endpoint, reply)).await?
+    }
+
+    /// Gives a link its addresses, sets it up, and writes the routes to it that wait for it. Policy
+    /// has to be in the kernel before.
+    ///
+    /// # Errors
+    /// [`Error::Kernel`]; after it there is no link.
+    pub async fn open_link(
+        &self,
+        link: PreparedLink,
+        endpoint: &LocalEndpoint,
+    ) -> Result<(), Error> {
+        let boxed = Box::new(endpoint.clone());
         let index = endpoint.host_index;
-        let name = endpoint.host_interface.clone();
-        self.links.ask(|reply| LinkCommand::Create(endpoint, reply)).await??;
+        self.links.ask(|reply| LinkCommand::Open(link, boxed, reply)).await??;
         let routed = self.routes.ask(|reply| RouteCommand::LinkCame(index, reply)).await;
         let result = routed.and_then(|routed| routed);
         if result.is_err()
-            && let Err(error) = self.delete_link(&name).await
+            && let Err(error) = self.delete_link(endpoint).await
         {
-            warn!(interface = %name, %error, "a link without a route stays");
+            warn!(interface = %endpoint.host_interface, %error, "a link without a route stays");
         }
         result
     }
 
-    /// Deletes an endpoint's link by the name of the host's end; others that queue meanwhile go
-    /// with it. No error if there is none.
+    /// Deletes an endpoint's link; others that queue meanwhile go with it. No error if there is
+    /// none, or if the interface of that name is another endpoint's.
     ///
     /// # Errors
     /// [`Error::Kernel`].
-    pub async fn delete_link(&self, host_interface: &str) -> Result<(), Error> {
-        self.delete_links(vec![host_interface.into()]).await
+    pub async fn delete_link(&self, endpoint: &LocalEndpoint) -> Result<(), Error> {
+        let link = LinkId::of(endpoint);
+        self.deletions.ask(|reply| DeleteCommand::Delete(link, reply)).await?
     }
 
-    /// Deletes many links: all at once, which takes little longer than one.
-    ///
-    /// # Errors
-    /// [`Error::Kernel`].
-    pub async fn delete_links(&self, host_interfaces: Vec<String>) -> Result<(), Error> {
-        self.deletions.ask(|reply| DeleteCommand::Delete(host_interfaces, reply)).await?
-    }
-
-    /// Compares the kernel with what [`Kernel::create_link`] made of an endpoint: a line for each
+    /// Compares the kernel with what [`Kernel::open_link`] made of an endpoint: a line for each
     /// thing that is missing or different; none if all is well.
     ///
     /// # Errors
@@ -380,7 +316,7 @@ impl Kernel {
     /// # Errors
     /// [`Error::Kernel`].
     pub async fn flows(&self, addresses: Vec<IpAddr>) -> Result<Vec<TrackedFlow>, Error> {
-        self.flows.ask(|reply| FlowCommand::Of(addresses, reply)).await?
+        self.flows.ask(|reply| FlowCommand::Each(FlowTask::Of(addresses, reply))).await?
     }
 
     /// Cuts flows: their packets are dropped, in both directions, until [`Kernel::clear_denied`].
@@ -388,7 +324,7 @@ impl Kernel {
     /// # Errors
     /// [`Error::Kernel`]; a flow that ended meanwhile is none.
     pub async fn mark_denied(&self, flows: Vec<TrackedFlow>) -> Result<(), Error> {
-        self.flows.ask(|reply| FlowCommand::Mark(flows, true, reply)).await?
+        self.flows.ask(|reply| FlowCommand::Each(FlowTask::Mark(flows, true, reply))).await?
     }
 
     /// Lets flows go on that were cut.
@@ -396,7 +332,7 @@ impl Kernel {
     /// # Errors
     /// [`Error::Kernel`]; a flow that ended meanwhile is none.
     pub async fn clear_denied(&self, flows: Vec<TrackedFlow>) -> Result<(), Error> {
-        self.flows.ask(|reply| FlowCommand::Mark(flows, false, reply)).await?
+        self.flows.ask(|reply| FlowCommand::Each(FlowTask::Mark(flows, false, reply))).await?
     }
 
     /// Forgets all flows of addresses that leave the node.
@@ -412,7 +348,7 @@ impl Kernel {
     /// # Errors
     /// [`Error::Kernel`].
     pub async fn forget_within(&self, nets: Vec<IpNet>) -> Result<(), Error> {
-        self.flows.ask(|reply| FlowCommand::ForgetWithin(nets, reply)).await?
+        self.flows.ask(|reply| FlowCommand::Each(FlowTask::ForgetWithin(nets, reply))).await?
     }
 
     /// The routes that are wanted, by destination.
@@ -451,209 +387,6 @@ fn set_forwarding() -> Result<(), Error> {
         }
     }
     Ok(())
-}
-
-type NftWriter = nft::Writer<netlink::Socket>;
-
-/// The writer, and what hears other programs, where they are not locked out.
-fn start_nft(params: Params, lock: bool) -> Result<(NftWriter, Option<netlink::Socket>), Error> {
-    use netlink::{Protocol, Socket};
-    let failed = |error: netlink::Error| Error::Kernel(format!("nf_tables: {error}"));
-    let socket = Socket::open(Protocol::Netfilter).map_err(failed)?;
-    let owned = lock && nft::ownership();
-    let monitor = if owned {
-        None
-    } else {
-        let monitor = Socket::open(Protocol::Netfilter).map_err(failed)?;
-        monitor.ignore_port(socket.port()).map_err(failed)?;
-        monitor.subscribe(netlink::nft::NOTIFICATIONS).map_err(failed)?;
-        Some(monitor)
-    };
-    let writer = nft::Writer::start(socket, params, owned)?;
-    info!(owned, "table inet {} is ours", layout::TABLE);
-    Ok((writer, monitor))
-}
-
-fn run_nft(mut writer: NftWriter, mut monitor: Option<netlink::Socket>, inbox: &Inbox<NftCommand>) {
-    loop {
-        let retry = writer.unwritten().then_some(RETRY);
-        let Wake::Work { commands, notified } = inbox.wait(monitor.as_ref(), retry) else { return };
-        let idle = commands.is_empty() && !notified;
-        if notified && monitor.as_mut().is_some_and(nft::others_changed) {
-            debug!("another program changed table inet {}", layout::TABLE);
-            writer.doubt();
-            if let Err(error) = writer.flush() {
-                warn!(%error, "table inet {} is not repaired", layout::TABLE);
-            }
-        }
-        let mut waiting: Vec<(Vec<Key>, Committed)> = Vec::new();
-        let mut questions = Vec::new();
-        for command in commands {
-            match command {
-                NftCommand::Commit(delta, reply) => {
-                    writer.change(&delta);
-                    waiting.push((keys(&delta), reply));
-                }
-                NftCommand::Sync(delta, reply) => {
-                    writer.change(&delta);
-                    writer.set_in_sync();
-                    waiting.push((keys(&delta), reply));
-                }
-                NftCommand::HostAction(action, reply) => {
-                    writer.set_host_action(action);
-                    waiting.push((Vec::new(), reply));
-                }
-                NftCommand::Status(reply) => questions.push(reply),
-            }
-        }
-        if !waiting.is_empty() || (idle && writer.unwritten()) {
-            let result = writer.flush();
-            if let Err(error) = &result {
-                warn!(%error, "policy is not in the kernel");
-            }
-            for (keys, reply) in waiting {
-                let _ = reply.send(result.clone().and_then(|()| writer.accepted(&keys)));
-            }
-        }
-        for reply in questions {
-            let _ = reply.send(writer.status());
-        }
-    }
-}
-
-fn keys(delta: &Delta) -> Vec<Key> {
-    delta.elements.iter().map(|change| change.key).collect()
-}
-
-fn run_routes(mut writer: routes::Writer, inbox: &Inbox<RouteCommand>) {
-    enum Answer {
-        Done(Reply<Result<(), Error>>),
-        Set(Vec<IpNet>, Reply<Result<Vec<Rejected>, Error>>),
-        Link(IfIndex, Reply<Result<(), Error>>),
-        Status(Reply<RouteStatus>),
-        List(Reply<Vec<WantedRoute>>),
-    }
-    loop {
-        let retry = writer.unwritten().then_some(RETRY);
-        let Wake::Work { commands, notified } = inbox.wait(Some(writer.monitor()), retry) else {
-            return;
-        };
-        if notified {
-            writer.listen();
-        }
-        let mut answers = Vec::new();
-        for command in commands {
-            answers.push(match command {
-                RouteCommand::Set(source, changes, reply) => {
-                    let nets = changes.iter().map(|change| change.destination).collect();
-                    for change in changes {
-                        match source {
-                            Source::Own => writer.change_own(change),
-                            Source::Learned => writer.change_learned(change),
-                        }
-                    }
-                    Answer::Set(nets, reply)
-                }
-                RouteCommand::LinkCame(index, reply) => {
-                    writer.link_came(index);
-                    Answer::Link(index, reply)
-                }
-                RouteCommand::InSync(reply) => {
-                    writer.set_in_sync();
-                    Answer::Done(reply)
-                }
-                RouteCommand::Status(reply) => Answer::Status(reply),
-                RouteCommand::List(reply) => Answer::List(reply),
-            });
-        }
-        let result = writer.flush();
-        if let Err(error) = &result {
-            warn!(%error, "routes are not in the kernel");
-        }
-        for answer in answers {
-            match answer {
-                Answer::Done(reply) => drop(reply.send(result.clone())),
-                Answer::Set(nets, reply) => {
-                    let rejected = |net: &IpNet| {
-                        let reason = writer.waiting(net)?.to_owned();
-                        Some(Rejected { object: format!("route {net}"), reason })
-                    };
-                    let waiting = nets.iter().filter_map(rejected).collect();
-                    let _ = reply.send(result.clone().map(|()| waiting));
-                }
-                Answer::Link(index, reply) => {
-                    let routed = match writer.waiting_for(index) {
-                        None => Ok(()),
-                        Some((net, reason)) => Err(Error::Rejected(Rejected {
-                            object: format!("route {net}"),
-                            reason: reason.to_owned(),
-                        })),
-                    };
-                    let _ = reply.send(result.clone().and(routed));
-                }
-                Answer::Status(reply) => drop(reply.send(writer.status())),
-                Answer::List(reply) => drop(reply.send(writer.list())),
-            }
-        }
-    }
-}
-
-fn run_deletions(plumber: &mut Plumber, inbox: &Inbox<DeleteCommand>) {
-    loop {
-        let Wake::Work { commands, .. } = inbox.wait(None, None) else { return };
-        let mut names = Vec::new();
-        let mut replies = Vec::new();
-        for DeleteCommand::Delete(list, reply) in commands {
-            names.extend(list);
-            replies.push(reply);
-        }
-        if replies.is_empty() {
-            continue;
-        }
-        let result = plumber.delete(&names);
-        for reply in replies {
-            let _ = reply.send(result.clone());
-        }
-    }
-}
-
-fn run_flows(flows: &mut Flows, inbox: &Inbox<FlowCommand>) {
-    loop {
-        let Wake::Work { commands, .. } = inbox.wait(None, None) else { return };
-        // Pods that end together are forgotten together: the kernel's whole table may have to be
-        // looked through. Those who ask of other addresses meanwhile are not concerned.
-        let (mut addresses, mut replies) = (Vec::new(), Vec::new());
-        let mut others = Vec::new();
-        for command in commands {
-            match command {
-                FlowCommand::Forget(some, reply) => {
-                    addresses.extend(some);
-                    replies.push(reply);
-                }
-                other => others.push(other),
-            }
-        }
-        if !replies.is_empty() {
-            let result = flows.forget(&addresses);
-            for reply in replies {
-                let _ = reply.send(result.clone());
-            }
-        }
-        for command in others {
-            match command {
-                FlowCommand::Of(addresses, reply) => drop(reply.send(flows.of(&addresses))),
-                FlowCommand::Mark(list, denied, reply) => {
-                    let _ = reply.send(flows.mark(&list, denied));
-                }
-                FlowCommand::ForgetWithin(nets, reply) => {
-                    let _ = reply.send(flows.forget_within(&nets));
-                }
-                FlowCommand::Forget(addresses, reply) => {
-                    let _ = reply.send(flows.forget(&addresses));
-                }
-            }
-        }
-    }
 }
 
 #[cfg(test)]

@@ -1,7 +1,9 @@
+use std::time::Duration;
+
 use netlink::netns::Netns;
 
 use super::*;
-use crate::model::{Change, RouteTarget, Value};
+use crate::model::{Change, Key, RouteTarget, Value};
 
 /// Runs with a kernel of its own, and an executor for its handle.
 fn with_kernel<F: Future<Output = ()>>(lock_table: bool, work: impl FnOnce(Kernel) -> F + Send) {

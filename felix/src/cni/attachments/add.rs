@@ -144,12 +144,15 @@ impl<B: Backend> Attachments<B> {
             namespace_labels,
             deadline: limit.inner_deadline(),
         };
-        let both = async {
-            let intent = async { intent.await.map_err(|error| later(error.to_string())) };
-            let ((), addresses) = tokio::try_join!(intent, self.backend.assign(spec))?;
-            at_most_one_of_each_family(addresses)
+        let addresses = async { at_most_one_of_each_family(self.backend.assign(spec).await?) };
+        // Most of the kernel's work is done while the store does its own.
+        let link = async {
+            intent.await.map_err(|error| later(error.to_string()))?;
+            self.backend.prepare_link(&endpoint).await
         };
-        endpoint.addresses = limit.run("waiting for addresses", both).await?;
+        let both = async { tokio::try_join!(addresses, link) };
+        let (addresses, link) = limit.run("waiting for addresses", both).await?;
+        endpoint.addresses = addresses;
         // For the undoing in this process: it has to name the routes that it takes back. One that
         // is done after a crash needs only the handle, for routes go with the link.
         let addressed = Record { phase: Phase::Adding, endpoint: endpoint.clone() };
@@ -157,8 +160,8 @@ impl<B: Backend> Attachments<B> {
 
         let commit = self.backend.commit_endpoint(&endpoint);
         limit.run("waiting for policy to be in the kernel", commit).await?;
-        let link = self.backend.create_link(&endpoint);
-        limit.run("creating the link", link).await?;
+        let link = self.backend.open_link(link, &endpoint);
+        limit.run("setting up the link", link).await?;
         let record = async { self.record(Phase::Ready, &endpoint).await.map_err(later) };
         limit.run("recording the endpoint", record).await?;
         Ok(endpoint)

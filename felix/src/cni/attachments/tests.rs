@@ -156,8 +156,9 @@ async fn add_and_del_do_one_thing_after_the_other() {
         [
             "pod nginx",
             "assign net.c1",
-            &format!("commit {CALI}"),
             &format!("link {CALI}"),
+            &format!("commit {CALI}"),
+            &format!("open {CALI}"),
             &format!("remove {CALI}"),
             &format!("unlink {CALI}"),
             "release net.c1",
@@ -186,7 +187,7 @@ async fn an_endpoint_outlives_the_agent() {
 #[tokio::test]
 async fn whichever_step_of_add_fails_all_is_undone() {
     for fault in [Fault::FailBefore, Fault::FailAfter] {
-        for step in 0..4 {
+        for step in 0..5 {
             let node = Node::new();
             node.fake.faults(&[(step, fault)]);
             let error = node.add("c1").await.unwrap_err();
@@ -199,9 +200,9 @@ async fn whichever_step_of_add_fails_all_is_undone() {
             node.assert_nothing_left();
         }
     }
-    // The control: there is no fifth step to fail.
+    // The control: there is no sixth step to fail.
     let node = Node::new();
-    node.fake.faults(&[(4, Fault::FailBefore)]);
+    node.fake.faults(&[(5, Fault::FailBefore)]);
     node.add("c1").await.unwrap();
 }
 
@@ -210,8 +211,9 @@ async fn whichever_step_hangs_the_deadline_names_it_and_all_is_undone() {
     let doing = [
         "waiting for pod ns/web",
         "waiting for addresses",
+        "waiting for addresses",
         "waiting for policy to be in the kernel",
-        "creating the link",
+        "setting up the link",
     ];
     let case = |fault, step: usize| async move {
         let node = Node::with(Options { deadline: Duration::from_secs(2), ..options() });
@@ -227,16 +229,16 @@ async fn whichever_step_hangs_the_deadline_names_it_and_all_is_undone() {
 
 #[tokio::test]
 async fn whatever_fails_in_the_undoing_it_is_finished_later() {
-    // The link fails (call 3), and then each of the three steps that undo it, or all.
+    // The link's set-up fails (call 4), and then each of the three steps that undo it, or all.
     let mut cases = Vec::new();
-    for undoing in [vec![4], vec![5], vec![6], vec![4, 5], vec![4, 5, 6]] {
+    for undoing in [vec![5], vec![6], vec![7], vec![5, 6], vec![5, 6, 7]] {
         for fault in [Fault::FailBefore, Fault::FailAfter, Fault::HangBefore, Fault::HangAfter] {
             for restarted in [false, true] {
                 let undoing = undoing.clone();
                 cases.push(async move {
                     let mut node = Node::new();
                     let faults = undoing.iter().map(|call| (*call, fault));
-                    let faults: Vec<_> = faults.chain([(3, Fault::FailAfter)]).collect();
+                    let faults: Vec<_> = faults.chain([(4, Fault::FailAfter)]).collect();
                     node.fake.faults(&faults);
                     node.add("c1").await.unwrap_err();
                     assert_eq!(node.attachments.unfinished(), 1, "{undoing:?} {fault:?}");

@@ -159,12 +159,12 @@ async fn clients_that_send_garbage_or_half_or_nothing_change_nothing() {
 
 #[tokio::test]
 async fn an_add_whose_runtime_goes_away_is_undone_wherever_it_is() {
-    for step in 0..4 {
+    for step in 0..5 {
         let agent = Agent::new(Options::default());
         agent.fake.faults(&[(step, Fault::HangAfter)]);
         let mut stream = agent.connect().await;
         protocol::send_async(&mut stream, &agent.request("ADD", "c1")).await.unwrap();
-        agent.until("the step that hangs", |agent| agent.fake.calls().len() == step + 1).await;
+        agent.until("the step that hangs", |agent| agent.fake.0.lock().faults.is_empty()).await;
         drop(stream);
         agent.until("the end of the ADD", |agent| !agent.fake.0.lock().observed.is_empty()).await;
         assert_eq!(agent.fake.0.lock().observed[0].code, code::TRY_AGAIN_LATER);
@@ -278,16 +278,16 @@ async fn the_command_line_is_answered_and_status_says_why_not() {
 #[tokio::test]
 async fn stopping_gives_up_and_undoes_what_is_under_way() {
     let agent = Agent::new(Options::default());
-    agent.fake.faults(&[(3, Fault::HangAfter)]);
+    agent.fake.faults(&[(4, Fault::HangAfter)]);
     let mut stream = agent.connect().await;
     protocol::send_async(&mut stream, &agent.request("ADD", "c1")).await.unwrap();
-    agent.until("the link", |agent| !agent.fake.world().links.is_empty()).await;
+    agent.until("the link's set-up", |agent| agent.fake.calls().len() == 5).await;
     agent.stop.cancel();
     let reply: CniReply = protocol::receive_async(&mut stream).await.unwrap();
     let error = reply.into_result().unwrap_err();
     assert_eq!(
         (error.code, &*error.details),
-        (code::TRY_AGAIN_LATER, "given up while creating the link")
+        (code::TRY_AGAIN_LATER, "given up while setting up the link")
     );
     agent.fake.assert_empty();
     agent.end().await;

@@ -1,0 +1,301 @@
+//! What each writer is asked, and the loop of its thread.
+
+use std::net::IpAddr;
+use std::time::Duration;
+
+use ipnet::IpNet;
+use netlink::{Protocol, Socket};
+use tokio::sync::oneshot;
+use tracing::{debug, info, warn};
+
+use super::flows::{Flows, TrackedFlow};
+use super::layout::{self, HostAction, Params};
+use super::links::{LinkId, Plumber, PreparedLink};
+use super::nft::{self, NftStatus};
+use super::routes::{self, RouteStatus, WantedRoute};
+use super::worker::{Inbox, Wake};
+use super::{Error, Rejected};
+use crate::model::{Delta, IfIndex, Key, LocalEndpoint, RouteChange};
+
+/// When something failed as a whole (no memory, say), it is tried again after this, or with the
+/// next change.
+const RETRY: Duration = Duration::from_secs(1);
+
+pub(super) type Reply<T> = oneshot::Sender<T>;
+
+/// Told what became of a change.
+pub(super) type Committed = Reply<Result<(), Error>>;
+
+#[derive(Debug)]
+pub(super) enum NftCommand {
+    Commit(Delta, Committed),
+    /// The delta makes what is wanted complete.
+    Sync(Delta, Committed),
+    HostAction(HostAction, Committed),
+    Status(Reply<NftStatus>),
+}
+
+/// Whose routes change.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Source {
+    /// The node's: to its pods, and to what of its blocks nobody has.
+    Own,
+    /// Its peers'.
+    Learned,
+}
+
+#[derive(Debug)]
+pub(super) enum RouteCommand {
+    Set(Source, Vec<RouteChange>, Reply<Result<Vec<Rejected>, Error>>),
+    LinkCame(IfIndex, Committed),
+    InSync(Committed),
+    Status(Reply<RouteStatus>),
+    List(Reply<Vec<WantedRoute>>),
+}
+
+#[derive(Debug)]
+pub(super) enum LinkCommand {
+    Prepare(Box<LocalEndpoint>, Reply<Result<PreparedLink, Error>>),
+    Open(PreparedLink, Box<LocalEndpoint>, Committed),
+    Check(Box<LocalEndpoint>, Reply<Result<Vec<String>, Error>>),
+    List(Reply<Result<Vec<netlink::link::Link>, Error>>),
+}
+
+#[derive(Debug)]
+pub(super) enum DeleteCommand {
+    Delete(LinkId, Committed),
+}
+
+#[derive(Debug)]
+pub(super) enum FlowCommand {
+    /// Those that queue are done together: the kernel's whole table may have to be looked through.
+    Forget(Vec<IpAddr>, Committed),
+    /// These are done one by one: those who ask of other addresses are not concerned.
+    Each(FlowTask),
+}
+
+#[derive(Debug)]
+pub(super) enum FlowTask {
+    Of(Vec<IpAddr>, Reply<Result<Vec<TrackedFlow>, Error>>),
+    Mark(Vec<TrackedFlow>, bool, Committed),
+    ForgetWithin(Vec<IpNet>, Committed),
+}
+
+pub(super) type NftWriter = nft::Writer<Socket>;
+
+/// The writer, and what hears other programs, where they are not locked out.
+pub(super) fn start_nft(params: Params, lock: bool) -> Result<(NftWriter, Option<Socket>), Error> {
+    let failed = |error: netlink::Error| Error::Kernel(format!("nf_tables: {error}"));
+    let socket = Socket::open(Protocol::Netfilter).map_err(failed)?;
+    let owned = lock && nft::ownership();
+    let monitor = if owned {
+        None
+    } else {
+        let monitor = Socket::open(Protocol::Netfilter).map_err(failed)?;
+        monitor.ignore_port(socket.port()).map_err(failed)?;
+        monitor.subscribe(netlink::nft::NOTIFICATIONS).map_err(failed)?;
+        Some(monitor)
+    };
+    let writer = nft::Writer::start(socket, params, owned)?;
+    info!(owned, "table inet {} is ours", layout::TABLE);
+    Ok((writer, monitor))
+}
+
+pub(super) fn run_nft(
+    mut writer: NftWriter,
+    mut monitor: Option<Socket>,
+    inbox: &Inbox<NftCommand>,
+) {
+    loop {
+        let retry = writer.unwritten().then_some(RETRY);
+        let Wake::Work { commands, notified } = inbox.wait(monitor.as_ref(), retry) else { return };
+        let idle = commands.is_empty() && !notified;
+        if notified && monitor.as_mut().is_some_and(nft::others_changed) {
+            debug!("another program changed table inet {}", layout::TABLE);
+            writer.doubt();
+            if let Err(error) = writer.flush() {
+                warn!(%error, "table inet {} is not repaired", layout::TABLE);
+            }
+        }
+        let mut waiting: Vec<(Vec<Key>, Committed)> = Vec::new();
+        let mut questions = Vec::new();
+        for command in commands {
+            match command {
+                NftCommand::Commit(delta, reply) => {
+                    writer.change(&delta);
+                    waiting.push((keys(&delta), reply));
+                }
+                NftCommand::Sync(delta, reply) => {
+                    writer.change(&delta);
+                    writer.set_in_sync();
+                    waiting.push((keys(&delta), reply));
+                }
+                NftCommand::HostAction(action, reply) => {
+                    writer.set_host_action(action);
+                    waiting.push((Vec::new(), reply));
+                }
+                NftCommand::Status(reply) => questions.push(reply),
+            }
+        }
+        if !waiting.is_empty() || (idle && writer.unwritten()) {
+            let result = writer.flush();
+            if let Err(error) = &result {
+                warn!(%error, "policy is not in the kernel");
+            }
+            for (keys, reply) in waiting {
+                let _ = reply.send(result.clone().and_then(|()| writer.accepted(&keys)));
+            }
+        }
+        for reply in questions {
+            let _ = reply.send(writer.status());
+        }
+    }
+}
+
+fn keys(delta: &Delta) -> Vec<Key> {
+    delta.elements.iter().map(|change| change.key).collect()
+}
+
+pub(super) fn run_routes(mut writer: routes::Writer, inbox: &Inbox<RouteCommand>) {
+    enum Answer {
+        Done(Reply<Result<(), Error>>),
+        Set(Vec<IpNet>, Reply<Result<Vec<Rejected>, Error>>),
+        Link(IfIndex, Reply<Result<(), Error>>),
+        Status(Reply<RouteStatus>),
+        List(Reply<Vec<WantedRoute>>),
+    }
+    loop {
+        let retry = writer.unwritten().then_some(RETRY);
+        let Wake::Work { commands, notified } = inbox.wait(Some(writer.monitor()), retry) else {
+            return;
+        };
+        if notified {
+            writer.listen();
+        }
+        let mut answers = Vec::new();
+        for command in commands {
+            answers.push(match command {
+                RouteCommand::Set(source, changes, reply) => {
+                    let nets = changes.iter().map(|change| change.destination).collect();
+                    for change in changes {
+                        match source {
+                            Source::Own => writer.change_own(change),
+                            Source::Learned => writer.change_learned(change),
+                        }
+                    }
+                    Answer::Set(nets, reply)
+                }
+                RouteCommand::LinkCame(index, reply) => {
+                    writer.link_came(index);
+                    Answer::Link(index, reply)
+                }
+                RouteCommand::InSync(reply) => {
+                    writer.set_in_sync();
+                    Answer::Done(reply)
+                }
+                RouteCommand::Status(reply) => Answer::Status(reply),
+                RouteCommand::List(reply) => Answer::List(reply),
+            });
+        }
+        let result = writer.flush();
+        if let Err(error) = &result {
+            warn!(%error, "routes are not in the kernel");
+        }
+        for answer in answers {
+            match answer {
+                Answer::Done(reply) => drop(reply.send(result.clone())),
+                Answer::Set(nets, reply) => {
+                    let rejected = |net: &IpNet| {
+                        let reason = writer.waiting(net)?.to_owned();
+                        Some(Rejected { object: format!("route {net}"), reason })
+                    };
+                    let waiting = nets.iter().filter_map(rejected).collect();
+                    let _ = reply.send(result.clone().map(|()| waiting));
+                }
+                Answer::Link(index, reply) => {
+                    let routed = match writer.waiting_for(index) {
+                        None => Ok(()),
+                        Some((net, reason)) => Err(Error::Rejected(Rejected {
+                            object: format!("route {net}"),
+                            reason: reason.to_owned(),
+                        })),
+                    };
+                    let _ = reply.send(result.clone().and(routed));
+                }
+                Answer::Status(reply) => drop(reply.send(writer.status())),
+                Answer::List(reply) => drop(reply.send(writer.list())),
+            }
+        }
+    }
+}
+
+/// One command, by one of several workers.
+pub(super) fn serve_link(plumber: &mut Plumber, command: LinkCommand) {
+    match command {
+        LinkCommand::Prepare(endpoint, reply) => {
+            if let Err(Ok(_)) = reply.send(plumber.prepare(&endpoint)) {
+                // Whoever asked has gone and will not delete it.
+                let _ = plumber.delete(&[LinkId::of(&endpoint)]);
+            }
+        }
+        LinkCommand::Open(link, endpoint, reply) => {
+            if let Err(Ok(())) = reply.send(plumber.open(link, &endpoint)) {
+                let _ = plumber.delete(&[LinkId::of(&endpoint)]);
+            }
+        }
+        LinkCommand::Check(endpoint, reply) => {
+            let _ = reply.send(plumber.check(&endpoint));
+        }
+        LinkCommand::List(reply) => {
+            let _ = reply.send(plumber.list());
+        }
+    }
+}
+
+pub(super) fn run_deletions(plumber: &mut Plumber, inbox: &Inbox<DeleteCommand>) {
+    loop {
+        let Wake::Work { commands, .. } = inbox.wait(None, None) else { return };
+        let (links, replies): (Vec<_>, Vec<_>) =
+            commands.into_iter().map(|DeleteCommand::Delete(link, reply)| (link, reply)).unzip();
+        if links.is_empty() {
+            continue;
+        }
+        let result = plumber.delete(&links);
+        for reply in replies {
+            let _ = reply.send(result.clone());
+        }
+    }
+}
+
+pub(super) fn run_flows(flows: &mut Flows, inbox: &Inbox<FlowCommand>) {
+    loop {
+        let Wake::Work { commands, .. } = inbox.wait(None, None) else { return };
+        let (mut addresses, mut replies, mut tasks) = (Vec::new(), Vec::new(), Vec::new());
+        for command in commands {
+            match command {
+                FlowCommand::Forget(some, reply) => {
+                    addresses.extend(some);
+                    replies.push(reply);
+                }
+                FlowCommand::Each(task) => tasks.push(task),
+            }
+        }
+        if !replies.is_empty() {
+            let result = flows.forget(&addresses);
+            for reply in replies {
+                let _ = reply.send(result.clone());
+            }
+        }
+        for task in tasks {
+            match task {
+                FlowTask::Of(addresses, reply) => drop(reply.send(flows.of(&addresses))),
+                FlowTask::Mark(list, denied, reply) => {
+                    let _ = reply.send(flows.mark(&list, denied));
+                }
+                FlowTask::ForgetWithin(nets, reply) => {
+                    let _ = reply.send(flows.forget_within(&nets));
+                }
+            }
+        }
+    }
+}
