@@ -6,29 +6,32 @@ use serde_json::{Map, Value};
 
 use crate::v3;
 
+/// Makes a definition from its type.
+type Derive = fn() -> CustomResourceDefinition;
+
+/// Every kind, in the order of their names.
+pub(crate) const KINDS: [(&str, Derive); 13] = [
+    ("BGPConfiguration", v3::BGPConfiguration::crd),
+    ("BGPFilter", v3::BGPFilter::crd),
+    ("BGPPeer", v3::BGPPeer::crd),
+    ("FelixConfiguration", v3::FelixConfiguration::crd),
+    ("GlobalNetworkPolicy", v3::GlobalNetworkPolicy::crd),
+    ("GlobalNetworkSet", v3::GlobalNetworkSet::crd),
+    ("HostEndpoint", v3::HostEndpoint::crd),
+    ("IPAMConfiguration", v3::IPAMConfiguration::crd),
+    ("IPPool", v3::IPPool::crd),
+    ("IPReservation", v3::IPReservation::crd),
+    ("NetworkPolicy", v3::NetworkPolicy::crd),
+    ("NetworkSet", v3::NetworkSet::crd),
+    ("Tier", v3::Tier::crd),
+];
+
 /// The definitions, in the order of their kinds' names.
 ///
 /// # Errors
 /// Only if a type's schema is not one that Kubernetes has, which the tests of this crate rule out.
 pub fn all() -> Result<Vec<CustomResourceDefinition>, serde_json::Error> {
-    [
-        v3::BGPConfiguration::crd(),
-        v3::BGPFilter::crd(),
-        v3::BGPPeer::crd(),
-        v3::FelixConfiguration::crd(),
-        v3::GlobalNetworkPolicy::crd(),
-        v3::GlobalNetworkSet::crd(),
-        v3::HostEndpoint::crd(),
-        v3::IPAMConfiguration::crd(),
-        v3::IPPool::crd(),
-        v3::IPReservation::crd(),
-        v3::NetworkPolicy::crd(),
-        v3::NetworkSet::crd(),
-        v3::Tier::crd(),
-    ]
-    .into_iter()
-    .map(tidied)
-    .collect()
+    KINDS.into_iter().map(|(_, derived)| tidied(derived())).collect()
 }
 
 /// One definition as the YAML document that is installed, with its file's name.
@@ -45,7 +48,7 @@ pub fn to_yaml(
 }
 
 /// What the derived definition says in Rust's terms said in those of Kubernetes.
-fn tidied(
+pub(crate) fn tidied(
     definition: CustomResourceDefinition,
 ) -> Result<CustomResourceDefinition, serde_json::Error> {
     let mut definition = serde_json::to_value(definition)?;

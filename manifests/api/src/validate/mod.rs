@@ -9,14 +9,13 @@ mod path;
 mod schema;
 mod semantics;
 
-use std::collections::BTreeMap;
-use std::sync::LazyLock;
+use std::sync::OnceLock;
 
 use kube::core::cel::{CompiledSchema, ErrorKind, RootContext, Validator, compile_schema};
 use serde::Serialize;
 use serde_json::Value;
 
-use crate::v3;
+use crate::{crd, v3};
 pub(crate) use schema::Schema;
 pub use semantics::Check;
 
@@ -58,7 +57,7 @@ pub fn validate_value(object: &Value) -> Result<(), Vec<FieldError>> {
         return Err(vec![FieldError::new("apiVersion", message)]);
     }
     let kind = object.get("kind").and_then(Value::as_str).unwrap_or_default();
-    let Some(definition) = DEFINITIONS.get(kind) else {
+    let Some(definition) = definition(kind) else {
         let message = format!("{kind:?} is not a kind of {}", v3::API_VERSION);
         return Err(vec![FieldError::new("kind", message)]);
     };
@@ -78,7 +77,7 @@ pub fn validate_update(
         return Ok(());
     };
     let kind = object.get("kind").and_then(Value::as_str).unwrap_or_default();
-    match DEFINITIONS.get(kind) {
+    match definition(kind) {
         Some(definition) => into_result(definition.evaluate_rules(&object, Some(&old))),
         None => Ok(()),
     }
@@ -90,52 +89,67 @@ fn into_result(errors: Vec<FieldError>) -> Result<(), Vec<FieldError>> {
 
 /// Whether objects of a kind of this API live in namespaces; None for a kind that is not of it.
 pub fn is_namespaced(kind: &str) -> Option<bool> {
-    DEFINITIONS.get(kind).map(|definition| definition.namespaced)
+    definition(kind).map(|definition| definition.namespaced)
 }
 
 /// The default that the schema gives the field at `path` (names, without the indices of lists) of
 /// a kind of this API.
 pub(crate) fn default_at<'a>(kind: &str, path: &[&str]) -> Option<&'a Value> {
-    let mut schema = &DEFINITIONS.get(kind)?.schema;
+    let mut schema = &definition(kind)?.schema;
     for name in path {
         schema = schema.property(name)?;
     }
     schema.default.as_ref()
 }
 
-/// A kind's definition, ready for use.
+/// A kind's definition. What only some users need is made when it is needed: an agent that reads
+/// from an API server validates nothing, and one program's kinds are few.
 struct Definition {
-    kind: String,
+    kind: &'static str,
     namespaced: bool,
     schema: Schema,
-    rules: CompiledSchema,
+    rules: OnceLock<CompiledSchema>,
     semantics: fn(&Value) -> Vec<FieldError>,
 }
 
-static DEFINITIONS: LazyLock<BTreeMap<String, Definition>> = LazyLock::new(|| {
-    // The definitions are made from the types at build time: the tests show that none is lost here.
-    let definitions = crate::crd::all().unwrap_or_default();
-    definitions
-        .into_iter()
-        .filter_map(|crd| Some((crd.spec.names.kind.clone(), compile(&crd)?)))
-        .collect()
-});
+/// In the order of [`crd::KINDS`].
+static DEFINITIONS: [OnceLock<Option<Definition>>; crd::KINDS.len()] =
+    [const { OnceLock::new() }; crd::KINDS.len()];
 
-fn compile(
-    crd: &k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition,
-) -> Option<Definition> {
-    let schema = crd.spec.versions.first()?.schema.as_ref()?.open_api_v3_schema.as_ref()?;
-    let schema = serde_json::to_value(schema).ok()?;
-    Some(Definition {
-        kind: crd.spec.names.kind.clone(),
-        namespaced: crd.spec.scope == "Namespaced",
-        rules: compile_schema(&schema),
-        schema: Schema::of_object(schema).ok()?,
-        semantics: semantics::of_kind(&crd.spec.names.kind)?,
-    })
+/// The definition of a kind of this API.
+fn definition(kind: &str) -> Option<&'static Definition> {
+    let at = crd::KINDS.iter().position(|(name, _)| *name == kind)?;
+    // Made from the types at build time: the tests show that none is lost here.
+    DEFINITIONS[at].get_or_init(|| Definition::of(crd::KINDS[at].0)).as_ref()
+}
+
+/// The schema of a kind's current version, and whether its objects live in namespaces.
+fn schema(kind: &str) -> Option<(Value, bool)> {
+    let (_, derived) = crd::KINDS.iter().find(|(name, _)| *name == kind)?;
+    let spec = crd::tidied(derived()).ok()?.spec;
+    let schema = spec.versions.into_iter().next()?.schema?.open_api_v3_schema?;
+    Some((serde_json::to_value(schema).ok()?, spec.scope == "Namespaced"))
 }
 
 impl Definition {
+    fn of(kind: &'static str) -> Option<Self> {
+        let (schema, namespaced) = schema(kind)?;
+        Some(Self {
+            kind,
+            namespaced,
+            schema: Schema::of_object(schema).ok()?,
+            rules: OnceLock::new(),
+            semantics: semantics::of_kind(kind)?,
+        })
+    }
+
+    fn rules(&self) -> &CompiledSchema {
+        self.rules.get_or_init(|| {
+            let (schema, _) = schema(self.kind).unwrap_or_default();
+            compile_schema(&schema)
+        })
+    }
+
     fn validate(&self, object: &Value) -> Vec<FieldError> {
         let mut errors = self.schema.errors(object);
         metadata(object, self.namespaced, &mut errors);
@@ -153,10 +167,10 @@ impl Definition {
         let context = RootContext {
             api_version: v3::API_VERSION.to_owned(),
             api_group: v3::GROUP.to_owned(),
-            kind: self.kind.clone(),
+            kind: self.kind.to_owned(),
         };
         let result = Validator::new().validate_compiled_with_context(
-            &self.rules,
+            self.rules(),
             object,
             old,
             Some(&context),

@@ -2,10 +2,11 @@
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::sync::OnceLock;
 
 use ipnet::IpNet;
 use regex::Regex;
-use serde::{Deserialize, Deserializer, de};
+use serde::Deserialize;
 use serde_json::Value;
 
 use super::FieldError;
@@ -58,12 +59,25 @@ enum Additional {
     Of(Box<Schema>),
 }
 
-struct Pattern(Regex);
+/// A regular expression, compiled when it is first asked: most never are.
+#[derive(Deserialize)]
+#[serde(from = "String")]
+struct Pattern {
+    text: String,
+    compiled: OnceLock<Option<Regex>>,
+}
 
-impl<'de> Deserialize<'de> for Pattern {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let text = String::deserialize(deserializer)?;
-        Regex::new(&text).map(Self).map_err(de::Error::custom)
+impl From<String> for Pattern {
+    fn from(text: String) -> Self {
+        Self { text, compiled: OnceLock::new() }
+    }
+}
+
+impl Pattern {
+    /// Nothing matches what is no regular expression, which the tests of this crate rule out.
+    fn is_match(&self, text: &str) -> bool {
+        let compiled = self.compiled.get_or_init(|| Regex::new(&self.text).ok());
+        compiled.as_ref().is_some_and(|regex| regex.is_match(text))
     }
 }
 
@@ -228,10 +242,10 @@ impl Schema {
         if !formats.is_empty() && !formats.iter().any(|format| has_format(string, format)) {
             let names: Vec<&str> = formats.iter().map(|format| describe(format)).collect();
             report(format!("{string:?} is not {}", names.join(" or ")));
-        } else if let Some(Pattern(pattern)) = &self.pattern
+        } else if let Some(pattern) = &self.pattern
             && !pattern.is_match(string)
         {
-            report(format!("{string:?} does not match {}", pattern.as_str()));
+            report(format!("{string:?} does not match {}", pattern.text));
         }
     }
 

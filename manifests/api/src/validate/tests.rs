@@ -20,17 +20,35 @@ fn errors(kind: &str, spec: Value) -> Vec<String> {
 
 #[test]
 fn every_kind_has_its_definition() {
-    assert_eq!(DEFINITIONS.len(), 13);
-    for (kind, definition) in DEFINITIONS.iter() {
-        assert!(
-            !definition.rules.has_errors(),
-            "{kind}: {:?}",
-            definition.rules.compilation_errors()
-        );
+    assert_eq!(crd::KINDS.len(), 13);
+    let mut count = 0;
+    for (kind, _) in crd::KINDS {
+        let rules = definition(kind).expect(kind).rules();
+        assert!(!rules.has_errors(), "{kind}: {:?}", rules.compilation_errors());
+        let mut patterns = Vec::new();
+        collect_patterns(&schema(kind).unwrap().0, &mut patterns);
+        for pattern in &patterns {
+            regex::Regex::new(pattern).expect(kind);
+        }
+        count += patterns.len();
     }
+    assert!(count > 50, "only {count} patterns");
     assert_eq!(is_namespaced("NetworkPolicy"), Some(true));
     assert_eq!(is_namespaced("GlobalNetworkPolicy"), Some(false));
     assert_eq!(is_namespaced("Pod"), None);
+}
+
+fn collect_patterns(schema: &Value, found: &mut Vec<String>) {
+    match schema {
+        Value::Object(fields) => {
+            if let Some(Value::String(pattern)) = fields.get("pattern") {
+                found.push(pattern.clone());
+            }
+            fields.values().for_each(|value| collect_patterns(value, found));
+        }
+        Value::Array(entries) => entries.iter().for_each(|value| collect_patterns(value, found)),
+        _ => {}
+    }
 }
 
 /// The table that the API server's test uses too: what it accepts is accepted here and what it
