@@ -76,19 +76,22 @@ async fn measure(lab: &Lab, progress: &Progress) -> Result<Vec<Row>> {
         // Blocks, files and caches are there afterwards.
         contender.add_and_delete(&places[..ALONE], 1).await?;
     }
-    let mut kernel = Vec::new();
+    let mut stages = vec![Vec::new(); STAGES.len()];
     for round in 1..=ROUNDS {
         let turn = async {
             // Whoever is first in this round is second in the next.
             contenders.reverse();
             for contender in &mut contenders {
                 let attachments = with_new_containers(&places[..ALONE]);
-                let before = kernel_seconds(lab).await?;
+                let before = spent(lab).await?;
                 let adds = contender.each(&attachments, 1, true).await;
-                let spent = kernel_seconds(lab).await? - before;
+                let after = spent(lab).await?;
                 let dels = contender.each(&attachments, 1, false).await?;
                 if contender.name != STOCK {
-                    kernel.push(spent * 1e3 / ALONE as f64);
+                    for (stage, (before, after)) in stages.iter_mut().zip(before.iter().zip(after))
+                    {
+                        stage.push((after - before) * 1e3 / ALONE as f64);
+                    }
                 }
                 contender.samples.alone.extend(adds?.each);
                 contender.samples.del_alone.extend(dels.each);
@@ -104,10 +107,10 @@ async fn measure(lab: &Lab, progress: &Progress) -> Result<Vec<Row>> {
     }
     contenders.sort_by_key(|contender| contender.name == STOCK);
     let [ours, stock] = &contenders;
-    rows(&ours.samples, &stock.samples, &kernel)
+    rows(&ours.samples, &stock.samples, &stages)
 }
 
-fn rows(ours: &Samples, stock: &Samples, kernel: &[f64]) -> Result<Vec<Row>> {
+fn rows(ours: &Samples, stock: &Samples, stages: &[Vec<f64>]) -> Result<Vec<Row>> {
     let row = |workload: &str, figure: &str, unit: &str, ours: f64, stock: f64| {
         Row::new(workload, "caracal", figure, unit, ours).against(STOCK, stock)
     };
@@ -128,8 +131,16 @@ fn rows(ours: &Samples, stock: &Samples, kernel: &[f64]) -> Result<Vec<Row>> {
     let parallel = format!("CNI DEL, {PARALLEL} at a time");
     let (own, other) = (median(&ours.del_rate)?, median(&stock.del_rate)?);
     rows.push(row(&parallel, "rate", "pods/s", own, other));
-    let workload = "kernel's part of ADD: policy, link, route";
-    rows.push(Row::new(workload, "caracal", "mean", "ms", median(kernel)?).below(0.7));
+    for ((stage, _), spent) in STAGES.iter().zip(stages) {
+        let workload = format!("ADD, one after another: {stage}");
+        rows.push(Row::new(&workload, "caracal", "mean", "ms", median(spent)?));
+    }
+    // The last stages are the kernel's.
+    let rounds = 0..stages[0].len();
+    let kernel: Vec<f64> =
+        rounds.map(|round| stages[KERNEL..].iter().map(|stage| stage[round]).sum()).collect();
+    let workload = "ADD, one after another: the kernel in all";
+    rows.push(Row::new(workload, "caracal", "mean", "ms", median(&kernel)?).below(0.7));
     Ok(rows)
 }
 
@@ -187,9 +198,25 @@ fn stock(lab: &Lab) -> Result<Contender> {
     })
 }
 
-/// Seconds that the agent has waited for the kernel.
-async fn kernel_seconds(lab: &Lab) -> Result<f64> {
-    metric(lab.view(), NODE, "felix_kernel_apply_seconds_sum").await
+/// What an ADD waits for, and the metric that counts its seconds. The agent's own part contains the
+/// others.
+const STAGES: [(&str, &str); 5] = [
+    ("the agent, from the request to the answer", "felix_cni_request_seconds_sum{command=\"ADD\""),
+    ("etcd", "ipam_assign_seconds_sum"),
+    ("policy in the kernel", "felix_kernel_apply_seconds_sum{object=\"nftables\"}"),
+    ("route", "felix_kernel_apply_seconds_sum{object=\"route\"}"),
+    ("link", "felix_kernel_apply_seconds_sum{object=\"link\"}"),
+];
+/// Where the kernel's begin.
+const KERNEL: usize = 2;
+
+/// Seconds spent so far in each stage.
+async fn spent(lab: &Lab) -> Result<[f64; STAGES.len()]> {
+    let mut seconds = [0.0; STAGES.len()];
+    for (spent, (_, prefix)) in seconds.iter_mut().zip(STAGES) {
+        *spent = metric(lab.view(), NODE, prefix).await?;
+    }
+    Ok(seconds)
 }
 
 /// How long a number of calls took: each in milliseconds, and all.

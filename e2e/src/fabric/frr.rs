@@ -119,6 +119,10 @@ pub(super) async fn refuse_graceful_restart(handle: &RouterHandle) -> Result<()>
     handle.tool("vtysh", &args).await.map(drop)
 }
 
+pub(super) async fn reset_sessions(handle: &RouterHandle) -> Result<()> {
+    handle.tool("vtysh", &["-c", "clear bgp *"]).await.map(drop)
+}
+
 pub(super) async fn sessions(handle: &RouterHandle) -> Result<Vec<Session>> {
     let summary = json(handle, "show bgp summary json").await?;
     let row = |neighbor: &crate::topology::Neighbor| {

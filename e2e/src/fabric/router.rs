@@ -82,6 +82,17 @@ impl RouterHandle {
         }
     }
 
+    /// Ends its sessions; they come up again.
+    ///
+    /// # Errors
+    /// Only FRR can be told.
+    pub(crate) async fn reset_sessions(&self) -> Result<()> {
+        match self.router.software {
+            Software::Frr => frr::reset_sessions(self).await,
+            Software::Bird => bail!("{} runs BIRD", self.router.name),
+        }
+    }
+
     /// Runs the router's own command line tool (`vtysh`, `birdc`).
     pub(super) async fn tool(&self, program: &str, args: &[&str]) -> Result<String> {
         let mut command = Command::new(self.place.bin_of(&self.router.name).join(program));

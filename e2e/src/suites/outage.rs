@@ -8,7 +8,7 @@ use futures::FutureExt as _;
 use futures::future::BoxFuture;
 use serde_json::{Value, json};
 
-use super::kit::{POD, PORT, Scope, Stream, expect_answers, expect_silence};
+use super::kit::{POD, PORT, Scope, Stream, blocks, expect_answers, expect_silence};
 use super::{RACKS, Test};
 use crate::cni::{Attachment, CniError};
 use crate::kubelet::UNMANAGED;
@@ -29,50 +29,40 @@ fn etcd(lab: &mut Lab) -> BoxFuture<'_, Result<()>> {
         view.wait_for_routes().await?;
         let target = &pod_targets(&pods[1], "udp", PORT)[0];
         let stream = Stream::start(&view.netns_of_pod(&pods[0]), target, Some(1000)).await?;
+        // The control: it is etcd that is missing afterwards.
+        by_hand(lab, &scope, None).await??;
 
         lab.etcd.as_mut().context("this lab has no etcd")?.kill().await?;
-        // ADD called by hand, so that its answer is seen as a runtime sees it.
-        let wanted = scope.pod("late", "node1", &[]);
-        let netns = view.place.netns("outage-etcd.by-hand");
-        lab.record().create_namespace(&netns).await?;
-        let attachment = Attachment {
-            container_id: "outage-etcd-by-hand".into(),
-            netns: Some(netns.path()),
-            ifname: "eth0".into(),
-            // No pod of Kubernetes: nothing but an address is asked of anyone.
-            args: Vec::new(),
-        };
-        let node = lab.kubelet()?.runtime("node1")?;
-        let refused = node.cni.add(&node.network, &attachment).await;
-        node.cni.delete(&node.network, &attachment).await?;
-        lab.record().delete_namespace(&netns).await?;
+        let refused = by_hand(lab, &scope, None).await?;
         let error = refused.err().context("ADD succeeds without etcd")?;
         ensure!(error.code == 11, "{error}");
         ensure!(error.to_string().contains("etcd"), "{error} does not name etcd");
 
-        let late = json!(wanted);
+        let late = scope.pod("late", "node1", &[]);
         view.cluster.apply(&late).await?;
         lab.etcd.as_mut().context("this lab has no etcd")?.start().await?;
         scope.run(&[late]).await?;
+        by_hand(lab, &scope, None).await??;
         stream.expect_no_loss(Duration::from_secs(60)).await?;
         scope.end().await
     }
     .boxed()
 }
 
-/// ADD and DEL of a pod of node1, as its runtime would call them; what ADD answered.
-async fn by_hand(lab: &Lab, scope: &Scope, pod: &str) -> Result<Result<Value, CniError>> {
+/// ADD and DEL on node1, as its runtime would call them, of a pod or of a container outside
+/// Kubernetes, which asks nothing but an address; what ADD answered.
+async fn by_hand(lab: &Lab, scope: &Scope, pod: Option<&str>) -> Result<Result<Value, CniError>> {
     let view = lab.view();
     let netns = view.place.netns(&format!("{}.by-hand", scope.name));
     lab.record().create_namespace(&netns).await?;
+    let argument = |name: &str, value: &str| (name.to_owned(), value.to_owned());
     let attachment = Attachment {
-        container_id: format!("{}-{pod}", scope.name),
+        container_id: format!("{}-{}", scope.name, pod.unwrap_or("container")),
         netns: Some(netns.path()),
         ifname: "eth0".into(),
-        args: vec![
-            ("K8S_POD_NAMESPACE".into(), scope.name.clone()),
-            ("K8S_POD_NAME".into(), pod.into()),
-        ],
+        args: pod.map_or_else(Vec::new, |pod| {
+            vec![argument("K8S_POD_NAMESPACE", &scope.name), argument("K8S_POD_NAME", pod)]
+        }),
     };
     let node = lab.kubelet()?.runtime("node1")?;
     let added = node.cni.add(&node.network, &attachment).await;
@@ -111,14 +101,17 @@ fn api_server(lab: &mut Lab) -> BoxFuture<'_, Result<()>> {
         let silent = || expect_silence(&view, &client, &closed);
         wait::until("the policy", Duration::from_secs(5), silent).await?;
         let target = &pod_targets(&pods[0], "udp", PORT)[0];
-        let stream = Stream::start(&client, target, Some(1500)).await?;
+        let stream = Stream::start(&client, target, Some(3000)).await?;
+
+        let own = blocks(&view, "node1").await?;
+        ensure!(!own.is_empty(), "node1 has no blocks");
 
         lab.api_server.as_mut().context("this lab has no API server")?.kill_server().await?;
         wait::always("the policy without an API server", Duration::from_secs(3), silent).await?;
         // A new pod is served if it was known before, with its policy; what is unknown has to wait.
-        let served = by_hand(lab, &scope, "known").await?;
+        let served = by_hand(lab, &scope, Some("known")).await?;
         served.map_err(|error| anyhow::anyhow!("a pod that is known is refused: {error}"))?;
-        let refused = by_hand(lab, &scope, "unknown").await?;
+        let refused = by_hand(lab, &scope, Some("unknown")).await?;
         let error = refused.err().context("a pod that nobody knows is served")?;
         ensure!(error.code == 11, "{error}");
         ensure!(error.to_string().contains("outage-api/unknown"), "{error} does not name the pod");
@@ -127,6 +120,24 @@ fn api_server(lab: &mut Lab) -> BoxFuture<'_, Result<()>> {
         agent.stop(nix::sys::signal::Signal::SIGKILL).await?;
         agent.start().await?;
         wait::always("the policy after a restart", Duration::from_secs(3), silent).await?;
+        // And meets its peers before they lose patience.
+        let tor = view.router("tor1")?;
+        wait::until("the session to be up again", Duration::from_secs(60), || async {
+            let sessions = tor.sessions().await?;
+            let session = sessions.iter().find(|session| session.neighbor == "node1");
+            ensure!(session.is_some_and(|session| session.established), "{session:?}");
+            Ok(())
+        })
+        .await?;
+        wait::until("node1's blocks to be announced again", Duration::from_secs(20), || async {
+            let routes = tor.routes().await?;
+            for block in &own {
+                let route = routes.iter().find(|route| route.used && route.prefix == *block);
+                ensure!(route.is_some_and(|route| !route.stale), "{block}: {route:?}");
+            }
+            Ok(())
+        })
+        .await?;
         lab.api_server.as_mut().context("this lab has no API server")?.start_server().await?;
 
         lab.agent("node1")?.ready().await?;

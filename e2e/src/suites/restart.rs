@@ -24,6 +24,11 @@ pub(super) const TESTS: &[Test] = &[
         body: open,
     },
     Test {
+        name: "restart::control_without_its_records_a_pod_is_cut_off",
+        bed: &DIRECTORY,
+        body: forgotten,
+    },
+    Test {
         name: "restart::control_without_graceful_restart_routes_go",
         bed: &FORGETFUL,
         body: ungraceful,
@@ -163,6 +168,31 @@ fn open(lab: &mut Lab) -> BoxFuture<'_, Result<()>> {
         agent.start().await?;
         agent.ready().await?;
         silent().await?;
+        scope.end().await
+    }
+    .boxed()
+}
+
+/// The control of every restart: it is by its own records that the agent knows the pods.
+fn forgotten(lab: &mut Lab) -> BoxFuture<'_, Result<()>> {
+    async move {
+        let view = lab.view().clone();
+        let mut scope = Scope::new(&view, "restart-forgotten").await?;
+        let wanted = [scope.pod("server", "node1", &[]), scope.pod("client", "node2", &[])];
+        let pods = scope.run(&wanted).await?;
+        view.wait_for_routes().await?;
+        let targets = pod_targets(&pods[0], "udp", PORT);
+        let client = view.netns_of_pod(&pods[1]);
+        super::kit::expect_answers(&view, &pods[1], &targets).await?;
+        lab.agent("node1")?.stop(Signal::SIGKILL).await?;
+        std::fs::remove_dir_all(view.place.directory_of("node1").join("state/endpoints"))?;
+        let agent = lab.agent("node1")?;
+        agent.start().await?;
+        agent.ready().await?;
+        wait::until("the pod to be cut off", Duration::from_secs(10), || {
+            expect_silence(&view, &client, &targets)
+        })
+        .await?;
         scope.end().await
     }
     .boxed()

@@ -1,6 +1,7 @@
 //! Bad input: refused where it comes in, with a message that says what and where; nothing else is
 //! disturbed.
 
+use std::collections::BTreeMap;
 use std::io::Write as _;
 use std::net::SocketAddr;
 use std::os::unix::net::UnixStream;
@@ -16,7 +17,7 @@ use tokio::process::Command;
 use super::kernel::KernelState;
 use super::kit::{PORT, Scope, expect_answers, expect_silence};
 use super::{CALM, DIRECTORY, RACKS, Test};
-use crate::lab::{Lab, pod_targets};
+use crate::lab::{Lab, View, pod_targets};
 use crate::{process, wait};
 
 pub(super) const TESTS: &[Test] = &[
@@ -193,23 +194,42 @@ fn garbage(lab: &mut Lab) -> BoxFuture<'_, Result<()>> {
         std::io::Read::read_to_end(&mut stream, &mut answer)?;
         ensure!(answer.len() > 4, "a request without a command is not answered");
         ensure!(process.alive(), "the agent ended");
-        for (peer, since) in &sessions {
-            let now = sessions_since(&view).await?;
-            let now = now.get(peer).with_context(|| format!("the session with {peer} is gone"))?;
-            ensure!(now >= since, "the session with {peer} is {now} s old, and was {since}");
-        }
-        view.ask_felix("node1", "status").await?;
+        expect_kept(&view, &sessions).await?;
         before.expect_same(&KernelState::of(&netns).await?, "under garbage")?;
         expect_answers(&view, &pods[1], &pod_targets(&pods[0], "tcp", PORT)).await?;
+
+        // Controls: a change of the kernel and the end of a session would have been seen.
+        scope.run(&[scope.pod("another", "node1", &[])]).await?;
+        let now = KernelState::of(&netns).await?;
+        ensure!(before.expect_same(&now, "").is_err(), "a new pod changes nothing");
+        view.router("tor1")?.reset_sessions().await?;
+        wait::until("the reset to be seen", Duration::from_secs(15), || async {
+            ensure!(expect_kept(&view, &sessions).await.is_err(), "all sessions seem to be kept");
+            Ok(())
+        })
+        .await?;
+        view.wait_for_sessions().await?;
+        view.wait_for_routes().await?;
         scope.end().await
     }
     .boxed()
 }
 
-/// How long each of node1's sessions has been up, in seconds.
-async fn sessions_since(
-    view: &crate::lab::View,
-) -> Result<std::collections::BTreeMap<String, u64>> {
+/// By peer, for how long a session has been up, in seconds.
+type Ages = BTreeMap<String, u64>;
+
+/// Each of node1's sessions is still the one that it was.
+async fn expect_kept(view: &View, before: &Ages) -> Result<()> {
+    let now = sessions_since(view).await?;
+    for (peer, since) in before {
+        let now = now.get(peer).with_context(|| format!("the session with {peer} is gone"))?;
+        ensure!(now >= since, "the session with {peer} is {now} s old, and was {since}");
+    }
+    Ok(())
+}
+
+/// Node1's sessions.
+async fn sessions_since(view: &View) -> Result<Ages> {
     let status = view.ask_felix("node1", "status").await?;
     let peers = status["bgp"]["peers"].as_array().context("no peers in the status")?;
     let up = peers.iter().filter(|peer| peer["state"] == "Established");
