@@ -134,7 +134,8 @@ pub(super) async fn expect_silence(view: &View, client: &Netns, targets: &[Strin
 /// A stream of messages from a namespace, as it was at its last report.
 pub(super) struct Stream {
     child: tokio::process::Child,
-    lines: tokio::io::Lines<tokio::io::BufReader<tokio::process::ChildStdout>>,
+    /// Read all the time: a program whose reports nobody takes stops when the pipe is full.
+    reports: tokio::sync::mpsc::UnboundedReceiver<String>,
     target: String,
 }
 
@@ -150,8 +151,16 @@ impl Stream {
         command.stdout(std::process::Stdio::piped()).kill_on_drop(true);
         let mut child = process::spawn(command, Some(from)).await?;
         let stdout = child.stdout.take().context("no output")?;
-        let lines = tokio::io::BufReader::new(stdout).lines();
-        Ok(Self { child, lines, target: target.to_owned() })
+        let mut lines = tokio::io::BufReader::new(stdout).lines();
+        let (sender, reports) = tokio::sync::mpsc::unbounded_channel();
+        tokio::spawn(async move {
+            while let Ok(Some(line)) = lines.next_line().await {
+                if sender.send(line).is_err() {
+                    return;
+                }
+            }
+        });
+        Ok(Self { child, reports, target: target.to_owned() })
     }
 
     /// Reads reports until one satisfies; the error is the last one that did not.
@@ -163,7 +172,7 @@ impl Stream {
     ) -> Result<Value> {
         let mut last = Value::Null;
         let read = async {
-            while let Some(line) = self.lines.next_line().await? {
+            while let Some(line) = self.reports.recv().await {
                 last = serde_json::from_str(&line)?;
                 if holds(&last) {
                     return anyhow::Ok(Some(last.clone()));
