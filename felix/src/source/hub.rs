@@ -116,7 +116,7 @@ impl Hub {
             let before = status.connected();
             let entry = status.kinds.entry(kind).or_default();
             if matches!(state, KindState::NotServed | KindState::Forbidden) && entry.state != state {
-                tracing::warn!(%kind, error, "the kind cannot be read, and counts as having no new objects");
+                tracing::warn!(%kind, error, "the kind cannot be read; what is known of it stays in force");
             }
             entry.state = state;
             entry.error = error;
