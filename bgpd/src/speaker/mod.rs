@@ -2,6 +2,7 @@
 
 mod apply;
 mod collision;
+mod connections;
 mod core;
 mod driver;
 mod fib;

@@ -5,15 +5,16 @@
 //! changed the table; at no other time. Until the agent is in sync, everything that was there at
 //! start stays unless it is contradicted.
 
+mod structure;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
-use netlink::nft::{
-    self, Chain, CommitError, Element, Ruleset, Set, Subject, Table, Transaction, table_flags,
-};
+use netlink::nft::{self, Chain, CommitError, Ruleset, Subject, Table, Transaction, table_flags};
 use netlink::{Protocol, Socket};
 use rustc_hash::{FxHashMap, FxHashSet};
 
+use self::structure::add_rules;
 use super::elements::{self, Raw};
 use super::layout::{self, FAMILY, HostAction, Params, TABLE};
 use super::{Error, Rejected};
@@ -96,17 +97,6 @@ pub(super) fn others_changed(monitor: &mut Socket) -> bool {
 }
 
 const OWNED: u32 = table_flags::OWNER | table_flags::PERSIST;
-
-/// What was read from the kernel, as far as it is not `programmed`.
-#[derive(Debug, Default)]
-struct Found {
-    table: Option<Table>,
-    ruleset: Option<Ruleset>,
-    /// Elements that stand for nothing, by set.
-    foreign: Vec<(&'static str, Raw)>,
-    /// Elements that the fixed sets lack or have too many: the set is written again.
-    fixed: Vec<(Set, Vec<Raw>)>,
-}
 
 /// Counters and facts for metrics and status.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -533,181 +523,6 @@ impl<C: Channel> Writer<C> {
     fn chains(&self, masquerade: bool) -> Vec<Chain> {
         layout::chains(&self.params, masquerade)
     }
-
-    /// Reads the kernel into `programmed` and the rest into the result.
-    fn read(&mut self) -> Result<Found, Error> {
-        let reading =
-            |error: netlink::Error| Error::Kernel(format!("reading table inet {TABLE}: {error}"));
-        self.programmed.clear();
-        self.masquerading = 0;
-        let mut found = Found { table: self.channel.table().map_err(reading)?, ..Found::default() };
-        let Some(table) = &found.table else { return Ok(found) };
-        if let Some(port) = table.owner
-            && port != self.channel.port()
-        {
-            return Err(Error::Held { port: Some(port) });
-        }
-        let ruleset = self.channel.ruleset().map_err(reading)?;
-        let wanted = layout::sets();
-        for set in ruleset.sets.iter().filter(|set| wanted.contains(set)) {
-            let Some(name) = elements::set_names().find(|name| *name == set.name) else { continue };
-            let (known, foreign) =
-                elements::decode(name, self.channel.elements(name).map_err(reading)?);
-            self.masquerading +=
-                known.iter().filter(|(key, _)| matches!(key, Key::Masquerade(_))).count();
-            self.programmed.extend(known);
-            found.foreign.extend(foreign.into_iter().map(|raw| (name, raw)));
-        }
-        for (set, values) in layout::fixed_sets() {
-            if ruleset.sets.contains(&set) {
-                let mut raw = self.channel.elements(&set.name).map_err(reading)?;
-                raw.sort();
-                let mut keys: Vec<&[u8]> = raw.iter().map(|raw| raw.key.as_slice()).collect();
-                keys.sort_unstable();
-                if !keys.iter().copied().eq(values.iter().map(std::slice::from_ref)) {
-                    found.fixed.push((set, raw));
-                }
-            }
-        }
-        found.ruleset = Some(ruleset);
-        Ok(found)
-    }
-
-    /// The transaction from what was found to what is wanted, structure and all.
-    fn structure(&mut self, found: &Found, tx: &mut Transaction) -> Vec<Key> {
-        let mut keys: Vec<Key> = self.programmed.keys().copied().collect();
-        keys.extend(self.wanted.keys().chain(self.retained.keys()));
-        keys.sort_unstable();
-        keys.dedup();
-        self.refuse_invalid(&keys);
-        let masquerade =
-            keys.iter().any(|key| matches!(key, Key::Masquerade(_)) && self.target(key).is_some());
-        let chains = self.chains(masquerade);
-        let empty = Ruleset { chains: Vec::new(), sets: Vec::new(), other_sets: Vec::new() };
-        let ruleset = found.ruleset.as_ref().unwrap_or(&empty);
-
-        let flags = found.table.as_ref().map(|table| table.flags);
-        // An owner that is gone has taken its flag along.
-        let ours = |flags: &u32| *flags == self.flags || *flags | table_flags::OWNER == self.flags;
-        let other_flags =
-            flags.filter(|flags| !ours(flags)).map(|flags| format!("its flags are {flags}"));
-        if let Some(why) = other_flags.or_else(|| incompatible(ruleset, &chains)) {
-            // Another layout, or a table that cannot be taken: all of it anew, at once.
-            if flags.is_some() {
-                tracing::info!(why, "table inet {TABLE} is replaced, in one transaction");
-                tx.delete_table();
-            }
-            self.programmed.clear();
-            self.masquerading = 0;
-            return self.build(&chains, keys, tx);
-        }
-        let unowned = found.table.as_ref().is_none_or(|table| table.owner.is_none());
-        if flags.is_none() || (self.flags == OWNED && unowned) {
-            tx.add_table(self.flags, None);
-        }
-        for (name, raw) in &found.foreign {
-            raw.delete(tx, name, u32::MAX);
-        }
-        for (set, surplus) in &found.fixed {
-            for raw in surplus {
-                raw.delete(tx, &set.name, u32::MAX);
-            }
-        }
-        let fixed = layout::fixed_sets();
-        let here = |name: &str| ruleset.sets.iter().any(|set| set.name == name);
-        for set in layout::sets().iter().chain(fixed.iter().map(|(set, _)| set)) {
-            if !here(&set.name) {
-                tx.add_set(set);
-            }
-        }
-        for (set, values) in &fixed {
-            if !here(&set.name) || found.fixed.iter().any(|(other, _)| other == set) {
-                add_fixed(tx, set, values);
-            }
-        }
-        let before = |name: &str| ruleset.chains.iter().find(|chain| chain.name == name);
-        for chain in &chains {
-            if before(&chain.name).is_none() {
-                tx.add_chain(chain);
-            }
-        }
-        keys.retain(|key| self.programmed.get(key).copied() != self.target(key));
-        self.elements(&mut keys, tx);
-        for chain in &chains {
-            let rules = before(&chain.name).map_or(&[][..], |chain| &chain.rules);
-            if rules != chain.rules {
-                if !rules.is_empty() {
-                    tx.flush_chain(&chain.name);
-                }
-                add_rules(tx, chain);
-            }
-        }
-        // What is not of the layout goes last, when nothing refers to it any more.
-        let surplus =
-            || ruleset.chains.iter().filter(|old| chains.iter().all(|new| new.name != old.name));
-        for chain in surplus().filter(|chain| !chain.rules.is_empty()) {
-            tx.flush_chain(&chain.name);
-        }
-        for chain in surplus() {
-            tx.delete_chain(&chain.name);
-        }
-        let ours = |name: &str| {
-            elements::set_names().any(|n| n == name)
-                || fixed.iter().any(|(set, _)| set.name == name)
-        };
-        let surplus = ruleset.sets.iter().map(|set| &set.name).chain(&ruleset.other_sets);
-        for name in surplus.filter(|name| !ours(name)) {
-            tx.delete_set(name);
-        }
-        keys
-    }
-
-    fn build(&self, chains: &[Chain], mut keys: Vec<Key>, tx: &mut Transaction) -> Vec<Key> {
-        tx.add_table(self.flags, None);
-        for set in layout::sets() {
-            tx.add_set(&set);
-        }
-        for (set, values) in layout::fixed_sets() {
-            tx.add_set(&set);
-            add_fixed(tx, &set, values);
-        }
-        for chain in chains {
-            tx.add_chain(chain);
-        }
-        keys.retain(|key| self.target(key).is_some());
-        self.elements(&mut keys, tx);
-        for chain in chains {
-            add_rules(tx, chain);
-        }
-        keys
-    }
-}
-
-fn add_rules(tx: &mut Transaction, chain: &Chain) {
-    for rule in &chain.rules {
-        tx.add_rule(&chain.name, rule);
-    }
-}
-
-fn add_fixed(tx: &mut Transaction, set: &Set, values: &[u8]) {
-    for value in values {
-        tx.add_element(&set.name, &Element::key(std::slice::from_ref(value)), u32::MAX);
-    }
-}
-
-/// Why what is there cannot be changed into what is wanted without deleting what is in use: a set
-/// has another type, a chain another hook than it should have.
-fn incompatible(ruleset: &Ruleset, chains: &[Chain]) -> Option<String> {
-    let fixed = layout::fixed_sets().map(|(set, _)| set);
-    let set = layout::sets().into_iter().chain(fixed).find(|set| {
-        ruleset.other_sets.contains(&set.name)
-            || ruleset.sets.iter().any(|other| other.name == set.name && other != set)
-    });
-    let chain = chains.iter().find(|chain| {
-        ruleset.chains.iter().any(|other| other.name == chain.name && other.base != chain.base)
-    });
-    set.map(|set| format!("set {} is of another type", set.name))
-        .or_else(|| chain.map(|chain| format!("chain {} has another hook", chain.name)))
 }
 
 #[cfg(test)]
