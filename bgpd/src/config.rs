@@ -24,6 +24,9 @@ pub struct Config {
     pub router_id: Ipv4Addr,
     /// Our AS number; not 0 and not 23456 (AS_TRANS).
     pub asn: u32,
+    /// The cluster that this speaker reflects routes in (RFC 4456). None: its router id.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cluster_id: Option<Ipv4Addr>,
     /// Addresses to accept connections on. Empty: none are accepted.
     /// Default: all addresses of both families, port 179.
     #[serde(default = "default_listen")]
@@ -51,11 +54,17 @@ fn default_listen() -> Vec<SocketAddr> {
 }
 
 impl Config {
+    /// The cluster that this speaker reflects routes in.
+    pub(crate) fn cluster(&self) -> Ipv4Addr {
+        self.cluster_id.unwrap_or(self.router_id)
+    }
+
     /// A speaker without peers and networks, listening on the default addresses.
     pub fn new(router_id: Ipv4Addr, asn: u32) -> Self {
         Self {
             router_id,
             asn,
+            cluster_id: None,
             listen: default_listen(),
             peers: Vec::new(),
             networks: Vec::new(),
@@ -266,6 +275,10 @@ pub struct PeerConfig {
     /// Our address in IPv6 routes. None: the session's local address, if it is an IPv6 one.
     #[serde(default)]
     pub next_hop_v6: Option<Ipv6Addr>,
+    /// An internal peer that has all routes of the others from this speaker, and the others its
+    /// routes (RFC 4456).
+    #[serde(default)]
+    pub route_reflector_client: bool,
     /// How many times our own AS number may appear in a received path.
     #[serde(default)]
     pub allowas_in: u8,
@@ -325,6 +338,7 @@ impl PeerConfig {
             next_hop: NextHopMode::Auto,
             next_hop_v4: None,
             next_hop_v6: None,
+            route_reflector_client: false,
             allowas_in: 0,
             enforce_first_as: true,
             import: None,
@@ -424,6 +438,10 @@ impl Config {
             }
             if let Err(InvalidField { field, reason }) = peer.validate() {
                 return fail(&object, field, &reason);
+            }
+            if peer.route_reflector_client && peer.asn != peer.local_asn.unwrap_or(self.asn) {
+                let reason = "only an internal peer can be a client";
+                return fail(&object, "route-reflector-client", reason);
             }
         }
         Ok(())

@@ -12,7 +12,7 @@ use super::Sink;
 use crate::config::NextHopMode;
 use crate::policy::{Outcome, PeerType, Policy, Source, Subject};
 use crate::rib::{AttrId, DestId, DirtyList, PeerId, Rib, RibPrefix, Table};
-use crate::wire::attributes::{AttributeBlock, Edit, Edits};
+use crate::wire::attributes::{AttributeBlock, Edit, Edits, Reflection};
 use crate::wire::{Family, NextHop, UpdateEncoder};
 
 /// Everything that decides what a neighbor is sent. Neighbors with equal keys share a group.
@@ -28,6 +28,10 @@ pub(crate) struct GroupKey {
     pub(crate) next_hop: Option<IpAddr>,
     pub(crate) encoder: UpdateEncoder,
     pub(crate) policy: Arc<Policy>,
+    /// Internal peers' routes are reflected to them, whoever they are from (RFC 4456).
+    pub(crate) client: bool,
+    /// Where routes are reflected.
+    pub(crate) cluster: Ipv4Addr,
 }
 
 /// What the members were told of a destination, except the one it came from.
@@ -289,9 +293,10 @@ impl Group {
         let rank = rib.ranks[source.index()];
         let set = rib.attrs.get(attr);
         let external = self.key.peer_type == PeerType::External;
-        // RFC 4271 section 9.2: what an internal peer told us stays among the others.
-        let internal_source = !rank.local && !rank.external;
-        if (internal_source && !external)
+        // RFC 4271 section 9.2: what an internal peer told us the others have from it; but for the
+        // clients of a route reflector (RFC 4456 section 6), which have it from us, or it from them.
+        let reflected = !rank.local && !rank.external && !external;
+        if (reflected && !rank.client && !self.key.client)
             || set.info.no_advertise
             || (external && set.info.no_export)
         {
@@ -314,24 +319,31 @@ impl Group {
                 Outcome::Accept(rule) => rule,
             }
         };
-        // MED depends on whether the route is ours, so that is part of the memo's key.
-        let origin = if rank.local { PeerId::LOCAL } else { PeerId(u16::MAX) };
+        // MED depends on whether the route is ours, and what a reflector adds on whose it is: that
+        // is part of the memo's key.
+        let origin = match (rank.local, reflected && set.info.originator.is_none()) {
+            (true, _) => PeerId::LOCAL,
+            (false, true) => source,
+            (false, false) => PeerId(u16::MAX),
+        };
+        let originator = reflected.then_some(rank.router_id);
         let out = if let Some(out) = memo.get(&(attr, origin, rule)) {
             *out
         } else {
-            let out = self.transform::<P>(attr, rank.local, rule, rib);
+            let out = self.transform::<P>(attr, rank.local, originator, rule, rib);
             memo.insert((attr, origin, rule), out);
             out
         };
         if out == AttrId::NONE { Sent::NOTHING } else { Sent { attr: out, source } }
     }
 
-    /// The attributes as the members get them (RFC 4271 section 5.1); NONE if they cannot be
-    /// encoded for them.
+    /// The attributes as the members get them (RFC 4271 section 5.1), with those of a route that is
+    /// reflected from `originator`; NONE if they cannot be encoded for them.
     fn transform<P: RibPrefix>(
         &self,
         attr: AttrId,
         local: bool,
+        originator: Option<Ipv4Addr>,
         rule: Option<usize>,
         rib: &mut Rib,
     ) -> AttrId {
@@ -345,7 +357,7 @@ impl Group {
             prepend.push(key.local_asn);
             prepend.extend_from_slice(edits.prepend);
             edits.local_pref = Edit::Remove;
-            edits.strip_reflection = true;
+            edits.reflection = Reflection::Strip;
             // Section 5.1.4: a MED from one AS is not told to another.
             if edits.med == Edit::Keep && !local {
                 edits.med = Edit::Remove;
@@ -354,6 +366,9 @@ impl Group {
             prepend.extend_from_slice(edits.prepend);
             if edits.local_pref == Edit::Keep {
                 edits.local_pref = Edit::Default(crate::rib::DEFAULT_LOCAL_PREF);
+            }
+            if let Some(originator) = originator {
+                edits.reflection = Reflection::By { originator, cluster: key.cluster };
             }
         }
         let edits = Edits { prepend: &prepend, ..edits };

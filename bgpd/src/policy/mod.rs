@@ -8,7 +8,7 @@
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
-use crate::wire::attributes::{self, Edit, Edits};
+use crate::wire::attributes::{self, Edit, Edits, Reflection};
 use crate::wire::{Community, LargeCommunity, path};
 
 #[cfg(test)]
@@ -151,7 +151,7 @@ impl Changes {
             prepend: &self.prepend_as_path,
             local_pref: self.local_pref.map_or(Edit::Keep, Edit::Set),
             med: self.med.map_or(Edit::Keep, Edit::Set),
-            strip_reflection: false,
+            reflection: Reflection::Keep,
             communities: &self.add_communities,
             large_communities: &self.add_large_communities,
         }

@@ -37,6 +37,8 @@ pub(crate) struct PeerRank {
     pub(crate) address: IpAddr,
     /// The interface of a link-local session.
     pub(crate) scope_id: u32,
+    /// Its routes are reflected to everyone (RFC 4456).
+    pub(crate) client: bool,
 }
 
 impl PeerRank {
@@ -47,6 +49,7 @@ impl PeerRank {
         router_id: Ipv4Addr::UNSPECIFIED,
         address: IpAddr::V4(Ipv4Addr::UNSPECIFIED),
         scope_id: 0,
+        client: false,
     };
 }
 
@@ -83,6 +86,8 @@ pub enum Reason {
     AsPathLoop,
     /// Refused: ORIGINATOR_ID is our own (RFC 4456 section 8).
     OriginatorLoop,
+    /// Refused: our cluster is in CLUSTER_LIST (RFC 4456 section 8).
+    ClusterLoop,
     /// Refused: a multicast prefix (RFC 4271 section 6.3).
     NotUnicast,
     /// Refused: the next hop is one of our own addresses, or cannot be one at all.
@@ -106,6 +111,7 @@ impl std::fmt::Display for Reason {
             Self::ImportPolicy => "refused by import policy",
             Self::AsPathLoop => "refused: own AS in AS_PATH",
             Self::OriginatorLoop => "refused: own ORIGINATOR_ID",
+            Self::ClusterLoop => "refused: own cluster in CLUSTER_LIST",
             Self::NotUnicast => "refused: not a unicast prefix",
             Self::NextHop => "refused: unusable next hop",
         })

@@ -92,6 +92,7 @@ fn decide(
             router_id: Ipv4Addr::new(9, 9, 9, path.router_id),
             address: hop(at + 1),
             scope_id: 0,
+            client: false,
         });
     }
     for at in order {

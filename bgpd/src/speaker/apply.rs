@@ -1,6 +1,7 @@
 //! From one desired state to the next, live. No session is reset unless what its OPEN said, or
 //! who it is with, is different now.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 
 use ipnet::IpNet;
@@ -77,6 +78,9 @@ impl Core {
         if new.asn != old.asn {
             identity.push("asn");
         }
+        if new.cluster_id != old.cluster_id {
+            identity.push("cluster-id");
+        }
         let reset_all = !identity.is_empty();
         if reset_all {
             note(identity, Effect::SessionReset);
@@ -106,6 +110,7 @@ impl Core {
         reset_all: bool,
         report: &mut Report,
     ) {
+        self.rename(&peers, report);
         let gone: Vec<PeerId> = self
             .neighbors
             .iter()
@@ -133,6 +138,31 @@ impl Core {
             } else {
                 self.add_neighbor(now, config);
                 report.changes.push(Change { object, fields: Vec::new(), effect: Effect::Added });
+            }
+        }
+    }
+
+    /// A neighbor that is now called something else is the same neighbor: its session goes on. But
+    /// not where its connection would have to change at the same time.
+    fn rename(&mut self, peers: &[PeerConfig], report: &mut Report) {
+        let key = |peer: &PeerConfig| {
+            let address = (peer.address, peer.scope_id, peer.port, peer.source_address);
+            (address, peer.password.clone(), peer.ttl_security, peer.multihop)
+        };
+        let known: HashSet<String> =
+            self.neighbors.iter().flatten().map(|n| n.config.name.clone()).collect();
+        let nameless = self.neighbors.iter_mut().flatten();
+        for neighbor in nameless.filter(|n| peers.iter().all(|p| p.name != n.config.name)) {
+            let same = |peer: &&PeerConfig| {
+                !known.contains(&peer.name) && key(peer) == key(&neighbor.config)
+            };
+            if let Some(peer) = peers.iter().find(same) {
+                Arc::make_mut(&mut neighbor.config).name.clone_from(&peer.name);
+                report.changes.push(Change {
+                    object: format!("peer {:?}", peer.name),
+                    fields: vec!["name"],
+                    effect: Effect::Live,
+                });
             }
         }
     }
@@ -374,6 +404,7 @@ fn differences(old: &PeerConfig, new: &PeerConfig) -> (Vec<&'static str>, Effect
         next_hop,
         next_hop_v4,
         next_hop_v6,
+        route_reflector_client,
         allowas_in,
         enforce_first_as,
         import,
@@ -400,6 +431,11 @@ fn differences(old: &PeerConfig, new: &PeerConfig) -> (Vec<&'static str>, Effect
         ("next-hop", *next_hop != old.next_hop, Effect::ReEvaluated),
         ("next-hop-v4", *next_hop_v4 != old.next_hop_v4, Effect::ReEvaluated),
         ("next-hop-v6", *next_hop_v6 != old.next_hop_v6, Effect::ReEvaluated),
+        (
+            "route-reflector-client",
+            *route_reflector_client != old.route_reflector_client,
+            Effect::SessionReset,
+        ),
         ("allowas-in", *allowas_in != old.allowas_in, Effect::ReEvaluated),
         ("enforce-first-as", *enforce_first_as != old.enforce_first_as, Effect::ReEvaluated),
         ("import", *import != old.import, Effect::ReEvaluated),

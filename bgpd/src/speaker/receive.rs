@@ -94,6 +94,7 @@ impl Core {
             router_id: negotiated.router_id,
             address: neighbor.config.address,
             scope_id: neighbor.config.scope_id,
+            client: neighbor.config.route_reflector_client,
         };
         // RFC 4724 section 4.2: what the peer's forwarding did not keep is gone.
         let lost: FamilySet =
@@ -159,6 +160,8 @@ impl Core {
                 extended_messages: session.negotiated.extended_messages,
             },
             policy: neighbor.export.clone(),
+            client: neighbor.config.route_reflector_client,
+            cluster: self.config.cluster(),
         }))
     }
 
@@ -548,6 +551,8 @@ impl<'a> Judge<'a> {
             Some(Reason::AsPathLoop)
         } else if set.info.originator == Some(config.router_id) {
             Some(Reason::OriginatorLoop)
+        } else if attributes::clusters(&set.block).any(|cluster| cluster == config.cluster()) {
+            Some(Reason::ClusterLoop)
         } else if !is_foreign(neighbor, set.next_hop.addr) {
             Some(Reason::NextHop)
         } else {

@@ -235,6 +235,12 @@ pub struct PathStatus {
     pub local_pref: Option<u32>,
     /// MULTI_EXIT_DISC, if it carries one.
     pub med: Option<u32>,
+    /// ORIGINATOR_ID, if the route was reflected.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub originator: Option<Ipv4Addr>,
+    /// CLUSTER_LIST, the latest cluster first.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub clusters: Vec<Ipv4Addr>,
     /// Standard communities.
     pub communities: Vec<Community>,
     /// Large communities.
@@ -423,6 +429,8 @@ impl Core {
             },
             local_pref: set.info.local_pref,
             med: set.info.med,
+            originator: set.info.originator,
+            clusters: attributes::clusters(&set.block).collect(),
             communities: attributes::communities(&set.block).collect(),
             large_communities: attributes::large_communities(&set.block).collect(),
             unknown_attributes: attributes::iter(&set.block)

@@ -2,6 +2,7 @@
 
 mod live;
 mod oracle;
+mod reflection;
 mod restart;
 mod sessions;
 mod storm;

@@ -321,6 +321,13 @@ impl Info {
     }
 }
 
+/// The clusters that a route was reflected in, the latest first (CLUSTER_LIST, RFC 4456).
+pub fn clusters(block: &[u8]) -> impl Iterator<Item = Ipv4Addr> + '_ {
+    let list = iter(block).find(|attribute| attribute.kind == kind::CLUSTER_LIST);
+    let octets = list.map_or(&[][..], |attribute| attribute.value);
+    octets.as_chunks::<4>().0.iter().map(|octets| Ipv4Addr::from(*octets))
+}
+
 /// A block under construction, with the buffers it needs; meant to be reused.
 #[derive(Clone, Debug, Default)]
 pub struct AttributeBlock {
@@ -354,6 +361,23 @@ impl Edit {
     }
 }
 
+/// What becomes of ORIGINATOR_ID and CLUSTER_LIST (RFC 4456 section 8).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum Reflection {
+    /// They stay.
+    #[default]
+    Keep,
+    /// They never leave an AS.
+    Strip,
+    /// The route is reflected.
+    By {
+        /// The BGP Identifier of the router that the route came from, unless the route names one.
+        originator: Ipv4Addr,
+        /// The reflector's cluster, put in front of the list.
+        cluster: Ipv4Addr,
+    },
+}
+
 /// Changes to make to a block.
 #[derive(Clone, Debug, Default)]
 pub struct Edits<'a> {
@@ -363,8 +387,8 @@ pub struct Edits<'a> {
     pub local_pref: Edit,
     /// Of MULTI_EXIT_DISC.
     pub med: Edit,
-    /// Take out ORIGINATOR_ID and CLUSTER_LIST, which never leave an AS.
-    pub strip_reflection: bool,
+    /// Of ORIGINATOR_ID and CLUSTER_LIST.
+    pub reflection: Reflection,
     /// Communities to add.
     pub communities: &'a [Community],
     /// Large communities to add.
@@ -386,8 +410,9 @@ impl AttributeBlock {
                 | kind::MULTI_EXIT_DISC
                 | kind::LOCAL_PREF
                 | kind::COMMUNITIES
+                | kind::ORIGINATOR_ID
+                | kind::CLUSTER_LIST
                 | kind::LARGE_COMMUNITIES => self.edited(attribute.kind, block, &info, edits),
-                kind::ORIGINATOR_ID | kind::CLUSTER_LIST if edits.strip_reflection => {}
                 _ => push(&mut self.bytes, attribute.flags, attribute.kind, attribute.value),
             }
         }
@@ -400,6 +425,8 @@ impl AttributeBlock {
             kind::MULTI_EXIT_DISC,
             kind::LOCAL_PREF,
             kind::COMMUNITIES,
+            kind::ORIGINATOR_ID,
+            kind::CLUSTER_LIST,
             kind::LARGE_COMMUNITIES,
         ] {
             if (from..to).contains(&kind) {
@@ -434,6 +461,24 @@ impl AttributeBlock {
                 let all = current.iter().chain(added);
                 self.scratch.extend(all.flat_map(|c| c.0.to_be_bytes()));
                 OPTIONAL_TRANSITIVE
+            }
+            kind::ORIGINATOR_ID => {
+                let originator = match edits.reflection {
+                    Reflection::Keep => info.originator,
+                    Reflection::Strip => None,
+                    Reflection::By { originator, .. } => info.originator.or(Some(originator)),
+                };
+                self.scratch.extend(originator.into_iter().flat_map(|id| id.octets()));
+                flag::OPTIONAL
+            }
+            kind::CLUSTER_LIST => {
+                if let Reflection::By { cluster, .. } = edits.reflection {
+                    self.scratch.extend(cluster.octets());
+                }
+                if edits.reflection != Reflection::Strip {
+                    self.scratch.extend(clusters(block).flat_map(|id| id.octets()));
+                }
+                flag::OPTIONAL
             }
             _ => {
                 let current: SmallVec<[_; 8]> = large_communities(block).collect();

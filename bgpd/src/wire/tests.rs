@@ -223,7 +223,7 @@ fn editing_a_block_keeps_order_and_what_is_not_edited() {
         prepend: &[65001],
         local_pref: Edit::Default(100),
         med: Edit::Set(5),
-        strip_reflection: true,
+        reflection: attributes::Reflection::Strip,
         communities: &communities,
         large_communities: &large,
     };
@@ -236,6 +236,33 @@ fn editing_a_block_keeps_order_and_what_is_not_edited() {
     let twice = out.bytes.clone();
     out.rewrite(&twice, &Edits { communities: &communities, ..Edits::default() });
     assert_eq!(attributes::communities(&out.bytes).count(), 1, "added once");
+}
+
+#[test]
+fn a_reflected_route_says_who_originated_it_and_through_which_clusters_it_came() {
+    let mut block = Vec::new();
+    push(&mut block, flag::TRANSITIVE, kind::ORIGIN, &[0]);
+    push(&mut block, flag::TRANSITIVE, kind::AS_PATH, &[]);
+    push(&mut block, 0xc0, kind::LARGE_COMMUNITIES, &[0; 12]);
+    let by = |originator: u8, cluster: u8| {
+        let [originator, cluster] = [originator, cluster].map(|n| Ipv4Addr::new(n, n, n, n));
+        let reflection = attributes::Reflection::By { originator, cluster };
+        Edits { reflection, ..Edits::default() }
+    };
+    let (mut once, mut twice) = (AttributeBlock::default(), AttributeBlock::default());
+    once.rewrite(&block, &by(1, 8));
+    twice.rewrite(&once.bytes, &by(2, 9));
+    let kinds: Vec<u8> = attributes::iter(&twice.bytes).map(|a| a.kind).collect();
+    assert_eq!(kinds, [1, 2, 9, 10, 32]);
+    assert!(
+        attributes::iter(&twice.bytes)
+            .filter(|a| (9..=10).contains(&a.kind))
+            .all(|a| a.flags & flag::TRANSITIVE == 0)
+    );
+    let info = Info::of(&twice.bytes);
+    assert_eq!(info.originator, Some(Ipv4Addr::new(1, 1, 1, 1)), "the first one's");
+    let clusters: Vec<Ipv4Addr> = attributes::clusters(&twice.bytes).collect();
+    assert_eq!(clusters, [Ipv4Addr::new(9, 9, 9, 9), Ipv4Addr::new(8, 8, 8, 8)], "latest first");
 }
 
 #[test]

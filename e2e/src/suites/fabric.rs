@@ -6,16 +6,18 @@ use std::time::Duration;
 use anyhow::{Context as _, Result, bail, ensure};
 use futures::FutureExt as _;
 use futures::future::BoxFuture;
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use super::kit::{PORT, Scope, blocks, expect_answers};
-use super::{BREAKABLE, DUAL_HOMED, RACKS, Test};
+use super::{BREAKABLE, DUAL_HOMED, MESH, RACKS, Test};
+use crate::control_plane::intent;
 use crate::lab::{Lab, View, pod_targets};
 use crate::{process, wait};
 
 pub(super) const TESTS: &[Test] = &[
     Test { name: "fabric::routers_hold_each_nodes_blocks", bed: &RACKS, body: blocks_held },
     Test { name: "fabric::two_tors_are_two_paths", bed: &DUAL_HOMED, body: two_paths },
+    Test { name: "fabric::a_node_reflects_for_the_others", bed: &MESH, body: reflected },
     Test { name: "fabric::a_node_that_dies_is_withdrawn", bed: &BREAKABLE, body: withdrawn },
 ];
 
@@ -96,6 +98,76 @@ fn two_paths(lab: &mut Lab) -> BoxFuture<'_, Result<()>> {
             })
             .await?;
         }
+        scope.end().await
+    }
+    .boxed()
+}
+
+/// Calico's way from the mesh to route reflectors: a node becomes one, the others peer with it, and
+/// the mesh ends. Packets still go straight from node to node.
+fn reflected(lab: &mut Lab) -> BoxFuture<'_, Result<()>> {
+    async move {
+        let view = lab.view();
+        let mut scope = Scope::new(view, "fabric-reflector").await?;
+        a_pod_everywhere(view, &mut scope).await?;
+        let topology = &view.plan.topology;
+        let as_it_was = intent::objects(topology);
+        let named = |kind: &str, name: &str| {
+            let found = |object: &&Value| object["kind"] == kind && object["metadata"]["name"] == name;
+            as_it_was.iter().find(found).cloned().with_context(|| format!("no {kind} {name}"))
+        };
+        let mut reflector = named("Node", "node1")?;
+        reflector["metadata"]["labels"]["route-reflector"] = "true".into();
+        reflector["metadata"]["annotations"]["projectcalico.org/RouteReflectorClusterID"] =
+            "244.0.0.1".into();
+        let peer = json!({
+            "apiVersion": "projectcalico.org/v3", "kind": "BGPPeer", "metadata": { "name": "reflector" },
+            "spec": { "nodeSelector": "all()", "peerSelector": "has(route-reflector)" },
+        });
+        let mut no_mesh = named("BGPConfiguration", "default")?;
+        no_mesh["spec"] = json!({
+            "asNumber": no_mesh["spec"]["asNumber"],
+            "nodeToNodeMeshEnabled": false,
+        });
+        for object in [&peer, &reflector, &no_mesh] {
+            view.cluster.apply(object).await?;
+        }
+
+        let blocks = blocks(view, "node3").await?;
+        let straight = topology.nodes.iter().find(|node| node.name == "node3");
+        let straight = straight.context("no node3")?.addresses();
+        let netns = view.place.netns("node2");
+        let straight_of_node1 = || async {
+            let status = view.ask_felix("node2", "status").await?;
+            let peers = status["bgp"]["peers"].as_array().context("no peers")?;
+            let [one] = &peers[..] else { bail!("{} peers", peers.len()) };
+            ensure!(one["state"] == "Established", "{one}");
+            for block in &blocks {
+                let family = if block.addr().is_ipv4() { "-4" } else { "-6" };
+                let text = block.to_string();
+                let args = ["-n", netns.name(), "-j", family, "route", "show", &text];
+                let routes: Value = serde_json::from_str(&process::output("ip", args).await?)?;
+                let gateway = routes[0]["gateway"].as_str().unwrap_or_default();
+                let straight = straight.iter().any(|address| address.to_string() == gateway);
+                ensure!(straight, "{block}: {routes}");
+            }
+            Ok(())
+        };
+        let what = "node2 to have all of node1, and straight";
+        wait::until(what, Duration::from_secs(30), straight_of_node1).await?;
+        // Not what a session of the mesh has left behind.
+        wait::always(what, Duration::from_secs(2), straight_of_node1).await?;
+        let pods = view.cluster.pods().await?;
+        let on = |name: &str| pods.iter().find(|p| p.metadata.name.as_deref() == Some(name));
+        let (two, three) = on("node2").zip(on("node3")).context("the pods")?;
+        expect_answers(view, two, &pod_targets(three, "tcp", PORT)).await?;
+
+        for object in [&named("BGPConfiguration", "default")?, &named("Node", "node1")?] {
+            view.cluster.apply(object).await?;
+        }
+        view.cluster.delete(&peer).await?;
+        view.wait_for_sessions().await?;
+        view.wait_for_routes().await?;
         scope.end().await
     }
     .boxed()

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use api::selector::Selector;
 use api::v3;
 use bgpd::config::{InvalidField, NextHopMode, Password, is_asn};
-use bgpd::policy::{Policy, Rule, Source};
+use bgpd::policy::{Policy, PrefixMatch, Rule, Source};
 use bgpd::wire::Family;
 use bgpd::{Network, PeerConfig};
 use ipnet::IpNet;
@@ -102,9 +102,41 @@ impl Peering {
         for session in &mut config.peers {
             name_ourselves(session, node, &local.links);
         }
+        if let Some(cluster) = node.route_reflector_cluster_id {
+            config.cluster_id = Some(cluster);
+            self.reflect(&mut config, cluster);
+        }
         problems.sort();
         problems.dedup();
         Some(Plan { config, problems })
+    }
+
+    /// What makes this node a route reflector of a cluster: nodes that do not reflect in it as well
+    /// are its clients (`calico.md` 5.3), and internal peers are told of what is in the pools,
+    /// whoever has it. What else is learned, such as a router's default route, is nobody else's.
+    fn reflect(&self, config: &mut bgpd::Config, cluster: Ipv4Addr) {
+        let pools = self.pools.values().filter(|pool| !pool.spec.disable_bgp_export);
+        let pools = pools.filter_map(|pool| pool.spec.cidr.parse().ok());
+        let pools: Vec<PrefixMatch> = pools.map(PrefixMatch::inside).collect();
+        for session in &mut config.peers {
+            if session.asn != session.local_asn.unwrap_or(config.asn) {
+                continue;
+            }
+            let other = self
+                .nodes
+                .values()
+                .find(|node| node_address(node, session.address) == Some(session.address));
+            session.route_reflector_client =
+                other.is_some_and(|node| node.route_reflector_cluster_id != Some(cluster));
+            let learned = Rule {
+                source: Some(Source::RemotePeers),
+                prefixes: Some(pools.clone()),
+                ..Rule::default()
+            };
+            if let Some(export) = &mut session.export {
+                export.rules.insert(0, learned);
+            }
+        }
     }
 
     /// The BGPPeers of all nodes, by name, then those of some: where both name a peer, the first

@@ -109,6 +109,52 @@ fn route_reflectors_are_not_in_the_mesh() {
 }
 
 #[test]
+fn a_route_reflector_has_nodes_as_clients_and_tells_internal_peers_of_the_pools() {
+    let cluster = Ipv4Addr::new(1, 0, 0, 1);
+    let with_cluster = |name: &str, address: &str, id: Option<Ipv4Addr>| {
+        let mut node = node(name, Some(address), None, &[]);
+        node.route_reflector_cluster_id = id;
+        Update::Set(Object::Node(node))
+    };
+    let all = v3::BGPPeerSpec { peer_selector: "all()".into(), ..v3::BGPPeerSpec::default() };
+    let pool = |name: &str, cidr: &str, disable_bgp_export: bool| {
+        let spec = v3::IPPoolSpec { disable_bgp_export, ..v3::IPPoolSpec::new(cidr) };
+        Update::Set(Object::IPPool(Arc::new(v3::IPPool::new(name, spec))))
+    };
+    let plan = plan([
+        with_cluster("node1", "10.0.0.1", Some(cluster)),
+        with_cluster("node2", "10.0.0.2", None),
+        with_cluster("node3", "10.0.0.3", Some(cluster)),
+        with_cluster("node4", "10.0.0.4", Some(Ipv4Addr::new(1, 0, 0, 2))),
+        no_mesh(),
+        peer("nodes", all),
+        peer("tor", tor("10.1.0.254")),
+        pool("pods", "10.244.0.0/16", false),
+        pool("inside", "10.245.0.0/16", true),
+    ]);
+    assert_eq!(plan.problems, []);
+    assert_eq!(plan.config.cluster_id, Some(cluster));
+    plan.config.validate().unwrap();
+    let clients: Vec<(&str, bool)> =
+        plan.config.peers.iter().map(|p| (&*p.name, p.route_reflector_client)).collect();
+    let wanted =
+        [("Node_node2", true), ("Node_node3", false), ("Node_node4", true), ("tor", false)];
+    assert_eq!(clients, wanted);
+    for session in &plan.config.peers {
+        let rules = &session.export.as_ref().unwrap().rules;
+        let (last, others) = rules.split_last().unwrap();
+        assert_eq!(last.action, bgpd::policy::Action::Reject, "of what else is learned");
+        let told: Vec<String> = others
+            .iter()
+            .flat_map(|rule| rule.prefixes.iter().flatten())
+            .map(|inside| inside.prefix.to_string())
+            .collect();
+        let wanted: &[&str] = if session.name == "tor" { &[] } else { &["10.244.0.0/16"] };
+        assert_eq!(told, wanted, "{}", session.name);
+    }
+}
+
+#[test]
 fn a_tor_gets_own_blocks_only_and_may_be_hops_away() {
     let mut updates = three_nodes();
     updates.extend([no_mesh(), peer("tor1", tor("10.1.0.254"))]);

@@ -152,6 +152,26 @@ fn peers_are_added_removed_and_shut_down() {
 }
 
 #[test]
+fn a_renamed_peer_keeps_its_session() {
+    let mut network = mesh(19, &[65001, 65002, 65003]);
+    network.change(1, |c| c.networks = own(&["10.2.0.0/26"]));
+    network.run_for(MINUTE);
+    let report = network.change(0, |c| {
+        let peer = c.peers.iter_mut().find(|p| p.name == "n1").unwrap();
+        peer.name = "reflector".into();
+        peer.description = "as before".into();
+    });
+    let effects: Vec<_> = report.changes.iter().map(|c| (&*c.fields, c.effect)).collect();
+    assert_eq!(effects, [(&["name"][..], Effect::Live), (&["description"], Effect::Live)]);
+    network.run_for(MINUTE);
+    let now = network.now;
+    let all = network.core(0).neighbor_statuses(now);
+    let status = all.into_iter().find(|n| n.name == "reflector").unwrap();
+    assert_eq!((status.state, status.counters.established), (State::Established, 1));
+    assert_eq!(network.used(0, "10.2.0.0/26"), ["reflector"]);
+}
+
+#[test]
 fn a_new_identity_resets_everybody() {
     let mut network = mesh(6, &[65001, 65002, 65003]);
     network.run_for(MINUTE);
