@@ -6,10 +6,11 @@ use std::time::Duration;
 use anyhow::{Context as _, Result, bail, ensure};
 use futures::FutureExt as _;
 use futures::future::BoxFuture;
+use ipnet::IpNet;
 use serde_json::{Value, json};
 
 use super::kit::{PORT, Scope, blocks, expect_answers};
-use super::{BREAKABLE, DUAL_HOMED, MESH, RACKS, Test};
+use super::{BREAKABLE, DIRECTORY, DUAL_HOMED, MESH, RACKS, Test};
 use crate::control_plane::intent;
 use crate::lab::{Lab, View, pod_targets};
 use crate::{process, wait};
@@ -18,6 +19,7 @@ pub(super) const TESTS: &[Test] = &[
     Test { name: "fabric::routers_hold_each_nodes_blocks", bed: &RACKS, body: blocks_held },
     Test { name: "fabric::two_tors_are_two_paths", bed: &DUAL_HOMED, body: two_paths },
     Test { name: "fabric::a_node_reflects_for_the_others", bed: &MESH, body: reflected },
+    Test { name: "fabric::a_filter_keeps_blocks_from_a_router", bed: &DIRECTORY, body: filtered },
     Test { name: "fabric::a_node_that_dies_is_withdrawn", bed: &BREAKABLE, body: withdrawn },
 ];
 
@@ -85,7 +87,7 @@ fn two_paths(lab: &mut Lab) -> BoxFuture<'_, Result<()>> {
         let netns = view.place.netns(&node.name);
         for prefix in [
             view.plan.topology.outside.v4.trunc().into(),
-            ipnet::IpNet::from(view.plan.topology.outside.v6.trunc()),
+            IpNet::from(view.plan.topology.outside.v6.trunc()),
         ] {
             wait::until("two paths in the node's kernel", Duration::from_secs(20), || async {
                 let family = if prefix.addr().is_ipv4() { "-4" } else { "-6" };
@@ -103,6 +105,74 @@ fn two_paths(lab: &mut Lab) -> BoxFuture<'_, Result<()>> {
     .boxed()
 }
 
+/// An object of the lab's intent, as the lab made it.
+fn as_it_was(view: &View, kind: &str, name: &str) -> Result<Value> {
+    let objects = intent::objects(&view.plan.topology);
+    let mut objects = objects.into_iter();
+    let found = objects.find(|object| object["kind"] == kind && object["metadata"]["name"] == name);
+    found.with_context(|| format!("no {kind} {name}"))
+}
+
+/// A BGPFilter keeps one node's blocks from its ToR, and nothing else; no session is reset for it.
+fn filtered(lab: &mut Lab) -> BoxFuture<'_, Result<()>> {
+    async move {
+        let view = lab.view();
+        let mut scope = Scope::new(view, "fabric-filter").await?;
+        a_pod_everywhere(view, &mut scope).await?;
+        let (own, neighbours) = (blocks(view, "node1").await?, blocks(view, "node3").await?);
+        let everything = || tor1_has(view, &own, true);
+        wait::until("all blocks in tor1", Duration::from_secs(20), everything).await?;
+        let before = session_age(view).await?;
+
+        let reject = |ipv4: bool| -> Vec<Value> {
+            let of_family = own.iter().filter(|block| block.addr().is_ipv4() == ipv4);
+            let rule = |block: &IpNet| {
+                json!({ "cidr": block, "matchOperator": "Equal", "action": "Reject" })
+            };
+            of_family.map(rule).collect()
+        };
+        let filter = json!({
+            "apiVersion": "projectcalico.org/v3",
+            "kind": "BGPFilter",
+            "metadata": { "name": "quiet" },
+            "spec": { "exportV4": reject(true), "exportV6": reject(false) },
+        });
+        let unfiltered = as_it_was(view, "BGPPeer", "tor1")?;
+        let mut peer = unfiltered.clone();
+        peer["spec"]["filters"] = json!(["quiet"]);
+        view.cluster.apply(&filter).await?;
+        view.cluster.apply(&peer).await?;
+        let withdrawn = || tor1_has(view, &own, false);
+        wait::until("its blocks to be withdrawn", Duration::from_secs(20), withdrawn).await?;
+        tor1_has(view, &neighbours, true).await?;
+        view.cluster.apply(&unfiltered).await?;
+        view.cluster.delete(&filter).await?;
+        wait::until("its blocks to be back", Duration::from_secs(20), everything).await?;
+        let now = session_age(view).await?;
+        ensure!(now >= before, "the session is {now} s old, and was {before}");
+        scope.end().await
+    }
+    .boxed()
+}
+
+/// Whether tor1 uses routes to all of these blocks, or to none.
+async fn tor1_has(view: &View, blocks: &[IpNet], wanted: bool) -> Result<()> {
+    let routes = view.router("tor1")?.routes().await?;
+    for block in blocks {
+        let found = routes.iter().any(|route| route.used && route.prefix == *block);
+        ensure!(found == wanted, "tor1 has {block}: {found}");
+    }
+    Ok(())
+}
+
+/// For how long node1's session has been up, in seconds.
+async fn session_age(view: &View) -> Result<u64> {
+    let status = view.ask_felix("node1", "status").await?;
+    let peer = &status["bgp"]["peers"][0];
+    ensure!(peer["state"] == "Established", "{peer}");
+    peer["sinceSeconds"].as_u64().context("no sinceSeconds")
+}
+
 /// Calico's way from the mesh to route reflectors: a node becomes one, the others peer with it, and
 /// the mesh ends. Packets still go straight from node to node.
 fn reflected(lab: &mut Lab) -> BoxFuture<'_, Result<()>> {
@@ -111,17 +181,15 @@ fn reflected(lab: &mut Lab) -> BoxFuture<'_, Result<()>> {
         let mut scope = Scope::new(view, "fabric-reflector").await?;
         a_pod_everywhere(view, &mut scope).await?;
         let topology = &view.plan.topology;
-        let as_it_was = intent::objects(topology);
-        let named = |kind: &str, name: &str| {
-            let found = |object: &&Value| object["kind"] == kind && object["metadata"]["name"] == name;
-            as_it_was.iter().find(found).cloned().with_context(|| format!("no {kind} {name}"))
-        };
+        let named = |kind: &str, name: &str| as_it_was(view, kind, name);
         let mut reflector = named("Node", "node1")?;
         reflector["metadata"]["labels"]["route-reflector"] = "true".into();
         reflector["metadata"]["annotations"]["projectcalico.org/RouteReflectorClusterID"] =
             "244.0.0.1".into();
         let peer = json!({
-            "apiVersion": "projectcalico.org/v3", "kind": "BGPPeer", "metadata": { "name": "reflector" },
+            "apiVersion": "projectcalico.org/v3",
+            "kind": "BGPPeer",
+            "metadata": { "name": "reflector" },
             "spec": { "nodeSelector": "all()", "peerSelector": "has(route-reflector)" },
         });
         let mut no_mesh = named("BGPConfiguration", "default")?;

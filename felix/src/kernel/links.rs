@@ -231,8 +231,8 @@ impl Plumber {
         Ok(links.iter().map(|link| link.index).max().unwrap_or(0))
     }
 
-    /// Compares the kernel with what [`Plumber::prepare`] and [`Plumber::open`] made: a line for each thing that is
-    /// missing or different.
+    /// Compares the kernel with what [`Plumber::prepare`] and [`Plumber::open`] made: a line for each
+    /// thing that is missing or different.
     pub(super) fn check(&mut self, endpoint: &LocalEndpoint) -> Result<Vec<String>, Error> {
         let name = &endpoint.host_interface;
         let mut wrong = Vec::new();

@@ -7,6 +7,7 @@
 //!
 //! Semantics: `calico.md` 1.12, 1.13 and 5.3. One session to a peer carries both families.
 
+mod filters;
 mod peers;
 #[cfg(test)]
 mod tests;
@@ -17,6 +18,7 @@ use std::sync::Arc;
 
 use sha2::{Digest, Sha256};
 
+use filters::Filters;
 pub use peers::{Link, Local};
 
 use crate::model::{Kind, Node, Object, ObjectKey, Secret, Update};
@@ -49,6 +51,7 @@ pub struct Peering {
     configurations: BTreeMap<Arc<str>, Arc<api::v3::BGPConfiguration>>,
     peers: BTreeMap<Arc<str>, Arc<api::v3::BGPPeer>>,
     pools: BTreeMap<Arc<str>, Arc<api::v3::IPPool>>,
+    filters: Filters,
     secrets: BTreeMap<ObjectKey, Secret>,
     secret_namespace: Arc<str>,
 }
@@ -62,6 +65,7 @@ impl Peering {
             configurations: BTreeMap::new(),
             peers: BTreeMap::new(),
             pools: BTreeMap::new(),
+            filters: Filters::default(),
             secrets: BTreeMap::new(),
             secret_namespace: secret_namespace.into(),
         }
@@ -85,6 +89,10 @@ impl Peering {
                 self.pools.insert(name_of(&object.metadata), object.clone());
                 true
             }
+            Update::Set(Object::BGPFilter(object)) => {
+                self.filters.set(name_of(&object.metadata), &object.spec);
+                true
+            }
             Update::Set(Object::Secret(secret)) => {
                 self.secrets.insert(secret.key.clone(), secret.clone()).as_ref() != Some(secret)
             }
@@ -94,6 +102,12 @@ impl Peering {
             }
             Update::Remove(Kind::BGPPeer, key) => self.peers.remove(&key.name).is_some(),
             Update::Remove(Kind::IPPool, key) => self.pools.remove(&key.name).is_some(),
+            Update::Remove(Kind::BGPFilter, key) => {
+                let mut named = self.peers.values().flat_map(|peer| &peer.spec.filters);
+                let named = named.any(|name| **name == *key.name);
+                self.filters.remove(&key.name, named);
+                true
+            }
             Update::Remove(Kind::Secret, key) => self.secrets.remove(key).is_some(),
             _ => false,
         }

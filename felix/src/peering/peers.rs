@@ -12,6 +12,7 @@ use bgpd::wire::Family;
 use bgpd::{Network, PeerConfig};
 use ipnet::IpNet;
 
+use super::filters::Rules;
 use super::{Peering, Plan, Problem, hashed_router_id};
 use crate::model::{Node, ObjectKey};
 
@@ -134,7 +135,8 @@ impl Peering {
                 ..Rule::default()
             };
             if let Some(export) = &mut session.export {
-                export.rules.insert(0, learned);
+                // Before the one that rejects what is learned, after those of filters.
+                export.rules.insert(export.rules.len().saturating_sub(1), learned);
             }
         }
     }
@@ -314,6 +316,7 @@ impl Peering {
                     session.asn = asn;
                 }
                 finish(&mut session, node, self.own_as(node));
+                self.filter(&mut session, spec, problems)?;
                 found.push(session);
             }
         } else if !selected {
@@ -341,6 +344,7 @@ impl Peering {
             session.source_address = node_address(node, address);
             self.refine(&mut session, spec)?;
             finish(&mut session, node, self.own_as(node));
+            self.filter(&mut session, spec, problems)?;
             found.push(session);
         } else {
             return Err(("spec", "one of peerIP and peerSelector is required".into()));
@@ -371,6 +375,22 @@ impl Peering {
         Ok(())
     }
 
+    /// Puts the rules of a BGPPeer's filters before the usual ones.
+    fn filter(
+        &self,
+        session: &mut PeerConfig,
+        spec: &v3::BGPPeerSpec,
+        problems: &mut Vec<Problem>,
+    ) -> Result<(), Refusal> {
+        let rules = self.filters.rules(&spec.filters);
+        let (Rules { import, export }, wrong) = rules.map_err(|reason| ("spec.filters", reason))?;
+        problems.extend(wrong);
+        for (policy, rules) in [(&mut session.import, import), (&mut session.export, export)] {
+            policy.get_or_insert_with(Policy::accept).rules.splice(..0, rules);
+        }
+        Ok(())
+    }
+
     /// The value of a key of a Secret.
     fn password(
         &self,
@@ -397,7 +417,7 @@ impl Peering {
     }
 }
 
-/// What holds for every session: families, next hops, TTL, filters. A node is no transit: it tells
+/// What holds for every session: families, next hops, TTL, policies. A node is no transit: it tells
 /// of its own blocks and of nothing it has learned.
 fn finish(session: &mut PeerConfig, node: &Node, asn: u32) {
     let own = session.address.is_ipv4();
@@ -444,6 +464,7 @@ fn invalid_peer(object: String, InvalidField { field, reason }: InvalidField) ->
         "ttl-security" => "spec.ttlSecurity",
         "keepalive-time" => "spec.keepaliveTime",
         "restart-time" => "spec.maxRestartTime",
+        "import" | "export" => "spec.filters",
         _ => "spec",
     };
     Problem { object, field, reason }

@@ -168,6 +168,38 @@ fn a_tor_gets_own_blocks_only_and_may_be_hops_away() {
 }
 
 #[test]
+fn filters_come_first_and_a_peer_whose_filter_is_missing_is_left_out() {
+    let spec = serde_json::json!({
+        "exportV4": [{ "cidr": "10.244.0.0/26", "matchOperator": "Equal", "action": "Reject" }],
+        "importV6": [{ "action": "Reject" }],
+    });
+    let mut filter = v3::BGPFilter::new("quiet", serde_json::from_value(spec).unwrap());
+    filter.metadata = metadata("quiet");
+    let filtered = v3::BGPPeerSpec { filters: vec!["quiet".into()], ..tor("10.1.0.254") };
+    let missing = v3::BGPPeerSpec { filters: vec!["gone".into()], ..tor("10.1.0.253") };
+    let elsewhere = v3::BGPPeerSpec { node: "node2".into(), ..missing.clone() };
+    let mut updates = three_nodes();
+    updates.push(Update::Set(Object::BGPFilter(Arc::new(filter))));
+    updates.extend([no_mesh(), peer("a", filtered), peer("b", missing), peer("c", elsewhere)]);
+    let mut peering = peering(updates);
+    let plan = peering.plan(&Local::default()).unwrap();
+    let [session] = &plan.config.peers[..] else { panic!("{:?}", plan.config.peers) };
+    let export = &session.export.as_ref().unwrap().rules;
+    assert_eq!((export.len(), export[0].action), (2, bgpd::policy::Action::Reject));
+    assert_eq!(export[0].source, None, "own networks too");
+    assert_eq!(session.import.as_ref().unwrap().rules.len(), 1);
+    let [problem] = &plan.problems[..] else { panic!("{:?}", plan.problems) };
+    assert_eq!((problem.object.as_str(), problem.field), ("BGPPeer/b", "spec.filters"));
+    assert_eq!(problem.reason, "there is no BGPFilter gone");
+
+    // A filter that somebody still wants outlives its object.
+    assert!(peering.apply(&Update::Remove(Kind::BGPFilter, ObjectKey::cluster("quiet"))));
+    let without = peering.plan(&Local::default()).unwrap();
+    assert_eq!(without.config.peers, plan.config.peers);
+    assert_eq!(without.problems.len(), 2, "{:?}", without.problems);
+}
+
+#[test]
 fn selectors_choose_the_nodes_that_peer_and_the_nodes_they_peer_with() {
     let elsewhere = v3::BGPPeerSpec { node_selector: "rack == '2'".into(), ..tor("10.1.0.254") };
     let named = v3::BGPPeerSpec { node: "node2".into(), ..tor("10.1.0.253") };

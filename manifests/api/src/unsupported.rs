@@ -75,6 +75,7 @@ const ACTED_ON: &[(&str, &[&str])] = &[
             "keepOriginalNextHop",
             "numAllowedLocalASNumbers",
             "reversePeering",
+            "filters",
         ],
     ),
     ("FelixConfiguration", &["logSeverityScreen", "defaultEndpointToHostAction"]),
@@ -89,7 +90,7 @@ const ACTED_ON: &[(&str, &[&str])] = &[
     ("NetworkSet", &[]),
     ("GlobalNetworkSet", &[]),
     ("HostEndpoint", &[]),
-    ("BGPFilter", &[]),
+    ("BGPFilter", &["exportV4", "importV4", "exportV6", "importV6"]),
 ];
 
 /// Which fields that the object sets are not acted on, in their order in the object. A field that

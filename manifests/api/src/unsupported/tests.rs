@@ -20,23 +20,16 @@ fn only_what_is_set_and_not_acted_on_is_named() {
         "a default asks for nothing"
     );
     assert_eq!(
-        paths("BGPPeer", json!({"peerIP": "192.0.2.1", "filters": ["a"]})),
-        ["spec.filters"]
+        paths("BGPPeer", json!({"peerIP": "192.0.2.1", "reachableBy": "192.0.2.9"})),
+        ["spec.reachableBy"]
     );
-    assert!(paths("BGPPeer", json!({"peerIP": "192.0.2.1", "filters": []})).is_empty());
+    assert!(paths("BGPPeer", json!({"peerIP": "192.0.2.1", "reachableBy": ""})).is_empty());
     assert_eq!(paths("NetworkPolicy", json!({"ingress": []})), ["spec"]);
     let config = json!({"interfacePrefix": "veth", "logSeverityScreen": "Debug"});
     assert_eq!(paths("FelixConfiguration", config), ["spec.interfacePrefix"]);
     let config = json!({"nodeSelector": "rack == 'a'", "defaultEndpointToHostAction": "Drop"});
     assert_eq!(paths("FelixConfiguration", config), ["spec.nodeSelector"]);
-    for kind in [
-        "GlobalNetworkPolicy",
-        "Tier",
-        "HostEndpoint",
-        "NetworkSet",
-        "GlobalNetworkSet",
-        "BGPFilter",
-    ] {
+    for kind in ["GlobalNetworkPolicy", "Tier", "HostEndpoint", "NetworkSet", "GlobalNetworkSet"] {
         assert_eq!(paths(kind, json!({"x": 1})), ["spec"], "{kind}");
     }
     assert!(paths("Pod", json!({"containers": []})).is_empty());
