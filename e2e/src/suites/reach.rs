@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use anyhow::{Result, ensure};
+use anyhow::{Context as _, Result, ensure};
 use futures::FutureExt as _;
 use futures::future::{BoxFuture, try_join_all};
 use tokio::process::Command;
@@ -11,7 +11,7 @@ use tokio::process::Command;
 use super::kit::{self, PORT, Scope, expect_answers, name};
 use super::{ALONE, DIRECTORY, MESH, RACKS, Test};
 use crate::lab::{Lab, pod_addresses, pod_targets};
-use crate::process;
+use crate::{process, wait};
 
 pub(super) const TESTS: &[Test] = &[
     Test { name: "reach::every_pod_from_every_pod", bed: &RACKS, body: every_pod },
@@ -19,6 +19,7 @@ pub(super) const TESTS: &[Test] = &[
     Test { name: "reach::beyond_the_fabric_under_the_nodes_address", bed: &RACKS, body: outside },
     Test { name: "reach::the_node_reaches_its_pods", bed: &RACKS, body: node_to_pod },
     Test { name: "reach::with_a_directory_as_source", bed: &DIRECTORY, body: every_pod },
+    Test { name: "reach::a_link_that_was_down_works_again", bed: &DIRECTORY, body: unplugged },
     Test { name: "reach::in_a_mesh", bed: &MESH, body: every_pod },
     Test { name: "reach::on_a_machine_alone", bed: &ALONE, body: every_pod },
 ];
@@ -50,6 +51,38 @@ fn every_pod(lab: &mut Lab) -> BoxFuture<'_, Result<()>> {
             .chain(pods.iter().flat_map(pod_addresses).map(|ip| format!("icmp://{ip}")))
             .collect();
         try_join_all(pods.iter().map(|pod| expect_answers(view, pod, &targets))).await?;
+        scope.end().await
+    }
+    .boxed()
+}
+
+/// A pod's link is taken down and up again by hand: the kernel forgets the pod's routes, its
+/// neighbours and its gateway, and the agent brings back what it takes to reach the pod.
+fn unplugged(lab: &mut Lab) -> BoxFuture<'_, Result<()>> {
+    async move {
+        let view = lab.view();
+        let mut scope = Scope::new(view, "reach-unplugged").await?;
+        let wanted = [scope.pod("here", "node1", &[]), scope.pod("far", "node2", &[])];
+        let pods = scope.run(&wanted).await?;
+        view.wait_for_routes().await?;
+        let targets = pod_targets(&pods[0], "tcp", PORT);
+        expect_answers(view, &pods[1], &targets).await?;
+        let endpoints = view.ask_felix("node1", "endpoints").await?;
+        let rows = endpoints.as_array().or_else(|| endpoints["rows"].as_array());
+        let mut rows = rows.into_iter().flatten();
+        let row = rows.find(|row| row["namespace"] == "reach-unplugged" && row["pod"] == "here");
+        let interface = row.and_then(|row| row["interface"].as_str());
+        let interface = interface.with_context(|| format!("no such endpoint: {endpoints}"))?;
+        let netns = view.place.netns("node1");
+        netns.ip_batch(&format!("link set {interface} down\n")).await?;
+        let client = view.netns_of_pod(&pods[1]);
+        kit::expect_silence(view, &client, &targets).await?;
+        netns.ip_batch(&format!("link set {interface} up\n")).await?;
+        wait::until("the pod to be reached again", Duration::from_secs(10), || {
+            expect_answers(view, &pods[1], &targets)
+        })
+        .await?;
+        expect_answers(view, &pods[0], &pod_targets(&pods[1], "tcp", PORT)).await?;
         scope.end().await
     }
     .boxed()
@@ -107,7 +140,7 @@ fn outside(lab: &mut Lab) -> BoxFuture<'_, Result<()>> {
         let target = format!("tcp://{}:{PORT}", outside.v4.addr());
         let node = view.plan.topology.nodes[1].addresses()[0];
         let netns = view.netns_of_pod(&pods[0]);
-        crate::wait::until("an answer from outside", Duration::from_secs(20), || async {
+        wait::until("an answer from outside", Duration::from_secs(20), || async {
             let probes = view.connect(&netns, std::slice::from_ref(&target), kit::ANSWER).await?;
             ensure!(probes[0].ok, "{:?}", probes[0]);
             ensure!(probes[0].client == Some(node), "seen as {:?}, not {node}", probes[0].client);

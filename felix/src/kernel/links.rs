@@ -168,10 +168,7 @@ impl Plumber {
         link::set_conf(&mut batch, index, &conf, v6.then_some(AddrGenMode::None));
         link::set_up(&mut batch, index);
         if v6 {
-            addr::add(
-                &mut batch,
-                &Address { index, address: GATEWAY_V6.into(), prefix_length: 64 },
-            );
+            addr::add(&mut batch, &gateway_v6(index));
         }
         for address in &endpoint.addresses {
             neigh::set(&mut batch, &Neighbour { index, address: *address, mac: endpoint.mac });
@@ -243,6 +240,11 @@ impl Plumber {
                 expect(&mut wrong, name, "MTU", &link.mtu, &endpoint.mtu);
                 expect(&mut wrong, name, "MAC address", &link.mac, &Some(HOST_MAC));
                 expect(&mut wrong, name, "up", &link.is_up(), &true);
+                let own = addr::list(&mut self.socket).map_err(failed(name))?;
+                let v6 = endpoint.addresses.iter().any(IpAddr::is_ipv6);
+                if v6 && !own.contains(&gateway_v6(link.index)) {
+                    wrong.push(format!("interface {name}: address {GATEWAY_V6} is missing"));
+                }
                 let there = neigh::list(&mut self.socket).map_err(failed(name))?;
                 // A missing entry is none of it: a link that was down loses its own, and the kernel
                 // then resolves the address as on any other link.
@@ -269,6 +271,11 @@ impl Plumber {
         }
         Ok(wrong)
     }
+}
+
+/// The pod's IPv6 gateway, as an address of the host's end.
+pub(super) fn gateway_v6(index: IfIndex) -> Address {
+    Address { index, address: GATEWAY_V6.into(), prefix_length: 64 }
 }
 
 fn exists(what: &str, more: &str) -> Error {

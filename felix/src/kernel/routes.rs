@@ -12,7 +12,7 @@ use ipnet::IpNet;
 use netlink::route::{self, Hop, Kind, Route};
 use netlink::{Batch, Protocol, Socket, addr, link};
 
-use super::{Error, Rejected};
+use super::{Error, Rejected, links};
 use crate::model::{IfIndex, NextHop, RouteChange, RouteTarget};
 
 /// `RTPROT_*` of our routes; unassigned in `/etc/iproute2/rt_protos`.
@@ -69,6 +69,9 @@ pub(super) struct Writer {
     strays: Vec<Route>,
     /// Where the kernel may differ from what is wanted.
     dirty: BTreeSet<IpNet>,
+    /// Pods' links that went down, and those of them that came up again.
+    fallen: HashSet<IfIndex>,
+    revived: Vec<IfIndex>,
     /// Wanted, and not (or not wholly) in the kernel.
     waiting: BTreeMap<IpNet, String>,
     /// Try those again.
@@ -125,6 +128,8 @@ impl Writer {
             strays: Vec::new(),
             dirty: BTreeSet::new(),
             waiting: BTreeMap::new(),
+            fallen: HashSet::new(),
+            revived: Vec::new(),
             retry: false,
             recheck: false,
             in_sync: false,
@@ -298,6 +303,11 @@ impl Writer {
                         self.up.insert(link.index);
                     }
                     let ours = link.name.starts_with(&self.prefix);
+                    if gone && ours {
+                        self.fallen.insert(link.index);
+                    } else if up && self.fallen.remove(&link.index) {
+                        self.revived.push(link.index);
+                    }
                     // The kernel drops the IPv4 routes of a link that goes without a word.
                     if gone && ours {
                         let target = RouteTarget::Link(link.index);
@@ -325,7 +335,23 @@ impl Writer {
         result
     }
 
+    /// A link that goes down loses its IPv6 addresses, and with them the pod's gateway: without an
+    /// address of its own the node cannot ask for the pod's.
+    fn restore_gateways(&mut self) -> netlink::Result<()> {
+        let mut batch = Batch::new();
+        for index in self.revived.drain(..) {
+            let target = RouteTarget::Link(index);
+            if self.wanted.iter().any(|(net, to)| net.addr().is_ipv6() && *to == target) {
+                addr::add(&mut batch, &links::gateway_v6(index));
+                self.repairs += 1;
+            }
+        }
+        // What is refused is there already, or the link is not any more.
+        self.socket.execute(&mut batch).map(drop)
+    }
+
     fn try_flush(&mut self) -> netlink::Result<()> {
+        self.restore_gateways()?;
         if std::mem::take(&mut self.recheck)
             && let Err(error) = self.compare()
         {

@@ -218,3 +218,41 @@ fn netdown(_: &mut Socket, index: u32) {
     let done = std::process::Command::new("ip").args(["link", "set", name, "down"]).status();
     assert!(done.unwrap().success());
 }
+
+/// What the administrator does to a link comes back with it, but for the address that the kernel
+/// takes away.
+#[test]
+fn a_pods_link_that_comes_up_again_is_its_gateway_again() {
+    with_uplink(|socket, far| {
+        add_link(socket, "cali1", 1000, far);
+        let gateway = links::gateway_v6(1000);
+        let mut batch = Batch::new();
+        addr::add(&mut batch, &gateway);
+        socket.apply(&mut batch).unwrap();
+        set_up(socket, 1000);
+        let mut writer = Writer::start("cali").unwrap();
+        let to_pod = Some(RouteTarget::Link(1000));
+        writer.change_own(change("fd00::9/128", to_pod.clone()));
+        writer.change_own(change("10.244.0.9/32", to_pod));
+        writer.set_in_sync();
+        writer.flush().unwrap();
+        let before = installed(socket);
+        assert_eq!(before.len(), 2);
+        let has_gateway = |socket: &mut Socket| addr::list(socket).unwrap().contains(&gateway);
+
+        let ip = |state: &str| {
+            let args = ["link", "set", "cali1", state];
+            assert!(std::process::Command::new("ip").args(args).status().unwrap().success());
+        };
+        ip("down");
+        assert!(!has_gateway(socket), "the kernel has taken it");
+        writer.listen();
+        writer.flush().unwrap();
+        ip("up");
+        assert!(!has_gateway(socket), "control: nobody else brings it back");
+        writer.listen();
+        writer.flush().unwrap();
+        assert!(has_gateway(socket));
+        assert_eq!(installed(socket), before);
+    });
+}
