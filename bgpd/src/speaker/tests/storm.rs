@@ -158,6 +158,29 @@ fn after_every_storm_each_rib_is_what_the_oracle_says() {
     }
 }
 
+/// The control: a network that a speaker lacks is noticed, and one that it has too many.
+#[test]
+fn the_oracle_notices_what_is_missing_and_what_is_too_much() {
+    for seed in 0..10 {
+        let mut network = topology(seed);
+        network.run_for(2 * MINUTE);
+        for at in 0..network.nodes.len() {
+            let told = network.nodes[at].config.networks.clone();
+            for wrong in [[&told[..], &own(&["10.255.255.0/24"])].concat(), Vec::new()] {
+                if wrong == told {
+                    continue;
+                }
+                // What the oracle reads; the speaker runs with what it was told.
+                network.nodes[at].config.networks = wrong;
+                let oracle = Oracle::of(&network);
+                assert!(oracle.check(&mut network, at).is_err(), "node {at} of seed {seed}");
+            }
+            network.nodes[at].config.networks = told;
+        }
+        check(&mut network, seed);
+    }
+}
+
 #[test]
 fn when_everything_is_gone_nothing_is_left() {
     for seed in seeds().take(40) {
