@@ -6,6 +6,7 @@ mod connections;
 mod core;
 mod driver;
 mod fib;
+mod import;
 mod neighbor;
 mod receive;
 mod status;

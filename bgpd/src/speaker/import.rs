@@ -1,0 +1,270 @@
+//! Routes from neighbors: UPDATEs taken apart, judged by the import policy, and put into the RIB.
+
+use std::net::IpAddr;
+
+use smallvec::SmallVec;
+
+use super::core::Core;
+use super::neighbor::Neighbor;
+use crate::policy::{Outcome, PeerType, Source, Subject};
+use crate::rib::{AttrId, DestId, Path, PeerId, Reason, Rib, RibPrefix, with_family};
+use crate::wire::attributes::{self, AttributeBlock};
+use crate::wire::{
+    Context, Disposition, Family, FamilySet, NextHop, Notification, ParsedUpdate, Prefixes, Reach,
+    Unreach, code, parse_update, path,
+};
+
+impl Core {
+    /// Takes in an UPDATE.
+    pub(super) fn update(&mut self, peer: PeerId, body: &[u8]) -> Result<(), Notification> {
+        let Some(neighbor) = self.neighbors.get(peer.index()).and_then(Option::as_ref) else {
+            return Ok(());
+        };
+        let Some(session) = &neighbor.session else { return Ok(()) };
+        let external = neighbor.peer_type == PeerType::External;
+        let context = Context {
+            four_octet_as: session.negotiated.four_octet_as,
+            external,
+            families: neighbor.families(),
+            first_as: neighbor.config.enforce_first_as.then_some(neighbor.config.asn),
+        };
+        let mut block = std::mem::take(&mut self.block);
+        let result = match parse_update(body, &context, &mut block) {
+            Ok(update) => self.apply_update(peer, &update, &block),
+            Err(error) => Err(error),
+        };
+        self.block = block;
+        result
+    }
+
+    fn apply_update(
+        &mut self,
+        peer: PeerId,
+        update: &ParsedUpdate<'_>,
+        block: &AttributeBlock,
+    ) -> Result<(), Notification> {
+        if !update.errors.is_empty() {
+            self.update_errors(peer, update)?;
+        }
+        // Without those that have just been disabled.
+        let neighbor = self.neighbors.get(peer.index()).and_then(Option::as_ref);
+        let families = neighbor.map(Neighbor::families).unwrap_or_default();
+        let (v4, v6) =
+            (families.contains(Family::Ipv4Unicast), families.contains(Family::Ipv6Unicast));
+        if v4 {
+            self.withdraw(peer, update.withdrawn);
+        }
+        match update.unreach {
+            Some(Unreach::V4(prefixes)) if v4 => self.withdraw(peer, prefixes),
+            Some(Unreach::V6(prefixes)) if v6 => self.withdraw(peer, prefixes),
+            _ => {}
+        }
+        let announced = update.announced.map(|(next_hop, p)| Reach::V4(next_hop, p));
+        for reach in [announced, update.reach].into_iter().flatten() {
+            match (reach, update.treat_as_withdraw()) {
+                (Reach::V4(..), _) if !v4 => {}
+                (Reach::V6(..), _) if !v6 => {}
+                (Reach::V4(next_hop, p), false) => self.announce(peer, block, next_hop, p),
+                (Reach::V6(next_hop, p), false) => self.announce(peer, block, next_hop, p),
+                (Reach::V4(_, prefixes), true) => self.withdraw(peer, prefixes),
+                (Reach::V6(_, prefixes), true) => self.withdraw(peer, prefixes),
+            }
+        }
+        if let Some(family) = update.end_of_rib {
+            self.end_of_rib(peer, family);
+        }
+        Ok(())
+    }
+
+    /// RFC 7606: counts, logs, and disables families.
+    fn update_errors(
+        &mut self,
+        peer: PeerId,
+        update: &ParsedUpdate<'_>,
+    ) -> Result<(), Notification> {
+        let Some(neighbor) = self.neighbor(peer) else { return Ok(()) };
+        let mut disabled = FamilySet::default();
+        for error in &update.errors {
+            let name = &neighbor.config.name;
+            let (attribute, disposition) = (error.kind, error.disposition);
+            let reason = error.reason;
+            tracing::warn!(peer = name, attribute, ?disposition, reason, "malformed UPDATE");
+            match error.disposition {
+                Disposition::DiscardAttribute => neighbor.counters.attributes_discarded += 1,
+                Disposition::TreatAsWithdraw => neighbor.counters.treated_as_withdraw += 1,
+                Disposition::DisableFamily(family) => disabled.insert(family),
+            }
+        }
+        let families = neighbor.families();
+        for family in disabled.iter() {
+            // With nothing else on the session, a new one is the better remedy.
+            if families == FamilySet::from_iter([family]) {
+                let reason = "the only family of the session cannot be parsed";
+                return Err(Notification::new(code::UPDATE, 9, &[], reason));
+            }
+            if let Some(session) = self.neighbor(peer).and_then(|n| n.session.as_mut()) {
+                session.disabled.insert(family);
+            }
+            self.purge(peer, family);
+            self.groups.leave(peer, family, &mut self.rib);
+        }
+        Ok(())
+    }
+
+    fn withdraw<P: RibPrefix>(&mut self, peer: PeerId, prefixes: Prefixes<'_, P>) {
+        for prefix in prefixes {
+            if let Some(dest) = P::table(&self.rib).find(&prefix) {
+                self.remove::<P>(peer, dest);
+            }
+        }
+    }
+
+    fn announce<P: RibPrefix>(
+        &mut self,
+        peer: PeerId,
+        block: &AttributeBlock,
+        next_hop: NextHop,
+        prefixes: Prefixes<'_, P>,
+    ) {
+        let Self { rib, neighbors, config, .. } = self;
+        let Some(Some(neighbor)) = neighbors.get_mut(peer.index()) else { return };
+        let attr_in = rib.attrs.intern(&block.bytes, next_hop);
+        let mut judge = Judge::new(neighbor, config, attr_in, rib);
+        let family = P::FAMILY.index();
+        for prefix in prefixes {
+            let (attr, reason) = judge.judge(prefix, rib);
+            rib.attrs.retain(attr_in);
+            let path = Path { peer, stale: false, used: false, reason, attr_in, attr };
+            let (dest, old) = rib.announce(prefix, path);
+            if old.is_none() {
+                judge.neighbor.routes[family].insert(dest);
+            }
+            let was = old.is_some_and(|p| p.attr != AttrId::NONE);
+            let accepted = &mut judge.neighbor.accepted[family];
+            *accepted = *accepted + usize::from(attr != AttrId::NONE) - usize::from(was);
+        }
+        judge.finish(rib);
+        rib.attrs.release(attr_in);
+    }
+
+    /// Applies the import policy anew to all routes of a neighbor.
+    pub(super) fn judge_again(&mut self, peer: PeerId) {
+        for family in Family::ALL {
+            let routes = self.routes_of(peer, family);
+            with_family!(family, P => self.judge_routes::<P>(peer, &routes));
+        }
+    }
+
+    fn judge_routes<P: RibPrefix>(&mut self, peer: PeerId, routes: &[DestId]) {
+        let Self { rib, neighbors, config, .. } = self;
+        let Some(Some(neighbor)) = neighbors.get_mut(peer.index()) else { return };
+        for dest in routes {
+            let table = P::table_mut(rib);
+            let prefix = table.dest(*dest).prefix;
+            let Some(path) = table.path_mut(*dest, peer) else { continue };
+            let (attr_in, old) = (path.attr_in, path.attr);
+            let mut judge = Judge::new(neighbor, config, attr_in, rib);
+            let (attr, reason) = judge.judge(prefix, rib);
+            judge.finish(rib);
+            let table = P::table_mut(rib);
+            if attr != old {
+                table.touch(*dest);
+            }
+            if let Some(path) = table.path_mut(*dest, peer) {
+                path.attr = attr;
+                path.reason = if attr == old { path.reason } else { reason };
+            }
+            rib.attrs.release(old);
+            let accepted = &mut neighbor.accepted[P::FAMILY.index()];
+            *accepted += usize::from(attr != AttrId::NONE);
+            *accepted -= usize::from(old != AttrId::NONE);
+        }
+    }
+}
+
+/// Judges the routes of one attribute set from one neighbor.
+struct Judge<'a> {
+    neighbor: &'a mut Neighbor,
+    attr_in: AttrId,
+    /// What is wrong with all of them.
+    refused: Option<Reason>,
+    /// What the rules used so far made of the attributes.
+    changed: SmallVec<[(usize, AttrId); 2]>,
+}
+
+impl<'a> Judge<'a> {
+    fn new(neighbor: &'a mut Neighbor, config: &crate::Config, attr_in: AttrId, rib: &Rib) -> Self {
+        let set = rib.attrs.get(attr_in);
+        let own = [neighbor.local_asn, config.asn];
+        let loops = path::numbers(attributes::as_path(&set.block)).filter(|a| own.contains(a));
+        let refused = if loops.count() > usize::from(neighbor.config.allowas_in) {
+            Some(Reason::AsPathLoop)
+        } else if set.info.originator == Some(config.router_id) {
+            Some(Reason::OriginatorLoop)
+        } else if attributes::clusters(&set.block).any(|cluster| cluster == config.cluster()) {
+            Some(Reason::ClusterLoop)
+        } else if !is_foreign(neighbor, set.next_hop.addr) {
+            Some(Reason::NextHop)
+        } else {
+            None
+        };
+        Self { neighbor, attr_in, refused, changed: SmallVec::new() }
+    }
+
+    /// The attributes the route is used with, with a reference; or why it is not.
+    fn judge<P: RibPrefix>(&mut self, prefix: P, rib: &mut Rib) -> (AttrId, Reason) {
+        if let Some(reason) = self.refused {
+            return (AttrId::NONE, reason);
+        }
+        if prefix.is_multicast() {
+            return (AttrId::NONE, Reason::NotUnicast);
+        }
+        let policy = &*self.neighbor.import;
+        let outcome = if policy.rules.is_empty() && policy.default == crate::policy::Action::Accept
+        {
+            Outcome::Accept(None)
+        } else {
+            policy.evaluate(&Subject {
+                prefix: prefix.to_net(),
+                block: &rib.attrs.get(self.attr_in).block,
+                source: Source::RemotePeers,
+                peer_type: self.neighbor.peer_type,
+            })
+        };
+        let attr = match outcome {
+            Outcome::Reject => return (AttrId::NONE, Reason::ImportPolicy),
+            Outcome::Accept(None) => self.attr_in,
+            Outcome::Accept(Some(rule)) => self.change(rule, rib),
+        };
+        rib.attrs.retain(attr);
+        (attr, Reason::Undecided)
+    }
+
+    fn change(&mut self, rule: usize, rib: &mut Rib) -> AttrId {
+        if let Some((_, attr)) = self.changed.iter().find(|(at, _)| *at == rule) {
+            return *attr;
+        }
+        let set = rib.attrs.get(self.attr_in);
+        let Some(changes) = self.neighbor.import.rules.get(rule) else { return self.attr_in };
+        let mut block = AttributeBlock::default();
+        block.rewrite(&set.block, &changes.set.edits());
+        let next_hop = set.next_hop;
+        let attr = rib.attrs.intern(&block.bytes, next_hop);
+        self.changed.push((rule, attr));
+        attr
+    }
+
+    fn finish(self, rib: &mut Rib) {
+        for (_, attr) in self.changed {
+            rib.attrs.release(attr);
+        }
+    }
+}
+
+/// Whether packets can be sent to this next hop: not to ourselves, not to an IPv4 address in
+/// IPv6 clothes (which some peers send for IPv6 routes over an IPv4 session).
+fn is_foreign(neighbor: &Neighbor, next_hop: IpAddr) -> bool {
+    let mapped = matches!(next_hop, IpAddr::V6(v6) if v6.to_ipv4_mapped().is_some());
+    let own = Family::ALL.into_iter().filter_map(|f| neighbor.own_next_hop(f));
+    !mapped && !own.into_iter().any(|own| own == next_hop)
+}
