@@ -16,6 +16,7 @@ use crate::progress::error_line;
 
 /// A build from nothing on two busy cores.
 const BUILD: Duration = Duration::from_secs(3600);
+const DOCUMENTATION: &str = "check::doc";
 /// One program of tests.
 const TESTS: Duration = Duration::from_secs(1800);
 
@@ -96,18 +97,17 @@ struct Program {
 
 /// Builds and runs the tests of every crate, and their documentation's.
 pub(super) async fn tests(tally: &mut Tally) -> Result<()> {
-    if !["api", "bgpd", "ipam", "netlink", "felix", "e2e"]
-        .iter()
-        .any(|package| tally.may_want(&format!("{package}::")))
-    {
-        return Ok(());
-    }
+    let packages = ["api", "bgpd", "ipam", "netlink", "felix", "e2e"];
+    let wanted = packages.iter().any(|package| tally.may_want(&format!("{package}::")));
     // A suite's name is nobody else's: no need to build what has none of its tests.
-    if tally.means_suites() {
+    let programs = if wanted && !tally.means_suites() {
+        error_line("building the tests");
+        build().await?
+    } else if tally.wants(DOCUMENTATION) {
+        Vec::new()
+    } else {
         return Ok(());
-    }
-    error_line("building the tests");
-    let programs = build().await?;
+    };
     let environment = environment().await?;
     for program in &programs {
         run_program(tally, program, &environment).await?;
@@ -215,14 +215,13 @@ async fn run_program(
 /// Documentation tests, which only cargo itself can run. All at once: asked for one by one, crates
 /// would have other features, and be built again for each.
 async fn documentation(tally: &mut Tally, environment: &[(&'static str, PathBuf)]) -> Result<()> {
-    let name = "check::doc";
-    if tally.wants(name) {
+    if tally.wants(DOCUMENTATION) {
         let start = Instant::now();
         let args = ["test", "-q", "--doc", "--workspace", "--features", "e2e/fabric"];
         let mut command = cargo(&args);
         command.envs(environment.iter().cloned());
         let done = run(command, TESTS).await?;
-        tally.add(name, Some(start.elapsed()), outcome(&done));
+        tally.add(DOCUMENTATION, Some(start.elapsed()), outcome(&done));
     }
     Ok(())
 }
