@@ -10,13 +10,15 @@ use nix::sys::signal::Signal;
 
 use super::kernel::{Changes, KernelState};
 use super::kit::{PORT, Scope, Stream, blocks, expect_silence};
-use super::{CALM, DIRECTORY, FORGETFUL, Test};
-use crate::lab::{Lab, pod_targets};
+use super::{CALM, DIRECTORY, FORGETFUL, MESH, Test};
+use crate::lab::{Lab, View, pod_targets};
 use crate::wait;
 
 pub(super) const TESTS: &[Test] = &[
     Test { name: "restart::killed_under_traffic", bed: &CALM, body: killed },
     Test { name: "restart::terminated_under_traffic", bed: &CALM, body: terminated },
+    Test { name: "restart::killed_behind_bird", bed: &CALM, body: killed_behind_bird },
+    Test { name: "restart::killed_in_a_mesh", bed: &MESH, body: killed_in_a_mesh },
     Test { name: "restart::policy_holds_while_the_agent_is_dead", bed: &DIRECTORY, body: enforced },
     Test {
         name: "restart::control_without_its_table_nothing_is_denied",
@@ -35,24 +37,46 @@ pub(super) const TESTS: &[Test] = &[
     },
 ];
 
+/// Whose agent is ended, with whom its pods talk, and the router that has to notice; in a mesh there
+/// is none.
+struct Place {
+    node: &'static str,
+    other: &'static str,
+    tor: Option<&'static str>,
+}
+
+const BEHIND_FRR: Place = Place { node: "node1", other: "node2", tor: Some("tor1") };
+const BEHIND_BIRD: Place = Place { node: "node2", other: "node1", tor: Some("tor2") };
+const IN_A_MESH: Place = Place { node: "node1", other: "node2", tor: None };
+
 fn killed(lab: &mut Lab) -> BoxFuture<'_, Result<()>> {
-    under_traffic(lab, Signal::SIGKILL, "restart-kill").boxed()
+    under_traffic(lab, Signal::SIGKILL, "restart-kill", BEHIND_FRR).boxed()
 }
 
 fn terminated(lab: &mut Lab) -> BoxFuture<'_, Result<()>> {
-    under_traffic(lab, Signal::SIGTERM, "restart-term").boxed()
+    under_traffic(lab, Signal::SIGTERM, "restart-term", BEHIND_FRR).boxed()
+}
+
+fn killed_behind_bird(lab: &mut Lab) -> BoxFuture<'_, Result<()>> {
+    under_traffic(lab, Signal::SIGKILL, "restart-bird", BEHIND_BIRD).boxed()
+}
+
+fn killed_in_a_mesh(lab: &mut Lab) -> BoxFuture<'_, Result<()>> {
+    under_traffic(lab, Signal::SIGKILL, "restart-mesh", IN_A_MESH).boxed()
 }
 
 /// Ten seconds of 100 packets a second in every direction; the agent of one end is ended in the
-/// second second, and started again once the routers have noticed.
-async fn under_traffic(lab: &mut Lab, signal: Signal, name: &str) -> Result<()> {
+/// second second, and started again once its peers have noticed.
+async fn under_traffic(
+    lab: &mut Lab,
+    signal: Signal,
+    name: &str,
+    Place { node, other, tor }: Place,
+) -> Result<()> {
     let view = lab.view().clone();
     let mut scope = Scope::new(&view, name).await?;
-    let wanted = [
-        scope.pod("here", "node1", &[]),
-        scope.pod("near", "node1", &[]),
-        scope.pod("far", "node2", &[]),
-    ];
+    let wanted =
+        [scope.pod("here", node, &[]), scope.pod("near", node, &[]), scope.pod("far", other, &[])];
     let pods = scope.run(&wanted).await?;
     view.wait_for_routes().await?;
     let (here, near, far) = (&pods[0], &pods[1], &pods[2]);
@@ -70,46 +94,72 @@ async fn under_traffic(lab: &mut Lab, signal: Signal, name: &str) -> Result<()> 
             .until("answer", Duration::from_secs(5), |r| r["received"].as_u64() > Some(50))
             .await?;
     }
-    let own = blocks(&view, "node1").await?;
-    ensure!(!own.is_empty(), "node1 has no blocks");
-    let netns = view.place.netns("node1");
-    let before = KernelState::of(&netns).await?;
-    let changes = Changes::watch(&netns).await?;
+    let own = blocks(&view, node).await?;
+    ensure!(!own.is_empty(), "{node} has no blocks");
+    let netns = [node, other].map(|node| view.place.netns(node));
+    let before = [KernelState::of(&netns[0]).await?, KernelState::of(&netns[1]).await?];
+    let changes = [Changes::watch(&netns[0]).await?, Changes::watch(&netns[1]).await?];
+    let expect_same = async |when: &str| {
+        for (before, netns) in before.iter().zip(&netns) {
+            before.expect_same(&KernelState::of(netns).await?, when)?;
+        }
+        anyhow::Ok(())
+    };
 
-    lab.agent("node1")?.stop(signal).await?;
-    let tor = view.router("tor1")?;
-    wait::until("tor1 to notice", Duration::from_secs(15), || async {
-        let sessions = tor.sessions().await?;
-        let session = sessions.iter().find(|s| s.neighbor == "node1").context("no such session")?;
-        ensure!(!session.established, "the session is still up");
+    lab.agent(node)?.stop(signal).await?;
+    wait::until("its peers to notice", Duration::from_secs(15), || async {
+        let up = is_up(&view, node, other, tor).await?;
+        ensure!(!up, "the session is still up");
         Ok(())
     })
     .await?;
-    before.expect_same(&KernelState::of(&netns).await?, "when the agent ended")?;
-    let routes = tor.routes().await?;
-    for block in &own {
-        let kept = routes.iter().find(|route| route.used && route.prefix == *block);
-        ensure!(kept.is_some(), "tor1 dropped {block} of the node that restarts");
+    expect_same("when the agent ended").await?;
+    if let Some(tor) = tor {
+        let routes = view.router(tor)?.routes().await?;
+        for block in &own {
+            let kept = routes.iter().find(|route| route.used && route.prefix == *block);
+            ensure!(kept.is_some(), "{tor} dropped {block} of the node that restarts");
+        }
     }
-    let agent = lab.agent("node1")?;
+    let agent = lab.agent(node)?;
     agent.start().await?;
     agent.ready().await?;
     view.wait_for_sessions().await?;
     for stream in streams {
         stream.expect_no_loss(Duration::from_secs(30)).await?;
     }
-    before.expect_same(&KernelState::of(&netns).await?, "when the agent came back")?;
-    changes.expect_none("by the agent on its return")?;
-    wait::until("tor1's routes to be fresh again", Duration::from_secs(20), || async {
-        let routes = tor.routes().await?;
-        for block in &own {
-            let route = routes.iter().find(|r| r.used && r.prefix == *block).context("gone")?;
-            ensure!(!route.stale, "{block} is stale");
-        }
-        Ok(())
-    })
-    .await?;
+    expect_same("when the agent came back").await?;
+    for changes in changes {
+        changes.expect_none("by an agent while the other came back")?;
+    }
+    if let Some(tor) = tor {
+        wait::until("the router's routes to be fresh again", Duration::from_secs(20), || async {
+            let routes = view.router(tor)?.routes().await?;
+            for block in &own {
+                let route = routes.iter().find(|r| r.used && r.prefix == *block).context("gone")?;
+                ensure!(!route.stale, "{block} is stale");
+            }
+            Ok(())
+        })
+        .await?;
+    }
     scope.end().await
+}
+
+/// Whether a node's session is up, in the eyes of its router, or of another node's agent.
+async fn is_up(view: &View, node: &str, other: &str, tor: Option<&str>) -> Result<bool> {
+    if let Some(tor) = tor {
+        let sessions = view.router(tor)?.sessions().await?;
+        let session = sessions.iter().find(|session| session.neighbor == node);
+        return Ok(session.context("no such session")?.established);
+    }
+    let status = view.ask_felix(other, "status").await?;
+    let peers = status["bgp"]["peers"].as_array().context("no peers in the status")?;
+    let mut nodes = view.plan.topology.nodes.iter();
+    let address = nodes.find(|n| n.name == node).context("no such node")?.addresses()[0];
+    let peer = peers.iter().find(|peer| peer["address"] == address.to_string());
+    let peer = peer.with_context(|| format!("no session with {address}: {status}"))?;
+    Ok(peer["state"] == "Established")
 }
 
 /// What is denied stays denied while nobody is there to deny it.
