@@ -207,6 +207,28 @@ impl Serialize for Password {
     }
 }
 
+/// A bound on what a peer announces (RFC 4486 section 4, subcode 1).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub struct MaxPrefixes {
+    /// Prefixes of each family, 1 or more; those that the import policy refuses count too.
+    pub limit: u32,
+    /// From how many per cent of the limit the log warns, 1 to 100.
+    #[serde(default = "default_warning")]
+    pub warn_percent: u8,
+    /// Beyond the limit, go on and warn. Otherwise the session is ended.
+    #[serde(default)]
+    pub only_warn: bool,
+    /// Seconds after which an ended session is tried again, 1 or more. None: when this is
+    /// configured otherwise.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub restart_after: Option<u16>,
+}
+
+fn default_warning() -> u8 {
+    75
+}
+
 /// One neighbor.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields)]
@@ -275,6 +297,9 @@ pub struct PeerConfig {
     /// Our address in IPv6 routes. None: the session's local address, if it is an IPv6 one.
     #[serde(default)]
     pub next_hop_v6: Option<Ipv6Addr>,
+    /// How many prefixes the peer may announce. None: as many as it likes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub max_prefixes: Option<MaxPrefixes>,
     /// An internal peer that has all routes of the others from this speaker, and the others its
     /// routes (RFC 4456).
     #[serde(default)]
@@ -338,6 +363,7 @@ impl PeerConfig {
             next_hop: NextHopMode::Auto,
             next_hop_v4: None,
             next_hop_v6: None,
+            max_prefixes: None,
             route_reflector_client: false,
             allowas_in: 0,
             enforce_first_as: true,
@@ -490,6 +516,12 @@ impl PeerConfig {
         check(self.connect_retry_time > 0, "connect-retry-time", "must be 1 second or more")?;
         check(restart, "restart-time", "must be 1 to 4095 seconds")?;
         check(!self.families.is_empty(), "families", "is empty")?;
+        if let Some(max) = self.max_prefixes {
+            let possible = max.limit > 0 && max.restart_after != Some(0);
+            check(possible, "max-prefixes", "limit and restart-after must be 1 or more")?;
+            let warning = (1..=100).contains(&max.warn_percent);
+            check(warning, "max-prefixes", "warn-percent must be 1 to 100")?;
+        }
         for (field, policy) in [("import", &self.import), ("export", &self.export)] {
             if let Some(policy) = policy {
                 policy.validate().map_err(|reason| InvalidField { field, reason })?;

@@ -288,6 +288,9 @@ impl Core {
             self.event(now, peer, Direction::Outgoing, &Event::Stop(None));
             self.start(now, peer, Direction::Outgoing);
         }
+        if old.max_prefixes != new.max_prefixes {
+            self.limit_again(now, peer);
+        }
         if old.enforce_first_as != new.enforce_first_as {
             self.request_routes(peer);
         }
@@ -404,6 +407,7 @@ fn differences(old: &PeerConfig, new: &PeerConfig) -> (Vec<&'static str>, Effect
         next_hop,
         next_hop_v4,
         next_hop_v6,
+        max_prefixes,
         route_reflector_client,
         allowas_in,
         enforce_first_as,
@@ -431,6 +435,7 @@ fn differences(old: &PeerConfig, new: &PeerConfig) -> (Vec<&'static str>, Effect
         ("next-hop", *next_hop != old.next_hop, Effect::ReEvaluated),
         ("next-hop-v4", *next_hop_v4 != old.next_hop_v4, Effect::ReEvaluated),
         ("next-hop-v6", *next_hop_v6 != old.next_hop_v6, Effect::ReEvaluated),
+        ("max-prefixes", *max_prefixes != old.max_prefixes, Effect::Live),
         (
             "route-reflector-client",
             *route_reflector_client != old.route_reflector_client,

@@ -255,7 +255,8 @@ impl Core {
     pub(super) fn start(&mut self, now: Time, peer: PeerId, direction: Direction) {
         let Some(neighbor) = self.neighbor(peer) else { return };
         let other = neighbor.slot(direction.other()).state;
-        let unwanted = neighbor.config.passive
+        let unwanted = neighbor.is_halted(now)
+            || neighbor.config.passive
             || neighbor.config.shutdown.is_some()
             || direction == Direction::Incoming
             || other >= State::OpenConfirm;
@@ -409,11 +410,12 @@ impl Core {
             return; // This machine accepts, it never connects.
         }
         let Some(neighbor) = self.neighbor(peer) else { return };
+        let halted = neighbor.halted.is_some();
         let negotiated = neighbor.slots[direction.index()].negotiated.as_ref();
         let seconds = |s: u16| Duration::from_secs(s.into());
         let duration = match timer {
             Timer::ConnectRetry => Some(seconds(neighbor.config.connect_retry_time)),
-            Timer::IdleHold => Some(neighbor.pause()),
+            Timer::IdleHold => neighbor.pause(now),
             Timer::Hold => match negotiated {
                 None => Some(OPEN_HOLD),
                 Some(n) => (n.hold_time > 0).then(|| seconds(n.hold_time)),
@@ -432,7 +434,8 @@ impl Core {
             return;
         };
         // RFC 4271 section 10: these are jittered, so that neighbors do not act in step.
-        if matches!(timer, Timer::ConnectRetry | Timer::IdleHold | Timer::Keepalive) {
+        let jittered = matches!(timer, Timer::ConnectRetry | Timer::IdleHold | Timer::Keepalive);
+        if jittered && !halted {
             duration = self.jitter(duration);
         }
         self.arm(TimerKey::Slot(peer, direction, timer), now + duration);

@@ -64,8 +64,8 @@ impl Core {
             match (reach, update.treat_as_withdraw()) {
                 (Reach::V4(..), _) if !v4 => {}
                 (Reach::V6(..), _) if !v6 => {}
-                (Reach::V4(next_hop, p), false) => self.announce(peer, block, next_hop, p),
-                (Reach::V6(next_hop, p), false) => self.announce(peer, block, next_hop, p),
+                (Reach::V4(next_hop, p), false) => self.announce(peer, block, next_hop, p)?,
+                (Reach::V6(next_hop, p), false) => self.announce(peer, block, next_hop, p)?,
                 (Reach::V4(_, prefixes), true) => self.withdraw(peer, prefixes),
                 (Reach::V6(_, prefixes), true) => self.withdraw(peer, prefixes),
             }
@@ -125,12 +125,13 @@ impl Core {
         block: &AttributeBlock,
         next_hop: NextHop,
         prefixes: Prefixes<'_, P>,
-    ) {
+    ) -> Result<(), Notification> {
         let Self { rib, neighbors, config, .. } = self;
-        let Some(Some(neighbor)) = neighbors.get_mut(peer.index()) else { return };
+        let Some(Some(neighbor)) = neighbors.get_mut(peer.index()) else { return Ok(()) };
         let attr_in = rib.attrs.intern(&block.bytes, next_hop);
         let mut judge = Judge::new(neighbor, config, attr_in, rib);
         let family = P::FAMILY.index();
+        let mut over = None;
         for prefix in prefixes {
             let (attr, reason) = judge.judge(prefix, rib);
             rib.attrs.retain(attr_in);
@@ -142,9 +143,15 @@ impl Core {
             let was = old.is_some_and(|p| p.attr != AttrId::NONE);
             let accepted = &mut judge.neighbor.accepted[family];
             *accepted = *accepted + usize::from(attr != AttrId::NONE) - usize::from(was);
+            // At once: what more the message holds would be stored only to be thrown away.
+            over = judge.neighbor.over_limit(P::FAMILY);
+            if over.is_some() {
+                break;
+            }
         }
         judge.finish(rib);
         rib.attrs.release(attr_in);
+        over.map_or(Ok(()), Err)
     }
 
     /// Applies the import policy anew to all routes of a neighbor.

@@ -7,6 +7,7 @@ mod core;
 mod driver;
 mod fib;
 mod import;
+mod limits;
 mod neighbor;
 mod receive;
 mod status;

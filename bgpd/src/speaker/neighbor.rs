@@ -153,6 +153,10 @@ pub(super) struct Neighbor {
     pub(super) last_error: Option<(Time, DownReason)>,
     /// Failures in a row, for the growing pause between attempts.
     pub(super) failures: u32,
+    /// Too many prefixes: no session until then; None in it: until the limit is another.
+    pub(super) halted: Option<Option<Time>>,
+    /// Families of which the limit was warned of.
+    pub(super) warned: FamilySet,
     /// The first and the latest of the attempts in a row that found nobody to connect to.
     pub(super) unreachable: Option<(Time, Time)>,
     pub(super) counters: Counters,
@@ -177,6 +181,8 @@ impl Neighbor {
             last_down: None,
             last_error: None,
             failures: 0,
+            halted: None,
+            warned: FamilySet::default(),
             unreachable: None,
             counters: Counters::default(),
         };
@@ -226,11 +232,15 @@ impl Neighbor {
         }
     }
 
-    /// The pause before the next attempt: half a second, doubling up to the configured time.
-    pub(super) fn pause(&self) -> Duration {
+    /// The pause before the next attempt: half a second, doubling up to the configured time. None:
+    /// there is none.
+    pub(super) fn pause(&self, now: Time) -> Option<Duration> {
+        if let Some(until) = self.halted {
+            return until.map(|until| until.saturating_sub(now));
+        }
         let most = Duration::from_secs(self.config.connect_retry_time.into());
         let pause = Duration::from_millis(500).saturating_mul(1 << self.failures.min(16));
-        pause.min(most)
+        Some(pause.min(most))
     }
 
     /// Notes that an attempt to connect was refused, or not answered.

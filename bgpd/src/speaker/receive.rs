@@ -43,6 +43,7 @@ impl Core {
                 let established = neighbor.slot(direction).state == State::Established;
                 self.event(now, peer, direction, &Event::Update);
                 if established && let Err(error) = self.update(peer, message.body) {
+                    self.halt_if_over(now, peer, &error);
                     self.event(now, peer, direction, &Event::Error(error));
                 }
             }

@@ -1,5 +1,6 @@
 //! Speakers in a network in memory.
 
+mod limits;
 mod live;
 mod oracle;
 mod reflection;
