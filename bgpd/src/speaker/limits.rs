@@ -29,7 +29,7 @@ impl Neighbor {
         } else if !self.warned.contains(family) {
             self.warned.insert(family);
             let peer = &self.config.name;
-            tracing::warn!(peer, %family, prefixes, limit, "close to the most prefixes it may announce");
+            tracing::warn!(peer, %family, prefixes, limit, "close to its limit of prefixes");
         }
         None
     }
@@ -46,7 +46,8 @@ impl Core {
         let until = seconds.map(|seconds| now + Duration::from_secs(seconds.into()));
         neighbor.halted = Some(until);
         neighbor.warned = FamilySet::default();
-        tracing::error!(peer = neighbor.config.name, restart_after = ?seconds, "too many prefixes: the session ends");
+        let peer = &neighbor.config.name;
+        tracing::error!(peer, restart_after = ?seconds, "too many prefixes: the session ends");
     }
 
     /// The limit is another: what was ended for the old one may begin, and the other way round.
