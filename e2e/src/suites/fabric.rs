@@ -8,6 +8,7 @@ use futures::FutureExt as _;
 use futures::future::BoxFuture;
 use ipnet::IpNet;
 use serde_json::{Value, json};
+use tokio::process::Command;
 
 use super::kit::{PORT, Scope, blocks, expect_answers};
 use super::{BREAKABLE, DIRECTORY, DUAL_HOMED, MESH, RACKS, Test};
@@ -20,6 +21,7 @@ pub(super) const TESTS: &[Test] = &[
     Test { name: "fabric::two_tors_are_two_paths", bed: &DUAL_HOMED, body: two_paths },
     Test { name: "fabric::a_node_reflects_for_the_others", bed: &MESH, body: reflected },
     Test { name: "fabric::a_filter_keeps_blocks_from_a_router", bed: &DIRECTORY, body: filtered },
+    Test { name: "fabric::own_routes_carry_communities", bed: &DIRECTORY, body: marked },
     Test { name: "fabric::a_node_that_dies_is_withdrawn", bed: &BREAKABLE, body: withdrawn },
 ];
 
@@ -150,6 +152,40 @@ fn filtered(lab: &mut Lab) -> BoxFuture<'_, Result<()>> {
         wait::until("its blocks to be back", Duration::from_secs(20), everything).await?;
         let now = session_age(view).await?;
         ensure!(now >= before, "the session is {now} s old, and was {before}");
+        scope.end().await
+    }
+    .boxed()
+}
+
+/// What BGPConfiguration says of a prefix arrives at the ToR with the routes in it.
+fn marked(lab: &mut Lab) -> BoxFuture<'_, Result<()>> {
+    async move {
+        let view = lab.view();
+        let mut scope = Scope::new(view, "fabric-communities").await?;
+        a_pod_everywhere(view, &mut scope).await?;
+        let own = blocks(view, "node1").await?;
+        let block = own.iter().find(|block| block.addr().is_ipv4()).context("no IPv4 block")?;
+        let unmarked = as_it_was(view, "BGPConfiguration", "default")?;
+        let mut marked = unmarked.clone();
+        marked["spec"]["communities"] = json!([{ "name": "pods", "value": "64512:100" }]);
+        marked["spec"]["prefixAdvertisements"] =
+            json!([{ "cidr": block.to_string(), "communities": ["pods", "64512:7:9"] }]);
+        let before = session_age(view).await?;
+        let carried = |wanted: bool| async move {
+            let mut command = Command::new(view.place.bin_of("tor1").join("vtysh"));
+            command.args(["-c", &format!("show bgp ipv4 unicast {block} json")]);
+            let shown = process::capture(command, None, b"", Duration::from_secs(10)).await?;
+            let shown = String::from_utf8_lossy(&shown.stdout).into_owned();
+            let both = shown.contains("64512:100") && shown.contains("64512:7:9");
+            ensure!(both == wanted, "tor1: {shown}");
+            anyhow::Ok(())
+        };
+        carried(false).await?;
+        view.cluster.apply(&marked).await?;
+        wait::until("the communities", Duration::from_secs(20), || carried(true)).await?;
+        view.cluster.apply(&unmarked).await?;
+        wait::until("no communities", Duration::from_secs(20), || carried(false)).await?;
+        ensure!(session_age(view).await? >= before, "the session was reset");
         scope.end().await
     }
     .boxed()

@@ -10,10 +10,10 @@ use std::sync::Arc;
 
 use api::v3::{self, FilterAction, FilterPeerType, FilterSource, MatchOperator};
 use bgpd::policy::{Action, Changes, PeerType, PrefixMatch, PrefixOperator, Rule, Source};
-use bgpd::wire::{Community, LargeCommunity};
 use ipnet::IpNet;
 
 use super::Problem;
+use super::communities::{Either, community};
 
 /// The rules of some filters, in order.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -203,19 +203,6 @@ impl Criteria<'_> {
             min_length: min.or_else(|| self.lengths.map(|_| prefix.prefix_len())),
             max_length: max,
         })
-    }
-}
-
-enum Either {
-    Standard(Community),
-    Large(LargeCommunity),
-}
-
-/// `aa:nn` or `aa:nn:mm`.
-fn community(text: &str) -> Result<Either, String> {
-    match text.split(':').count() {
-        3 => text.parse().map(Either::Large),
-        _ => text.parse().map(Either::Standard),
     }
 }
 

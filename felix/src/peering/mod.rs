@@ -7,6 +7,7 @@
 //!
 //! Semantics: `calico.md` 1.12, 1.13 and 5.3. One session to a peer carries both families.
 
+mod communities;
 mod filters;
 mod peers;
 #[cfg(test)]

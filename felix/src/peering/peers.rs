@@ -12,6 +12,7 @@ use bgpd::wire::Family;
 use bgpd::{Network, PeerConfig};
 use ipnet::IpNet;
 
+use super::communities::Advertisements;
 use super::filters::Rules;
 use super::{Peering, Plan, Problem, hashed_router_id};
 use crate::model::{Node, ObjectKey};
@@ -70,7 +71,7 @@ impl Peering {
         let mut config = bgpd::Config::new(router_id, self.own_as(node));
         config.listen = listen(local.port.unwrap_or_else(|| self.listen_port(&node.name)));
         config.graceful_restart.restarting = local.restarting;
-        config.networks = self.networks(local);
+        config.networks = self.networks(local, &mut problems);
 
         // A peer named by several objects is one session, that of the first. The mesh comes last,
         // as a BGPPeer is the more deliberate wish. The key is what the speaker tells sessions apart by.
@@ -199,7 +200,7 @@ impl Peering {
     }
 
     /// Own blocks and borrowed addresses, but for those in pools that are not to be exported.
-    fn networks(&self, local: &Local) -> Vec<Network> {
+    fn networks(&self, local: &Local, problems: &mut Vec<Problem>) -> Vec<Network> {
         let kept_back: Vec<IpNet> = self
             .pools
             .values()
@@ -210,7 +211,29 @@ impl Peering {
         let borrowed = local.borrowed.iter().copied().map(IpNet::from);
         // A block may be as small as an address.
         let held: BTreeSet<IpNet> = local.blocks.iter().copied().chain(borrowed).collect();
-        held.into_iter().filter(exported).map(Network::new).collect()
+        let advertisements = self.advertisements(problems);
+        let network = |net| {
+            let mut network = Network::new(net);
+            advertisements.mark(&mut network);
+            network
+        };
+        held.into_iter().filter(exported).map(network).collect()
+    }
+
+    /// What own routes carry: the node's own setting, else the cluster's.
+    fn advertisements(&self, problems: &mut Vec<Problem>) -> Advertisements {
+        let own = format!("node.{}", self.node_name);
+        let spec = |name: &str| self.configurations.get(name).map(|object| &object.spec);
+        let given = |name| spec(name).filter(|spec| !spec.prefix_advertisements.is_empty());
+        let name = if given(&own).is_some() { own.as_str() } else { "default" };
+        let Some(spec) = given(name) else { return Advertisements::default() };
+        let (advertisements, wrong) = Advertisements::of(spec);
+        problems.extend(wrong.into_iter().map(|reason| Problem {
+            object: format!("BGPConfiguration/{name}"),
+            field: "spec.prefixAdvertisements",
+            reason,
+        }));
+        advertisements
     }
 
     /// A session to each other node that shares an address family with us.

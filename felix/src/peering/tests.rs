@@ -400,6 +400,33 @@ fn blocks_are_announced_unless_their_pool_is_kept_back() {
 }
 
 #[test]
+fn own_routes_carry_the_nodes_communities_else_the_clusters() {
+    let advertise = |community: &str| {
+        let spec = serde_json::json!({
+            "prefixAdvertisements": [{ "cidr": "10.0.0.0/8", "communities": [community] }],
+        });
+        serde_json::from_value::<v3::BGPConfigurationSpec>(spec).unwrap()
+    };
+    let local = Local { blocks: ["10.244.0.0/26".parse().unwrap()].into(), ..Local::default() };
+    let mut updates = three_nodes();
+    updates.push(configuration("default", advertise("64512:1")));
+    let carried = |updates: Vec<Update>| {
+        let plan = peering(updates).plan(&local).unwrap();
+        assert_eq!(plan.problems, []);
+        plan.config.networks[0].communities.iter().map(ToString::to_string).collect::<Vec<_>>()
+    };
+    assert_eq!(carried(updates.clone()), ["64512:1"]);
+    updates.push(configuration("node.node1", advertise("64512:2")));
+    updates.push(configuration("node.node2", advertise("64512:3")));
+    assert_eq!(carried(updates.clone()), ["64512:2"]);
+    updates.push(configuration("default", advertise("nobody")));
+    updates.push(Update::Remove(Kind::BGPConfiguration, ObjectKey::cluster("node.node1")));
+    let plan = peering(updates).plan(&local).unwrap();
+    assert_eq!(plan.config.networks.len(), 1, "announced all the same");
+    assert_eq!(plan.problems[0].object, "BGPConfiguration/default");
+}
+
+#[test]
 fn borrowed_addresses_are_announced_one_by_one() {
     let mut pool = v3::IPPool::new("inside", v3::IPPoolSpec::new("10.65.0.0/16"));
     pool.spec.disable_bgp_export = true;

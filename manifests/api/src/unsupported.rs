@@ -55,6 +55,8 @@ const ACTED_ON: &[(&str, &[&str])] = &[
             "listenPort",
             "nodeMeshPassword",
             "nodeMeshMaxRestartTime",
+            "communities",
+            "prefixAdvertisements",
         ],
     ),
     (
