@@ -216,7 +216,7 @@ pub struct MaxPrefixes {
     /// From how many per cent of the limit the log warns, 1 to 100.
     #[serde(default = "default_warning")]
     pub warn_percent: u8,
-    /// Beyond the limit, go on and warn. Otherwise the session is ended.
+    /// Beyond the limit the session goes on: the warning is all. Otherwise it is ended.
     #[serde(default)]
     pub only_warn: bool,
     /// Seconds after which an ended session is tried again, 1 or more. None: when this is

@@ -129,6 +129,10 @@ impl Core {
         let Some(slot) = self.slot(peer, direction) else { return };
         if slot.held {
             slot.received.extend_from_slice(octets);
+            // Before our KEEPALIVE there is nothing to say after an OPEN but a KEEPALIVE or two.
+            if slot.received.len() > 2 * MAX_LEN {
+                self.event(now, peer, direction, &Event::CollisionDump);
+            }
             return;
         }
         let mut kept = std::mem::take(&mut slot.received);

@@ -410,7 +410,7 @@ impl Core {
             return; // This machine accepts, it never connects.
         }
         let Some(neighbor) = self.neighbor(peer) else { return };
-        let halted = neighbor.halted.is_some();
+        let halted = neighbor.is_halted(now);
         let negotiated = neighbor.slots[direction.index()].negotiated.as_ref();
         let seconds = |s: u16| Duration::from_secs(s.into());
         let duration = match timer {

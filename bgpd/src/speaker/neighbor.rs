@@ -235,8 +235,8 @@ impl Neighbor {
     /// The pause before the next attempt: half a second, doubling up to the configured time. None:
     /// there is none.
     pub(super) fn pause(&self, now: Time) -> Option<Duration> {
-        if let Some(until) = self.halted {
-            return until.map(|until| until.saturating_sub(now));
+        if self.is_halted(now) {
+            return self.halted.flatten().map(|until| until.saturating_sub(now));
         }
         let most = Duration::from_secs(self.config.connect_retry_time.into());
         let pause = Duration::from_millis(500).saturating_mul(1 << self.failures.min(16));

@@ -291,19 +291,19 @@ impl Writer {
                 if let Some(event) = route::event(&message) {
                     hear_route(&self.wanted, &mut self.dirty, &mut self.strays, event);
                 } else if let Some(event) = link::event(&message) {
-                    let (link, up) = match event {
-                        link::Event::Changed(link) => {
-                            let up = link.is_up();
-                            (link, up)
-                        }
-                        link::Event::Removed(link) => (link, false),
+                    let (link, removed) = match event {
+                        link::Event::Changed(link) => (link, false),
+                        link::Event::Removed(link) => (link, true),
                     };
+                    let up = !removed && link.is_up();
                     let gone = !up && self.up.remove(&link.index);
                     if up {
                         self.up.insert(link.index);
                     }
                     let ours = link.name.starts_with(&self.prefix);
-                    if gone && ours {
+                    if removed {
+                        self.fallen.remove(&link.index);
+                    } else if gone && ours {
                         self.fallen.insert(link.index);
                     } else if up && self.fallen.remove(&link.index) {
                         self.revived.push(link.index);

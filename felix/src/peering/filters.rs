@@ -5,7 +5,7 @@
 //! BGPPeer names it, or changed into what cannot be done, stays in force as it last was good, and a
 //! session whose filter never was good is not made.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use api::v3::{self, FilterAction, FilterPeerType, FilterSource, MatchOperator};
@@ -68,25 +68,32 @@ struct Filter {
     rules: Option<Rules>,
     /// Why that is not what it is now.
     problem: Option<String>,
+    /// There is no such object any more.
+    deleted: bool,
 }
 
 impl Filters {
     pub(super) fn set(&mut self, name: Arc<str>, spec: &v3::BGPFilterSpec) {
         let filter = self.0.entry(name).or_default();
         match Rules::of(spec) {
-            Ok(rules) => *filter = Filter { rules: Some(rules), problem: None },
-            Err(reason) => filter.problem = Some(reason),
+            Ok(rules) => *filter = Filter { rules: Some(rules), ..Filter::default() },
+            Err(reason) => (filter.problem, filter.deleted) = (Some(reason), false),
         }
     }
 
-    /// Forgets a filter, unless `named`.
-    pub(super) fn remove(&mut self, name: &str, named: bool) {
-        match self.0.get_mut(name) {
-            Some(filter) if named && filter.rules.is_some() => {
-                filter.problem = Some("it was deleted, and a BGPPeer still names it".into());
-            }
-            _ => drop(self.0.remove(name)),
+    /// Notes that a filter was deleted; [`Self::forget`] follows.
+    pub(super) fn remove(&mut self, name: &str) {
+        if let Some(filter) = self.0.get_mut(name) {
+            filter.problem = Some("it was deleted, and a BGPPeer still names it".into());
+            filter.deleted = true;
         }
+    }
+
+    /// Forgets those that were deleted, but for the good ones among these.
+    pub(super) fn forget(&mut self, named: &BTreeSet<&str>) {
+        self.0.retain(|name, filter| {
+            !filter.deleted || filter.rules.is_some() && named.contains(&**name)
+        });
     }
 
     /// What the filters of these names come to, and what is wrong with those that have changed into
@@ -97,7 +104,7 @@ impl Filters {
     pub(super) fn rules(&self, names: &[String]) -> Result<(Rules, Vec<Problem>), String> {
         let (mut rules, mut problems) = (Rules::default(), Vec::new());
         for name in names {
-            let Some(Filter { rules: good, problem }) = self.0.get(&**name) else {
+            let Some(Filter { rules: good, problem, .. }) = self.0.get(&**name) else {
                 return Err(format!("there is no BGPFilter {name}"));
             };
             let object = format!("BGPFilter/{name}");
@@ -328,11 +335,12 @@ mod tests {
         let (now, problems) = filters.rules(&names).unwrap();
         assert_eq!((&now, problems.len()), (&good, 1));
         assert!(problems[0].reason.contains("interface"), "{}", problems[0].reason);
-        filters.remove("f", true);
+        filters.remove("f");
+        filters.forget(&BTreeSet::from(["f"]));
         let (now, problems) = filters.rules(&names).unwrap();
         assert_eq!((&now, problems.len()), (&good, 1));
         assert!(problems[0].reason.contains("deleted"), "{}", problems[0].reason);
-        filters.remove("f", false);
+        filters.forget(&BTreeSet::new());
         assert_eq!(filters.rules(&names), Err("there is no BGPFilter f".into()));
     }
 }

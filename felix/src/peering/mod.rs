@@ -84,6 +84,7 @@ impl Peering {
             }
             Update::Set(Object::BGPPeer(object)) => {
                 self.peers.insert(name_of(&object.metadata), object.clone());
+                self.forget_filters();
                 true
             }
             Update::Set(Object::IPPool(object)) => {
@@ -101,17 +102,26 @@ impl Peering {
             Update::Remove(Kind::BGPConfiguration, key) => {
                 self.configurations.remove(&key.name).is_some()
             }
-            Update::Remove(Kind::BGPPeer, key) => self.peers.remove(&key.name).is_some(),
+            Update::Remove(Kind::BGPPeer, key) => {
+                let known = self.peers.remove(&key.name).is_some();
+                self.forget_filters();
+                known
+            }
             Update::Remove(Kind::IPPool, key) => self.pools.remove(&key.name).is_some(),
             Update::Remove(Kind::BGPFilter, key) => {
-                let mut named = self.peers.values().flat_map(|peer| &peer.spec.filters);
-                let named = named.any(|name| **name == *key.name);
-                self.filters.remove(&key.name, named);
+                self.filters.remove(&key.name);
+                self.forget_filters();
                 true
             }
             Update::Remove(Kind::Secret, key) => self.secrets.remove(key).is_some(),
             _ => false,
         }
+    }
+
+    /// Of deleted filters, only those are kept that a BGPPeer names.
+    fn forget_filters(&mut self) {
+        let named = self.peers.values().flat_map(|peer| &peer.spec.filters);
+        self.filters.forget(&named.map(String::as_str).collect());
     }
 
     /// This node, once the source has named it.

@@ -197,6 +197,11 @@ fn filters_come_first_and_a_peer_whose_filter_is_missing_is_left_out() {
     let without = peering.plan(&Local::default()).unwrap();
     assert_eq!(without.config.peers, plan.config.peers);
     assert_eq!(without.problems.len(), 2, "{:?}", without.problems);
+    // But not the last one that wanted it.
+    peering.apply(&Update::Remove(Kind::BGPPeer, ObjectKey::cluster("a")));
+    let again = v3::BGPPeerSpec { filters: vec!["quiet".into()], ..tor("10.1.0.254") };
+    peering.apply(&peer("a", again));
+    assert!(peering.plan(&Local::default()).unwrap().config.peers.is_empty());
 }
 
 #[test]

@@ -45,6 +45,10 @@ fn a_peer_that_announces_too_much_is_left_alone_for_a_while() {
     network.run_for(2 * MINUTE);
     assert!(network.is_up(0, 1));
     assert_eq!(network.routes(0).len(), 5);
+    // What is over does not hurry the attempts to come.
+    let now = network.now;
+    let neighbor = network.core(0).neighbors.iter().flatten().next().unwrap();
+    assert!(neighbor.pause(now).unwrap() >= Duration::from_millis(500));
 }
 
 #[test]

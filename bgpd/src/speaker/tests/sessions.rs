@@ -43,6 +43,24 @@ fn however_they_connect_one_connection_stays_and_no_session_is_lost() {
     assert!(collisions > 100, "they hardly ever collided: {collisions}");
 }
 
+/// A connection whose OPEN waits is read no further, and keeps only what a peer may say by then.
+#[test]
+fn what_is_held_is_bounded() {
+    let mut network = mesh(11, &[65001, 65002]);
+    network.run_for(MINUTE);
+    let now = network.now;
+    let core = network.core(0);
+    let neighbor = core.neighbors.iter_mut().flatten().next().unwrap();
+    let direction = neighbor.session.as_ref().unwrap().direction;
+    neighbor.slot(direction).held = true;
+    let conn = neighbor.slot(direction).conn.unwrap();
+    core.received(now, conn, &[0xff; 4000]);
+    assert!(core.connections.contains_key(&conn));
+    core.received(now, conn, &[0xff; 5000]);
+    assert!(!core.connections.contains_key(&conn));
+    assert!(core.neighbors.iter_mut().flatten().all(|n| n.slot(direction).received.is_empty()));
+}
+
 #[test]
 fn a_passive_side_is_connected_to() {
     let mut network = mesh(3, &[65001, 65002]);

@@ -254,5 +254,15 @@ fn a_pods_link_that_comes_up_again_is_its_gateway_again() {
         writer.flush().unwrap();
         assert!(has_gateway(socket));
         assert_eq!(installed(socket), before);
+
+        // A pod that goes leaves nothing to remember.
+        ip("down");
+        writer.listen();
+        assert_eq!(writer.fallen.len(), 1);
+        let mut batch = Batch::new();
+        link::delete(&mut batch, 1000);
+        socket.apply(&mut batch).unwrap();
+        writer.listen();
+        assert!(writer.fallen.is_empty());
     });
 }
