@@ -1,0 +1,163 @@
+//! The speaker's whole desired state, as a library value and as the daemon's YAML.
+
+mod peer;
+#[cfg(test)]
+mod tests;
+mod validate;
+
+pub use peer::{MaxPrefixes, NextHopMode, Password, PeerConfig};
+pub use validate::{ConfigError, InvalidField, is_asn};
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+
+use ipnet::IpNet;
+use serde::{Deserialize, Serialize};
+
+use crate::wire::{Community, LargeCommunity};
+
+/// The BGP port (RFC 4271 section 8.2.1).
+pub const PORT: u16 = 179;
+
+/// Everything a speaker is told. Keys in YAML are in kebab-case; unknown keys are errors.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub struct Config {
+    /// The BGP Identifier; not 0.0.0.0.
+    pub router_id: Ipv4Addr,
+    /// Our AS number; not 0 and not 23456 (AS_TRANS).
+    pub asn: u32,
+    /// The cluster that this speaker reflects routes in (RFC 4456). None: its router id.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cluster_id: Option<Ipv4Addr>,
+    /// Addresses to accept connections on. Empty: none are accepted.
+    /// Default: all addresses of both families, port 179.
+    #[serde(default = "default_listen")]
+    pub listen: Vec<SocketAddr>,
+    /// The neighbors, each with a name of its own.
+    #[serde(default)]
+    pub peers: Vec<PeerConfig>,
+    /// Routes of our own.
+    #[serde(default)]
+    pub networks: Vec<Network>,
+    /// Graceful restart (RFC 4724).
+    #[serde(default)]
+    pub graceful_restart: GracefulRestart,
+    /// Equal-cost paths.
+    #[serde(default)]
+    pub multipath: Multipath,
+    /// External peers without a policy in a direction neither import nor export in it (RFC 8212).
+    /// Unset: false in the library, true in the daemon.
+    #[serde(default)]
+    pub ebgp_requires_policy: Option<bool>,
+}
+
+fn default_listen() -> Vec<SocketAddr> {
+    vec![(Ipv4Addr::UNSPECIFIED, PORT).into(), (Ipv6Addr::UNSPECIFIED, PORT).into()]
+}
+
+impl Config {
+    /// The cluster that this speaker reflects routes in.
+    pub(crate) fn cluster(&self) -> Ipv4Addr {
+        self.cluster_id.unwrap_or(self.router_id)
+    }
+
+    /// A speaker without peers and networks, listening on the default addresses.
+    pub fn new(router_id: Ipv4Addr, asn: u32) -> Self {
+        Self {
+            router_id,
+            asn,
+            cluster_id: None,
+            listen: default_listen(),
+            peers: Vec::new(),
+            networks: Vec::new(),
+            graceful_restart: GracefulRestart::default(),
+            multipath: Multipath::default(),
+            ebgp_requires_policy: None,
+        }
+    }
+}
+
+/// Graceful restart (RFC 4724).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields, default)]
+pub struct GracefulRestart {
+    /// Offer it, and keep the routes of peers that offered it while they restart.
+    pub enabled: bool,
+    /// Seconds that peers should keep our routes while we restart, 1 to 4095. A peer's own
+    /// setting goes first.
+    pub restart_time: u16,
+    /// Seconds after a peer has come back until what it did not announce again is removed, if it
+    /// sends no End-of-RIB.
+    pub stale_path_time: u16,
+    /// Seconds after start until routes are selected even if peers have not sent all of theirs.
+    pub selection_deferral_time: u16,
+    /// This start follows one whose forwarding state is still in place. Looked at only at start.
+    pub restarting: bool,
+}
+
+impl Default for GracefulRestart {
+    fn default() -> Self {
+        Self {
+            enabled: true,
+            restart_time: 120,
+            stale_path_time: 360,
+            selection_deferral_time: 60,
+            restarting: false,
+        }
+    }
+}
+
+/// When several paths to a prefix are used at once.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields, default)]
+pub struct Multipath {
+    /// Most paths from external peers, 1 to 256; 1 turns it off.
+    pub ebgp: u16,
+    /// Most paths from internal peers, 1 to 256; 1 turns it off.
+    pub ibgp: u16,
+    /// AS paths need only be of equal length, not equal.
+    pub as_path_relax: bool,
+}
+
+impl Default for Multipath {
+    fn default() -> Self {
+        Self { ebgp: 64, ibgp: 64, as_path_relax: true }
+    }
+}
+
+/// A route of our own. It never appears in the speaker's FIB changes.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub struct Network {
+    /// The prefix; host bits must be zero.
+    pub prefix: IpNet,
+    /// Where its packets go. None: to this speaker.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub next_hop: Option<IpAddr>,
+    /// Standard communities it carries.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub communities: Vec<Community>,
+    /// Large communities it carries.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub large_communities: Vec<LargeCommunity>,
+    /// LOCAL_PREF towards internal peers. None: 100.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub local_pref: Option<u32>,
+    /// MULTI_EXIT_DISC.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub med: Option<u32>,
+}
+
+impl Network {
+    /// A prefix without any attribute set.
+    pub const fn new(prefix: IpNet) -> Self {
+        Self {
+            prefix,
+            next_hop: None,
+            communities: Vec::new(),
+            large_communities: Vec::new(),
+            local_pref: None,
+            med: None,
+        }
+    }
+}

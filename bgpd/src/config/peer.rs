@@ -1,0 +1,228 @@
+//! One neighbor's configuration.
+
+use std::fmt;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+use serde::{Deserialize, Serialize};
+
+use super::{Config, PORT};
+use crate::policy::Policy;
+use crate::wire::Family;
+
+/// What next hop a peer is told.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum NextHopMode {
+    /// Ourselves to external peers; to internal peers what we learned.
+    #[default]
+    Auto,
+    /// Always ourselves.
+    #[serde(rename = "self")]
+    Ourselves,
+    /// What we learned, also to external peers. Our own networks still name ourselves.
+    Keep,
+}
+
+/// A TCP MD5 key (RFC 2385), 1 to 80 octets. Never shown, nor serialized.
+#[derive(Clone, PartialEq, Eq, Deserialize)]
+#[serde(transparent)]
+pub struct Password(String);
+
+impl Password {
+    /// Wraps a key.
+    pub fn new(key: impl Into<String>) -> Self {
+        Self(key.into())
+    }
+
+    /// The key itself, for those who have to keep it.
+    pub fn reveal(&self) -> &str {
+        &self.0
+    }
+
+    pub(crate) fn bytes(&self) -> &[u8] {
+        self.0.as_bytes()
+    }
+}
+
+impl fmt::Debug for Password {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Password(***)")
+    }
+}
+
+impl Serialize for Password {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str("***")
+    }
+}
+
+/// A bound on what a peer announces (RFC 4486 section 4, subcode 1).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub struct MaxPrefixes {
+    /// Prefixes of each family, 1 or more; those that the import policy refuses count too.
+    pub limit: u32,
+    /// From how many per cent of the limit the log warns, 1 to 100.
+    #[serde(default = "default_warning")]
+    pub warn_percent: u8,
+    /// Beyond the limit the session goes on: the warning is all. Otherwise it is ended.
+    #[serde(default)]
+    pub only_warn: bool,
+    /// Seconds after which an ended session is tried again, 1 or more. None: when this is
+    /// configured otherwise.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub restart_after: Option<u16>,
+}
+
+fn default_warning() -> u8 {
+    75
+}
+
+/// One neighbor.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub struct PeerConfig {
+    /// Unique among the peers; names the neighbor in status, logs and reports, and is how a
+    /// changed configuration finds it again.
+    pub name: String,
+    /// For people.
+    #[serde(default)]
+    pub description: String,
+    /// The peer's address.
+    pub address: IpAddr,
+    /// The port we connect to.
+    #[serde(default = "default_port")]
+    pub port: u16,
+    /// The interface of a link-local address (`if_nametoindex(3)`); 0 for others.
+    #[serde(default)]
+    pub scope_id: u32,
+    /// The peer's AS number.
+    pub asn: u32,
+    /// Our AS number towards this peer, in place of the speaker's own. None: the speaker's.
+    #[serde(default)]
+    pub local_asn: Option<u32>,
+    /// The local address of the session. None: what the kernel chooses.
+    #[serde(default)]
+    pub source_address: Option<IpAddr>,
+    /// Never connect, only accept.
+    #[serde(default)]
+    pub passive: bool,
+    /// Keep the session down and routes out, with the text of RFC 9003 for the peer.
+    #[serde(default)]
+    pub shutdown: Option<String>,
+    /// TCP MD5 key (RFC 2385).
+    #[serde(default)]
+    pub password: Option<Password>,
+    /// The peer is at most this many hops away, 1 to 254: packets from further are dropped (RFC 5082).
+    #[serde(default)]
+    pub ttl_security: Option<u8>,
+    /// TTL of our packets to an external peer that is not on the same link, 1 to 255.
+    /// None: 1 for external peers, 64 for internal ones.
+    #[serde(default)]
+    pub multihop: Option<u8>,
+    /// Hold time offered, in seconds: 0 (never expires), or 3 and up.
+    #[serde(default = "default_hold_time")]
+    pub hold_time: u16,
+    /// Seconds between KEEPALIVEs. None: a third of the hold time agreed on, which is also the
+    /// most that is used.
+    #[serde(default)]
+    pub keepalive_time: Option<u16>,
+    /// The most seconds between two attempts to connect; they start at 1 and double.
+    #[serde(default = "default_connect_retry")]
+    pub connect_retry_time: u16,
+    /// Seconds this peer should keep our routes while we restart, 1 to 4095.
+    /// None: the speaker's setting.
+    #[serde(default)]
+    pub restart_time: Option<u16>,
+    /// Families offered; not empty.
+    #[serde(default = "default_families")]
+    pub families: Vec<Family>,
+    /// What next hop the peer is told.
+    #[serde(default)]
+    pub next_hop: NextHopMode,
+    /// Our address in IPv4 routes. None: the session's local address, if it is an IPv4 one.
+    #[serde(default)]
+    pub next_hop_v4: Option<Ipv4Addr>,
+    /// Our address in IPv6 routes. None: the session's local address, if it is an IPv6 one.
+    #[serde(default)]
+    pub next_hop_v6: Option<Ipv6Addr>,
+    /// How many prefixes the peer may announce. None: as many as it likes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub max_prefixes: Option<MaxPrefixes>,
+    /// An internal peer that has all routes of the others from this speaker, and the others its
+    /// routes (RFC 4456).
+    #[serde(default)]
+    pub route_reflector_client: bool,
+    /// How many times our own AS number may appear in a received path.
+    #[serde(default)]
+    pub allowas_in: u8,
+    /// Refuse routes of an external peer whose AS path does not start with its AS number.
+    #[serde(default = "default_true")]
+    pub enforce_first_as: bool,
+    /// Filter for routes from the peer. None: accept all (but see `ebgp-requires-policy`).
+    #[serde(default)]
+    pub import: Option<Policy>,
+    /// Filter for routes to the peer. None: accept all (but see `ebgp-requires-policy`).
+    #[serde(default)]
+    pub export: Option<Policy>,
+}
+
+const fn default_port() -> u16 {
+    PORT
+}
+
+const fn default_hold_time() -> u16 {
+    90
+}
+
+const fn default_connect_retry() -> u16 {
+    30
+}
+
+const fn default_true() -> bool {
+    true
+}
+
+fn default_families() -> Vec<Family> {
+    Family::ALL.to_vec()
+}
+
+impl PeerConfig {
+    /// A neighbor with default settings.
+    pub fn new(name: impl Into<String>, address: IpAddr, asn: u32) -> Self {
+        Self {
+            name: name.into(),
+            description: String::new(),
+            address,
+            port: PORT,
+            scope_id: 0,
+            asn,
+            local_asn: None,
+            source_address: None,
+            passive: false,
+            shutdown: None,
+            password: None,
+            ttl_security: None,
+            multihop: None,
+            hold_time: default_hold_time(),
+            keepalive_time: None,
+            connect_retry_time: default_connect_retry(),
+            restart_time: None,
+            families: default_families(),
+            next_hop: NextHopMode::Auto,
+            next_hop_v4: None,
+            next_hop_v6: None,
+            max_prefixes: None,
+            route_reflector_client: false,
+            allowas_in: 0,
+            enforce_first_as: true,
+            import: None,
+            export: None,
+        }
+    }
+
+    /// Our AS number towards this peer.
+    pub(crate) fn local_asn(&self, speaker: &Config) -> u32 {
+        self.local_asn.unwrap_or(speaker.asn)
+    }
+}
