@@ -116,7 +116,7 @@ impl Group {
     pub(super) fn mark_all<P: RibPrefix>(&mut self, table: &mut Table<P>) {
         let all: Vec<DestId> = table
             .iter()
-            .filter(|(id, dest)| dest.best.is_some() || self.sent(*id) != Sent::NOTHING)
+            .filter(|(id, dest)| dest.best_path().is_some() || self.sent(*id) != Sent::NOTHING)
             .map(|(id, _)| id)
             .collect();
         for dest in all {
@@ -288,7 +288,7 @@ impl Group {
     /// memo.
     fn export<P: RibPrefix>(&self, dest: DestId, rib: &mut Rib, memo: &mut Memo) -> Sent {
         let entry = P::table(rib).dest(dest);
-        let Some((source, attr)) = entry.best else { return Sent::NOTHING };
+        let Some((source, attr)) = entry.best() else { return Sent::NOTHING };
         let prefix = entry.prefix;
         let rank = rib.ranks[source.index()];
         let set = rib.attrs.get(attr);

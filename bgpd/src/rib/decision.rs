@@ -13,7 +13,8 @@
 //!
 //! 7. the lowest BGP Identifier, or ORIGINATOR_ID (RFC 4456 section 9);
 //! 8. the shortest CLUSTER_LIST;
-//! 9. the lowest peer address.
+//! 9. the lowest peer address;
+//! 10. the lowest path identifier (RFC 7911).
 
 use std::net::{IpAddr, Ipv4Addr};
 
@@ -80,6 +81,8 @@ pub enum Reason {
     ClusterList,
     /// The peer's address.
     PeerAddress,
+    /// The path identifier (RFC 7911), between paths of one peer.
+    PathId,
     /// Refused: the import policy.
     ImportPolicy,
     /// Refused: our AS number is in the path (RFC 4271 section 9.1.2).
@@ -108,6 +111,7 @@ impl std::fmt::Display for Reason {
             Self::RouterId => "router id",
             Self::ClusterList => "CLUSTER_LIST length",
             Self::PeerAddress => "peer address",
+            Self::PathId => "path identifier",
             Self::ImportPolicy => "refused by import policy",
             Self::AsPathLoop => "refused: own AS in AS_PATH",
             Self::OriginatorLoop => "refused: own ORIGINATOR_ID",
@@ -159,6 +163,7 @@ pub(super) fn select(
         round.keep_lowest(Reason::RouterId, |p| info(p).originator.unwrap_or(rank(p).router_id));
         round.keep_lowest(Reason::ClusterList, |p| info(p).clusters);
         round.keep_lowest(Reason::PeerAddress, |p| rank(p).address);
+        round.keep_lowest(Reason::PathId, |p| p.id);
         equal_cost
     };
     let best = left[0];
@@ -179,13 +184,14 @@ pub(super) fn select(
     used.sort_by_key(|p| {
         let set = attrs.get(p.attr);
         let rank = &ranks[p.peer.index()];
-        (set.info.originator.unwrap_or(rank.router_id), set.info.clusters, rank.address)
+        let originator = set.info.originator.unwrap_or(rank.router_id);
+        (originator, set.info.clusters, rank.address, p.id)
     });
     used.insert(0, paths[best]);
     used.truncate(limit.max(1));
     paths.sort_by_key(|p| {
-        let at = used.iter().position(|u| u.peer == p.peer);
-        (at.unwrap_or(usize::MAX), p.attr == AttrId::NONE, p.peer)
+        let at = used.iter().position(|u| u.key() == p.key());
+        (at.unwrap_or(usize::MAX), p.attr == AttrId::NONE, p.key())
     });
     used.len()
 }

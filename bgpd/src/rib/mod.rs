@@ -14,6 +14,7 @@ pub(crate) use attrs::{AttrId, AttrTable};
 pub use decision::Reason;
 pub(crate) use decision::{DEFAULT_LOCAL_PREF, PeerRank};
 pub(crate) use next_hops::{NextHopSets, SetId};
+use table::Touched;
 pub(crate) use table::{Bitmap, Dest, DestId, DirtyList, Path, PeerId, Table};
 
 #[cfg(test)]
@@ -126,7 +127,7 @@ impl Rib {
     ) -> (DestId, Option<Path>) {
         let (table, attrs) = P::parts(self);
         let dest = table.entry(prefix);
-        let replaced = table.put(dest, path);
+        let replaced = table.put(dest, path, attrs);
         if let Some(old) = replaced {
             attrs.release(old.attr_in);
             attrs.release(old.attr);
@@ -134,70 +135,85 @@ impl Rib {
         (dest, replaced)
     }
 
-    /// Takes the path of a peer out and returns it, if there was one.
-    pub(crate) fn remove<P: RibPrefix>(&mut self, dest: DestId, peer: PeerId) -> Option<Path> {
+    /// Takes a path out and returns it, if there was one.
+    pub(crate) fn remove<P: RibPrefix>(
+        &mut self,
+        dest: DestId,
+        key: (PeerId, u32),
+    ) -> Option<Path> {
         let (table, attrs) = P::parts(self);
-        let old = table.take(dest, peer)?;
+        let old = table.take(dest, key, attrs)?;
         attrs.release(old.attr_in);
         attrs.release(old.attr);
         Some(old)
     }
 
+    /// Has a destination decided anew. To be called before its paths change.
+    pub(crate) fn touch<P: RibPrefix>(&mut self, dest: DestId) {
+        let (table, attrs) = P::parts(self);
+        table.touch(dest, attrs);
+    }
+
+    /// Has all destinations decided anew.
+    pub(crate) fn touch_all(&mut self) {
+        self.v4.touch_all(&mut self.attrs);
+        self.v6.touch_all(&mut self.attrs);
+    }
+
     /// Decides all destinations whose paths changed, and reports what came of it.
     pub(crate) fn decide<P: RibPrefix>(&mut self, mut report: impl FnMut(&mut Table<P>, Decided)) {
         let mut dirty = P::table_mut(self).take_dirty();
-        for dest in dirty.drain(..) {
-            let decided = self.decide_one::<P>(dest);
+        for touched in dirty.drain(..) {
+            let decided = self.decide_one::<P>(touched);
             let table = P::table_mut(self);
-            if decided.best || decided.fib {
-                report(table, decided);
-            }
-            table.free_if_unused(dest);
+            report(table, decided);
+            table.free_if_unused(touched.id);
         }
         P::table_mut(self).give_back_dirty(dirty);
     }
 
-    fn decide_one<P: RibPrefix>(&mut self, id: DestId) -> Decided {
+    fn decide_one<P: RibPrefix>(&mut self, touched: Touched) -> Decided {
+        let Touched { id, best: old_best } = touched;
         // Taken out and put back, so that the rest of the RIB can be read meanwhile.
         let mut paths = P::table_mut(self).take_paths(id);
         let selected = decision::select(&mut paths, &self.attrs, &self.ranks, &self.multipath);
         for (at, path) in paths.iter_mut().enumerate() {
-            path.used = at < selected;
+            path.set_used(at < selected);
         }
-        let best = (selected > 0).then(|| (paths[0].peer, paths[0].attr));
-        let mut hops = FibNextHops::new();
-        if best.is_some_and(|(peer, _)| peer != PeerId::LOCAL) {
-            hops.extend(paths[..selected].iter().map(|path| {
-                let next_hop = self.attrs.get(path.attr).next_hop;
-                let link_local = match next_hop.addr {
-                    IpAddr::V6(addr) => addr.is_unicast_link_local(),
-                    IpAddr::V4(addr) => addr.is_link_local(),
-                };
-                let scope = self.ranks[path.peer.index()].scope_id;
-                FibNextHop {
-                    addr: next_hop.addr,
-                    interface: (link_local && scope != 0).then_some(scope),
-                }
-            }));
-            hops.sort_unstable();
-            hops.dedup();
-        }
-        let set = self.next_hops.intern(hops);
+        let set = self.next_hop_set(&paths[..selected]);
         let dest = P::table_mut(self).dest_mut(id);
         dest.paths = paths;
-        let old_best = std::mem::replace(&mut dest.best, best);
+        let best = dest.best();
         let old_set = std::mem::replace(&mut dest.next_hops, set);
         self.next_hops.release(old_set);
-        let changed = old_best != best;
-        if changed {
-            // The reference keeps the number from being given to other attributes unnoticed.
-            if let Some((_, attr)) = best {
-                self.attrs.retain(attr);
-            }
-            if let Some((_, attr)) = old_best {
-                self.attrs.release(attr);
+        if let Some((_, attr)) = old_best {
+            self.attrs.release(attr);
+        }
+        Decided { dest: id, best: old_best != best, fib: old_set != set }
+    }
+
+    /// Where packets go that take these paths, with a reference; nowhere where the first is ours.
+    fn next_hop_set(&mut self, used: &[Path]) -> SetId {
+        match used {
+            [] => SetId::NONE,
+            [best, ..] if best.peer == PeerId::LOCAL => SetId::NONE,
+            [only] => self.next_hops.intern_one(self.next_hop(only)),
+            several => {
+                let mut hops: FibNextHops = several.iter().map(|p| self.next_hop(p)).collect();
+                hops.sort_unstable();
+                hops.dedup();
+                self.next_hops.intern(hops)
             }
         }
-        Decided { dest: id, best: changed, fib: old_set != set }
+    }
+
+    fn next_hop(&self, path: &Path) -> FibNextHop {
+        let addr = self.attrs.get(path.attr).next_hop.addr;
+        let link_local = match addr {
+            IpAddr::V6(addr) => addr.is_unicast_link_local(),
+            IpAddr::V4(addr) => addr.is_link_local(),
+        };
+        let scope = self.ranks[path.peer.index()].scope_id;
+        FibNextHop { addr, interface: (link_local && scope != 0).then_some(scope) }
     }
 }

@@ -2,7 +2,9 @@
 
 use std::collections::HashMap;
 
-use super::FibNextHops;
+use smallvec::smallvec;
+
+use super::{FibNextHop, FibNextHops};
 
 /// Names a set of next hops.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -19,6 +21,8 @@ pub(crate) struct NextHopSets {
     sets: Vec<(FibNextHops, u32)>,
     free: Vec<u32>,
     index: HashMap<FibNextHops, u32>,
+    /// The last set of one: most routes of a peer have the same.
+    last: Option<(FibNextHop, u32)>,
 }
 
 impl NextHopSets {
@@ -42,6 +46,19 @@ impl NextHopSets {
         SetId(at)
     }
 
+    /// As [`Self::intern`], of a set of one.
+    pub(crate) fn intern_one(&mut self, hop: FibNextHop) -> SetId {
+        if let Some((last, at)) = self.last
+            && last == hop
+        {
+            self.sets[at as usize].1 += 1;
+            return SetId(at);
+        }
+        let set = self.intern(smallvec![hop]);
+        self.last = Some((hop, set.0));
+        set
+    }
+
     /// Gives a reference back.
     pub(crate) fn release(&mut self, id: SetId) {
         if id == SetId::NONE {
@@ -53,6 +70,7 @@ impl NextHopSets {
             let hops = std::mem::take(hops);
             self.index.remove(&hops);
             self.free.push(id.0);
+            self.last = self.last.filter(|(_, at)| *at != id.0);
         }
     }
 

@@ -5,7 +5,7 @@ use std::hash::BuildHasher;
 use hashbrown::{DefaultHashBuilder, HashTable};
 use smallvec::SmallVec;
 
-use super::{AttrId, Reason, SetId};
+use super::{AttrId, AttrTable, Reason, SetId};
 use crate::wire::Prefix;
 
 /// Names a destination of a table. Stays the same while anything holds the destination.
@@ -31,24 +31,66 @@ impl PeerId {
     }
 }
 
-/// One way to a destination: an entry of Adj-RIB-In.
+/// One way to a destination: an entry of Adj-RIB-In. There is one for every route of every peer, so
+/// that every octet counts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Path {
     pub(crate) peer: PeerId,
-    /// Kept over a restart of the peer and not announced again yet.
-    pub(crate) stale: bool,
-    /// Packets go this way, alone or with others; as of the last decision.
-    pub(crate) used: bool,
+    flags: u8,
     /// Why it is used, or is not.
     pub(crate) reason: Reason,
+    /// Tells the paths of one peer to one destination apart (RFC 7911); 0 where the peer has but one.
+    pub(crate) id: u32,
     /// As received.
     pub(crate) attr_in: AttrId,
     /// After the import policy; [`AttrId::NONE`] if the path may not be used.
     pub(crate) attr: AttrId,
 }
 
+const _: () = assert!(size_of::<Path>() == 16);
+
+impl Path {
+    const STALE: u8 = 1;
+    const USED: u8 = 2;
+
+    /// A path that is neither stale nor used.
+    pub(crate) const fn new(peer: PeerId, id: u32, attr_in: AttrId) -> Self {
+        Self { peer, flags: 0, reason: Reason::Undecided, id, attr_in, attr: attr_in }
+    }
+
+    /// Kept over a restart of the peer and not announced again yet.
+    pub(crate) const fn is_stale(&self) -> bool {
+        self.flags & Self::STALE != 0
+    }
+
+    pub(crate) const fn set_stale(&mut self, stale: bool) {
+        self.set(Self::STALE, stale);
+    }
+
+    /// Packets go this way, alone or with others; as of the last decision.
+    pub(crate) const fn is_used(&self) -> bool {
+        self.flags & Self::USED != 0
+    }
+
+    pub(super) const fn set_used(&mut self, used: bool) {
+        self.set(Self::USED, used);
+    }
+
+    const fn set(&mut self, flag: u8, on: bool) {
+        self.flags = if on { self.flags | flag } else { self.flags & !flag };
+    }
+
+    /// What tells it from the other paths to the same destination.
+    pub(crate) const fn key(&self) -> (PeerId, u32) {
+        (self.peer, self.id)
+    }
+}
+
 /// Most destinations have one path.
 pub(crate) type Paths = SmallVec<[Path; 1]>;
+
+/// Who the best path of a destination is from, and its attributes.
+pub(crate) type Best = Option<(PeerId, AttrId)>;
 
 /// A destination.
 #[derive(Debug)]
@@ -56,8 +98,6 @@ pub(crate) struct Dest<P> {
     pub(crate) prefix: P,
     /// After a decision: the best one first, then those used beside it, then the others.
     pub(crate) paths: Paths,
-    /// Who the best path is from and its attributes, of which it holds a reference.
-    pub(crate) best: Option<(PeerId, AttrId)>,
     /// For the forwarding table.
     pub(crate) next_hops: SetId,
     /// Who needs the destination beside its paths: update groups and subscribers.
@@ -66,13 +106,35 @@ pub(crate) struct Dest<P> {
     live: bool,
 }
 
+const _: () = assert!(size_of::<Dest<crate::wire::Prefix4>>() == 40);
+
+impl<P> Dest<P> {
+    /// The best path, as of the last decision.
+    pub(crate) fn best_path(&self) -> Option<&Path> {
+        self.paths.first().filter(|path| path.is_used())
+    }
+
+    /// Of [`Self::best_path`], what is announced depends on.
+    pub(crate) fn best(&self) -> Best {
+        self.best_path().map(|path| (path.peer, path.attr))
+    }
+}
+
+/// A destination to be decided.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Touched {
+    pub(super) id: DestId,
+    /// The best path before anything changed, with a reference to its attributes.
+    pub(super) best: Best,
+}
+
 /// All destinations of one family.
 #[derive(Debug)]
 pub(crate) struct Table<P> {
     dests: Vec<Dest<P>>,
     free: Vec<DestId>,
     index: HashTable<DestId>,
-    dirty: Vec<DestId>,
+    dirty: Vec<Touched>,
     hasher: DefaultHashBuilder,
 }
 
@@ -105,12 +167,22 @@ impl<P: Prefix> Table<P> {
         let dest = Dest {
             prefix,
             paths: SmallVec::new(),
-            best: None,
             next_hops: SetId::NONE,
             holds: 0,
             dirty: false,
             live: true,
         };
+        if index.len() == index.capacity() {
+            // In the order of the slab, which is read through once; growing in the order of the
+            // index would jump about in it.
+            let mut larger = HashTable::with_capacity(index.len() + 1);
+            for (id, dest) in (0..).map(DestId).zip(&*dests).filter(|(_, dest)| dest.live) {
+                larger.insert_unique(hasher.hash_one(dest.prefix), id, |id| {
+                    hasher.hash_one(dests[id.index()].prefix)
+                });
+            }
+            *index = larger;
+        }
         let id = if let Some(id) = free.pop() {
             dests[id.index()] = dest;
             id
@@ -141,29 +213,33 @@ impl<P: Prefix> Table<P> {
         (0..).map(DestId).zip(&self.dests).filter(|(_, dest)| dest.live)
     }
 
-    /// Has the destination decided anew.
-    pub(crate) fn touch(&mut self, id: DestId) {
+    /// Has the destination decided anew. To be called before its paths change.
+    pub(super) fn touch(&mut self, id: DestId, attrs: &mut AttrTable) {
         let dest = &mut self.dests[id.index()];
         if !dest.dirty {
             dest.dirty = true;
-            self.dirty.push(id);
+            let best = dest.best();
+            if let Some((_, attr)) = best {
+                attrs.retain(attr);
+            }
+            self.dirty.push(Touched { id, best });
         }
     }
 
     /// Has all destinations decided anew.
-    pub(crate) fn touch_all(&mut self) {
+    pub(super) fn touch_all(&mut self, attrs: &mut AttrTable) {
         for at in (0..).map(DestId).take(self.dests.len()) {
             if self.dests[at.index()].live {
-                self.touch(at);
+                self.touch(at, attrs);
             }
         }
     }
 
     /// Puts a path, and returns the one it replaces.
-    pub(super) fn put(&mut self, id: DestId, path: Path) -> Option<Path> {
-        self.touch(id);
+    pub(super) fn put(&mut self, id: DestId, path: Path, attrs: &mut AttrTable) -> Option<Path> {
+        self.touch(id, attrs);
         let paths = &mut self.dests[id.index()].paths;
-        if let Some(slot) = paths.iter_mut().find(|p| p.peer == path.peer) {
+        if let Some(slot) = paths.iter_mut().find(|p| p.key() == path.key()) {
             return Some(std::mem::replace(slot, path));
         }
         paths.push(path);
@@ -171,34 +247,41 @@ impl<P: Prefix> Table<P> {
     }
 
     /// Takes a path out.
-    pub(super) fn take(&mut self, id: DestId, peer: PeerId) -> Option<Path> {
-        let paths = &mut self.dests[id.index()].paths;
-        let at = paths.iter().position(|p| p.peer == peer)?;
-        let path = paths.remove(at);
-        self.touch(id);
-        Some(path)
+    pub(super) fn take(
+        &mut self,
+        id: DestId,
+        key: (PeerId, u32),
+        attrs: &mut AttrTable,
+    ) -> Option<Path> {
+        let at = self.dests[id.index()].paths.iter().position(|p| p.key() == key)?;
+        self.touch(id, attrs);
+        Some(self.dests[id.index()].paths.remove(at))
     }
 
-    /// The path of a peer. Who changes more than [`Path::stale`] must [touch](Self::touch) the
-    /// destination.
-    pub(crate) fn path_mut(&mut self, id: DestId, peer: PeerId) -> Option<&mut Path> {
-        self.dests[id.index()].paths.iter_mut().find(|p| p.peer == peer)
+    /// The paths of a peer. Who changes more than whether they are stale must
+    /// [touch](super::Rib::touch) the destination before.
+    pub(crate) fn paths_mut(
+        &mut self,
+        id: DestId,
+        peer: PeerId,
+    ) -> impl Iterator<Item = &mut Path> {
+        self.dests[id.index()].paths.iter_mut().filter(move |p| p.peer == peer)
     }
 
     pub(super) fn take_paths(&mut self, id: DestId) -> Paths {
         std::mem::take(&mut self.dests[id.index()].paths)
     }
 
-    pub(super) fn take_dirty(&mut self) -> Vec<DestId> {
-        for id in &self.dirty {
-            self.dests[id.index()].dirty = false;
+    pub(super) fn take_dirty(&mut self) -> Vec<Touched> {
+        for touched in &self.dirty {
+            self.dests[touched.id.index()].dirty = false;
         }
         std::mem::take(&mut self.dirty)
     }
 
     /// Reuses the allocation, unless it was for a burst.
-    pub(super) fn give_back_dirty(&mut self, buffer: Vec<DestId>) {
-        if self.dirty.is_empty() && buffer.capacity() <= 4096 {
+    pub(super) fn give_back_dirty(&mut self, buffer: Vec<Touched>) {
+        if self.dirty.is_empty() && buffer.capacity() <= 16 * 1024 {
             self.dirty = buffer;
         }
     }
@@ -218,7 +301,7 @@ impl<P: Prefix> Table<P> {
         let Self { dests, index, hasher, free, .. } = self;
         let dest = &mut dests[id.index()];
         let unused = dest.live && dest.holds == 0 && !dest.dirty && dest.paths.is_empty();
-        if !unused || dest.best.is_some() {
+        if !unused {
             return;
         }
         dest.live = false;

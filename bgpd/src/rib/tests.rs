@@ -99,20 +99,14 @@ fn decide(
         let attr_in = rib.attrs.intern(&paths[*at].block(), NextHop::new(hop(at + 1)));
         let attr = if paths[*at].usable { attr_in } else { AttrId::NONE };
         rib.attrs.retain(attr);
-        let path = Path {
-            peer: PeerId(u16::try_from(at + 1).unwrap()),
-            stale: false,
-            used: false,
-            reason: Reason::ImportPolicy,
-            attr_in,
-            attr,
-        };
+        let mut path = Path::new(PeerId(u16::try_from(at + 1).unwrap()), 0, attr_in);
+        (path.reason, path.attr) = (Reason::ImportPolicy, attr);
         rib.announce(prefix(), path);
     }
     rib.decide::<Prefix4>(|_, _| {});
     let id = rib.v4.find(&prefix()).unwrap();
     let dest = rib.v4.dest(id);
-    let best = dest.best.map(|(peer, _)| peer.index() - 1);
+    let best = dest.best().map(|(peer, _)| peer.index() - 1);
     let hops = rib.next_hops.get(dest.next_hops).iter().map(|h| h.addr).collect();
     let reasons = dest.paths.iter().map(|p| (p.peer.index() - 1, p.reason)).collect();
     (best, hops, reasons, rib)
@@ -180,7 +174,8 @@ proptest! {
         // Withdrawn again, nothing is left.
         let id = rib.v4.find(&prefix()).unwrap();
         for at in order {
-            prop_assert!(rib.remove::<Prefix4>(id, PeerId(u16::try_from(at + 1).unwrap())).is_some());
+            let peer = PeerId(u16::try_from(at + 1).unwrap());
+            prop_assert!(rib.remove::<Prefix4>(id, (peer, 0)).is_some());
             rib.decide::<Prefix4>(|_, _| {});
         }
         prop_assert_eq!((rib.v4.len(), rib.attrs.len(), rib.next_hops.len()), (0, 0, 0));
@@ -247,15 +242,13 @@ fn a_destination_stays_while_it_is_held() {
     let attr = rib.attrs.intern(&[0x40, 1, 1, 0], NextHop::new(hop(1)));
     rib.attrs.retain(attr);
     let peer = PeerId(1);
-    let reason = Reason::Undecided;
-    let path = Path { peer, stale: false, used: false, reason, attr_in: attr, attr };
-    let (id, old) = rib.announce(prefix(), path);
+    let (id, old) = rib.announce(prefix(), Path::new(peer, 0, attr));
     assert!(old.is_none());
     rib.decide::<Prefix4>(|table, decided| {
         assert!(decided.best && decided.fib);
         table.hold(decided.dest);
     });
-    rib.remove::<Prefix4>(id, peer);
+    rib.remove::<Prefix4>(id, (peer, 0));
     rib.decide::<Prefix4>(|_, decided| assert!(decided.best && decided.fib));
     assert_eq!((rib.v4.len(), rib.attrs.len()), (1, 0));
     assert_eq!(rib.v4.dest(id).prefix, prefix());
@@ -271,14 +264,7 @@ fn a_link_local_next_hop_comes_with_its_interface() {
         let hop = NextHop::new(text.parse().unwrap());
         let attr = rib.attrs.intern(&[0x40, 1, 1, 0], hop);
         rib.attrs.retain(attr);
-        let path = Path {
-            peer: PeerId(1),
-            stale: false,
-            used: false,
-            reason: Reason::Undecided,
-            attr_in: attr,
-            attr,
-        };
+        let path = Path::new(PeerId(1), 0, attr);
         let prefix = Prefix6::from_octets(&[0xfd], 8);
         let (id, _) = rib.announce(prefix, path);
         rib.decide::<Prefix6>(|_, _| {});

@@ -10,7 +10,7 @@ use serde::Serialize;
 use super::core::{Core, Time};
 use super::neighbor::Neighbor;
 use crate::config::{Config, Network, PeerConfig};
-use crate::rib::{Path, PeerId, Reason, RibPrefix, with_family};
+use crate::rib::{Path, PeerId, RibPrefix, with_family};
 use crate::session::{Direction, Event, State};
 use crate::wire::attributes::{flag, kind, push};
 use crate::wire::{Family, NextHop, Notification, Prefix, cease, encode_route_refresh};
@@ -97,8 +97,7 @@ impl Core {
         if new.multipath != old.multipath {
             note(vec!["multipath"], Effect::ReEvaluated);
             self.rib.multipath = new.multipath;
-            self.rib.v4.touch_all();
-            self.rib.v6.touch_all();
+            self.rib.touch_all();
         }
         reset_all
     }
@@ -332,7 +331,7 @@ impl Core {
             with_family!(Family::of(prefix), P => {
                 let dest = P::from_net(prefix).and_then(|p| P::table(&self.rib).find(&p));
                 if let Some(dest) = dest {
-                    self.rib.remove::<P>(dest, PeerId::LOCAL);
+                    self.rib.remove::<P>(dest, (PeerId::LOCAL, 0));
                 }
             });
             note(report, *prefix, Effect::Removed);
@@ -344,15 +343,7 @@ impl Core {
         let next_hop = network.next_hop.map_or(NextHop::OURSELVES, NextHop::new);
         let attr = self.rib.attrs.intern(&block(network), next_hop);
         self.rib.attrs.retain(attr);
-        let path = Path {
-            peer: PeerId::LOCAL,
-            stale: false,
-            used: false,
-            reason: Reason::Undecided,
-            attr_in: attr,
-            attr,
-        };
-        self.rib.announce(prefix, path);
+        self.rib.announce(prefix, Path::new(PeerId::LOCAL, 0, attr));
     }
 }
 

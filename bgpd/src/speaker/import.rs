@@ -114,7 +114,7 @@ impl Core {
     fn withdraw<P: RibPrefix>(&mut self, peer: PeerId, prefixes: Prefixes<'_, P>) {
         for prefix in prefixes {
             if let Some(dest) = P::table(&self.rib).find(&prefix) {
-                self.remove::<P>(peer, dest);
+                self.remove::<P>(dest, (peer, 0));
             }
         }
     }
@@ -135,9 +135,11 @@ impl Core {
         for prefix in prefixes {
             let (attr, reason) = judge.judge(prefix, rib);
             rib.attrs.retain(attr_in);
-            let path = Path { peer, stale: false, used: false, reason, attr_in, attr };
+            let mut path = Path::new(peer, 0, attr_in);
+            (path.attr, path.reason) = (attr, reason);
             let (dest, old) = rib.announce(prefix, path);
             if old.is_none() {
+                judge.neighbor.received[family] += 1;
                 judge.neighbor.routes[family].insert(dest);
             }
             let was = old.is_some_and(|p| p.attr != AttrId::NONE);
@@ -166,25 +168,25 @@ impl Core {
         let Self { rib, neighbors, config, .. } = self;
         let Some(Some(neighbor)) = neighbors.get_mut(peer.index()) else { return };
         for dest in routes {
-            let table = P::table_mut(rib);
-            let prefix = table.dest(*dest).prefix;
-            let Some(path) = table.path_mut(*dest, peer) else { continue };
-            let (attr_in, old) = (path.attr_in, path.attr);
-            let mut judge = Judge::new(neighbor, config, attr_in, rib);
-            let (attr, reason) = judge.judge(prefix, rib);
-            judge.finish(rib);
-            let table = P::table_mut(rib);
-            if attr != old {
-                table.touch(*dest);
+            let prefix = P::table(rib).dest(*dest).prefix;
+            let paths = P::table_mut(rib).paths_mut(*dest, peer);
+            let paths: SmallVec<[Path; 2]> = paths.map(|p| *p).collect();
+            for old in paths {
+                let mut judge = Judge::new(neighbor, config, old.attr_in, rib);
+                let (attr, reason) = judge.judge(prefix, rib);
+                judge.finish(rib);
+                if attr != old.attr {
+                    rib.touch::<P>(*dest);
+                    let mut paths = P::table_mut(rib).paths_mut(*dest, peer);
+                    if let Some(path) = paths.find(|p| p.id == old.id) {
+                        (path.attr, path.reason) = (attr, reason);
+                    }
+                }
+                rib.attrs.release(old.attr);
+                let accepted = &mut neighbor.accepted[P::FAMILY.index()];
+                *accepted += usize::from(attr != AttrId::NONE);
+                *accepted -= usize::from(old.attr != AttrId::NONE);
             }
-            if let Some(path) = table.path_mut(*dest, peer) {
-                path.attr = attr;
-                path.reason = if attr == old { path.reason } else { reason };
-            }
-            rib.attrs.release(old);
-            let accepted = &mut neighbor.accepted[P::FAMILY.index()];
-            *accepted += usize::from(attr != AttrId::NONE);
-            *accepted -= usize::from(old != AttrId::NONE);
         }
     }
 }

@@ -137,8 +137,10 @@ pub(super) struct Neighbor {
     pub(super) local_asn: u32,
     pub(super) slots: [Slot; 2],
     pub(super) session: Option<Session>,
-    /// Where its paths are, by family.
+    /// The destinations it has paths to, by family.
     pub(super) routes: [Bitmap; 2],
+    /// How many paths it announced, by family.
+    pub(super) received: [usize; 2],
     /// How many of them may be used, by family.
     pub(super) accepted: [usize; 2],
     /// Families with paths kept over a restart of the peer.
@@ -174,6 +176,7 @@ impl Neighbor {
             slots: Default::default(),
             session: None,
             routes: Default::default(),
+            received: [0; 2],
             accepted: [0; 2],
             stale: FamilySet::default(),
             stale_timer: Deadline::default(),

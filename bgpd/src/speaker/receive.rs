@@ -3,12 +3,14 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use smallvec::SmallVec;
+
 use super::core::{Core, Time, TimerKey};
 use super::neighbor::{Neighbor, Session};
 use super::status::DownReason;
 use crate::export::GroupKey;
 use crate::policy::PeerType;
-use crate::rib::{AttrId, DestId, PeerId, PeerRank, RibPrefix, with_family};
+use crate::rib::{AttrId, DestId, Path, PeerId, PeerRank, RibPrefix, with_family};
 use crate::session::{Direction, Event, State};
 use crate::wire::{
     Family, FamilySet, Frame, MessageType, Notification, UpdateEncoder, parse_route_refresh,
@@ -128,7 +130,7 @@ impl Core {
             for family in Family::ALL {
                 with_family!(family, P => {
                     for dest in self.routes_of(peer, family) {
-                        P::table_mut(&mut self.rib).touch(dest);
+                        self.rib.touch::<P>(dest);
                     }
                 });
             }
@@ -219,8 +221,8 @@ impl Core {
     fn mark_stale(&mut self, peer: PeerId, family: Family) {
         let routes = self.routes_of(peer, family);
         with_family!(family, P => for dest in &routes {
-            if let Some(path) = P::table_mut(&mut self.rib).path_mut(*dest, peer) {
-                path.stale = true;
+            for path in P::table_mut(&mut self.rib).paths_mut(*dest, peer) {
+                path.set_stale(true);
             }
         });
         if let Some(neighbor) = self.neighbor(peer)
@@ -240,11 +242,7 @@ impl Core {
         let mut swept = 0_usize;
         for dest in self.routes_of(peer, family) {
             with_family!(family, P => {
-                let path = P::table_mut(&mut self.rib).path_mut(dest, peer);
-                if path.is_some_and(|p| p.stale) {
-                    self.remove::<P>(peer, dest);
-                    swept += 1;
-                }
+                swept += self.remove_where::<P>(peer, dest, Path::is_stale);
             });
         }
         if let Some(neighbor) = self.neighbor(peer) {
@@ -261,19 +259,39 @@ impl Core {
     /// Removes all paths of a neighbor.
     pub(super) fn purge(&mut self, peer: PeerId, family: Family) {
         for dest in self.routes_of(peer, family) {
-            with_family!(family, P => self.remove::<P>(peer, dest));
+            with_family!(family, P => self.remove_where::<P>(peer, dest, |_| true));
         }
         if let Some(neighbor) = self.neighbor(peer) {
             neighbor.stale.remove(family);
         }
     }
 
-    pub(super) fn remove<P: RibPrefix>(&mut self, peer: PeerId, dest: DestId) {
-        let Some(old) = self.rib.remove::<P>(dest, peer) else { return };
-        let Some(neighbor) = self.neighbor(peer) else { return };
+    /// Removes those paths of a neighbor to a destination; returns how many.
+    fn remove_where<P: RibPrefix>(
+        &mut self,
+        peer: PeerId,
+        dest: DestId,
+        which: impl Fn(&Path) -> bool,
+    ) -> usize {
+        let paths = P::table_mut(&mut self.rib).paths_mut(dest, peer);
+        let ids: SmallVec<[u32; 4]> = paths.filter(|p| which(p)).map(|p| p.id).collect();
+        for id in &ids {
+            self.remove::<P>(dest, (peer, *id));
+        }
+        ids.len()
+    }
+
+    /// Removes a path of a neighbor, if it is there.
+    pub(super) fn remove<P: RibPrefix>(&mut self, dest: DestId, key: (PeerId, u32)) {
+        let Some(old) = self.rib.remove::<P>(dest, key) else { return };
+        let more = P::table(&self.rib).dest(dest).paths.iter().any(|p| p.peer == key.0);
+        let Some(neighbor) = self.neighbor(key.0) else { return };
         let family = P::FAMILY.index();
-        neighbor.routes[family].remove(dest);
+        neighbor.received[family] -= 1;
         neighbor.accepted[family] -= usize::from(old.attr != AttrId::NONE);
+        if !more {
+            neighbor.routes[family].remove(dest);
+        }
     }
 
     pub(super) fn end_of_rib(&mut self, peer: PeerId, family: Family) {

@@ -166,7 +166,7 @@ pub struct FamilyStatus {
     pub negotiated: bool,
     /// Errors in its routes have disabled it until the session is reset (RFC 7606).
     pub disabled: bool,
-    /// Prefixes received.
+    /// Paths received: as many as prefixes, but for a peer that sends several to each (RFC 7911).
     pub received: usize,
     /// Of these, those that may be used.
     pub accepted: usize,
@@ -310,7 +310,7 @@ impl Core {
             family,
             negotiated: session.is_some_and(|s| s.negotiated.families.contains(family)),
             disabled: session.is_some_and(|s| s.disabled.contains(family)),
-            received: neighbor.routes[family.index()].len(),
+            received: neighbor.received[family.index()],
             accepted: neighbor.accepted[family.index()],
             stale: neighbor.stale.contains(family),
             advertised: self.groups.advertised(neighbor.id, family),
@@ -403,23 +403,23 @@ impl Core {
                 .paths
                 .iter()
                 .enumerate()
-                .map(|(at, path)| self.path_status(dest, at, path))
+                .map(|(at, path)| self.path_status(at, path))
                 .collect(),
             next_hops: used,
         }
     }
 
-    fn path_status<P>(&self, dest: &Dest<P>, at: usize, path: &Path) -> PathStatus {
+    fn path_status(&self, at: usize, path: &Path) -> PathStatus {
         let attr = if path.attr == AttrId::NONE { path.attr_in } else { path.attr };
         let set = self.rib.attrs.get(attr);
         let neighbor = self.neighbors.get(path.peer.index()).and_then(Option::as_ref);
-        let best = at == 0 && dest.best.is_some_and(|(peer, _)| peer == path.peer);
+        let best = at == 0 && path.is_used();
         PathStatus {
             neighbor: neighbor.map(|n| n.config.name.clone()),
             best,
-            used: best || path.used,
+            used: path.is_used(),
             reason: path.reason,
-            stale: path.stale,
+            stale: path.is_stale(),
             next_hop: set.next_hop.addr,
             as_path: path::display(attributes::as_path(&set.block)),
             origin: match set.info.origin {
