@@ -194,6 +194,7 @@ async fn reload(path: &Path, speaker: &SpeakerHandle) {
                 let (object, fields, effect) = (change.object, change.fields, change.effect);
                 tracing::info!(object, ?fields, ?effect, "configuration changed");
             }
+            tracing::info!("configuration applied");
         }
         Err(error) => tracing::error!(%error, "configuration not changed"),
     }

@@ -1,0 +1,9 @@
+//! The daemon against other people's: FRR 8.4, BIRD 2.0 and GoBGP 3.10, as Debian has them, in
+//! network namespaces of each test's own. Needs root.
+//!
+//! One file per feature; see [`kit`] for what they are made of.
+#![allow(clippy::unwrap_used, clippy::panic, clippy::expect_used, reason = "tests may")]
+
+mod dual_stack;
+#[allow(dead_code, unused_imports, reason = "a kit is for tests to come, too")]
+mod kit;
