@@ -140,12 +140,19 @@ pub struct PeerConfig {
     /// What next hop the peer is told.
     #[serde(default)]
     pub next_hop: NextHopMode,
-    /// Our address in IPv4 routes. None: the session's local address, if it is an IPv4 one.
+    /// Our address in IPv4 routes. None: the session's local address, if it is an IPv4 one or the
+    /// peer takes an IPv6 one (`extended-next-hop`).
     #[serde(default)]
     pub next_hop_v4: Option<Ipv4Addr>,
-    /// Our address in IPv6 routes. None: the session's local address, if it is an IPv6 one.
+    /// Our address in IPv6 routes. None: the session's local address, if it is an IPv6 one. Beside
+    /// it goes that local address, where it is link-local (RFC 2545).
     #[serde(default)]
     pub next_hop_v6: Option<Ipv6Addr>,
+    /// Take and send IPv4 routes with an IPv6 next hop, if the peer does too (RFC 8950).
+    /// None: over a session between IPv6 addresses without `next-hop-v4`, which could not carry
+    /// IPv4 routes otherwise.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub extended_next_hop: Option<bool>,
     /// How many prefixes the peer may announce. None: as many as it likes.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub max_prefixes: Option<MaxPrefixes>,
@@ -212,6 +219,7 @@ impl PeerConfig {
             next_hop: NextHopMode::Auto,
             next_hop_v4: None,
             next_hop_v6: None,
+            extended_next_hop: None,
             max_prefixes: None,
             route_reflector_client: false,
             allowas_in: 0,
@@ -219,6 +227,11 @@ impl PeerConfig {
             import: None,
             export: None,
         }
+    }
+
+    /// Whether we offer to take IPv4 routes with an IPv6 next hop.
+    pub(crate) fn extended_next_hop(&self) -> bool {
+        self.extended_next_hop.unwrap_or(self.address.is_ipv6() && self.next_hop_v4.is_none())
     }
 
     /// Our AS number towards this peer.

@@ -1,7 +1,7 @@
 //! One update group.
 
 use std::collections::HashMap;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::net::Ipv4Addr;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -25,7 +25,7 @@ pub(crate) struct GroupKey {
     pub(crate) next_hop_mode: NextHopMode,
     /// Our address in the family; None if we have none, and then only routes with somebody
     /// else's next hop can be sent.
-    pub(crate) next_hop: Option<IpAddr>,
+    pub(crate) next_hop: Option<NextHop>,
     pub(crate) encoder: UpdateEncoder,
     pub(crate) policy: Arc<Policy>,
     /// Internal peers' routes are reflected to them, whoever they are from (RFC 4456).
@@ -387,22 +387,26 @@ impl Group {
         AttrId::NONE
     }
 
-    /// The next hop that the members are told (RFC 4271 section 5.1.3).
+    /// The next hop that the members are told (RFC 4271 section 5.1.3, RFC 2545 section 3, RFC 8950
+    /// section 4); None if there is none that they would take.
     fn next_hop<P: RibPrefix>(&self, learned: NextHop) -> Option<NextHop> {
         let ourselves = match self.key.next_hop_mode {
             NextHopMode::Auto => self.key.peer_type == PeerType::External,
             NextHopMode::Ourselves => true,
             NextHopMode::Keep => false,
         };
-        if !ourselves && !learned.is_ourselves() {
-            return Some(learned);
-        }
-        let addr = self.key.next_hop?;
-        let fits = match P::FAMILY {
-            Family::Ipv4Unicast => addr.is_ipv4() && addr != Ipv4Addr::UNSPECIFIED,
-            Family::Ipv6Unicast => addr.is_ipv6() && addr != Ipv6Addr::UNSPECIFIED,
+        // A link-local address is nobody, or somebody else, on the members' links.
+        let next_hop = if ourselves || learned.is_ourselves() || learned.is_link_local() {
+            self.key.next_hop?
+        } else {
+            NextHop::new(learned.addr)
         };
-        fits.then_some(NextHop::new(addr))
+        let v6 = next_hop.addr.is_ipv6();
+        let fits = match P::FAMILY {
+            Family::Ipv4Unicast => !v6 || self.key.encoder.extended_next_hop,
+            Family::Ipv6Unicast => v6,
+        };
+        (fits && !next_hop.addr.is_unspecified()).then_some(next_hop)
     }
 }
 

@@ -36,8 +36,8 @@ pub(crate) struct PeerRank {
     pub(crate) external: bool,
     pub(crate) router_id: Ipv4Addr,
     pub(crate) address: IpAddr,
-    /// The interface of a link-local session.
-    pub(crate) scope_id: u32,
+    /// The interface of a link-local session; 0 for others.
+    pub(crate) interface: u32,
     /// Its routes are reflected to everyone (RFC 4456).
     pub(crate) client: bool,
 }
@@ -49,7 +49,7 @@ impl PeerRank {
         external: false,
         router_id: Ipv4Addr::UNSPECIFIED,
         address: IpAddr::V4(Ipv4Addr::UNSPECIFIED),
-        scope_id: 0,
+        interface: 0,
         client: false,
     };
 }

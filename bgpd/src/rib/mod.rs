@@ -26,7 +26,7 @@ use serde::Serialize;
 use smallvec::SmallVec;
 
 use crate::config::Multipath;
-use crate::wire::{Prefix, Prefix4, Prefix6};
+use crate::wire::{NextHop, Prefix, Prefix4, Prefix6};
 
 /// One way out of this machine, for the forwarding table.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize)]
@@ -36,6 +36,22 @@ pub struct FibNextHop {
     /// The interface (`if_nametoindex(3)`), where the address is link-local.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub interface: Option<u32>,
+}
+
+impl FibNextHop {
+    /// The way to a next hop that was learned over an interface; 0: nobody knows which. On that
+    /// link the link-local one of two addresses is sure to be found (RFC 2545 section 2).
+    fn of(next_hop: NextHop, interface: u32) -> Self {
+        let interface = (interface != 0).then_some(interface);
+        if let (Some(addr), Some(_)) = (next_hop.link_local, interface) {
+            return Self { addr: addr.into(), interface };
+        }
+        let link_local = match next_hop.addr {
+            IpAddr::V6(_) => next_hop.is_link_local(),
+            IpAddr::V4(addr) => addr.is_link_local(),
+        };
+        Self { addr: next_hop.addr, interface: interface.filter(|_| link_local) }
+    }
 }
 
 /// The next hops of one prefix, sorted, without duplicates; more than one is ECMP.
@@ -208,12 +224,7 @@ impl Rib {
     }
 
     fn next_hop(&self, path: &Path) -> FibNextHop {
-        let addr = self.attrs.get(path.attr).next_hop.addr;
-        let link_local = match addr {
-            IpAddr::V6(addr) => addr.is_unicast_link_local(),
-            IpAddr::V4(addr) => addr.is_link_local(),
-        };
-        let scope = self.ranks[path.peer.index()].scope_id;
-        FibNextHop { addr, interface: (link_local && scope != 0).then_some(scope) }
+        let next_hop = self.attrs.get(path.attr).next_hop;
+        FibNextHop::of(next_hop, self.ranks[path.peer.index()].interface)
     }
 }

@@ -91,7 +91,7 @@ fn decide(
             external: path.external,
             router_id: Ipv4Addr::new(9, 9, 9, path.router_id),
             address: hop(at + 1),
-            scope_id: 0,
+            interface: 0,
             client: false,
         });
     }
@@ -259,9 +259,14 @@ fn a_destination_stays_while_it_is_held() {
 #[test]
 fn a_link_local_next_hop_comes_with_its_interface() {
     let mut rib = Rib::new(Multipath::default());
-    rib.ranks.push(PeerRank { local: false, external: true, scope_id: 7, ..PeerRank::LOCAL });
-    for (text, interface) in [("fe80::1", Some(7)), ("fd00::1", None)] {
-        let hop = NextHop::new(text.parse().unwrap());
+    rib.ranks.push(PeerRank { local: false, external: true, interface: 7, ..PeerRank::LOCAL });
+    let pair =
+        NextHop { addr: "fd00::1".parse().unwrap(), link_local: Some("fe80::2".parse().unwrap()) };
+    for (hop, text, interface) in [
+        (NextHop::new("fe80::1".parse().unwrap()), "fe80::1", Some(7)),
+        (NextHop::new("fd00::1".parse().unwrap()), "fd00::1", None),
+        (pair, "fe80::2", Some(7)),
+    ] {
         let attr = rib.attrs.intern(&[0x40, 1, 1, 0], hop);
         rib.attrs.retain(attr);
         let path = Path::new(PeerId(1), 0, attr);
@@ -269,6 +274,6 @@ fn a_link_local_next_hop_comes_with_its_interface() {
         let (id, _) = rib.announce(prefix, path);
         rib.decide::<Prefix6>(|_, _| {});
         let hops = rib.next_hops.get(rib.v6.dest(id).next_hops);
-        assert_eq!(hops[0].interface, interface, "{text}");
+        assert_eq!((hops[0].addr.to_string().as_str(), hops[0].interface), (text, interface));
     }
 }

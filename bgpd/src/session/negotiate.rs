@@ -2,7 +2,7 @@
 
 use std::net::Ipv4Addr;
 
-use crate::wire::{Capability, Family, FamilySet, Notification, Open, code};
+use crate::wire::{Capability, Family, FamilySet, NextHopFamily, Notification, Open, code};
 
 /// What we bring to a session.
 #[derive(Clone, Debug)]
@@ -15,6 +15,8 @@ pub(crate) struct Offer {
     /// Seconds; None: a third of the hold time agreed on.
     pub(crate) keepalive_time: Option<u16>,
     pub(crate) families: FamilySet,
+    /// IPv4 routes may have an IPv6 next hop (RFC 8950).
+    pub(crate) extended_next_hop: bool,
     /// Graceful restart: seconds, whether we have restarted, whether forwarding state was kept.
     pub(crate) restart: Option<(u16, bool)>,
 }
@@ -47,6 +49,8 @@ pub(crate) struct Negotiated {
     pub(crate) four_octet_as: bool,
     pub(crate) route_refresh: bool,
     pub(crate) extended_messages: bool,
+    /// IPv4 routes may have an IPv6 next hop (RFC 8950).
+    pub(crate) extended_next_hop: bool,
     /// None: the peer does not know graceful restart.
     pub(crate) restart: Option<PeerRestart>,
 }
@@ -57,6 +61,10 @@ impl Offer {
         let mut capabilities: Vec<Capability> =
             self.families.iter().map(Capability::multiprotocol).collect();
         capabilities.extend([Capability::RouteRefresh, Capability::ExtendedMessage]);
+        if self.extended_next_hop && self.families.contains(Family::Ipv4Unicast) {
+            let families = vec![NextHopFamily::IPV4_OVER_IPV6];
+            capabilities.push(Capability::ExtendedNextHop(families));
+        }
         if let Some((time, restarting)) = self.restart {
             let families = self.families.iter().map(|family| {
                 let (afi, safi) = family.wire();
@@ -97,6 +105,7 @@ pub(crate) fn negotiate(offer: &Offer, open: &Open) -> Result<Negotiated, Notifi
     let mut four_octet_as = false;
     let mut route_refresh = false;
     let mut extended_messages = false;
+    let mut extended_next_hop = false;
     for capability in &open.capabilities {
         match capability {
             Capability::Multiprotocol(afi, safi) => {
@@ -107,6 +116,9 @@ pub(crate) fn negotiate(offer: &Offer, open: &Open) -> Result<Negotiated, Notifi
             }
             Capability::RouteRefresh => route_refresh = true,
             Capability::ExtendedMessage => extended_messages = true,
+            Capability::ExtendedNextHop(families) => {
+                extended_next_hop |= families.contains(&NextHopFamily::IPV4_OVER_IPV6);
+            }
             Capability::FourOctetAs(_) => four_octet_as = true,
             Capability::GracefulRestart { restarting, notification, time, families } => {
                 let of = |only_forwarding: bool| -> FamilySet {
@@ -157,6 +169,9 @@ pub(crate) fn negotiate(offer: &Offer, open: &Open) -> Result<Negotiated, Notifi
         four_octet_as,
         route_refresh,
         extended_messages,
+        extended_next_hop: extended_next_hop
+            && offer.extended_next_hop
+            && families.contains(Family::Ipv4Unicast),
         restart: if offer.restart.is_some() { restart } else { None },
     })
 }

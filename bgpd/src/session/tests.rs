@@ -131,6 +131,7 @@ fn offer() -> Offer {
         hold_time: 90,
         keepalive_time: None,
         families: Family::ALL.into_iter().collect(),
+        extended_next_hop: false,
         restart: Some((120, false)),
     }
 }
@@ -154,6 +155,46 @@ fn two_default_offers_agree_on_everything() {
     assert_eq!((restart.time, restart.restarting), (120, false));
     assert_eq!(restart.families, Family::ALL.into_iter().collect());
     assert!(restart.forwarding.is_empty());
+}
+
+/// RFC 8950 section 4: only if both sides offer it, for a family that is there.
+#[test]
+fn an_extended_next_hop_is_agreed_on_by_both() {
+    let v6 = FamilySet::from_iter([Family::Ipv6Unicast]);
+    let v4 = FamilySet::from_iter([Family::Ipv4Unicast]);
+    let both = Family::ALL.into_iter().collect();
+    for (ours, theirs, families, agreed) in [
+        (true, true, both, true),
+        (true, true, v4, true),
+        (true, false, both, false),
+        (false, true, both, false),
+        (true, true, v6, false),
+    ] {
+        let ours = Offer { extended_next_hop: ours, families, ..offer() };
+        let theirs = Offer {
+            asn: 65002,
+            router_id: Ipv4Addr::new(2, 2, 2, 2),
+            extended_next_hop: theirs,
+            ..offer()
+        };
+        let negotiated = negotiate(&ours, &theirs.open()).unwrap();
+        assert_eq!(negotiated.extended_next_hop, agreed, "{ours:?}");
+    }
+    let open = Offer { extended_next_hop: true, ..offer() }.open();
+    let mut octets = Vec::new();
+    open.encode(&mut octets);
+    let capability = [5, 6, 0, 1, 0, 1, 0, 2];
+    assert!(octets.windows(8).any(|w| w == capability), "{octets:?}");
+    // Another family's, or one without a whole entry, is not it.
+    for value in [vec![0, 2, 0, 1, 0, 1], vec![0, 1, 0, 1, 0]] {
+        let mut octets = Vec::new();
+        let mut theirs = peer_open();
+        theirs.capabilities.push(Capability::Unknown(5, value));
+        theirs.encode(&mut octets);
+        let theirs = Open::parse(&octets[crate::wire::HEADER_LEN..]).unwrap();
+        let ours = Offer { extended_next_hop: true, ..offer() };
+        assert!(!negotiate(&ours, &theirs).unwrap().extended_next_hop);
+    }
 }
 
 #[test]

@@ -398,6 +398,7 @@ fn differences(old: &PeerConfig, new: &PeerConfig) -> (Vec<&'static str>, Effect
         next_hop,
         next_hop_v4,
         next_hop_v6,
+        extended_next_hop,
         max_prefixes,
         route_reflector_client,
         allowas_in,
@@ -426,6 +427,7 @@ fn differences(old: &PeerConfig, new: &PeerConfig) -> (Vec<&'static str>, Effect
         ("next-hop", *next_hop != old.next_hop, Effect::ReEvaluated),
         ("next-hop-v4", *next_hop_v4 != old.next_hop_v4, Effect::ReEvaluated),
         ("next-hop-v6", *next_hop_v6 != old.next_hop_v6, Effect::ReEvaluated),
+        ("extended-next-hop", *extended_next_hop != old.extended_next_hop, Effect::SessionReset),
         ("max-prefixes", *max_prefixes != old.max_prefixes, Effect::Live),
         (
             "route-reflector-client",

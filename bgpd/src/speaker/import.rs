@@ -26,6 +26,7 @@ impl Core {
             four_octet_as: session.negotiated.four_octet_as,
             external,
             families: neighbor.families(),
+            extended_next_hop: session.negotiated.extended_next_hop,
             first_as: neighbor.config.enforce_first_as.then_some(neighbor.config.asn),
         };
         let mut block = std::mem::take(&mut self.block);
@@ -212,7 +213,7 @@ impl<'a> Judge<'a> {
             Some(Reason::OriginatorLoop)
         } else if attributes::clusters(&set.block).any(|cluster| cluster == config.cluster()) {
             Some(Reason::ClusterLoop)
-        } else if !is_foreign(neighbor, set.next_hop.addr) {
+        } else if !is_usable(neighbor, set.next_hop) {
             Some(Reason::NextHop)
         } else {
             None
@@ -271,9 +272,14 @@ impl<'a> Judge<'a> {
 }
 
 /// Whether packets can be sent to this next hop: not to ourselves, not to an IPv4 address in
-/// IPv6 clothes (which some peers send for IPv6 routes over an IPv4 session).
-fn is_foreign(neighbor: &Neighbor, next_hop: IpAddr) -> bool {
-    let mapped = matches!(next_hop, IpAddr::V6(v6) if v6.to_ipv4_mapped().is_some());
+/// IPv6 clothes (which some peers send for IPv6 routes over an IPv4 session), not to a link-local
+/// one on nobody knows which link.
+fn is_usable(neighbor: &Neighbor, next_hop: NextHop) -> bool {
+    let possible = match next_hop.addr {
+        IpAddr::V6(v6) if v6.is_unicast_link_local() => neighbor.interface() != 0,
+        IpAddr::V6(v6) => v6.to_ipv4_mapped().is_none(),
+        IpAddr::V4(_) => true,
+    };
     let own = Family::ALL.into_iter().filter_map(|f| neighbor.own_next_hop(f));
-    !mapped && !own.into_iter().any(|own| own == next_hop)
+    possible && !own.into_iter().any(|own| own.names(next_hop))
 }

@@ -1,7 +1,7 @@
 //! A neighbor: its connections, its session and what it announced.
 
 use std::collections::VecDeque;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -13,7 +13,7 @@ use crate::config::{Config, PeerConfig};
 use crate::policy::{PeerType, Policy};
 use crate::rib::{Bitmap, PeerId};
 use crate::session::{Direction, Negotiated, Offer, State, Timer};
-use crate::wire::{Family, FamilySet};
+use crate::wire::{Family, FamilySet, NextHop};
 
 /// How long attempts to connect fail until nobody is there: longer than a speaker is gone while its
 /// process is replaced, as that of another node may be at the same time as ours.
@@ -231,6 +231,7 @@ impl Neighbor {
             hold_time: self.config.hold_time,
             keepalive_time: self.config.keepalive_time,
             families: self.config.families.iter().copied().collect(),
+            extended_next_hop: self.config.extended_next_hop(),
             restart: gr.enabled.then_some((time, restarting)),
         }
     }
@@ -275,19 +276,30 @@ impl Neighbor {
         Some(self.slot(direction))
     }
 
+    /// The interface of a link-local session; 0 for others.
+    pub(super) fn interface(&self) -> u32 {
+        self.config.scope_id
+    }
+
     /// Our address in routes of a family.
-    pub(super) fn own_next_hop(&self, family: Family) -> Option<std::net::IpAddr> {
-        let direction = self.session.as_ref()?.direction;
-        let local = self.slots[direction.index()].local.map(|a| a.ip());
-        match family {
-            Family::Ipv4Unicast => {
-                let given = self.config.next_hop_v4.map(Into::into);
-                given.or(local.filter(std::net::IpAddr::is_ipv4))
-            }
-            Family::Ipv6Unicast => {
-                let given = self.config.next_hop_v6.map(Into::into);
-                given.or(local.filter(std::net::IpAddr::is_ipv6))
-            }
+    pub(super) fn own_next_hop(&self, family: Family) -> Option<NextHop> {
+        let session = self.session.as_ref()?;
+        let local = self.slots[session.direction.index()].local.map(|a| a.ip());
+        let v4 = self.config.next_hop_v4.map(IpAddr::V4).or(local.filter(IpAddr::is_ipv4));
+        let v6 = || {
+            let given = self.config.next_hop_v6.map(IpAddr::V6);
+            let addr = given.or(local.filter(IpAddr::is_ipv6))?;
+            let link_local = match local {
+                // RFC 2545 section 3: the peer shares the link.
+                Some(IpAddr::V6(v6)) if v6.is_unicast_link_local() && addr != v6 => Some(v6),
+                _ => None,
+            };
+            Some(NextHop { addr, link_local })
+        };
+        match (family, v4) {
+            (Family::Ipv4Unicast, Some(addr)) => Some(NextHop::new(addr)),
+            (Family::Ipv4Unicast, None) if !session.negotiated.extended_next_hop => None,
+            (Family::Ipv4Unicast, None) | (Family::Ipv6Unicast, _) => v6(),
         }
     }
 }

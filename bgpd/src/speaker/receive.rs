@@ -90,7 +90,7 @@ impl Core {
             external: neighbor.peer_type == PeerType::External,
             router_id: negotiated.router_id,
             address: neighbor.config.address,
-            scope_id: neighbor.config.scope_id,
+            interface: neighbor.interface(),
             client: neighbor.config.route_reflector_client,
         };
         // RFC 4724 section 4.2: what the peer's forwarding did not keep is gone.
@@ -155,6 +155,7 @@ impl Core {
             encoder: UpdateEncoder {
                 four_octet_as: session.negotiated.four_octet_as,
                 extended_messages: session.negotiated.extended_messages,
+                extended_next_hop: session.negotiated.extended_next_hop,
             },
             policy: neighbor.export.clone(),
             client: neighbor.config.route_reflector_client,

@@ -153,6 +153,8 @@ pub struct SessionStatus {
     pub route_refresh: bool,
     /// Messages may have 65535 octets (RFC 8654).
     pub extended_messages: bool,
+    /// IPv4 routes may have an IPv6 next hop (RFC 8950).
+    pub extended_next_hop: bool,
     /// Seconds the peer's routes are kept while it restarts; None: they are not.
     pub restart_time: Option<u16>,
 }
@@ -314,7 +316,7 @@ impl Core {
             accepted: neighbor.accepted[family.index()],
             stale: neighbor.stale.contains(family),
             advertised: self.groups.advertised(neighbor.id, family),
-            next_hop: neighbor.own_next_hop(family),
+            next_hop: neighbor.own_next_hop(family).map(|hop| hop.addr),
             end_of_rib_received: session.is_some_and(|s| s.received_end.contains(family)),
             end_of_rib_sent: session.is_some_and(|s| s.sent_end.contains(family)),
         };
@@ -347,6 +349,7 @@ impl Core {
                     four_octet_as: agreed.four_octet_as,
                     route_refresh: agreed.route_refresh,
                     extended_messages: agreed.extended_messages,
+                    extended_next_hop: agreed.extended_next_hop,
                     restart_time: agreed.restart.map(|r| r.time),
                 }
             }),

@@ -2,6 +2,7 @@
 
 mod limits;
 mod live;
+mod next_hops;
 mod oracle;
 mod reflection;
 mod restart;

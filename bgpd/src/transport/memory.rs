@@ -7,7 +7,7 @@
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet, BinaryHeap, VecDeque};
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, SocketAddr, SocketAddrV6};
 use std::time::Duration;
 
 use crate::config::Config;
@@ -288,8 +288,13 @@ impl Network {
             for output in outputs {
                 match output {
                     Output::Connect { conn, peer, .. } => {
-                        let local = SocketAddr::new(self.nodes[at].address, 40000);
-                        let remote = SocketAddr::new(peer.address, peer.port);
+                        // Both ends know their link by the same number.
+                        let end = |address, port| match address {
+                            IpAddr::V4(v4) => SocketAddr::from((v4, port)),
+                            IpAddr::V6(v6) => SocketAddrV6::new(v6, port, 0, peer.scope_id).into(),
+                        };
+                        let local = end(self.nodes[at].address, 40000);
+                        let remote = end(peer.address, peer.port);
                         self.connect(at, conn, local, remote);
                     }
                     Output::Write(conn) => self.pump(at, conn),

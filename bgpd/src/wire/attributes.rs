@@ -166,6 +166,17 @@ impl NextHop {
         self.addr.is_unspecified()
     }
 
+    /// Whether this and another are the same router by one of their addresses.
+    pub(crate) fn names(&self, other: Self) -> bool {
+        let all = |hop: &Self| [Some(hop.addr), hop.link_local.map(IpAddr::V6)];
+        all(self).into_iter().flatten().any(|addr| all(&other).contains(&Some(addr)))
+    }
+
+    /// Whether it says something only to those on its link (RFC 2545 section 2).
+    pub(crate) const fn is_link_local(&self) -> bool {
+        matches!(self.addr, IpAddr::V6(addr) if addr.is_unicast_link_local())
+    }
+
     /// From MP_REACH_NLRI, 16 or 32 octets (RFC 2545 section 3). A link-local address alone, or
     /// in both places as some senders do, is one address.
     pub(super) fn from_v6(global: [u8; 16], link_local: Option<[u8; 16]>) -> Self {

@@ -46,6 +46,8 @@ pub struct UpdateEncoder {
     pub four_octet_as: bool,
     /// The receiver takes messages of 65535 octets (RFC 8654).
     pub extended_messages: bool,
+    /// The receiver takes IPv4 routes with an IPv6 next hop (RFC 8950).
+    pub extended_next_hop: bool,
 }
 
 impl UpdateEncoder {
@@ -152,13 +154,14 @@ impl UpdateEncoder {
                 self.attributes(block, info, Some(addr.octets()), &mut attributes);
                 None
             }
-            (Family::Ipv6Unicast, IpAddr::V6(addr)) => {
+            (Family::Ipv4Unicast, IpAddr::V6(_)) if !self.extended_next_hop => return None,
+            (_, IpAddr::V6(addr)) => {
                 self.attributes(block, info, None, &mut attributes);
                 let mut octets = addr.octets().to_vec();
                 octets.extend(next_hop.link_local.into_iter().flat_map(|a| a.octets()));
                 Some(octets)
             }
-            _ => return None,
+            (Family::Ipv6Unicast, IpAddr::V4(_)) => return None,
         };
         let fixed = HEADER_LEN + 4 + attributes.len() + mp.as_ref().map_or(0, |m| 9 + m.len());
         (fixed + encoded_len(P::BITS) <= self.max()).then_some((attributes, mp))

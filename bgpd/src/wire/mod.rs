@@ -15,7 +15,7 @@ mod update;
 pub use attributes::{AttributeBlock, Community, Info, LargeCommunity, NextHop};
 pub use encode::{UpdateEncoder, encode_end_of_rib, encode_keepalive, encode_route_refresh};
 pub use notification::{Notification, cease, code};
-pub use open::{Capability, FamilyRestart, Open};
+pub use open::{Capability, FamilyRestart, NextHopFamily, Open};
 pub use prefix::{Prefix, Prefix4, Prefix6, Prefixes};
 pub use update::{
     AttributeError, Context, Disposition, ParsedUpdate, Reach, Unreach, parse_update,

@@ -15,6 +15,8 @@ pub enum Capability {
     Multiprotocol(u16, u8),
     /// RFC 2918, code 2.
     RouteRefresh,
+    /// RFC 8950, code 5: families whose routes may have a next hop of another one.
+    ExtendedNextHop(Vec<NextHopFamily>),
     /// RFC 8654, code 6.
     ExtendedMessage,
     /// RFC 4724 and RFC 8538, code 64.
@@ -32,6 +34,22 @@ pub enum Capability {
     FourOctetAs(u32),
     /// Anything else, as received.
     Unknown(u8, Vec<u8>),
+}
+
+/// One family of the extended next hop capability (RFC 8950 section 4).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct NextHopFamily {
+    /// Address family identifier of the routes.
+    pub afi: u16,
+    /// Subsequent address family identifier of the routes; here it has two octets.
+    pub safi: u16,
+    /// Address family identifier of their next hop.
+    pub next_hop: u16,
+}
+
+impl NextHopFamily {
+    /// IPv4 unicast by way of an IPv6 next hop.
+    pub const IPV4_OVER_IPV6: Self = Self { afi: 1, safi: 1, next_hop: 2 };
 }
 
 /// One family of the graceful restart capability.
@@ -58,6 +76,14 @@ impl Capability {
                 Some(Self::Multiprotocol(u16::from_be_bytes([*high, *low]), *safi))
             }
             (2, []) => Some(Self::RouteRefresh),
+            (5, families) if families.len() % 6 == 0 => {
+                let families = families.chunks_exact(6).map(|f| NextHopFamily {
+                    afi: u16::from_be_bytes([f[0], f[1]]),
+                    safi: u16::from_be_bytes([f[2], f[3]]),
+                    next_hop: u16::from_be_bytes([f[4], f[5]]),
+                });
+                Some(Self::ExtendedNextHop(families.collect()))
+            }
             (6, []) => Some(Self::ExtendedMessage),
             (64, [high, low, families @ ..]) if families.len() % 4 == 0 => {
                 let flags_time = u16::from_be_bytes([*high, *low]);
@@ -91,6 +117,14 @@ impl Capability {
                 1
             }
             Self::RouteRefresh => 2,
+            Self::ExtendedNextHop(families) => {
+                for family in families {
+                    for number in [family.afi, family.safi, family.next_hop] {
+                        out.extend_from_slice(&number.to_be_bytes());
+                    }
+                }
+                5
+            }
             Self::ExtendedMessage => 6,
             Self::GracefulRestart { restarting, notification, time, families } => {
                 let flags = u16::from(*restarting) << 15 | u16::from(*notification) << 14;

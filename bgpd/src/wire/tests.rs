@@ -14,8 +14,13 @@ use super::attributes::{Edit, Edits, flag, kind, push};
 use super::*;
 use strategies::{Announcement, announcement, open_strategy};
 
-pub(crate) const EXTERNAL: Context =
-    Context { four_octet_as: true, external: true, families: FamilySet(0b11), first_as: None };
+pub(crate) const EXTERNAL: Context = Context {
+    four_octet_as: true,
+    external: true,
+    families: FamilySet(0b11),
+    first_as: None,
+    extended_next_hop: false,
+};
 
 /// All messages in `octets`.
 fn frames(mut octets: &[u8], max: usize) -> Vec<Frame<'_>> {
@@ -267,7 +272,8 @@ fn a_reflected_route_says_who_originated_it_and_through_which_clusters_it_came()
 
 #[test]
 fn attributes_that_leave_no_room_are_not_sent() {
-    let encoder = UpdateEncoder { four_octet_as: true, extended_messages: false };
+    let encoder =
+        UpdateEncoder { four_octet_as: true, extended_messages: false, extended_next_hop: false };
     let mut block = Vec::new();
     push(&mut block, flag::TRANSITIVE, kind::ORIGIN, &[0]);
     push(&mut block, flag::TRANSITIVE, kind::AS_PATH, &[]);
@@ -280,9 +286,12 @@ fn attributes_that_leave_no_room_are_not_sent() {
     assert!(out.is_empty());
     let extended = UpdateEncoder { extended_messages: true, ..encoder };
     assert_eq!(extended.announce(&block, &info, hop, [prefix], &mut out), 1);
-    // IPv4 routes do not go with an IPv6 next hop.
+    // IPv4 routes go with an IPv6 next hop only to those that know RFC 8950.
     let v6 = NextHop::new("fd00::1".parse().unwrap());
     assert!(!extended.can_announce::<Prefix4>(&block, &info, v6));
+    let extended = UpdateEncoder { extended_next_hop: true, ..extended };
+    assert!(extended.can_announce::<Prefix4>(&block, &info, v6));
+    assert!(!extended.can_announce::<Prefix6>(&block, &info, hop));
 }
 
 #[test]
@@ -301,7 +310,12 @@ fn link_local_next_hops() {
 
 /// What the parser makes of everything in `octets`.
 fn read_back(octets: &[u8], encoder: UpdateEncoder, external: bool) -> Vec<Announcement> {
-    let context = Context { four_octet_as: encoder.four_octet_as, external, ..EXTERNAL };
+    let context = Context {
+        four_octet_as: encoder.four_octet_as,
+        extended_next_hop: encoder.extended_next_hop,
+        external,
+        ..EXTERNAL
+    };
     let max = if encoder.extended_messages { MAX_EXTENDED_LEN } else { MAX_LEN };
     let mut all = Vec::new();
     for message in frames(octets, max) {
@@ -335,7 +349,7 @@ proptest! {
         four_octet_as: bool,
         extended_messages: bool,
     ) {
-        let encoder = UpdateEncoder { four_octet_as, extended_messages };
+        let encoder = UpdateEncoder { four_octet_as, extended_messages, extended_next_hop: true };
         let out = announcement.encode(encoder);
         let read = read_back(&out, encoder, false);
         prop_assert!(!read.is_empty());
@@ -350,7 +364,7 @@ proptest! {
 
     #[test]
     fn withdrawals_read_back(announcement in announcement(), extended_messages: bool) {
-        let encoder = UpdateEncoder { four_octet_as: true, extended_messages };
+        let encoder = UpdateEncoder { four_octet_as: true, extended_messages, extended_next_hop: true };
         let out = announcement.encode_withdraw(encoder);
         let mut prefixes = Vec::new();
         for message in frames(&out, encoder_max(encoder)) {

@@ -22,6 +22,8 @@ pub struct Context {
     /// The AS that must be the leftmost of an external path (RFC 4271 section 6.3), if that is
     /// to be enforced.
     pub first_as: Option<u32>,
+    /// IPv4 routes may have an IPv6 next hop (RFC 8950).
+    pub extended_next_hop: bool,
 }
 
 /// How far an error reaches (RFC 7606 section 2), mildest first. A session reset is the `Err` of
@@ -375,7 +377,8 @@ impl<'a> Walk<'a> {
             (Family::Ipv4Unicast, 4) => {
                 next_hop.first_chunk::<4>().map(|a| NextHop::new(Ipv4Addr::from(*a).into()))
             }
-            (Family::Ipv6Unicast, 16 | 32) => next_hop
+            (Family::Ipv4Unicast, 16 | 32) if !self.context.extended_next_hop => None,
+            (_, 16 | 32) => next_hop
                 .split_first_chunk::<16>()
                 .map(|(global, rest)| NextHop::from_v6(*global, rest.first_chunk::<16>().copied())),
             _ => None,

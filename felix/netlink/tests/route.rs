@@ -185,6 +185,12 @@ fn routes_are_read_as_written() {
                 &[(Some("fd00::7"), Some(500)), (Some("fd00::8"), Some(500))],
             ),
             of("10.5.0.0", 26, Kind::Unicast, &[(Some("fe80::7"), Some(500))]),
+            of(
+                "10.7.0.0",
+                26,
+                Kind::Unicast,
+                &[(Some("fe80::7"), Some(500)), (Some("fe80::8"), Some(500))],
+            ),
             of("0.0.0.0", 0, Kind::Unicast, &[(Some("10.0.0.9"), Some(500))]),
             of("::", 0, Kind::Unicast, &[(Some("fe80::9"), Some(500))]),
         ];

@@ -39,7 +39,11 @@ fn seeds() -> Vec<(MessageType, Vec<u8>)> {
     let mut runner = TestRunner::new_with_rng(Config::default(), rng);
     let mut all = Vec::new();
     for at in 0..60 {
-        let encoder = UpdateEncoder { four_octet_as: at % 3 != 0, extended_messages: at % 7 == 0 };
+        let encoder = UpdateEncoder {
+            four_octet_as: at % 3 != 0,
+            extended_messages: at % 7 == 0,
+            extended_next_hop: true,
+        };
         let sample = announcement().new_tree(&mut runner).unwrap().current();
         let mut octets = sample.encode(encoder);
         octets.extend(sample.encode_withdraw(encoder));
@@ -139,6 +143,7 @@ fn mutated_messages_do_no_harm() {
         let context = Context {
             four_octet_as: random.below(2) == 0,
             external: random.below(2) == 0,
+            extended_next_hop: random.below(2) == 0,
             ..EXTERNAL
         };
         consume(*kind, &body, &context, &mut block);

@@ -151,6 +151,7 @@ const TABLE: &[Case] = &[
     ("MP_REACH without family",    ON, 14, &[0, 2],            Reset(9), Reset(9)),
     ("MP_REACH next hop overrun",  ON, 14, &[0, 2, 1, 16, 0],  Disable(Family::Ipv6Unicast), Disable(Family::Ipv6Unicast)),
     ("MP_REACH next hop length",   ON, 14, &[0, 2, 1, 4, 1, 1, 1, 1, 0], Disable(Family::Ipv6Unicast), Disable(Family::Ipv6Unicast)),
+    ("MP_REACH IPv4 by IPv6",      ON, 14, &[0, 1, 1, 16, 0xfd, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1, 0, 24, 10, 9, 9], Disable(Family::Ipv4Unicast), Disable(Family::Ipv4Unicast)),
     ("MP_REACH prefix overrun",    ON, 14, &[0, 1, 1, 4, 1, 1, 1, 1, 0, 24, 10], Disable(Family::Ipv4Unicast), Disable(Family::Ipv4Unicast)),
     ("MP_REACH prefix length",     ON, 14, &[0, 1, 1, 4, 1, 1, 1, 1, 0, 33, 1, 1, 1, 1, 1], Disable(Family::Ipv4Unicast), Disable(Family::Ipv4Unicast)),
     ("MP_REACH IPv4",              ON, 14, &[0, 1, 1, 4, 1, 1, 1, 1, 0, 24, 10, 9, 9], Accept, Accept),
@@ -185,6 +186,35 @@ fn every_attribute() {
     for (name, flags, kind, value, external, internal) in TABLE {
         assert_eq!(with(true, *flags, *kind, value), *external, "{name}, external");
         assert_eq!(with(false, *flags, *kind, value), *internal, "{name}, internal");
+    }
+}
+
+/// RFC 8950 section 3: 16 or 32 octets, once the capability is there on both sides.
+#[test]
+fn ipv4_routes_with_an_ipv6_next_hop() {
+    let fd00 = [0xfd, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1];
+    let fe80 = [0xfe, 0x80, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1];
+    let pair = [fd00, fe80].concat();
+    let disabled = Disable(Family::Ipv4Unicast);
+    let cases: [(&[u8], Want, Want); 7] = [
+        (&[10, 0, 0, 1], Accept, Accept),
+        (&fd00, disabled, Accept),
+        (&fe80, disabled, Accept),
+        (&pair, disabled, Accept),
+        (&[0; 16], disabled, Withdraw),
+        (&fd00[..15], disabled, disabled),
+        (&[7; 24], disabled, disabled),
+    ];
+    for (next_hop, without, with) in cases {
+        let len = u8::try_from(next_hop.len()).unwrap();
+        let value = [&[0, 1, 1, len], next_hop, &[0, 24, 10, 9, 9]].concat();
+        let mut all = base(true);
+        all.push((ON, kind::MP_REACH_NLRI, value));
+        let all: Vec<_> = all.iter().map(|(f, k, v)| (*f, *k, &v[..])).collect();
+        for (extended_next_hop, want) in [(false, without), (true, with)] {
+            let context = Context { extended_next_hop, ..EXTERNAL };
+            assert_eq!(judge(&update(&all, &[]), &context), want, "{next_hop:?}");
+        }
     }
 }
 

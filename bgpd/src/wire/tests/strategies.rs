@@ -9,7 +9,8 @@ use proptest::prelude::*;
 use crate::wire::attributes::{flag, kind, push};
 use crate::wire::prefix::is_usable_next_hop;
 use crate::wire::{
-    Capability, FamilyRestart, Info, NextHop, Open, Prefix, Prefix4, Prefix6, UpdateEncoder,
+    Capability, FamilyRestart, Info, NextHop, NextHopFamily, Open, Prefix, Prefix4, Prefix6,
+    UpdateEncoder,
 };
 
 /// Prefixes with one set of attributes, as an encoder takes them and a parser gives them.
@@ -44,7 +45,7 @@ impl Announcement {
     }
 
     fn is_v4(&self) -> bool {
-        self.next_hop.addr.is_ipv4()
+        self.prefixes.iter().all(|prefix| prefix.addr().is_ipv4())
     }
 
     fn typed<P: Prefix>(&self) -> Vec<P> {
@@ -152,19 +153,24 @@ pub(super) fn block() -> impl Strategy<Value = Vec<u8>> {
 pub(super) fn announcement() -> impl Strategy<Value = Announcement> {
     let v4 = (block(), v4_next_hop(), vec(v4_prefix(), 1..2000));
     let v6 = (block(), v6_next_hop(), vec(v6_prefix(), 1..500));
+    let extended = (block(), v6_next_hop(), vec(v4_prefix(), 1..500));
     prop_oneof![
+        extended.prop_map(|(block, next_hop, prefixes)| Announcement { block, next_hop, prefixes }),
         v4.prop_map(|(block, next_hop, prefixes)| Announcement { block, next_hop, prefixes }),
         v6.prop_map(|(block, next_hop, prefixes)| Announcement { block, next_hop, prefixes }),
     ]
 }
 
 fn capability() -> impl Strategy<Value = Capability> {
+    let next_hop = (any::<u16>(), any::<u16>(), any::<u16>())
+        .prop_map(|(afi, safi, next_hop)| NextHopFamily { afi, safi, next_hop });
     let restart = (any::<u16>(), any::<u8>(), any::<bool>())
         .prop_map(|(afi, safi, forwarding)| FamilyRestart { afi, safi, forwarding });
     prop_oneof![
         (any::<u16>(), any::<u8>()).prop_map(|(afi, safi)| Capability::Multiprotocol(afi, safi)),
         Just(Capability::RouteRefresh),
         Just(Capability::ExtendedMessage),
+        vec(next_hop, 0..5).prop_map(Capability::ExtendedNextHop),
         (any::<bool>(), any::<bool>(), 0..4096_u16, vec(restart, 0..5)).prop_map(
             |(restarting, notification, time, families)| Capability::GracefulRestart {
                 restarting,
