@@ -130,6 +130,11 @@ pub struct PeerConfig {
     /// The most seconds between two attempts to connect; they start at 1 and double.
     #[serde(default = "default_connect_retry")]
     pub connect_retry_time: u16,
+    /// The least seconds between two announcements of a route to this peer, 0 to 600
+    /// (MinRouteAdvertisementIntervalTimer, RFC 4271 section 9.2.1.1). Withdrawals never wait.
+    /// 0, the default: nothing waits.
+    #[serde(default)]
+    pub advertisement_interval: u16,
     /// Seconds this peer should keep our routes while we restart, 1 to 4095.
     /// None: the speaker's setting.
     #[serde(default)]
@@ -214,6 +219,7 @@ impl PeerConfig {
             hold_time: default_hold_time(),
             keepalive_time: None,
             connect_retry_time: default_connect_retry(),
+            advertisement_interval: 0,
             restart_time: None,
             families: default_families(),
             next_hop: NextHopMode::Auto,

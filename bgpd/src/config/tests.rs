@@ -57,6 +57,11 @@ fn errors_name_object_and_field() {
         ("router-id: 192.0.2.1", "router-id: 0.0.0.0", "speaker: router-id: "),
         ("10.1.0.0/26", "10.1.0.1/26", "network 10.1.0.1/26: prefix: "),
         ("next-hop: self", "hold-time: 2", "peer \"tor1\": hold-time: "),
+        (
+            "next-hop: self",
+            "advertisement-interval: 601",
+            "peer \"tor1\": advertisement-interval: ",
+        ),
         ("next-hop: self", "ttl-security: 255", "peer \"tor1\": ttl-security: "),
         ("next-hop: self", "source-address: fd00::1", "peer \"tor1\": source-address: "),
         ("max-length: 26", "max-length: 33", "peer \"tor1\": import: rules[0].prefixes: "),

@@ -141,6 +141,8 @@ impl PeerConfig {
         let keepalive = self.keepalive_time.is_none_or(|k| k > 0);
         check(keepalive, "keepalive-time", "must be 1 second or more")?;
         check(self.connect_retry_time > 0, "connect-retry-time", "must be 1 second or more")?;
+        let interval = self.advertisement_interval <= 600;
+        check(interval, "advertisement-interval", "must be at most 600 seconds")?;
         check(restart, "restart-time", "must be 1 to 4095 seconds")?;
         check(!self.families.is_empty(), "families", "is empty")?;
         if let Some(max) = self.max_prefixes {

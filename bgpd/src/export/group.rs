@@ -9,9 +9,11 @@ use rustc_hash::FxHashMap;
 use smallvec::SmallVec;
 
 use super::Sink;
+use super::pace::Pace;
 use crate::config::NextHopMode;
 use crate::policy::{Outcome, PeerType, Policy, Source, Subject};
 use crate::rib::{AttrId, DestId, DirtyList, PeerId, Rib, RibPrefix, Table};
+use crate::speaker::Time;
 use crate::wire::attributes::{AttributeBlock, Edit, Edits, Reflection};
 use crate::wire::{Family, NextHop, UpdateEncoder};
 
@@ -32,6 +34,8 @@ pub(crate) struct GroupKey {
     pub(crate) client: bool,
     /// Where routes are reflected.
     pub(crate) cluster: Ipv4Addr,
+    /// The least time between two bursts of announcements; zero: none.
+    pub(crate) interval: Time,
 }
 
 /// What the members were told of a destination, except the one it came from.
@@ -65,6 +69,7 @@ pub(super) struct Group {
     /// How many entries of `sent` are from each source.
     pub(super) sources: FxHashMap<PeerId, usize>,
     pub(super) pending: DirtyList,
+    pub(super) pace: Pace,
 }
 
 /// What export makes of an attribute set under a rule; holds one reference to the result.
@@ -78,6 +83,27 @@ impl Group {
             sent: Vec::new(),
             sources: HashMap::default(),
             pending: DirtyList::default(),
+            pace: Pace::default(),
+        }
+    }
+
+    /// Whether the members have been told everything.
+    pub(super) fn is_done(&self) -> bool {
+        self.pending.is_empty() && self.pace.is_empty()
+    }
+
+    /// What waited for the interval is looked at again if that is over.
+    pub(super) fn end_interval(&mut self, now: Time) {
+        for dest in self.pace.end(now).iter() {
+            self.pending.insert(dest);
+        }
+    }
+
+    /// The members have another key, and another interval with it.
+    pub(super) fn rekey(&mut self, key: Arc<GroupKey>) {
+        self.key = key;
+        for dest in self.pace.stop().iter() {
+            self.pending.insert(dest);
         }
     }
 
@@ -87,7 +113,7 @@ impl Group {
 
     /// Whether the destination must stay because of this group.
     fn holds(&self, dest: DestId) -> bool {
-        self.sent(dest) != Sent::NOTHING || self.pending.contains(dest)
+        self.sent(dest) != Sent::NOTHING || self.pending.contains(dest) || self.pace.holds(dest)
     }
 
     /// Changes the group's memory of a destination, with its hold on it.
@@ -134,6 +160,7 @@ impl Group {
             sent: self.sent.clone(),
             sources: self.sources.clone(),
             pending: self.pending.clone(),
+            pace: self.pace.clone(),
         };
         let (table, attrs) = P::parts(rib);
         for sent in &own.sent {
@@ -157,6 +184,7 @@ impl Group {
         }
         self.sources.clear();
         self.pending = DirtyList::default();
+        self.pace = Pace::default();
         for dest in held {
             table.unhold(dest);
         }
@@ -188,6 +216,7 @@ impl Group {
         rib: &mut Rib,
         sink: &mut impl Sink,
         limit: usize,
+        now: Time,
     ) {
         let mut memo = Memo::default();
         let mut plan = Plan::default();
@@ -195,12 +224,23 @@ impl Group {
             let Some(dest) = self.pending.pop() else { break };
             let new = self.export::<P>(dest, rib, &mut memo);
             let old = self.sent(dest);
-            if new != old {
+            if new == old {
+                self.pace.remove(dest);
+            } else if self.pace.must_wait(old, new, || self.is_member(new.source)) {
+                self.pace.hold(dest);
+            } else {
+                self.pace.remove(dest);
                 self.plan(&mut plan, dest, old, new);
                 self.store(dest, old, new, rib);
             }
             // Only now: encoding reads prefixes by number, and nothing may take it meanwhile.
             plan.looked_at.push(dest);
+        }
+        if !plan.announced.is_empty() {
+            self.pace.announced();
+        }
+        if self.pending.is_empty() {
+            self.pace.begin(now, self.key.interval);
         }
         self.encode::<P>(&plan, rib, sink);
         for attr in memo.into_values() {

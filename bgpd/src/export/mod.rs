@@ -10,6 +10,7 @@
 //! slow neighbor holds up nobody, is sent only the latest state, and costs bounded memory.
 
 mod group;
+mod pace;
 #[cfg(test)]
 mod tests;
 
@@ -21,6 +22,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use crate::rib::{DestId, PeerId, Rib, RibPrefix, with_family};
+use crate::speaker::Time;
 use crate::wire::Family;
 
 /// Octets queued for a neighbor above which it is sent nothing new for now.
@@ -73,7 +75,7 @@ impl UpdateGroups {
         }
         let at = self.split(at, peer, rib);
         let group = &mut self.groups[at];
-        group.key = key;
+        group.rekey(key);
         with_family!(group.key.family, P => group.mark_all::<P>(P::table_mut(rib)));
         true
     }
@@ -97,19 +99,20 @@ impl UpdateGroups {
     }
 
     /// Queues what there is to say for all neighbors that have room; returns whether there is
-    /// more that could be said at once.
-    pub(crate) fn flush(&mut self, rib: &mut Rib, sink: &mut impl Sink) -> bool {
+    /// more that could be said at once. What must wait is said after [`Self::deadline`].
+    pub(crate) fn flush(&mut self, now: Time, rib: &mut Rib, sink: &mut impl Sink) -> bool {
         let mut more = false;
         let mut at = 0;
         while at < self.groups.len() {
+            self.groups[at].end_interval(now);
             self.split_slow(at, rib, sink);
             let group = &mut self.groups[at];
             let blocked = group.members.iter().any(|m| sink.queued(m.peer) > QUEUE_HIGH);
             if !blocked && !group.pending.is_empty() {
-                with_family!(group.key.family, P => group.flush::<P>(rib, sink, CHUNK));
+                with_family!(group.key.family, P => group.flush::<P>(rib, sink, CHUNK, now));
                 more |= !group.pending.is_empty();
             }
-            if group.pending.is_empty() {
+            if group.is_done() {
                 for member in &mut group.members {
                     if std::mem::take(&mut member.joining) {
                         sink.caught_up(member.peer, group.key.family);
@@ -120,6 +123,11 @@ impl UpdateGroups {
         }
         self.merge(rib);
         more
+    }
+
+    /// When [`Self::flush`] has to be called again, though nothing happens until then.
+    pub(crate) fn deadline(&self) -> Option<Time> {
+        self.groups.iter().filter_map(|g| g.pace.deadline()).min()
     }
 
     /// How many prefixes of a family a neighbor has been told.
@@ -180,8 +188,8 @@ impl UpdateGroups {
         let mut at = 0;
         while at < self.groups.len() {
             let group = &self.groups[at];
-            let into = if group.pending.is_empty() {
-                self.groups[..at].iter().position(|g| g.pending.is_empty() && g.key == group.key)
+            let into = if group.is_done() {
+                self.groups[..at].iter().position(|g| g.is_done() && g.key == group.key)
             } else {
                 None
             };
@@ -191,6 +199,7 @@ impl UpdateGroups {
             };
             let mut group = self.groups.swap_remove(at);
             self.groups[into].members.append(&mut group.members);
+            self.groups[into].pace.join(&group.pace);
             with_family!(group.key.family, P => group.clear::<P>(rib));
         }
     }

@@ -221,6 +221,7 @@ impl Core {
             || old.next_hop_v6 != config.next_hop_v6;
         let export = neighbor.export != old_export
             || old.next_hop != config.next_hop
+            || old.advertisement_interval != config.advertisement_interval
             || old.next_hop_v4 != config.next_hop_v4
             || old.next_hop_v6 != config.next_hop_v6;
 
@@ -393,6 +394,7 @@ fn differences(old: &PeerConfig, new: &PeerConfig) -> (Vec<&'static str>, Effect
         hold_time,
         keepalive_time,
         connect_retry_time,
+        advertisement_interval,
         restart_time,
         families,
         next_hop,
@@ -422,6 +424,11 @@ fn differences(old: &PeerConfig, new: &PeerConfig) -> (Vec<&'static str>, Effect
         ("hold-time", *hold_time != old.hold_time, Effect::NextSession),
         ("keepalive-time", *keepalive_time != old.keepalive_time, Effect::Live),
         ("connect-retry-time", *connect_retry_time != old.connect_retry_time, Effect::Live),
+        (
+            "advertisement-interval",
+            *advertisement_interval != old.advertisement_interval,
+            Effect::Live,
+        ),
         ("restart-time", *restart_time != old.restart_time, Effect::NextSession),
         ("families", *families != old.families, Effect::SessionReset),
         ("next-hop", *next_hop != old.next_hop, Effect::ReEvaluated),

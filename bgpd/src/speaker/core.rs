@@ -53,6 +53,7 @@ pub(super) enum TimerKey {
     Slot(PeerId, Direction, Timer),
     Stale(PeerId),
     Deferral,
+    Advertise,
 }
 
 #[derive(Debug)]
@@ -74,6 +75,7 @@ pub(crate) struct Core {
     pub(super) fib: Fib,
     pub(super) progress: Progress,
     pub(super) deferral: Deadline,
+    advertise: Deadline,
     pub(super) block: AttributeBlock,
 }
 
@@ -96,6 +98,7 @@ impl Core {
             fib: Fib::default(),
             progress: Progress { restarting, selecting: !restarting, converged: false },
             deferral: Deadline::default(),
+            advertise: Deadline::default(),
             block: AttributeBlock::default(),
         };
         let deferral = Duration::from_secs(config.graceful_restart.selection_deferral_time.into());
@@ -149,6 +152,8 @@ impl Core {
                 }
                 TimerKey::Stale(peer) => self.sweep_all(peer),
                 TimerKey::Deferral => self.end_deferral(),
+                // What waited for it is said by the work that follows.
+                TimerKey::Advertise => {}
             }
         }
     }
@@ -177,7 +182,7 @@ impl Core {
         let more = {
             let Self { rib, groups, neighbors, outputs, .. } = self;
             let mut sink = Queues { neighbors, outputs, caught_up: &mut caught_up };
-            groups.flush(rib, &mut sink)
+            groups.flush(now, rib, &mut sink)
         };
         for (peer, family) in caught_up {
             let mut out = Vec::new();
@@ -188,6 +193,9 @@ impl Core {
             session.sent_end.insert(family);
             let direction = session.direction;
             self.queue(peer, direction, out);
+        }
+        if let Some(at) = self.groups.deadline() {
+            self.arm(TimerKey::Advertise, at);
         }
         self.watch_sending(now);
         self.fib.notify(self.progress.converged);
@@ -457,6 +465,7 @@ impl Core {
             }
             TimerKey::Stale(peer) => Some(&mut self.neighbor(peer)?.stale_timer),
             TimerKey::Deferral => Some(&mut self.deferral),
+            TimerKey::Advertise => Some(&mut self.advertise),
         }
     }
 

@@ -160,6 +160,7 @@ impl Core {
             policy: neighbor.export.clone(),
             client: neighbor.config.route_reflector_client,
             cluster: self.config.cluster(),
+            interval: Duration::from_secs(neighbor.config.advertisement_interval.into()),
         }))
     }
 

@@ -4,6 +4,7 @@ mod limits;
 mod live;
 mod next_hops;
 mod oracle;
+mod pace;
 mod reflection;
 mod restart;
 mod sessions;
