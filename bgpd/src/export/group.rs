@@ -51,6 +51,8 @@ pub(super) struct Member {
     pub(super) peer: PeerId,
     /// Has not been told everything yet since it joined.
     pub(super) joining: bool,
+    /// Has not been told everything again yet since it asked for it.
+    pub(super) refreshing: bool,
 }
 
 /// Which members a message is for.
@@ -79,7 +81,7 @@ impl Group {
     pub(super) fn new(key: Arc<GroupKey>, peer: PeerId) -> Self {
         Self {
             key,
-            members: SmallVec::from_slice(&[Member { peer, joining: true }]),
+            members: SmallVec::from_slice(&[Member { peer, joining: true, refreshing: false }]),
             sent: Vec::new(),
             sources: HashMap::default(),
             pending: DirtyList::default(),

@@ -36,8 +36,17 @@ pub(crate) trait Sink {
     fn queue(&mut self, peer: PeerId, octets: &Bytes, messages: usize);
     /// Octets queued for a neighbor and not sent yet.
     fn queued(&self, peer: PeerId) -> usize;
-    /// A neighbor has been told everything for the first time since it joined.
-    fn caught_up(&mut self, peer: PeerId, family: Family);
+    /// A neighbor has been told everything.
+    fn caught_up(&mut self, peer: PeerId, family: Family, told: Told);
+}
+
+/// On what occasion a neighbor was told everything.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Told {
+    /// For the first time since it joined.
+    First,
+    /// Again, because it had asked for that (RFC 7313).
+    Again,
 }
 
 /// All update groups.
@@ -80,15 +89,22 @@ impl UpdateGroups {
         true
     }
 
-    /// Tells a neighbor everything again (RFC 2918).
-    pub(crate) fn refresh(&mut self, peer: PeerId, family: Family, rib: &mut Rib) {
-        let Some(at) = self.position(peer, family) else { return };
+    /// Tells a neighbor everything again (RFC 2918). Returns whether that follows on having been
+    /// told everything before; then the sink hears of its end.
+    pub(crate) fn refresh(&mut self, peer: PeerId, family: Family, rib: &mut Rib) -> bool {
+        let Some(at) = self.position(peer, family) else { return false };
         let at = self.split(at, peer, rib);
         let group = &mut self.groups[at];
         with_family!(family, P => {
             group.forget_attributes(rib);
             group.mark_all::<P>(P::table_mut(rib));
         });
+        let mut again = false;
+        for member in &mut group.members {
+            member.refreshing = !member.joining;
+            again = member.refreshing;
+        }
+        again
     }
 
     /// Notes that a destination has another best path.
@@ -115,7 +131,10 @@ impl UpdateGroups {
             if group.is_done() {
                 for member in &mut group.members {
                     if std::mem::take(&mut member.joining) {
-                        sink.caught_up(member.peer, group.key.family);
+                        sink.caught_up(member.peer, group.key.family, Told::First);
+                    }
+                    if std::mem::take(&mut member.refreshing) {
+                        sink.caught_up(member.peer, group.key.family, Told::Again);
                     }
                 }
             }

@@ -48,6 +48,8 @@ pub(crate) struct Negotiated {
     pub(crate) families: FamilySet,
     pub(crate) four_octet_as: bool,
     pub(crate) route_refresh: bool,
+    /// The peer marks where the routes of a refresh begin and end, and reads such marks (RFC 7313).
+    pub(crate) enhanced_refresh: bool,
     pub(crate) extended_messages: bool,
     /// IPv4 routes may have an IPv6 next hop (RFC 8950).
     pub(crate) extended_next_hop: bool,
@@ -60,7 +62,11 @@ impl Offer {
     pub(crate) fn open(&self) -> Open {
         let mut capabilities: Vec<Capability> =
             self.families.iter().map(Capability::multiprotocol).collect();
-        capabilities.extend([Capability::RouteRefresh, Capability::ExtendedMessage]);
+        capabilities.extend([
+            Capability::RouteRefresh,
+            Capability::EnhancedRouteRefresh,
+            Capability::ExtendedMessage,
+        ]);
         if self.extended_next_hop && self.families.contains(Family::Ipv4Unicast) {
             let families = vec![NextHopFamily::IPV4_OVER_IPV6];
             capabilities.push(Capability::ExtendedNextHop(families));
@@ -104,6 +110,7 @@ pub(crate) fn negotiate(offer: &Offer, open: &Open) -> Result<Negotiated, Notifi
     let mut multiprotocol = false;
     let mut four_octet_as = false;
     let mut route_refresh = false;
+    let mut enhanced_refresh = false;
     let mut extended_messages = false;
     let mut extended_next_hop = false;
     for capability in &open.capabilities {
@@ -115,6 +122,7 @@ pub(crate) fn negotiate(offer: &Offer, open: &Open) -> Result<Negotiated, Notifi
                 }
             }
             Capability::RouteRefresh => route_refresh = true,
+            Capability::EnhancedRouteRefresh => enhanced_refresh = true,
             Capability::ExtendedMessage => extended_messages = true,
             Capability::ExtendedNextHop(families) => {
                 extended_next_hop |= families.contains(&NextHopFamily::IPV4_OVER_IPV6);
@@ -168,6 +176,7 @@ pub(crate) fn negotiate(offer: &Offer, open: &Open) -> Result<Negotiated, Notifi
         families,
         four_octet_as,
         route_refresh,
+        enhanced_refresh,
         extended_messages,
         extended_next_hop: extended_next_hop
             && offer.extended_next_hop

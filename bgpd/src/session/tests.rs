@@ -29,6 +29,7 @@ fn two_default_offers_agree_on_everything() {
     assert_eq!(agreed.hold_time, 90);
     assert_eq!(agreed.keepalive_time, 30);
     assert!(agreed.external && agreed.four_octet_as && agreed.route_refresh);
+    assert!(agreed.enhanced_refresh);
     assert!(agreed.extended_messages);
     assert_eq!(agreed.families, Family::ALL.into_iter().collect());
     let restart = agreed.restart.unwrap();

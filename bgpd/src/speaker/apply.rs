@@ -13,7 +13,7 @@ use crate::config::{Config, Network, PeerConfig};
 use crate::rib::{Path, PeerId, RibPrefix, with_family};
 use crate::session::{Direction, Event, State};
 use crate::wire::attributes::{flag, kind, push};
-use crate::wire::{Family, NextHop, Notification, Prefix, cease, encode_route_refresh};
+use crate::wire::{Family, NextHop, Notification, Prefix, RouteRefresh, cease};
 
 /// What a configuration changed, and how it took effect.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
@@ -308,7 +308,7 @@ impl Core {
         let direction = session.direction;
         let mut out = Vec::new();
         for family in families.iter() {
-            encode_route_refresh(family, &mut out);
+            RouteRefresh::Request.encode(family, &mut out);
         }
         self.queue(peer, direction, out);
     }

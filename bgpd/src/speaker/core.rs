@@ -19,11 +19,11 @@ use super::fib::Fib;
 use super::neighbor::{Deadline, Neighbor, Slot};
 use super::status::{DownReason, Progress};
 use crate::config::{Config, Network, PeerConfig};
-use crate::export::{Sink, UpdateGroups};
+use crate::export::{Sink, Told, UpdateGroups};
 use crate::rib::{PeerId, Rib, with_family};
 use crate::session::{Action, Direction, Event, State, Timer, step};
 use crate::wire::attributes::AttributeBlock;
-use crate::wire::{Family, Notification, encode_end_of_rib, encode_keepalive};
+use crate::wire::{Family, Notification, encode_keepalive};
 
 /// Time since some fixed instant, the same for all calls.
 pub(crate) type Time = Duration;
@@ -52,6 +52,7 @@ const SEND_HOLD: Duration = Duration::from_secs(480);
 pub(super) enum TimerKey {
     Slot(PeerId, Direction, Timer),
     Stale(PeerId),
+    Refresh(PeerId),
     Deferral,
     Advertise,
 }
@@ -151,6 +152,7 @@ impl Core {
                     }
                 }
                 TimerKey::Stale(peer) => self.sweep_all(peer),
+                TimerKey::Refresh(peer) => self.give_up_refresh(peer),
                 TimerKey::Deferral => self.end_deferral(),
                 // What waited for it is said by the work that follows.
                 TimerKey::Advertise => {}
@@ -184,15 +186,8 @@ impl Core {
             let mut sink = Queues { neighbors, outputs, caught_up: &mut caught_up };
             groups.flush(now, rib, &mut sink)
         };
-        for (peer, family) in caught_up {
-            let mut out = Vec::new();
-            encode_end_of_rib(family, &mut out);
-            let Some(session) = self.neighbor(peer).and_then(|n| n.session.as_mut()) else {
-                continue;
-            };
-            session.sent_end.insert(family);
-            let direction = session.direction;
-            self.queue(peer, direction, out);
+        for (peer, family, told) in caught_up {
+            self.told(peer, family, told);
         }
         if let Some(at) = self.groups.deadline() {
             self.arm(TimerKey::Advertise, at);
@@ -464,6 +459,7 @@ impl Core {
                 Some(self.slot(peer, direction)?.timer(timer))
             }
             TimerKey::Stale(peer) => Some(&mut self.neighbor(peer)?.stale_timer),
+            TimerKey::Refresh(peer) => Some(&mut self.neighbor(peer)?.refresh_timer),
             TimerKey::Deferral => Some(&mut self.deferral),
             TimerKey::Advertise => Some(&mut self.advertise),
         }
@@ -485,7 +481,7 @@ impl Core {
 struct Queues<'a> {
     neighbors: &'a mut [Option<Neighbor>],
     outputs: &'a mut Vec<Output>,
-    caught_up: &'a mut Vec<(PeerId, Family)>,
+    caught_up: &'a mut Vec<(PeerId, Family, Told)>,
 }
 
 impl Sink for Queues<'_> {
@@ -509,8 +505,8 @@ impl Sink for Queues<'_> {
         session.map_or(0, |(n, session)| n.slots[session.direction.index()].out.len())
     }
 
-    fn caught_up(&mut self, peer: PeerId, family: Family) {
-        self.caught_up.push((peer, family));
+    fn caught_up(&mut self, peer: PeerId, family: Family, told: Told) {
+        self.caught_up.push((peer, family, told));
     }
 }
 

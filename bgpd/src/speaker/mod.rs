@@ -10,6 +10,8 @@ mod import;
 mod limits;
 mod neighbor;
 mod receive;
+mod refresh;
+mod restart;
 mod status;
 
 #[cfg(test)]

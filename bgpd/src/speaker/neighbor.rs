@@ -124,6 +124,8 @@ pub(super) struct Session {
     pub(super) received_end: FamilySet,
     /// End-of-RIB sent.
     pub(super) sent_end: FamilySet,
+    /// The peer sends its routes again, and has not said yet that these were all (RFC 7313).
+    pub(super) refreshing: FamilySet,
 }
 
 /// A neighbor.
@@ -147,6 +149,8 @@ pub(super) struct Neighbor {
     pub(super) stale: FamilySet,
     /// Until stale paths are removed.
     pub(super) stale_timer: Deadline,
+    /// Until paths that a refresh did not bring are removed though it has not ended.
+    pub(super) refresh_timer: Deadline,
     /// Since when the state is what it is.
     pub(super) since: Time,
     /// Why the last session ended.
@@ -180,6 +184,7 @@ impl Neighbor {
             accepted: [0; 2],
             stale: FamilySet::default(),
             stale_timer: Deadline::default(),
+            refresh_timer: Deadline::default(),
             since: now,
             last_down: None,
             last_error: None,

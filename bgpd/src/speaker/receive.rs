@@ -6,15 +6,13 @@ use std::time::Duration;
 use smallvec::SmallVec;
 
 use super::core::{Core, Time, TimerKey};
-use super::neighbor::{Neighbor, Session};
+use super::neighbor::Session;
 use super::status::DownReason;
 use crate::export::GroupKey;
 use crate::policy::PeerType;
 use crate::rib::{AttrId, DestId, Path, PeerId, PeerRank, RibPrefix, with_family};
 use crate::session::{Direction, Event, State};
-use crate::wire::{
-    Family, FamilySet, Frame, MessageType, Notification, UpdateEncoder, parse_route_refresh,
-};
+use crate::wire::{Family, FamilySet, Frame, MessageType, Notification, UpdateEncoder};
 
 impl Core {
     pub(super) fn message(
@@ -52,8 +50,8 @@ impl Core {
             MessageType::RouteRefresh => {
                 let established = neighbor.slot(direction).state == State::Established;
                 self.event(now, peer, direction, &Event::RouteRefresh);
-                if established && let Some(family) = parse_route_refresh(message.body) {
-                    self.groups.refresh(peer, family, &mut self.rib);
+                if established && let Err(error) = self.route_refresh(now, peer, message.body) {
+                    self.event(now, peer, direction, &Event::Error(error));
                 }
             }
         }
@@ -103,6 +101,7 @@ impl Core {
             disabled: FamilySet::default(),
             received_end: FamilySet::default(),
             sent_end: FamilySet::default(),
+            refreshing: FamilySet::default(),
         });
         self.set_rank(peer, rank);
         for family in lost.iter() {
@@ -172,6 +171,7 @@ impl Core {
         let reason = reason.unwrap_or(DownReason::Stopped);
         tracing::info!(peer = neighbor.config.name, %reason, "session down");
         neighbor.last_down = Some((now, reason.clone()));
+        neighbor.refresh_timer.at = None;
         // RFC 4724 section 4.2: only a connection that goes without a NOTIFICATION is taken for
         // a restart. But a peer that keeps another connection has not gone, nor said anything on
         // this one.
@@ -220,44 +220,6 @@ impl Core {
         neighbor.map_or_else(Vec::new, |n| n.routes[family.index()].iter().collect())
     }
 
-    fn mark_stale(&mut self, peer: PeerId, family: Family) {
-        let routes = self.routes_of(peer, family);
-        with_family!(family, P => for dest in &routes {
-            for path in P::table_mut(&mut self.rib).paths_mut(*dest, peer) {
-                path.set_stale(true);
-            }
-        });
-        if let Some(neighbor) = self.neighbor(peer)
-            && !routes.is_empty()
-        {
-            neighbor.stale.insert(family);
-        }
-    }
-
-    /// Removes the paths that a restarted peer did not announce again.
-    pub(super) fn sweep(&mut self, peer: PeerId, family: Family) {
-        let Some(neighbor) = self.neighbor(peer) else { return };
-        if !neighbor.stale.contains(family) {
-            return;
-        }
-        neighbor.stale.remove(family);
-        let mut swept = 0_usize;
-        for dest in self.routes_of(peer, family) {
-            with_family!(family, P => {
-                swept += self.remove_where::<P>(peer, dest, Path::is_stale);
-            });
-        }
-        if let Some(neighbor) = self.neighbor(peer) {
-            tracing::info!(peer = neighbor.config.name, %family, swept, "stale paths removed");
-        }
-    }
-
-    pub(super) fn sweep_all(&mut self, peer: PeerId) {
-        for family in Family::ALL {
-            self.sweep(peer, family);
-        }
-    }
-
     /// Removes all paths of a neighbor.
     pub(super) fn purge(&mut self, peer: PeerId, family: Family) {
         for dest in self.routes_of(peer, family) {
@@ -269,7 +231,7 @@ impl Core {
     }
 
     /// Removes those paths of a neighbor to a destination; returns how many.
-    fn remove_where<P: RibPrefix>(
+    pub(super) fn remove_where<P: RibPrefix>(
         &mut self,
         peer: PeerId,
         dest: DestId,
@@ -293,90 +255,6 @@ impl Core {
         neighbor.accepted[family] -= usize::from(old.attr != AttrId::NONE);
         if !more {
             neighbor.routes[family].remove(dest);
-        }
-    }
-
-    pub(super) fn end_of_rib(&mut self, peer: PeerId, family: Family) {
-        let Some(neighbor) = self.neighbor(peer) else { return };
-        let Some(session) = &mut neighbor.session else { return };
-        if !session.received_end.contains(family) {
-            session.received_end.insert(family);
-            tracing::debug!(peer = neighbor.config.name, %family, "End-of-RIB received");
-        }
-        self.sweep(peer, family);
-    }
-
-    /// Peers without graceful restart need not send End-of-RIB; a KEEPALIVE after the one that
-    /// accepted our OPEN comes when they have nothing else to say.
-    fn implicit_end_of_rib(&mut self, peer: PeerId, direction: Direction) {
-        let Some(neighbor) = self.neighbor(peer) else { return };
-        let Some(session) = &mut neighbor.session else { return };
-        if session.direction == direction && session.negotiated.restart.is_none() {
-            session.received_end = session.negotiated.families;
-        }
-    }
-
-    // ------------------------------------------------------------------------------------------
-    // The time after start
-
-    /// Looks whether all neighbors have said what they know (RFC 4724 section 4.1).
-    ///
-    /// One that restarts as well waits for us, so its routes are not waited for before ours are
-    /// selected and told. But until it has told its own, those that the kernel still has from
-    /// before are not known to be gone.
-    pub(super) fn check_convergence(&mut self) {
-        if self.progress.converged {
-            return;
-        }
-        let (mut heard_any, mut select, mut converged) = (false, true, true);
-        for neighbor in self.neighbors.iter().flatten() {
-            let Some(session) = &neighbor.session else {
-                let absent = neighbor.config.shutdown.is_some() || neighbor.is_away();
-                select &= absent;
-                converged &= absent;
-                continue;
-            };
-            heard_any = true;
-            let heard = session.received_end.intersection(neighbor.families());
-            let complete = heard == neighbor.families();
-            converged &= complete;
-            select &= complete || session.negotiated.restart.is_some_and(|r| r.restarting);
-        }
-        // Where nobody can be reached, it may be us who are away.
-        if !heard_any && self.neighbors.iter().flatten().any(Neighbor::is_away) {
-            return;
-        }
-        if select {
-            self.select();
-        }
-        if converged {
-            self.end_deferral();
-        }
-    }
-
-    /// What was to be waited for is there, or the time for that is over.
-    pub(super) fn end_deferral(&mut self) {
-        if self.progress.converged {
-            return;
-        }
-        self.progress.converged = true;
-        self.deferral.at = None;
-        tracing::info!(restarting = self.progress.restarting, "initial convergence is over");
-        self.select();
-    }
-
-    /// Selects routes from here on, and tells them.
-    fn select(&mut self) {
-        if self.progress.selecting {
-            return;
-        }
-        self.progress.selecting = true;
-        for at in 1..self.neighbors.len() {
-            let Some(neighbor) = &self.neighbors[at] else { continue };
-            let (peer, families) = (neighbor.id, neighbor.families());
-            for family in families.iter() {
-                self.join_group(peer, family);
-            }
         }
     }
 }

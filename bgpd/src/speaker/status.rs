@@ -151,6 +151,8 @@ pub struct SessionStatus {
     pub four_octet_as: bool,
     /// The peer resends routes on request (RFC 2918).
     pub route_refresh: bool,
+    /// It marks where the routes of a refresh begin and end (RFC 7313).
+    pub enhanced_route_refresh: bool,
     /// Messages may have 65535 octets (RFC 8654).
     pub extended_messages: bool,
     /// IPv4 routes may have an IPv6 next hop (RFC 8950).
@@ -174,6 +176,9 @@ pub struct FamilyStatus {
     pub accepted: usize,
     /// Whether some of them are kept over a restart of the peer and not confirmed yet.
     pub stale: bool,
+    /// Whether the peer is sending its routes again (RFC 7313); those it has not sent again yet are
+    /// stale.
+    pub refreshing: bool,
     /// Prefixes announced to the neighbor.
     pub advertised: usize,
     /// Whether we have an address to announce as next hop. Without one, only routes with another
@@ -225,7 +230,7 @@ pub struct PathStatus {
     pub used: bool,
     /// Why it is the best or is not.
     pub reason: Reason,
-    /// Kept over a restart of the peer.
+    /// Kept over a restart of the peer, or not sent again yet by one that refreshes its routes.
     pub stale: bool,
     /// Unspecified for ourselves.
     pub next_hop: IpAddr,
@@ -315,6 +320,7 @@ impl Core {
             received: neighbor.received[family.index()],
             accepted: neighbor.accepted[family.index()],
             stale: neighbor.stale.contains(family),
+            refreshing: session.is_some_and(|s| s.refreshing.contains(family)),
             advertised: self.groups.advertised(neighbor.id, family),
             next_hop: neighbor.own_next_hop(family).map(|hop| hop.addr),
             end_of_rib_received: session.is_some_and(|s| s.received_end.contains(family)),
@@ -348,6 +354,7 @@ impl Core {
                     keepalive_time: agreed.keepalive_time,
                     four_octet_as: agreed.four_octet_as,
                     route_refresh: agreed.route_refresh,
+                    enhanced_route_refresh: agreed.enhanced_refresh,
                     extended_messages: agreed.extended_messages,
                     extended_next_hop: agreed.extended_next_hop,
                     restart_time: agreed.restart.map(|r| r.time),

@@ -6,6 +6,7 @@ mod next_hops;
 mod oracle;
 mod pace;
 mod reflection;
+mod refresh;
 mod restart;
 mod sessions;
 mod storm;

@@ -15,15 +15,6 @@ pub fn encode_keepalive(out: &mut Vec<u8>) {
     finish(out, start);
 }
 
-/// Appends a request to send the routes of `family` again (RFC 2918).
-pub fn encode_route_refresh(family: Family, out: &mut Vec<u8>) {
-    let (afi, safi) = family.wire();
-    let start = begin(out, MessageType::RouteRefresh);
-    out.extend_from_slice(&afi.to_be_bytes());
-    out.extend_from_slice(&[0, safi]);
-    finish(out, start);
-}
-
 /// Appends the End-of-RIB marker of `family` (RFC 4724 section 2).
 pub fn encode_end_of_rib(family: Family, out: &mut Vec<u8>) {
     let start = begin(out, MessageType::Update);

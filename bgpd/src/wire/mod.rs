@@ -10,13 +10,15 @@ mod notification;
 mod open;
 pub mod path;
 mod prefix;
+mod refresh;
 mod update;
 
 pub use attributes::{AttributeBlock, Community, Info, LargeCommunity, NextHop};
-pub use encode::{UpdateEncoder, encode_end_of_rib, encode_keepalive, encode_route_refresh};
+pub use encode::{UpdateEncoder, encode_end_of_rib, encode_keepalive};
 pub use notification::{Notification, cease, code};
 pub use open::{Capability, FamilyRestart, NextHopFamily, Open};
 pub use prefix::{Prefix, Prefix4, Prefix6, Prefixes};
+pub use refresh::RouteRefresh;
 pub use update::{
     AttributeError, Context, Disposition, ParsedUpdate, Reach, Unreach, parse_update,
 };
@@ -270,16 +272,5 @@ impl<'a> Reader<'a> {
 
     fn is_empty(&self) -> bool {
         self.0.is_empty()
-    }
-}
-
-/// The family of a ROUTE-REFRESH (RFC 2918); None for one we do not carry, or a subtype other
-/// than a request (RFC 7313).
-pub fn parse_route_refresh(body: &[u8]) -> Option<Family> {
-    match body {
-        [afi_high, afi_low, 0, safi] => {
-            Family::from_wire(u16::from_be_bytes([*afi_high, *afi_low]), *safi)
-        }
-        _ => None,
     }
 }

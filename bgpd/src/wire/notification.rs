@@ -148,6 +148,7 @@ impl Notification {
             (6, 9) => "Cease/Hard Reset",
             (6, 10) => "Cease/BFD Down",
             (6, _) => "Cease",
+            (7, 1) => "ROUTE-REFRESH Message Error/Invalid Message Length",
             (7, _) => "ROUTE-REFRESH Message Error",
             (8, _) => "Send Hold Timer Expired",
             _ => "unknown error",

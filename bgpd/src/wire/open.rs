@@ -32,6 +32,8 @@ pub enum Capability {
     },
     /// RFC 6793, code 65: the sender's AS number.
     FourOctetAs(u32),
+    /// RFC 7313, code 70.
+    EnhancedRouteRefresh,
     /// Anything else, as received.
     Unknown(u8, Vec<u8>),
 }
@@ -102,6 +104,7 @@ impl Capability {
                 })
             }
             (65, [a, b, c, d]) => Some(Self::FourOctetAs(u32::from_be_bytes([*a, *b, *c, *d]))),
+            (70, []) => Some(Self::EnhancedRouteRefresh),
             _ => None,
         };
         typed.unwrap_or_else(|| Self::Unknown(code, value.to_vec()))
@@ -139,6 +142,7 @@ impl Capability {
                 out.extend_from_slice(&asn.to_be_bytes());
                 65
             }
+            Self::EnhancedRouteRefresh => 70,
             Self::Unknown(code, value) => {
                 // A capability's length is one octet; what we build ourselves never exceeds it.
                 out.extend_from_slice(&value[..value.len().min(255)]);

@@ -69,17 +69,11 @@ fn a_header_is_judged_as_early_as_possible() {
 }
 
 #[test]
-fn keepalive_refresh_and_end_of_rib_are_what_the_rfcs_say() {
+fn keepalive_and_end_of_rib_are_what_the_rfcs_say() {
     let mut out = Vec::new();
     encode_keepalive(&mut out);
     assert_eq!(out, [&[0xff; 16][..], &[0, 19, 4]].concat());
     for family in Family::ALL {
-        let mut out = Vec::new();
-        encode_route_refresh(family, &mut out);
-        let message = frames(&out, MAX_LEN)[0];
-        assert_eq!(message.kind, MessageType::RouteRefresh);
-        assert_eq!(parse_route_refresh(message.body), Some(family));
-
         let mut out = Vec::new();
         encode_end_of_rib(family, &mut out);
         let message = frames(&out, MAX_LEN)[0];
@@ -88,8 +82,35 @@ fn keepalive_refresh_and_end_of_rib_are_what_the_rfcs_say() {
         assert_eq!(update.end_of_rib, Some(family));
         assert!(update.errors.is_empty() && update.withdrawn.is_empty());
     }
-    // A borders-of-refresh marker (RFC 7313) is not a request.
-    assert_eq!(parse_route_refresh(&[0, 1, 1, 1]), None);
+}
+
+#[test]
+fn route_refresh_is_what_the_rfcs_say() {
+    for family in Family::ALL {
+        for what in [RouteRefresh::Request, RouteRefresh::Begin, RouteRefresh::End] {
+            let mut out = Vec::new();
+            what.encode(family, &mut out);
+            let message = frames(&out, MAX_LEN)[0];
+            assert_eq!(message.kind, MessageType::RouteRefresh);
+            assert_eq!(RouteRefresh::parse(message.body, true), Ok(Some((what, family))));
+            let plain = Some((what, family)).filter(|_| what == RouteRefresh::Request);
+            assert_eq!(RouteRefresh::parse(message.body, false), Ok(plain));
+        }
+    }
+    // A family that is not ours, a subtype that nobody knows, a request with filters (RFC 5291).
+    for ignored in [&[0, 25, 1, 70][..], &[0, 1, 3, 1], &[0, 1, 255, 1, 9], &[0, 1, 0, 1, 1]] {
+        assert_eq!(RouteRefresh::parse(ignored, true), Ok(None));
+    }
+    // RFC 7313 section 5: a demarcation of another length is answered by itself.
+    for wrong in [&[0, 1, 1][..], &[0, 1, 1, 1, 0], &[0, 1, 2, 1, 0, 0]] {
+        let error = RouteRefresh::parse(wrong, true).unwrap_err();
+        assert_eq!((error.code, error.subcode), (7, 1));
+        assert_eq!(
+            frame(&error.data, MAX_LEN).map(|f| f.map(|f| f.body)).ok(),
+            (wrong.len() > 3).then_some(Some(wrong))
+        );
+        assert_eq!(RouteRefresh::parse(wrong, false), Ok(None));
+    }
 }
 
 #[test]

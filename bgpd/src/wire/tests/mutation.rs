@@ -8,7 +8,7 @@ use super::strategies::{announcement, open_strategy};
 use super::{EXTERNAL, encoder_max};
 use crate::wire::{
     AttributeBlock, Context, Frame, HEADER_LEN, MAX_LEN, MessageType, Notification, Open, Prefix,
-    Reach, Unreach, UpdateEncoder, frame, parse_route_refresh, parse_update,
+    Reach, RouteRefresh, Unreach, UpdateEncoder, frame, parse_update,
 };
 
 const MESSAGES: usize = 200_000;
@@ -61,7 +61,9 @@ fn seeds() -> Vec<(MessageType, Vec<u8>)> {
         }
     }
     all.push((MessageType::Notification, vec![6, 2, 3, b'b', b'y', b'e']));
-    all.push((MessageType::RouteRefresh, vec![0, 1, 0, 1]));
+    for subtype in 0..4 {
+        all.push((MessageType::RouteRefresh, vec![0, 1, subtype, 1]));
+    }
     all
 }
 
@@ -95,7 +97,12 @@ fn consume(kind: MessageType, body: &[u8], context: &Context, block: &mut Attrib
             let _text = Notification::parse(body).to_string();
         }
         MessageType::RouteRefresh => {
-            let _family = parse_route_refresh(body);
+            for enhanced in [false, true] {
+                match RouteRefresh::parse(body, enhanced) {
+                    Err(error) => assert_eq!((error.code, error.subcode, enhanced), (7, 1, true)),
+                    Ok(_family) => {}
+                }
+            }
         }
         MessageType::Keepalive => {}
         MessageType::Update => match parse_update(body, context, block) {

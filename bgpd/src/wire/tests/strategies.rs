@@ -171,6 +171,7 @@ fn capability() -> impl Strategy<Value = Capability> {
         Just(Capability::RouteRefresh),
         Just(Capability::ExtendedMessage),
         vec(next_hop, 0..5).prop_map(Capability::ExtendedNextHop),
+        Just(Capability::EnhancedRouteRefresh),
         (any::<bool>(), any::<bool>(), 0..4096_u16, vec(restart, 0..5)).prop_map(
             |(restarting, notification, time, families)| Capability::GracefulRestart {
                 restarting,
@@ -179,7 +180,7 @@ fn capability() -> impl Strategy<Value = Capability> {
                 families
             }
         ),
-        (66..=255_u8, vec(any::<u8>(), 0..60))
+        (80..=255_u8, vec(any::<u8>(), 0..60))
             .prop_map(|(code, value)| Capability::Unknown(code, value)),
     ]
 }
