@@ -4,6 +4,19 @@
 //! One file per feature; see [`kit`] for what they are made of.
 #![allow(clippy::unwrap_used, clippy::panic, clippy::expect_used, reason = "tests may")]
 
+mod collision;
+mod communities;
 mod dual_stack;
+mod extended_messages;
+mod families;
+mod four_octet_as;
+mod graceful_restart;
+mod hold_time;
 #[allow(dead_code, unused_imports, reason = "a kit is for tests to come, too")]
 mod kit;
+mod max_prefixes;
+mod md5;
+mod reflection;
+mod route_refresh;
+mod shutdown;
+mod ttl_security;

@@ -22,13 +22,13 @@ impl<'a> Bird<'a> {
         let folder = node.folder();
         let (file, socket) = (folder.join("bird.conf"), folder.join("bird.ctl"));
         fs::write(&file, whole(config)).unwrap();
-        let process = Self::process(node, &file, &socket);
+        let process = Self::run(node, &file, &socket);
         let mut bird = Self { node, config: file, socket, process };
         bird.until_it_answers();
         bird
     }
 
-    fn process(node: &Node, config: &Path, socket: &Path) -> Process {
+    fn run(node: &Node, config: &Path, socket: &Path) -> Process {
         let mut command = node.command("/usr/sbin/bird");
         command.arg("-f").arg("-c").arg(config).arg("-s").arg(socket);
         command.arg("-P").arg(node.folder().join("bird.pid"));
@@ -42,6 +42,10 @@ impl<'a> Bird<'a> {
             }
             self.birdc("show status")
         });
+    }
+
+    pub(crate) fn process(&self) -> &Process {
+        &self.process
     }
 
     /// Kills it.

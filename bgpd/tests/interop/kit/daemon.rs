@@ -67,7 +67,11 @@ impl<'a> Daemon<'a> {
         });
     }
 
-    pub(crate) fn process(&mut self) -> &mut Process {
+    pub(crate) fn process(&self) -> &Process {
+        &self.process
+    }
+
+    pub(crate) fn process_mut(&mut self) -> &mut Process {
         &mut self.process
     }
 

@@ -98,6 +98,11 @@ impl<'a> Frr<'a> {
         self.bgpd = Some(bgpd);
     }
 
+    /// bgpd.
+    pub(crate) fn process(&self) -> &Process {
+        self.bgpd.as_ref().unwrap()
+    }
+
     /// Kills bgpd; zebra goes on.
     pub(crate) fn kill(&mut self) {
         self.bgpd.take().unwrap().kill();

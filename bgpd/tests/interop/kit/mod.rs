@@ -18,6 +18,7 @@ mod daemon;
 mod frr;
 mod gobgp;
 mod netns;
+pub(crate) mod pair;
 mod process;
 
 use std::thread::sleep;
@@ -28,6 +29,7 @@ pub(crate) use daemon::Daemon;
 pub(crate) use frr::{Frr, With};
 pub(crate) use gobgp::Gobgp;
 pub(crate) use netns::{End, Lab, Link, Node};
+pub(crate) use pair::Pair;
 pub(crate) use process::Process;
 
 /// What is usual in tests: either an answer, or why there is none yet.

@@ -210,6 +210,17 @@ impl Node {
         addresses.map(text).collect()
     }
 
+    /// A counter of the namespace's kernel, as `/proc/net/netstat` has it: `TcpExt` and
+    /// `TCPMD5Failure`, say.
+    pub(crate) fn counter(&self, group: &str, name: &str) -> u64 {
+        let text = self.inside(|| fs::read_to_string("/proc/thread-self/net/netstat")).unwrap();
+        let mut lines = text.lines().filter_map(|line| line.strip_prefix(group));
+        let (names, values) = (lines.next().unwrap(), lines.next().unwrap());
+        let pairs = names.split_whitespace().zip(values.split_whitespace());
+        let (_, value) = pairs.into_iter().find(|(found, _)| *found == name).unwrap();
+        value.parse().unwrap()
+    }
+
     /// The kernel's route to a prefix, as `ip route` shows it.
     pub(crate) fn kernel_route(&self, prefix: &str) -> Result<String> {
         let family = if prefix.contains(':') { "-6" } else { "-4" };

@@ -8,8 +8,8 @@ use anyhow::bail;
 
 use super::{LIMIT, Result, eventually};
 
-/// Octets of a log that are shown when a test fails.
-const TAIL: usize = 8000;
+/// Octets of a log's begin and of its end that are shown when a test fails.
+const SHOWN: usize = 8000;
 
 /// A process that ends with this value.
 pub(crate) struct Process {
@@ -97,8 +97,14 @@ impl Drop for Process {
         if std::thread::panicking()
             && let Ok(log) = fs::read(&self.log)
         {
-            let tail = &log[log.len().saturating_sub(TAIL)..];
-            println!("--- {}\n{}", self.log.display(), String::from_utf8_lossy(tail));
+            let text = String::from_utf8_lossy;
+            println!("--- {}", self.log.display());
+            if log.len() <= 2 * SHOWN {
+                println!("{}", text(&log));
+            } else {
+                println!("{}\n...", text(&log[..SHOWN]));
+                println!("{}", text(&log[log.len() - SHOWN..]));
+            }
         }
     }
 }

@@ -1,0 +1,73 @@
+//! Messages of more than 4096 octets (RFC 8654).
+
+use std::fmt::Write as _;
+
+use anyhow::ensure;
+
+use crate::kit::{Bird, Daemon, Frr, LIMIT, Lab, eventually};
+
+/// Large communities: 12 octets each, more than a message without the extension could hold.
+const MANY: usize = 400;
+
+/// Attributes that only an extended message can carry come from BIRD, and go on to FRR.
+#[test]
+fn from_bird_to_frr() {
+    let lab = Lab::new();
+    let (us, one, two) = (lab.node("us"), lab.node("frr"), lab.node("bird"));
+    lab.link(&us, &one);
+    lab.link(&us, &two);
+    let frr = Frr::start(
+        &one,
+        "
+router bgp 65002
+ bgp router-id 10.255.0.2
+ neighbor 10.0.1.1 remote-as 65001
+ neighbor 10.0.1.1 timers connect 1
+ address-family ipv4 unicast
+  neighbor 10.0.1.1 activate
+",
+    );
+    let mut adds = String::new();
+    for number in 0..MANY {
+        writeln!(adds, "bgp_large_community.add((65003,{number},1));").unwrap();
+    }
+    let bird = Bird::start(
+        &two,
+        &format!(
+            "
+router id 10.255.0.3;
+protocol static {{ ipv4; route 10.3.0.0/24 blackhole; }}
+protocol bgp ours {{
+  local 10.0.2.2 as 65003;
+  neighbor 10.0.2.1 as 65001;
+  connect delay time 1; connect retry time 1;
+  enable extended messages on;
+  ipv4 {{ import all; export filter {{ {adds} accept; }}; }};
+}}
+"
+        ),
+    );
+    let daemon = Daemon::start(
+        &us,
+        "
+router-id: 10.255.0.1
+asn: 65001
+ebgp-requires-policy: false
+peers:
+  - {name: frr, address: 10.0.1.2, asn: 65002}
+  - {name: bird, address: 10.0.2.2, asn: 65003}
+",
+    );
+    bird.established("ours");
+    for name in ["frr", "bird"] {
+        assert_eq!(daemon.established(name)["session"]["extended_messages"], true, "{name}");
+    }
+    let ours = daemon.until_path("10.3.0.0/24");
+    assert_eq!(ours["large_communities"].as_array().unwrap().len(), MANY);
+    eventually("all communities at FRR", LIMIT, || {
+        let route = frr.route("10.3.0.0/24")?;
+        let list = &route["paths"][0]["largeCommunity"]["list"];
+        ensure!(list.as_array().is_some_and(|list| list.len() == MANY), "{route}");
+        Ok(())
+    });
+}

@@ -1,0 +1,65 @@
+//! Route reflection (RFC 4456) between FRR and BIRD.
+
+use crate::kit::{Bird, Daemon, Frr, Lab};
+
+#[test]
+fn frr_and_bird_as_clients() {
+    let lab = Lab::new();
+    let (us, one, two) = (lab.node("us"), lab.node("frr"), lab.node("bird"));
+    lab.link(&us, &one);
+    lab.link(&us, &two);
+    us.forward();
+    // As an IGP would: next hops stay what they are inside an AS.
+    one.ip("route add 10.0.2.0/24 via 10.0.1.1");
+    two.ip("route add 10.0.1.0/24 via 10.0.2.1");
+    let frr = Frr::start(
+        &one,
+        "
+router bgp 65001
+ bgp router-id 10.255.0.2
+ neighbor 10.0.1.1 remote-as 65001
+ neighbor 10.0.1.1 timers connect 1
+ address-family ipv4 unicast
+  network 10.2.0.0/24
+  neighbor 10.0.1.1 activate
+",
+    );
+    let bird = Bird::start(
+        &two,
+        "
+router id 10.255.0.3;
+protocol static { ipv4; route 10.3.0.0/24 blackhole; }
+protocol bgp ours {
+  local 10.0.2.2 as 65001;
+  neighbor 10.0.2.1 as 65001;
+  connect delay time 1; connect retry time 1;
+  ipv4 { import all; export all; gateway recursive; };
+}
+",
+    );
+    let daemon = Daemon::start(
+        &us,
+        "
+router-id: 10.255.0.1
+asn: 65001
+cluster-id: 10.255.99.99
+peers:
+  - {name: frr, address: 10.0.1.2, asn: 65001, route-reflector-client: true}
+  - {name: bird, address: 10.0.2.2, asn: 65001, route-reflector-client: true}
+",
+    );
+    daemon.established("frr");
+    daemon.established("bird");
+
+    let seen = frr.until_path("10.3.0.0/24");
+    assert_eq!(seen["originatorId"], "10.255.0.3", "{seen}");
+    assert_eq!(seen["clusterList"]["list"][0], "10.255.99.99", "{seen}");
+    assert_eq!(seen["nexthops"][0]["ip"], "10.0.2.2", "{seen}");
+    assert_eq!(seen["aspath"]["length"], 0, "{seen}");
+
+    let seen = bird.until_route("10.2.0.0/24");
+    assert!(seen.contains("BGP.originator_id: 10.255.0.2"), "{seen}");
+    assert!(seen.contains("BGP.cluster_list: 10.255.99.99"), "{seen}");
+    assert!(seen.contains("BGP.next_hop: 10.0.1.2"), "{seen}");
+    assert!(seen.contains("BGP.local_pref: 100"), "{seen}");
+}
