@@ -1,20 +1,27 @@
 //! The control socket: one line of JSON asks, one answers.
 
-use std::io::{self, BufRead, BufReader, Read, Write};
+use std::io::{self, BufRead, BufReader, Write};
+use std::net::IpAddr;
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use bgpd::{RouteQuery, SpeakerHandle};
+use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt};
 use tokio::net::UnixListener;
+use tokio::sync::Semaphore;
 
 /// The longest question, in octets.
 const QUESTION_MAX: u64 = 64 * 1024;
-/// How long either side waits for the other.
+/// How long either side waits for the other to take or to say the next line.
 const PATIENCE: Duration = Duration::from_secs(10);
+/// Connections answered at the same time; others wait.
+const CONNECTIONS: usize = 16;
 
 /// What can be asked.
 #[derive(Debug, Serialize, Deserialize)]
@@ -22,17 +29,31 @@ const PATIENCE: Duration = Duration::from_secs(10);
 pub(crate) enum Question {
     /// [`SpeakerHandle::neighbors`]
     Neighbors,
-    /// [`SpeakerHandle::routes`]
-    Routes(RouteQuery),
+    /// [`SpeakerHandle::neighbor`]
+    Neighbor(String),
+    /// [`SpeakerHandle::route_stream`]
+    Routes(Box<RouteQuery>),
+    /// [`SpeakerHandle::explain`]
+    Explain(IpNet),
+    /// [`SpeakerHandle::explain_address`]
+    ExplainAddress(IpAddr),
     /// [`SpeakerHandle::status`]
     Status,
+    /// [`SpeakerHandle::config`]
+    Config,
+    /// [`SpeakerHandle::groups`]
+    Groups,
+    /// [`SpeakerHandle::memory`]
+    Memory,
 }
 
-/// What comes back.
+/// What comes back: one value or error, or any number of parts and an end.
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 enum Answer {
-    Value(serde_json::Value),
+    Value(Value),
+    Part(Vec<Value>),
+    End,
     Error(String),
 }
 
@@ -66,16 +87,17 @@ impl Server {
 
     /// Answers until it is dropped.
     pub(crate) async fn serve(self, speaker: SpeakerHandle) {
+        let places = Arc::new(Semaphore::new(CONNECTIONS));
         loop {
+            let Ok(place) = places.clone().acquire_owned().await else { return };
             match self.listener.accept().await {
                 Ok((stream, _)) => {
                     let speaker = speaker.clone();
                     tokio::spawn(async move {
-                        let answered =
-                            tokio::time::timeout(PATIENCE, answer(stream, &speaker)).await;
-                        if let Ok(Err(error)) = answered {
+                        if let Err(error) = answer(stream, &speaker).await {
                             tracing::debug!(%error, "control connection");
                         }
+                        drop(place);
                     });
                 }
                 Err(error) => {
@@ -95,45 +117,115 @@ impl Drop for Server {
     }
 }
 
+/// What is not done in time has failed.
+async fn patiently<T>(work: impl Future<Output = io::Result<T>>) -> io::Result<T> {
+    tokio::time::timeout(PATIENCE, work).await.map_err(|_| io::ErrorKind::TimedOut)?
+}
+
+type Writer = tokio::net::unix::OwnedWriteHalf;
+
 async fn answer(stream: tokio::net::UnixStream, speaker: &SpeakerHandle) -> io::Result<()> {
     let (reader, mut writer) = stream.into_split();
     let mut line = String::new();
-    tokio::io::BufReader::new(reader.take(QUESTION_MAX)).read_line(&mut line).await?;
-    let answer = match serde_json::from_str(&line) {
-        Ok(question) => reply(question, speaker).await,
+    let mut reader = tokio::io::BufReader::new(reader.take(QUESTION_MAX));
+    patiently(reader.read_line(&mut line)).await?;
+    let last = match serde_json::from_str(&line) {
+        Ok(Question::Routes(query)) => stream_routes(*query, speaker, &mut writer).await?,
+        Ok(question) => reply(question, speaker).await.map_or_else(Answer::Error, Answer::Value),
         Err(error) => Answer::Error(format!("not a question: {error}")),
     };
-    let mut text = serde_json::to_vec(&answer)?;
+    say(&last, &mut writer).await
+}
+
+async fn say(answer: &Answer, writer: &mut Writer) -> io::Result<()> {
+    let mut text = serde_json::to_vec(answer)?;
     text.push(b'\n');
-    writer.write_all(&text).await
+    patiently(writer.write_all(&text)).await
 }
 
-async fn reply(question: Question, speaker: &SpeakerHandle) -> Answer {
-    let value = match question {
+/// Says all parts but the last word, which it returns. A reader that is slow delays nobody but
+/// itself: the next slice is asked for when it has taken this one.
+async fn stream_routes(
+    query: RouteQuery,
+    speaker: &SpeakerHandle,
+    writer: &mut Writer,
+) -> io::Result<Answer> {
+    for name in [&query.neighbor, &query.advertised_to].into_iter().flatten() {
+        match speaker.neighbor(name).await {
+            Ok(Some(_)) => {}
+            Ok(None) => return Ok(Answer::Error(unknown(name))),
+            Err(error) => return Ok(Answer::Error(error.to_string())),
+        }
+    }
+    let mut stream = speaker.route_stream(query);
+    loop {
+        match stream.next().await {
+            Ok(Some(routes)) => {
+                let parts: Result<_, _> = routes.iter().map(serde_json::to_value).collect();
+                say(&Answer::Part(parts?), writer).await?;
+            }
+            Ok(None) => return Ok(Answer::End),
+            Err(error) => return Ok(Answer::Error(error.to_string())),
+        }
+    }
+}
+
+fn unknown(name: &str) -> String {
+    format!("there is no neighbor {name:?}")
+}
+
+async fn reply(question: Question, speaker: &SpeakerHandle) -> Result<Value, String> {
+    let no_route = |target: &dyn std::fmt::Display| format!("there is no route to {target}");
+    match question {
         Question::Neighbors => to_value(speaker.neighbors().await),
-        Question::Routes(query) => to_value(speaker.routes(query).await),
+        Question::Neighbor(name) => match speaker.neighbor(&name).await {
+            Ok(None) => Err(unknown(&name)),
+            known => to_value(known),
+        },
+        Question::Routes(query) => to_value(speaker.routes(*query).await),
+        Question::Explain(prefix) => match speaker.explain(prefix).await {
+            Ok(None) => Err(no_route(&prefix)),
+            known => to_value(known),
+        },
+        Question::ExplainAddress(address) => match speaker.explain_address(address).await {
+            Ok(None) => Err(no_route(&address)),
+            known => to_value(known),
+        },
         Question::Status => to_value(speaker.status().await),
-    };
-    value.map_or_else(Answer::Error, Answer::Value)
+        Question::Config => to_value(speaker.config().await),
+        Question::Groups => to_value(speaker.groups().await),
+        Question::Memory => to_value(speaker.memory().await),
+    }
 }
 
-fn to_value<T: Serialize>(result: Result<T, bgpd::Stopped>) -> Result<serde_json::Value, String> {
+fn to_value<T: Serialize>(result: Result<T, bgpd::Stopped>) -> Result<Value, String> {
     let value = result.map_err(|e| e.to_string())?;
     serde_json::to_value(value).map_err(|e| e.to_string())
 }
 
-/// Asks the daemon.
-pub(crate) fn ask(path: &Path, question: &Question) -> anyhow::Result<serde_json::Value> {
+/// Asks the daemon. The answer goes to `take`, a part at a time if it has parts.
+pub(crate) fn ask(
+    path: &Path,
+    question: &Question,
+    mut take: impl FnMut(Value) -> anyhow::Result<()>,
+) -> anyhow::Result<()> {
     let mut stream = UnixStream::connect(path)?;
     stream.set_read_timeout(Some(PATIENCE))?;
     stream.set_write_timeout(Some(PATIENCE))?;
     let mut line = serde_json::to_vec(question)?;
     line.push(b'\n');
     stream.write_all(&line)?;
+    let mut reader = BufReader::new(&stream);
     let mut text = String::new();
-    BufReader::new(&stream).by_ref().read_line(&mut text)?;
-    match serde_json::from_str(&text)? {
-        Answer::Value(value) => Ok(value),
-        Answer::Error(error) => anyhow::bail!(error),
+    loop {
+        text.clear();
+        reader.read_line(&mut text)?;
+        anyhow::ensure!(!text.is_empty(), "the daemon has ended before its answer did");
+        match serde_json::from_str(&text)? {
+            Answer::Value(value) => return take(value),
+            Answer::Part(values) => take(Value::Array(values))?,
+            Answer::End => return Ok(()),
+            Answer::Error(error) => anyhow::bail!(error),
+        }
     }
 }

@@ -1,17 +1,15 @@
 //! Command line, life cycle and control socket of the daemon.
 
+mod ask;
 mod control;
 mod show;
 
-use std::io::Write;
 use std::path::{Path, PathBuf};
 
 use anyhow::Context;
-use bgpd::{Config, Family, RouteQuery, Shutdown, Speaker, SpeakerHandle};
-use clap::{Parser, Subcommand, ValueEnum};
+use bgpd::{Config, Shutdown, Speaker, SpeakerHandle};
+use clap::{Parser, Subcommand};
 use tokio::signal::unix::{SignalKind, signal};
-
-use control::Question;
 
 /// A BGP speaker.
 #[derive(Debug, Parser)]
@@ -36,55 +34,11 @@ enum Command {
         #[arg(long)]
         check: bool,
     },
-    /// Show the neighbors.
-    Neighbors {
-        /// How to show them.
-        #[arg(short, long, value_enum, default_value_t)]
-        output: Format,
-    },
-    /// Show routes: all, those of a prefix, or the most specific one that holds an address.
-    Routes {
-        /// A prefix (10.0.0.0/8) or an address (10.1.2.3).
-        target: Option<String>,
-        /// Only prefixes with a path from this neighbor.
-        #[arg(long)]
-        neighbor: Option<String>,
-        /// Only prefixes announced to this neighbor.
-        #[arg(long)]
-        advertised_to: Option<String>,
-        /// Only this family.
-        #[arg(long)]
-        family: Option<FamilyArg>,
-        /// At most so many; 0: all.
-        #[arg(long, default_value_t = 0)]
-        limit: usize,
-        /// How to show them.
-        #[arg(short, long, value_enum, default_value_t)]
-        output: Format,
-    },
-    /// Show the speaker as a whole.
-    Status {
-        /// How to show it.
-        #[arg(short, long, value_enum, default_value_t)]
-        output: Format,
-    },
-}
-
-#[derive(Clone, Copy, Debug, Default, ValueEnum)]
-enum Format {
-    /// For people.
-    #[default]
-    Table,
-    /// For programs.
-    Json,
-}
-
-#[derive(Clone, Copy, Debug, ValueEnum)]
-enum FamilyArg {
-    /// IPv4 unicast.
-    Ipv4,
-    /// IPv6 unicast.
-    Ipv6,
+    #[command(flatten)]
+    Ask(ask::Ask),
+    /// Show one of the following.
+    #[command(subcommand)]
+    Show(ask::Ask),
 }
 
 impl Args {
@@ -103,44 +57,9 @@ impl Args {
                 let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
                 runtime.block_on(run(&config, &socket))
             }
-            Command::Neighbors { output } => ask(&socket, &Question::Neighbors, output),
-            Command::Status { output } => ask(&socket, &Question::Status, output),
-            Command::Routes { target, neighbor, advertised_to, family, limit, output } => {
-                let mut query = RouteQuery {
-                    neighbor,
-                    advertised_to,
-                    limit,
-                    family: family.map(|family| match family {
-                        FamilyArg::Ipv4 => Family::Ipv4Unicast,
-                        FamilyArg::Ipv6 => Family::Ipv6Unicast,
-                    }),
-                    ..RouteQuery::default()
-                };
-                if let Some(target) = target {
-                    match target.parse() {
-                        Ok(address) => query.address = Some(address),
-                        Err(_) => {
-                            let prefix = target.parse().with_context(|| {
-                                format!("{target:?} is neither a prefix nor an address")
-                            })?;
-                            query.prefix = Some(prefix);
-                        }
-                    }
-                }
-                ask(&socket, &Question::Routes(query), output)
-            }
+            Command::Ask(ask) | Command::Show(ask) => ask.run(&socket),
         }
     }
-}
-
-fn ask(socket: &Path, question: &Question, format: Format) -> anyhow::Result<()> {
-    let answer = control::ask(socket, question)
-        .with_context(|| format!("cannot ask the daemon at {}", socket.display()))?;
-    let text = match format {
-        Format::Json => serde_json::to_string_pretty(&answer)?,
-        Format::Table => show::table(question, &answer),
-    };
-    writeln!(std::io::stdout().lock(), "{}", text.trim_end()).context("standard output")
 }
 
 /// Reads a configuration; as a daemon, external peers need policies (RFC 8212) unless it says

@@ -9,8 +9,15 @@ use super::control::Question;
 pub(crate) fn table(question: &Question, answer: &Value) -> String {
     match question {
         Question::Neighbors => neighbors(answer),
-        Question::Routes(_) => routes(answer),
-        Question::Status => status(answer),
+        Question::Neighbor(_) => neighbor(answer),
+        Question::Routes(_) => routes(items(answer)),
+        Question::Explain(_) | Question::ExplainAddress(_) => explanation(answer),
+        Question::Groups => groups(answer),
+        // Nothing but scalars would be left of it in a table.
+        Question::Config => {
+            serde_json::to_string_pretty(answer).unwrap_or_else(|error| error.to_string())
+        }
+        Question::Status | Question::Memory => fields(answer),
     }
 }
 
@@ -85,26 +92,15 @@ fn neighbors(answer: &Value) -> String {
     table.trim_fmt()
 }
 
-fn routes(answer: &Value) -> String {
+/// Routes with all their paths.
+pub(crate) fn routes<'a>(routes: impl IntoIterator<Item = &'a Value>) -> String {
     let mut table =
         new(&["", "PREFIX", "NEXT HOP", "NEIGHBOR", "LOCPREF", "MED", "AS PATH", "WHY"]);
-    for route in items(answer) {
+    for route in routes {
         let mut prefix = text(&route["prefix"]);
         for path in items(&route["paths"]) {
-            let is = |field: &str| path[field].as_bool().unwrap_or(false);
-            let mut mark = String::new();
-            mark.push(if is("best") {
-                '*'
-            } else if is("used") {
-                '+'
-            } else {
-                ' '
-            });
-            if is("stale") {
-                mark.push('S');
-            }
             table.add_row(vec![
-                Cell::new(mark),
+                Cell::new(mark(path)),
                 Cell::new(std::mem::take(&mut prefix)),
                 Cell::new(text(&path["next_hop"])),
                 Cell::new(text(&path["neighbor"])),
@@ -115,11 +111,132 @@ fn routes(answer: &Value) -> String {
             ]);
         }
     }
-    let count = items(answer).count();
-    format!("{}\n\n{count} prefixes; * best, + used beside it, S stale", table.trim_fmt())
+    table.trim_fmt()
 }
 
-fn status(answer: &Value) -> String {
+/// `*` best, `+` used beside it, `S` stale.
+fn mark(path: &Value) -> String {
+    let is = |field: &str| path[field].as_bool().unwrap_or(false);
+    let mut mark = String::from(match (is("best"), is("used")) {
+        (true, _) => "*",
+        (false, true) => "+",
+        (false, false) => " ",
+    });
+    if is("stale") {
+        mark.push('S');
+    }
+    mark
+}
+
+fn explanation(answer: &Value) -> String {
+    let mut table =
+        new(&["", "NEIGHBOR", "PEER", "NEXT HOP", "AS PATH", "STEP", "WHY", "DEFINED IN"]);
+    for path in items(&answer["paths"]) {
+        let step = &path["step"];
+        table.add_row(vec![
+            Cell::new(mark(path)),
+            Cell::new(text(&path["neighbor"])),
+            Cell::new(text(&path["peer_address"])),
+            Cell::new(text(&path["next_hop"])),
+            Cell::new(text(&path["as_path"])),
+            number(&text(&step["number"])),
+            Cell::new(text(&path["why"])),
+            Cell::new(text(&step["source"])),
+        ]);
+    }
+    let hops: Vec<String> = items(&answer["next_hops"]).map(|hop| text(&hop["addr"])).collect();
+    let told: Vec<String> = items(&answer["advertised_to"]).map(text).collect();
+    let or_nobody = |list: Vec<String>| if list.is_empty() { "-".into() } else { list.join(", ") };
+    format!(
+        "{}\n\n{}\n\nforwarded to   {}\nadvertised to  {}",
+        text(&answer["prefix"]),
+        table.trim_fmt(),
+        or_nobody(hops),
+        or_nobody(told)
+    )
+}
+
+fn groups(answer: &Value) -> String {
+    let mut table = new(&["FAMILY", "TYPE", "MEMBERS", "ADVERTISED", "PENDING", "NAMES"]);
+    for group in items(answer) {
+        let names: Vec<String> = items(&group["members"]).map(text).collect();
+        let client = group["client"].as_bool().unwrap_or(false);
+        let sort = format!("{}{}", text(&group["peer_type"]), if client { ", client" } else { "" });
+        table.add_row(vec![
+            Cell::new(text(&group["family"])),
+            Cell::new(sort),
+            number(&names.len()),
+            number(&text(&group["advertised"])),
+            number(&text(&group["pending"])),
+            Cell::new(names.join(" ")),
+        ]);
+    }
+    table.trim_fmt()
+}
+
+/// One neighbor in full.
+fn neighbor(answer: &Value) -> String {
+    let sections = ["counters", "session", "families", "open_sent", "open_received", "messages"];
+    let mut own = answer.clone();
+    if let Some(object) = own.as_object_mut() {
+        object.retain(|key, _| !sections.contains(&key.as_str()));
+        for key in ["since", "last_down", "last_error"] {
+            let value = &answer[key];
+            let told = match value {
+                Value::Number(_) => duration(value),
+                Value::Null => continue,
+                failure => {
+                    format!("{} ago: {}", duration(&failure["ago"]), text(&failure["reason"]))
+                }
+            };
+            object.insert(key.to_owned(), told.into());
+        }
+    }
+    let mut out = fields(&own);
+    for (title, key) in [("Session", "session"), ("Counters", "counters")] {
+        if answer[key].is_object() {
+            out.push_str(&format!("\n\n{title}\n{}", fields(&answer[key])));
+        }
+    }
+    for (title, key) in [("OPEN sent", "open_sent"), ("OPEN received", "open_received")] {
+        let open = &answer[key];
+        if open.is_object() {
+            let capabilities: Vec<String> = items(&open["capabilities"]).map(text).collect();
+            out.push_str(&format!(
+                "\n\n{title}: AS {}, hold time {}, {}\n  {}",
+                text(&open["asn"]),
+                text(&open["hold_time"]),
+                text(&open["router_id"]),
+                capabilities.join("\n  ")
+            ));
+        }
+    }
+    let columns =
+        ["family", "negotiated", "disabled", "received", "accepted", "advertised", "stale"];
+    let mut table = new(&columns.map(str::to_uppercase).each_ref().map(String::as_str));
+    for family in items(&answer["families"]) {
+        table.add_row(columns.map(|column| text(&family[column])));
+    }
+    out.push_str(&format!("\n\n{}", table.trim_fmt()));
+    let mut table = new(&["AGO", "", "MESSAGE", "COUNT", "OCTETS", "WHAT", "FIRST OCTETS"]);
+    for message in items(&answer["messages"]) {
+        let received = message["received"].as_bool().unwrap_or(false);
+        let head: String = text(&message["head"]).chars().take(32).collect();
+        table.add_row(vec![
+            number(&duration(&message["ago"])),
+            Cell::new(if received { "in" } else { "out" }),
+            Cell::new(text(&message["kind"])),
+            number(&text(&message["messages"])),
+            number(&text(&message["octets"])),
+            Cell::new(text(&message["summary"])),
+            Cell::new(head),
+        ]);
+    }
+    format!("{out}\n\n{}", table.trim_fmt())
+}
+
+/// An object's fields, one in a line.
+fn fields(answer: &Value) -> String {
     let mut table = Table::new();
     table.load_style(presets::NOTHING);
     for (key, value) in answer.as_object().into_iter().flatten() {

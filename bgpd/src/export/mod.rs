@@ -49,6 +49,16 @@ pub(crate) enum Told {
     Again,
 }
 
+/// An update group, as it is seen from outside.
+pub(crate) struct Summary<'a> {
+    pub(crate) key: &'a GroupKey,
+    pub(crate) members: Vec<PeerId>,
+    /// Destinations that the members have been told.
+    pub(crate) advertised: usize,
+    /// Destinations that are to be looked at.
+    pub(crate) pending: usize,
+}
+
 /// All update groups.
 #[derive(Debug, Default)]
 pub(crate) struct UpdateGroups {
@@ -157,6 +167,16 @@ impl UpdateGroups {
     /// Whether a neighbor has been told of a destination.
     pub(crate) fn is_advertised(&self, peer: PeerId, family: Family, dest: DestId) -> bool {
         self.position(peer, family).is_some_and(|at| self.groups[at].is_advertised(peer, dest))
+    }
+
+    /// All groups as they are.
+    pub(crate) fn summaries(&self) -> impl Iterator<Item = Summary<'_>> {
+        self.groups.iter().map(|group| Summary {
+            key: &group.key,
+            members: group.members.iter().map(|m| m.peer).collect(),
+            advertised: group.sources.values().sum(),
+            pending: group.pending.len(),
+        })
     }
 
     /// Whether anything still tells routes from others by this neighbor's number.

@@ -105,6 +105,11 @@ impl AttrTable {
         &self.sets[id.index()]
     }
 
+    /// Octets of all sets in use; looks at each.
+    pub(crate) fn octets(&self) -> usize {
+        self.sets.iter().map(|set| set.block.len()).sum()
+    }
+
     /// How many sets are in use.
     pub(crate) fn len(&self) -> usize {
         self.index.len()

@@ -213,6 +213,14 @@ impl<P: Prefix> Table<P> {
         (0..).map(DestId).zip(&self.dests).filter(|(_, dest)| dest.live)
     }
 
+    /// What is in one place of the table, counted from 0; None beyond the last one. A destination
+    /// stays in its place, so who goes through all places in steps meets each once.
+    pub(crate) fn at(&self, place: usize) -> Option<Option<(DestId, &Dest<P>)>> {
+        let dest = self.dests.get(place)?;
+        let id = u32::try_from(place).ok().map(DestId)?;
+        Some(dest.live.then_some((id, dest)))
+    }
+
     /// Has the destination decided anew. To be called before its paths change.
     pub(super) fn touch(&mut self, id: DestId, attrs: &mut AttrTable) {
         let dest = &mut self.dests[id.index()];

@@ -55,6 +55,7 @@ pub enum Effect {
 impl Core {
     /// Makes `config`, which has been validated, the desired state.
     pub(crate) fn apply(&mut self, now: Time, mut config: Config) -> Report {
+        self.clock = now;
         let mut report = Report::default();
         let peers = std::mem::take(&mut config.peers);
         let networks = std::mem::take(&mut config.networks);

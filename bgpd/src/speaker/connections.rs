@@ -20,6 +20,7 @@ impl Core {
         remote: SocketAddr,
         local: SocketAddr,
     ) -> Option<(ConnId, Arc<PeerConfig>)> {
+        self.clock = now;
         let (ip, scope) = canonical(remote);
         let candidates = self.neighbors.iter().flatten().filter(|n| {
             n.config.address == ip && (n.config.scope_id == 0 || n.config.scope_id == scope)
@@ -67,6 +68,7 @@ impl Core {
         local: SocketAddr,
         remote: SocketAddr,
     ) -> bool {
+        self.clock = now;
         self.open(now, conn, local, remote);
         self.connections.contains_key(&conn)
     }
@@ -118,6 +120,7 @@ impl Core {
 
     /// A connection was closed by the peer or broke.
     pub(crate) fn closed(&mut self, now: Time, conn: ConnId, error: &str) {
+        self.clock = now;
         let Some(&(peer, direction)) = self.connections.get(&conn) else { return };
         self.reason(peer, direction, DownReason::ConnectionLost(error.to_owned()));
         self.event(now, peer, direction, &Event::ConnectionFailed);
@@ -125,6 +128,7 @@ impl Core {
 
     /// Octets have come.
     pub(crate) fn received(&mut self, now: Time, conn: ConnId, octets: &[u8]) {
+        self.clock = now;
         let Some(&(peer, direction)) = self.connections.get(&conn) else { return };
         let Some(slot) = self.slot(peer, direction) else { return };
         if slot.held {

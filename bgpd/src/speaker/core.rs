@@ -23,7 +23,7 @@ use crate::export::{Sink, Told, UpdateGroups};
 use crate::rib::{PeerId, Rib, with_family};
 use crate::session::{Action, Direction, Event, State, Timer, step};
 use crate::wire::attributes::AttributeBlock;
-use crate::wire::{Family, Notification, encode_keepalive};
+use crate::wire::{Family, MAX_EXTENDED_LEN, MessageType, Notification, encode_keepalive, frame};
 
 /// Time since some fixed instant, the same for all calls.
 pub(crate) type Time = Duration;
@@ -73,6 +73,8 @@ pub(crate) struct Core {
     /// Connections whose OPEN has waited long enough.
     pub(super) released: Vec<ConnId>,
     random: u64,
+    /// When the driver last told of anything.
+    pub(super) clock: Time,
     pub(super) fib: Fib,
     pub(super) progress: Progress,
     pub(super) deferral: Deadline,
@@ -96,6 +98,7 @@ impl Core {
             outputs: Vec::new(),
             released: Vec::new(),
             random: seed | 1,
+            clock: now,
             fib: Fib::default(),
             progress: Progress { restarting, selecting: !restarting, converged: false },
             deferral: Deadline::default(),
@@ -119,6 +122,7 @@ impl Core {
     /// Lets timers expire. `unread` says whether a connection has octets that have not been read
     /// yet: a peer that has sent something is not dead, however busy we were.
     pub(crate) fn tick(&mut self, now: Time, unread: impl Fn(ConnId) -> bool) {
+        self.clock = now;
         while let Some(&Reverse((queued, key))) = self.timers.peek()
             && queued <= now
         {
@@ -163,6 +167,7 @@ impl Core {
     /// Decides, and queues what follows for the neighbors. Returns whether there is more to do
     /// at once.
     pub(crate) fn work(&mut self, now: Time) -> bool {
+        self.clock = now;
         for conn in std::mem::take(&mut self.released) {
             self.received(now, conn, &[]);
         }
@@ -183,7 +188,7 @@ impl Core {
         let mut caught_up = Vec::new();
         let more = {
             let Self { rib, groups, neighbors, outputs, .. } = self;
-            let mut sink = Queues { neighbors, outputs, caught_up: &mut caught_up };
+            let mut sink = Queues { clock: now, neighbors, outputs, caught_up: &mut caught_up };
             groups.flush(now, rib, &mut sink)
         };
         for (peer, family, told) in caught_up {
@@ -220,6 +225,7 @@ impl Core {
 
     /// Ends all connections.
     pub(crate) fn stop_all(&mut self, now: Time, notification: Option<&Notification>) {
+        self.clock = now;
         for at in 1..self.neighbors.len() {
             if let Some(peer) = self.neighbors[at].as_ref().map(|n| n.id) {
                 self.stop(now, peer, notification);
@@ -309,15 +315,14 @@ impl Core {
                 let Some(Some(neighbor)) = neighbors.get_mut(peer.index()) else { return };
                 let mut out = Vec::new();
                 neighbor.offer(config, restarting).open().encode(&mut out);
-                neighbor.counters.messages_sent += 1;
+                let slot = neighbor.slot(direction);
+                slot.open_received = Vec::new();
+                slot.open_sent.clone_from(&out);
                 self.queue(peer, direction, out);
             }
             Action::SendKeepalive => {
                 let mut out = Vec::new();
                 encode_keepalive(&mut out);
-                if let Some(neighbor) = self.neighbor(peer) {
-                    neighbor.counters.messages_sent += 1;
-                }
                 self.queue(peer, direction, out);
             }
             Action::SendNotification(notification) => {
@@ -334,7 +339,6 @@ impl Core {
 
     fn send_notification(&mut self, peer: PeerId, direction: Direction, n: Notification) {
         let Some(neighbor) = self.neighbor(peer) else { return };
-        neighbor.counters.notifications_sent += 1;
         tracing::info!(peer = neighbor.config.name, notification = %n, "NOTIFICATION sent");
         let mut out = Vec::new();
         n.encode(&mut out);
@@ -377,8 +381,22 @@ impl Core {
         }
     }
 
+    /// Queues messages of one type.
     pub(super) fn queue(&mut self, peer: PeerId, direction: Direction, octets: Vec<u8>) {
-        let Some(slot) = self.slot(peer, direction) else { return };
+        let clock = self.clock;
+        let Some(neighbor) = self.neighbor(peer) else { return };
+        let mut messages = 0;
+        let mut kind = None;
+        let mut rest = &octets[..];
+        while let Ok(Some(message)) = frame(rest, MAX_EXTENDED_LEN) {
+            messages += 1;
+            kind.get_or_insert(message.kind);
+            rest = &rest[message.len..];
+        }
+        if let Some(kind) = kind {
+            neighbor.note_sent(clock, kind, messages, &octets);
+        }
+        let slot = neighbor.slot(direction);
         let was_empty = slot.out.len() == 0;
         slot.out.push(octets.into());
         if let Some(conn) = slot.conn
@@ -479,6 +497,7 @@ impl Core {
 
 /// The neighbors' queues, as the update groups see them.
 struct Queues<'a> {
+    clock: Time,
     neighbors: &'a mut [Option<Neighbor>],
     outputs: &'a mut Vec<Output>,
     caught_up: &'a mut Vec<(PeerId, Family, Told)>,
@@ -487,8 +506,7 @@ struct Queues<'a> {
 impl Sink for Queues<'_> {
     fn queue(&mut self, peer: PeerId, octets: &Bytes, messages: usize) {
         let Some(Some(neighbor)) = self.neighbors.get_mut(peer.index()) else { return };
-        neighbor.counters.updates_sent += messages as u64;
-        neighbor.counters.messages_sent += messages as u64;
+        neighbor.note_sent(self.clock, MessageType::Update, messages, octets);
         let Some(slot) = neighbor.session_slot() else { return };
         let was_empty = slot.out.len() == 0;
         slot.out.push(octets.clone());

@@ -313,7 +313,19 @@ impl Driver {
             Request::Neighbors(reply) => {
                 drop(reply.send(self.core.neighbor_statuses(self.now())));
             }
-            Request::Routes(query, reply) => drop(reply.send(self.core.routes(&query))),
+            Request::Neighbor(name, reply) => {
+                let detail = self.core.neighbor_detail(&name, self.now());
+                drop(reply.send(detail.map(Box::new)));
+            }
+            Request::Routes(query, cursor, reply) => {
+                drop(reply.send(self.core.route_slice(&query, cursor)));
+            }
+            Request::Explain(net, exact, reply) => {
+                drop(reply.send(self.core.explain(net, exact)));
+            }
+            Request::Config(reply) => drop(reply.send(Box::new(self.core.configuration()))),
+            Request::Groups(reply) => drop(reply.send(self.core.group_statuses())),
+            Request::Memory(reply) => drop(reply.send(self.core.memory())),
             Request::Subscribe(wake, reply) => {
                 let id = self.core.subscribe(wake);
                 if reply.send(id).is_err() {

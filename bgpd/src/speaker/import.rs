@@ -103,7 +103,9 @@ impl Core {
                 let reason = "the only family of the session cannot be parsed";
                 return Err(Notification::new(code::UPDATE, 9, &[], reason));
             }
-            if let Some(session) = self.neighbor(peer).and_then(|n| n.session.as_mut()) {
+            let Some(neighbor) = self.neighbor(peer) else { return Ok(()) };
+            neighbor.counters.families_disabled += 1;
+            if let Some(session) = &mut neighbor.session {
                 session.disabled.insert(family);
             }
             self.purge(peer, family);

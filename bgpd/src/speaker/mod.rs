@@ -6,6 +6,7 @@ mod connections;
 mod core;
 mod driver;
 mod fib;
+mod history;
 mod import;
 mod limits;
 mod neighbor;
@@ -20,13 +21,17 @@ mod tests;
 pub use apply::{Change, Effect, Report};
 pub(crate) use core::{ConnId, Core, Output, Time};
 pub use fib::{FibBatch, FibDelta};
+use status::Cursor;
 pub use status::{
-    Counters, DownReason, Failure, FamilyStatus, NeighborStatus, PathStatus, Progress, RouteQuery,
-    RouteStatus, SessionStatus, SpeakerStatus,
+    Counters, DownReason, Explanation, Failure, FamilyStatus, GroupStatus, MemoryStatus,
+    MessageStatus, NeighborDetail, NeighborStatus, OpenStatus, PathExplanation, PathStatus,
+    PrefixMatch, Progress, RouteQuery, RouteStatus, SessionStatus, SpeakerStatus, Step,
 };
 
+use std::net::IpAddr;
 use std::sync::Arc;
 
+use ipnet::IpNet;
 use tokio::sync::{Notify, mpsc, oneshot};
 
 use crate::config::{Config, ConfigError};
@@ -50,12 +55,20 @@ pub enum Shutdown {
 #[error("the speaker has been shut down")]
 pub struct Stopped;
 
+/// Part of the answer to a query, and where it goes on.
+type RouteSlice = (Vec<RouteStatus>, Option<Cursor>);
+
 /// What the handle asks of the core.
 pub(crate) enum Request {
     Apply(Box<Config>, oneshot::Sender<Result<Report, ConfigError>>),
     Status(oneshot::Sender<SpeakerStatus>),
     Neighbors(oneshot::Sender<Vec<NeighborStatus>>),
-    Routes(Box<RouteQuery>, oneshot::Sender<Vec<RouteStatus>>),
+    Neighbor(String, oneshot::Sender<Option<Box<NeighborDetail>>>),
+    Routes(Arc<RouteQuery>, Cursor, oneshot::Sender<RouteSlice>),
+    Explain(IpNet, bool, oneshot::Sender<Option<Explanation>>),
+    Config(oneshot::Sender<Box<Config>>),
+    Groups(oneshot::Sender<Vec<GroupStatus>>),
+    Memory(oneshot::Sender<MemoryStatus>),
     Subscribe(Arc<Notify>, oneshot::Sender<u64>),
     Unsubscribe(u64),
     Take(u64, usize, oneshot::Sender<FibBatch>),
@@ -124,12 +137,75 @@ impl SpeakerHandle {
         self.ask(Request::Neighbors).await
     }
 
-    /// The routes that match, sorted by prefix. An unknown neighbor has none.
+    /// One neighbor with what was said last; None if there is none of this name.
+    ///
+    /// # Errors
+    /// [`Stopped`]
+    pub async fn neighbor(&self, name: &str) -> Result<Option<Box<NeighborDetail>>, Stopped> {
+        self.ask(|reply| Request::Neighbor(name.to_owned(), reply)).await
+    }
+
+    /// The routes that match, sorted by prefix, as they were during the time this takes. An
+    /// unknown neighbor has none. All of them are in memory at once: see [`Self::route_stream`].
     ///
     /// # Errors
     /// [`Stopped`]
     pub async fn routes(&self, query: RouteQuery) -> Result<Vec<RouteStatus>, Stopped> {
-        self.ask(|reply| Request::Routes(Box::new(query), reply)).await
+        let mut stream = self.route_stream(query);
+        let mut all = Vec::new();
+        while let Some(slice) = stream.next().await? {
+            all.extend(slice);
+        }
+        all.sort_by_key(|route| route.prefix);
+        Ok(all)
+    }
+
+    /// The routes that match, some hundred at a time and in no useful order. The speaker does other
+    /// work in between: a route that is there all the time is in exactly one slice, one that comes
+    /// or goes meanwhile may be in one or not.
+    pub fn route_stream(&self, query: RouteQuery) -> RouteStream {
+        let next = Some(Cursor::default());
+        RouteStream { handle: self.clone(), query: Arc::new(query), next }
+    }
+
+    /// Why the paths to a prefix are used or are not; None if there is no such route.
+    ///
+    /// # Errors
+    /// [`Stopped`]
+    pub async fn explain(&self, prefix: IpNet) -> Result<Option<Explanation>, Stopped> {
+        self.ask(|reply| Request::Explain(prefix, true, reply)).await
+    }
+
+    /// As [`Self::explain`], of the most specific prefix that holds an address.
+    ///
+    /// # Errors
+    /// [`Stopped`]
+    pub async fn explain_address(&self, address: IpAddr) -> Result<Option<Explanation>, Stopped> {
+        self.ask(|reply| Request::Explain(address.into(), false, reply)).await
+    }
+
+    /// The configuration as it is applied. Passwords show only that there is one.
+    ///
+    /// # Errors
+    /// [`Stopped`]
+    pub async fn config(&self) -> Result<Box<Config>, Stopped> {
+        self.ask(Request::Config).await
+    }
+
+    /// The update groups.
+    ///
+    /// # Errors
+    /// [`Stopped`]
+    pub async fn groups(&self) -> Result<Vec<GroupStatus>, Stopped> {
+        self.ask(Request::Groups).await
+    }
+
+    /// What the speaker's memory is used for. Looks at every attribute set.
+    ///
+    /// # Errors
+    /// [`Stopped`]
+    pub async fn memory(&self) -> Result<MemoryStatus, Stopped> {
+        self.ask(Request::Memory).await
     }
 
     /// Subscribes to what the forwarding table is to hold. The subscription starts with all of
@@ -156,6 +232,29 @@ impl SpeakerHandle {
         let (reply, answer) = oneshot::channel();
         self.requests.send(request(reply)).await.map_err(|_| Stopped)?;
         answer.await.map_err(|_| Stopped)
+    }
+}
+
+/// The answer to a [`RouteQuery`], slice by slice.
+#[derive(Debug)]
+pub struct RouteStream {
+    handle: SpeakerHandle,
+    query: Arc<RouteQuery>,
+    next: Option<Cursor>,
+}
+
+impl RouteStream {
+    /// The next slice, which may be empty; None at the end.
+    ///
+    /// # Errors
+    /// [`Stopped`]
+    pub async fn next(&mut self) -> Result<Option<Vec<RouteStatus>>, Stopped> {
+        let Some(cursor) = self.next else { return Ok(None) };
+        let query = self.query.clone();
+        let request = |reply| Request::Routes(query, cursor, reply);
+        let (routes, next) = self.handle.ask(request).await?;
+        self.next = next;
+        Ok(Some(routes))
     }
 }
 

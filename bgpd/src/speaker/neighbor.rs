@@ -8,12 +8,13 @@ use std::time::Duration;
 use bytes::{Buf, Bytes};
 
 use super::core::{ConnId, Time};
+use super::history::History;
 use super::status::{Counters, DownReason};
 use crate::config::{Config, PeerConfig};
 use crate::policy::{PeerType, Policy};
 use crate::rib::{Bitmap, PeerId};
 use crate::session::{Direction, Negotiated, Offer, State, Timer};
-use crate::wire::{Family, FamilySet, NextHop};
+use crate::wire::{Family, FamilySet, Frame, MessageType, NextHop};
 
 /// How long attempts to connect fail until nobody is there: longer than a speaker is gone while its
 /// process is replaced, as that of another node may be at the same time as ours.
@@ -89,6 +90,10 @@ pub(super) struct Slot {
     pub(super) conn: Option<ConnId>,
     pub(super) local: Option<SocketAddr>,
     pub(super) remote: Option<SocketAddr>,
+    /// Our OPEN, header included; empty before it is sent.
+    pub(super) open_sent: Vec<u8>,
+    /// The peer's OPEN, header included; empty before it has come.
+    pub(super) open_received: Vec<u8>,
     /// From OpenConfirm on.
     pub(super) negotiated: Option<Negotiated>,
     /// The start of a message whose end is still to come; all that has come, if it is held.
@@ -166,6 +171,7 @@ pub(super) struct Neighbor {
     /// The first and the latest of the attempts in a row that found nobody to connect to.
     pub(super) unreachable: Option<(Time, Time)>,
     pub(super) counters: Counters,
+    pub(super) history: History,
 }
 
 impl Neighbor {
@@ -193,6 +199,7 @@ impl Neighbor {
             warned: FamilySet::default(),
             unreachable: None,
             counters: Counters::default(),
+            history: History::default(),
         };
         neighbor.configure(config, speaker);
         neighbor
@@ -218,6 +225,31 @@ impl Neighbor {
 
     pub(super) const fn slot(&mut self, direction: Direction) -> &mut Slot {
         &mut self.slots[direction.index()]
+    }
+
+    /// Counts a message that has come, and keeps its beginning; of an OPEN all.
+    pub(super) fn note_received(&mut self, now: Time, direction: Direction, message: &Frame<'_>) {
+        self.counters.count(message.kind, true, 1);
+        self.history.received(now, message.kind, message.body);
+        if message.kind == MessageType::Open {
+            let [high, low] = u16::try_from(message.len).unwrap_or(u16::MAX).to_be_bytes();
+            let slot = self.slot(direction);
+            slot.open_received = vec![0xff; 16];
+            slot.open_received.extend_from_slice(&[high, low, 1]);
+            slot.open_received.extend_from_slice(message.body);
+        }
+    }
+
+    /// Counts messages of one type that are queued together, and keeps the beginning.
+    pub(super) fn note_sent(
+        &mut self,
+        now: Time,
+        kind: MessageType,
+        messages: usize,
+        octets: &[u8],
+    ) {
+        self.counters.count(kind, false, messages as u64);
+        self.history.sent(now, kind, messages, octets);
     }
 
     /// The state of the neighbor as a whole: that of the connection that is furthest.

@@ -12,7 +12,7 @@ use crate::export::GroupKey;
 use crate::policy::PeerType;
 use crate::rib::{AttrId, DestId, Path, PeerId, PeerRank, RibPrefix, with_family};
 use crate::session::{Direction, Event, State};
-use crate::wire::{Family, FamilySet, Frame, MessageType, Notification, UpdateEncoder};
+use crate::wire::{Family, FamilySet, Frame, MessageType, Notification, UpdateEncoder, code};
 
 impl Core {
     pub(super) fn message(
@@ -23,7 +23,7 @@ impl Core {
         message: &Frame<'_>,
     ) {
         let Some(neighbor) = self.neighbor(peer) else { return };
-        neighbor.counters.messages_received += 1;
+        neighbor.note_received(now, direction, message);
         match message.kind {
             MessageType::Open => self.open_message(now, peer, direction, message.body),
             MessageType::Keepalive => {
@@ -32,18 +32,21 @@ impl Core {
             }
             MessageType::Notification => {
                 let notification = Notification::parse(message.body);
-                neighbor.counters.notifications_received += 1;
                 let name = &neighbor.config.name;
                 tracing::info!(peer = name, %notification, "NOTIFICATION received");
                 self.reason(peer, direction, DownReason::NotificationReceived(notification));
                 self.event(now, peer, direction, &Event::Notification);
             }
             MessageType::Update => {
-                neighbor.counters.updates_received += 1;
                 let established = neighbor.slot(direction).state == State::Established;
                 self.event(now, peer, direction, &Event::Update);
                 if established && let Err(error) = self.update(peer, message.body) {
                     self.halt_if_over(now, peer, &error);
+                    if error.code == code::UPDATE
+                        && let Some(neighbor) = self.neighbor(peer)
+                    {
+                        neighbor.counters.malformed_resets += 1;
+                    }
                     self.event(now, peer, direction, &Event::Error(error));
                 }
             }
@@ -169,6 +172,7 @@ impl Core {
         let Some(session) = neighbor.session.take() else { return };
         let reason = neighbor.slot(direction).reason.clone();
         let reason = reason.unwrap_or(DownReason::Stopped);
+        neighbor.counters.dropped += 1;
         tracing::info!(peer = neighbor.config.name, %reason, "session down");
         neighbor.last_down = Some((now, reason.clone()));
         neighbor.refresh_timer.at = None;

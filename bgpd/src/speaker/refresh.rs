@@ -47,7 +47,6 @@ impl Core {
     fn say(&mut self, peer: PeerId, message: Vec<u8>) {
         let Some(neighbor) = self.neighbor(peer) else { return };
         let Some(direction) = neighbor.session.as_ref().map(|s| s.direction) else { return };
-        neighbor.counters.messages_sent += 1;
         self.queue(peer, direction, message);
     }
 

@@ -5,6 +5,7 @@ mod live;
 mod next_hops;
 mod oracle;
 mod pace;
+mod queries;
 mod reflection;
 mod refresh;
 mod restart;

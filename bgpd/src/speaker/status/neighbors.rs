@@ -1,0 +1,413 @@
+//! Neighbors as they are seen from outside.
+
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::time::Duration;
+
+use serde::Serialize;
+
+use super::{seconds, text};
+use crate::policy::PeerType;
+use crate::session::{Direction, State};
+use crate::speaker::core::{Core, Time};
+use crate::speaker::neighbor::Neighbor;
+use crate::wire::{Capability, Family, HEADER_LEN, MessageType, Notification, Open, cease, code};
+
+/// Why a session went down, or did not come up.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum DownReason {
+    /// We ended it, and told the peer why.
+    NotificationSent(Notification),
+    /// The peer ended it, and told us why.
+    NotificationReceived(Notification),
+    /// The TCP connection broke or could not be made.
+    ConnectionLost(String),
+    /// The peer connected anew while the old connection was still there: it has restarted.
+    Reconnected,
+    /// We ended it without a word, for the peer to keep our routes.
+    Stopped,
+}
+
+impl DownReason {
+    /// Only one of two connections was closed; nothing went wrong.
+    pub(in crate::speaker) fn is_collision(&self) -> bool {
+        match self {
+            Self::NotificationSent(n) | Self::NotificationReceived(n) => {
+                n.code == code::CEASE && n.subcode == cease::COLLISION
+            }
+            _ => false,
+        }
+    }
+}
+
+impl std::fmt::Display for DownReason {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::NotificationSent(n) => write!(f, "sent {n}"),
+            Self::NotificationReceived(n) => write!(f, "received {n}"),
+            Self::ConnectionLost(error) => write!(f, "connection: {error}"),
+            Self::Reconnected => f.write_str("the peer connected anew"),
+            Self::Stopped => f.write_str("stopped without notification"),
+        }
+    }
+}
+
+/// Counters of a neighbor, since it was configured.
+#[allow(missing_docs, reason = "messages by type and direction")]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Counters {
+    /// Messages of any type.
+    pub messages_received: u64,
+    /// Messages of any type.
+    pub messages_sent: u64,
+    pub opens_received: u64,
+    pub opens_sent: u64,
+    pub updates_received: u64,
+    pub updates_sent: u64,
+    pub notifications_received: u64,
+    pub notifications_sent: u64,
+    pub keepalives_received: u64,
+    pub keepalives_sent: u64,
+    pub route_refreshes_received: u64,
+    pub route_refreshes_sent: u64,
+    /// Times the session came up.
+    pub established: u64,
+    /// Times an established session ended.
+    pub dropped: u64,
+    /// UPDATEs whose routes were taken as withdrawn (RFC 7606).
+    pub treated_as_withdraw: u64,
+    /// Attributes left out (RFC 7606).
+    pub attributes_discarded: u64,
+    /// Families disabled for the rest of a session (RFC 7606).
+    pub families_disabled: u64,
+    /// Sessions ended because an UPDATE could not be parsed (RFC 7606 leaves few such errors).
+    pub malformed_resets: u64,
+}
+
+impl Counters {
+    /// Counts messages of one type.
+    pub(in crate::speaker) const fn count(
+        &mut self,
+        kind: MessageType,
+        received: bool,
+        messages: u64,
+    ) {
+        let (all, one) = match (kind, received) {
+            (MessageType::Open, true) => (&mut self.messages_received, &mut self.opens_received),
+            (MessageType::Open, false) => (&mut self.messages_sent, &mut self.opens_sent),
+            (MessageType::Update, true) => {
+                (&mut self.messages_received, &mut self.updates_received)
+            }
+            (MessageType::Update, false) => (&mut self.messages_sent, &mut self.updates_sent),
+            (MessageType::Notification, true) => {
+                (&mut self.messages_received, &mut self.notifications_received)
+            }
+            (MessageType::Notification, false) => {
+                (&mut self.messages_sent, &mut self.notifications_sent)
+            }
+            (MessageType::Keepalive, true) => {
+                (&mut self.messages_received, &mut self.keepalives_received)
+            }
+            (MessageType::Keepalive, false) => (&mut self.messages_sent, &mut self.keepalives_sent),
+            (MessageType::RouteRefresh, true) => {
+                (&mut self.messages_received, &mut self.route_refreshes_received)
+            }
+            (MessageType::RouteRefresh, false) => {
+                (&mut self.messages_sent, &mut self.route_refreshes_sent)
+            }
+        };
+        *all += messages;
+        *one += messages;
+    }
+}
+
+/// A neighbor as it is now.
+#[derive(Clone, Debug, Serialize)]
+pub struct NeighborStatus {
+    /// The name in the configuration.
+    pub name: String,
+    /// The description in the configuration.
+    pub description: String,
+    /// The peer's address.
+    pub address: IpAddr,
+    /// The peer's AS number.
+    pub asn: u32,
+    /// Our AS number towards it.
+    pub local_asn: u32,
+    /// In our AS or in another.
+    pub peer_type: PeerType,
+    /// State of the session.
+    pub state: State,
+    /// Whether it is shut down by configuration.
+    pub shutdown: bool,
+    /// Seconds since the state last changed.
+    #[serde(serialize_with = "seconds")]
+    pub since: Duration,
+    /// Why the last session ended.
+    pub last_down: Option<Failure>,
+    /// Why the last attempt since then failed; None once a session is up.
+    pub last_error: Option<Failure>,
+    /// Counters.
+    pub counters: Counters,
+    /// What was agreed on; None unless Established.
+    pub session: Option<SessionStatus>,
+    /// Routes by family.
+    pub families: Vec<FamilyStatus>,
+}
+
+/// The end of a session, or of an attempt at one.
+#[derive(Clone, Debug, Serialize)]
+pub struct Failure {
+    /// Seconds ago.
+    #[serde(serialize_with = "seconds")]
+    pub ago: Duration,
+    /// Why.
+    #[serde(serialize_with = "text")]
+    pub reason: DownReason,
+}
+
+/// An established session.
+#[derive(Clone, Debug, Serialize)]
+pub struct SessionStatus {
+    /// Our end.
+    pub local: Option<SocketAddr>,
+    /// The peer's end.
+    pub remote: Option<SocketAddr>,
+    /// The peer's BGP Identifier.
+    pub router_id: Ipv4Addr,
+    /// Seconds; 0: none.
+    pub hold_time: u16,
+    /// Seconds; 0: none.
+    pub keepalive_time: u16,
+    /// AS numbers have four octets (RFC 6793).
+    pub four_octet_as: bool,
+    /// The peer resends routes on request (RFC 2918).
+    pub route_refresh: bool,
+    /// It marks where the routes of a refresh begin and end (RFC 7313).
+    pub enhanced_route_refresh: bool,
+    /// Messages may have 65535 octets (RFC 8654).
+    pub extended_messages: bool,
+    /// IPv4 routes may have an IPv6 next hop (RFC 8950).
+    pub extended_next_hop: bool,
+    /// Seconds the peer's routes are kept while it restarts; None: they are not.
+    pub restart_time: Option<u16>,
+}
+
+/// A neighbor as it is now, with what was said last.
+#[derive(Clone, Debug, Serialize)]
+pub struct NeighborDetail {
+    /// As in the list of all.
+    #[serde(flatten)]
+    pub status: NeighborStatus,
+    /// Our OPEN on the connection that is furthest.
+    pub open_sent: Option<OpenStatus>,
+    /// The peer's OPEN on that connection.
+    pub open_received: Option<OpenStatus>,
+    /// Octets queued and not sent yet.
+    pub queued_octets: usize,
+    /// The last messages, oldest first.
+    pub messages: Vec<MessageStatus>,
+}
+
+/// What an OPEN says.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct OpenStatus {
+    /// The AS number, that of the capability of RFC 6793 if there is one.
+    pub asn: u32,
+    /// Seconds offered.
+    pub hold_time: u16,
+    /// The BGP Identifier.
+    pub router_id: Ipv4Addr,
+    /// The capabilities, in the order in which they came.
+    pub capabilities: Vec<String>,
+}
+
+/// A message, or messages sent in one go.
+#[derive(Clone, Debug, Serialize)]
+pub struct MessageStatus {
+    /// Seconds ago.
+    #[serde(serialize_with = "seconds")]
+    pub ago: Duration,
+    /// Whether the peer sent it.
+    pub received: bool,
+    /// The type of the first one.
+    #[serde(serialize_with = "kind_text")]
+    pub kind: MessageType,
+    /// How many.
+    pub messages: usize,
+    /// Octets of all of them, headers included.
+    pub octets: usize,
+    /// What the first one says, in short.
+    pub summary: String,
+    /// The first octets of its body, in hexadecimal digits.
+    pub head: String,
+}
+
+#[allow(clippy::trivially_copy_pass_by_ref, reason = "as serde wants it")]
+fn kind_text<S: serde::Serializer>(kind: &MessageType, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.serialize_str(match kind {
+        MessageType::Open => "OPEN",
+        MessageType::Update => "UPDATE",
+        MessageType::Notification => "NOTIFICATION",
+        MessageType::Keepalive => "KEEPALIVE",
+        MessageType::RouteRefresh => "ROUTE-REFRESH",
+    })
+}
+
+impl OpenStatus {
+    /// Of a whole message; None if it is no OPEN that can be read.
+    fn of(message: &[u8]) -> Option<Self> {
+        let open = Open::parse(message.get(HEADER_LEN..)?).ok()?;
+        Some(Self {
+            asn: open.asn(),
+            hold_time: open.hold_time,
+            router_id: open.router_id,
+            capabilities: open.capabilities.iter().map(capability).collect(),
+        })
+    }
+}
+
+fn family_text(afi: u16, safi: u8) -> String {
+    Family::from_wire(afi, safi).map_or_else(|| format!("{afi}/{safi}"), |f| f.to_string())
+}
+
+fn capability(capability: &Capability) -> String {
+    match capability {
+        Capability::Multiprotocol(afi, safi) => {
+            format!("multiprotocol {}", family_text(*afi, *safi))
+        }
+        Capability::RouteRefresh => "route-refresh".to_owned(),
+        Capability::ExtendedMessage => "extended-message".to_owned(),
+        Capability::FourOctetAs(asn) => format!("four-octet-as {asn}"),
+        Capability::GracefulRestart { restarting, notification, time, families } => {
+            let mut text = format!("graceful-restart {time}s");
+            for (set, flag) in [(restarting, " restarting"), (notification, " notification")] {
+                text.push_str(if *set { flag } else { "" });
+            }
+            for family in families {
+                text.push(' ');
+                text.push_str(&family_text(family.afi, family.safi));
+                text.push_str(if family.forwarding { " (forwarding kept)" } else { "" });
+            }
+            text
+        }
+        #[allow(unreachable_patterns, reason = "what has no shorter form is shown as it is")]
+        other => format!("{other:?}"),
+    }
+}
+
+/// The routes of a neighbor in one family.
+#[derive(Clone, Debug, Serialize)]
+pub struct FamilyStatus {
+    /// The family.
+    pub family: Family,
+    /// Routes are exchanged in it.
+    pub negotiated: bool,
+    /// Errors in its routes have disabled it until the session is reset (RFC 7606).
+    pub disabled: bool,
+    /// Paths received: as many as prefixes, but for a peer that sends several to each (RFC 7911).
+    pub received: usize,
+    /// Of these, those that may be used.
+    pub accepted: usize,
+    /// Whether some of them are kept over a restart of the peer and not confirmed yet.
+    pub stale: bool,
+    /// Whether the peer is sending its routes again (RFC 7313); those it has not sent again yet are
+    /// stale.
+    pub refreshing: bool,
+    /// Prefixes announced to the neighbor.
+    pub advertised: usize,
+    /// Whether we have an address to announce as next hop. Without one, only routes with another
+    /// router's next hop are announced.
+    pub next_hop: Option<IpAddr>,
+    /// The peer has sent End-of-RIB.
+    pub end_of_rib_received: bool,
+    /// We have sent End-of-RIB.
+    pub end_of_rib_sent: bool,
+}
+
+impl Core {
+    pub(crate) fn neighbor_statuses(&self, now: Time) -> Vec<NeighborStatus> {
+        let mut all: Vec<_> =
+            self.neighbors.iter().flatten().map(|n| self.neighbor_status(n, now)).collect();
+        all.sort_by(|a, b| a.name.cmp(&b.name));
+        all
+    }
+
+    fn neighbor_status(&self, neighbor: &Neighbor, now: Time) -> NeighborStatus {
+        let config = &neighbor.config;
+        let session = neighbor.session.as_ref();
+        let family = |family: Family| FamilyStatus {
+            family,
+            negotiated: session.is_some_and(|s| s.negotiated.families.contains(family)),
+            disabled: session.is_some_and(|s| s.disabled.contains(family)),
+            received: neighbor.received[family.index()],
+            accepted: neighbor.accepted[family.index()],
+            stale: neighbor.stale.contains(family),
+            refreshing: session.is_some_and(|s| s.refreshing.contains(family)),
+            advertised: self.groups.advertised(neighbor.id, family),
+            next_hop: neighbor.own_next_hop(family).map(|hop| hop.addr),
+            end_of_rib_received: session.is_some_and(|s| s.received_end.contains(family)),
+            end_of_rib_sent: session.is_some_and(|s| s.sent_end.contains(family)),
+        };
+        let failure = |(at, reason): &(Time, DownReason)| Failure {
+            ago: now.saturating_sub(*at),
+            reason: reason.clone(),
+        };
+        NeighborStatus {
+            name: config.name.clone(),
+            description: config.description.clone(),
+            address: config.address,
+            asn: config.asn,
+            local_asn: neighbor.local_asn,
+            peer_type: neighbor.peer_type,
+            state: neighbor.state(),
+            shutdown: config.shutdown.is_some(),
+            since: now.saturating_sub(neighbor.since),
+            last_down: neighbor.last_down.as_ref().map(failure),
+            last_error: neighbor.last_error.as_ref().map(failure),
+            counters: neighbor.counters,
+            session: session.map(|session| {
+                let slot = &neighbor.slots[session.direction.index()];
+                let agreed = &session.negotiated;
+                SessionStatus {
+                    local: slot.local,
+                    remote: slot.remote,
+                    router_id: agreed.router_id,
+                    hold_time: agreed.hold_time,
+                    keepalive_time: agreed.keepalive_time,
+                    four_octet_as: agreed.four_octet_as,
+                    route_refresh: agreed.route_refresh,
+                    enhanced_route_refresh: agreed.enhanced_refresh,
+                    extended_messages: agreed.extended_messages,
+                    extended_next_hop: agreed.extended_next_hop,
+                    restart_time: agreed.restart.map(|r| r.time),
+                }
+            }),
+            families: config.families.iter().copied().map(family).collect(),
+        }
+    }
+
+    /// One neighbor, by name.
+    pub(crate) fn neighbor_detail(&self, name: &str, now: Time) -> Option<NeighborDetail> {
+        let neighbor = self.neighbors.iter().flatten().find(|n| n.config.name == name)?;
+        let direction = match &neighbor.session {
+            Some(session) => session.direction,
+            // The one that has heard from the peer, or else the one that is further.
+            None => Direction::BOTH
+                .into_iter()
+                .max_by_key(|d| {
+                    let slot = &neighbor.slots[d.index()];
+                    (!slot.open_received.is_empty(), slot.state)
+                })
+                .unwrap_or(Direction::Outgoing),
+        };
+        let slot = &neighbor.slots[direction.index()];
+        Some(NeighborDetail {
+            status: self.neighbor_status(neighbor, now),
+            open_sent: OpenStatus::of(&slot.open_sent),
+            open_received: OpenStatus::of(&slot.open_received),
+            queued_octets: neighbor.slots.iter().map(|s| s.out.len()).sum(),
+            messages: neighbor.history.statuses(now),
+        })
+    }
+}
