@@ -5,7 +5,7 @@ mod peer;
 mod tests;
 mod validate;
 
-pub use peer::{MaxPrefixes, NextHopMode, Password, PeerConfig};
+pub use peer::{AddPaths, MaxPrefixes, NextHopMode, Password, PeerConfig, SentPaths};
 pub use validate::{ConfigError, InvalidField, is_asn};
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};

@@ -78,6 +78,33 @@ fn default_warning() -> u8 {
     75
 }
 
+/// Several paths to a prefix on one session (RFC 7911).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields, default)]
+pub struct AddPaths {
+    /// Offer to take them in.
+    pub receive: bool,
+    /// Offer to send them, and which. None: only the best one, as ever.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub send: Option<SentPaths>,
+}
+
+impl AddPaths {
+    fn is_off(&self) -> bool {
+        *self == Self::default()
+    }
+}
+
+/// Which paths a peer is sent that takes several.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum SentPaths {
+    /// All that the import policies let in.
+    All,
+    /// Those in use: the best one, and those of equal cost beside it.
+    Used,
+}
+
 /// One neighbor.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields)]
@@ -165,6 +192,9 @@ pub struct PeerConfig {
     /// routes (RFC 4456).
     #[serde(default)]
     pub route_reflector_client: bool,
+    /// Several paths to a prefix (RFC 7911).
+    #[serde(default, skip_serializing_if = "AddPaths::is_off")]
+    pub add_paths: AddPaths,
     /// How many times our own AS number may appear in a received path.
     #[serde(default)]
     pub allowas_in: u8,
@@ -228,6 +258,7 @@ impl PeerConfig {
             extended_next_hop: None,
             max_prefixes: None,
             route_reflector_client: false,
+            add_paths: AddPaths::default(),
             allowas_in: 0,
             enforce_first_as: true,
             import: None,

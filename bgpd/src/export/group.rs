@@ -15,7 +15,7 @@ use crate::policy::{Outcome, PeerType, Policy, Source, Subject};
 use crate::rib::{AttrId, DestId, DirtyList, PeerId, Rib, RibPrefix, Table};
 use crate::speaker::Time;
 use crate::wire::attributes::{AttributeBlock, Edit, Edits, Reflection};
-use crate::wire::{Family, NextHop, UpdateEncoder};
+use crate::wire::{Family, NextHop, Nlri, UpdateEncoder};
 
 /// Everything that decides what a neighbor is sent. Neighbors with equal keys share a group.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -294,8 +294,8 @@ impl Group {
 
     fn encode<P: RibPrefix>(&self, plan: &Plan, rib: &Rib, sink: &mut impl Sink) {
         let table = P::table(rib);
-        let prefixes = |dests: &[DestId]| -> SmallVec<[P; 16]> {
-            dests.iter().map(|dest| table.dest(*dest).prefix).collect()
+        let prefixes = |dests: &[DestId]| -> SmallVec<[Nlri<P>; 16]> {
+            dests.iter().map(|dest| table.dest(*dest).prefix.into()).collect()
         };
         for (target, dests) in &plan.withdrawn {
             let mut out = Vec::new();

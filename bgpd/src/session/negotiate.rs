@@ -2,7 +2,9 @@
 
 use std::net::Ipv4Addr;
 
-use crate::wire::{Capability, Family, FamilySet, NextHopFamily, Notification, Open, code};
+use crate::wire::{
+    Capability, Family, FamilyAddPath, FamilySet, NextHopFamily, Notification, Open, code,
+};
 
 /// What we bring to a session.
 #[derive(Clone, Debug)]
@@ -17,6 +19,10 @@ pub(crate) struct Offer {
     pub(crate) families: FamilySet,
     /// IPv4 routes may have an IPv6 next hop (RFC 8950).
     pub(crate) extended_next_hop: bool,
+    /// Families of which several paths to a prefix are received (RFC 7911).
+    pub(crate) receive_paths: FamilySet,
+    /// Families of which several paths to a prefix are sent.
+    pub(crate) send_paths: FamilySet,
     /// Graceful restart: seconds, whether we have restarted, whether forwarding state was kept.
     pub(crate) restart: Option<(u16, bool)>,
 }
@@ -53,6 +59,10 @@ pub(crate) struct Negotiated {
     pub(crate) extended_messages: bool,
     /// IPv4 routes may have an IPv6 next hop (RFC 8950).
     pub(crate) extended_next_hop: bool,
+    /// Families whose NLRI come with path identifiers (RFC 7911).
+    pub(crate) receive_paths: FamilySet,
+    /// Families whose NLRI go with path identifiers.
+    pub(crate) send_paths: FamilySet,
     /// None: the peer does not know graceful restart.
     pub(crate) restart: Option<PeerRestart>,
 }
@@ -70,6 +80,17 @@ impl Offer {
         if self.extended_next_hop && self.families.contains(Family::Ipv4Unicast) {
             let families = vec![NextHopFamily::IPV4_OVER_IPV6];
             capabilities.push(Capability::ExtendedNextHop(families));
+        }
+        let add_path = self.families.iter().filter_map(|family| {
+            let (afi, safi) = family.wire();
+            let receive = u8::from(self.receive_paths.contains(family)) * FamilyAddPath::RECEIVE;
+            let send = u8::from(self.send_paths.contains(family)) * FamilyAddPath::SEND;
+            let mode = receive | send;
+            (mode != 0).then_some(FamilyAddPath { afi, safi, mode })
+        });
+        let add_path: Vec<FamilyAddPath> = add_path.collect();
+        if !add_path.is_empty() {
+            capabilities.push(Capability::AddPath(add_path));
         }
         if let Some((time, restarting)) = self.restart {
             let families = self.families.iter().map(|family| {
@@ -113,6 +134,8 @@ pub(crate) fn negotiate(offer: &Offer, open: &Open) -> Result<Negotiated, Notifi
     let mut enhanced_refresh = false;
     let mut extended_messages = false;
     let mut extended_next_hop = false;
+    let mut receive_paths = FamilySet::default();
+    let mut send_paths = FamilySet::default();
     for capability in &open.capabilities {
         match capability {
             Capability::Multiprotocol(afi, safi) => {
@@ -143,6 +166,20 @@ pub(crate) fn negotiate(offer: &Offer, open: &Open) -> Result<Negotiated, Notifi
                     families: of(false),
                     forwarding: of(true),
                 });
+            }
+            Capability::AddPath(families) => {
+                let modes = FamilyAddPath::RECEIVE..=FamilyAddPath::RECEIVE | FamilyAddPath::SEND;
+                for offered in families.iter().filter(|f| modes.contains(&f.mode)) {
+                    let Some(family) = Family::from_wire(offered.afi, offered.safi) else {
+                        continue;
+                    };
+                    if offered.mode & FamilyAddPath::SEND != 0 {
+                        receive_paths.insert(family);
+                    }
+                    if offered.mode & FamilyAddPath::RECEIVE != 0 {
+                        send_paths.insert(family);
+                    }
+                }
             }
             Capability::Unknown(..) => {}
         }
@@ -181,6 +218,8 @@ pub(crate) fn negotiate(offer: &Offer, open: &Open) -> Result<Negotiated, Notifi
         extended_next_hop: extended_next_hop
             && offer.extended_next_hop
             && families.contains(Family::Ipv4Unicast),
+        receive_paths: receive_paths.intersection(offer.receive_paths).intersection(families),
+        send_paths: send_paths.intersection(offer.send_paths).intersection(families),
         restart: if offer.restart.is_some() { restart } else { None },
     })
 }

@@ -12,6 +12,8 @@ fn offer() -> Offer {
         keepalive_time: None,
         families: Family::ALL.into_iter().collect(),
         extended_next_hop: false,
+        receive_paths: FamilySet::default(),
+        send_paths: FamilySet::default(),
         restart: Some((120, false)),
     }
 }
@@ -159,4 +161,31 @@ fn both_sides_keep_the_same_connection() {
             }
         }
     }
+}
+
+/// RFC 7911 section 4: each direction is agreed on by itself, and modes that mean nothing are left out.
+#[test]
+fn several_paths_go_where_one_offers_to_send_and_the_other_to_receive() {
+    let all: FamilySet = Family::ALL.into_iter().collect();
+    let v4 = FamilySet::from_iter([Family::Ipv4Unicast]);
+    let ours = Offer { receive_paths: all, send_paths: v4, ..offer() };
+    let mut theirs = Offer { receive_paths: all, send_paths: v4, ..offer() };
+    (theirs.asn, theirs.peer_asn) = (65002, 65001);
+    theirs.router_id = Ipv4Addr::new(2, 2, 2, 2);
+    let agreed = negotiate(&ours, &theirs.open()).unwrap();
+    assert_eq!((agreed.receive_paths, agreed.send_paths), (v4, v4));
+
+    let agreed = negotiate(&offer(), &theirs.open()).unwrap();
+    assert!(agreed.receive_paths.is_empty() && agreed.send_paths.is_empty(), "not offered");
+    let only_v6 = Offer { families: FamilySet::from_iter([Family::Ipv6Unicast]), ..ours.clone() };
+    let agreed = negotiate(&only_v6, &theirs.open()).unwrap();
+    assert!(agreed.receive_paths.is_empty() && agreed.send_paths.is_empty(), "another family");
+    let mut open = theirs.open();
+    for capability in &mut open.capabilities {
+        if let Capability::AddPath(families) = capability {
+            families.iter_mut().for_each(|family| family.mode |= 4);
+        }
+    }
+    let agreed = negotiate(&ours, &open).unwrap();
+    assert!(agreed.receive_paths.is_empty() && agreed.send_paths.is_empty(), "unknown modes");
 }

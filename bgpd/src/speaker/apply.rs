@@ -221,6 +221,7 @@ impl Core {
             || old.next_hop_v4 != config.next_hop_v4
             || old.next_hop_v6 != config.next_hop_v6;
         let export = neighbor.export != old_export
+            || old.add_paths != config.add_paths
             || old.next_hop != config.next_hop
             || old.advertisement_interval != config.advertisement_interval
             || old.next_hop_v4 != config.next_hop_v4
@@ -373,6 +374,12 @@ fn block(network: &Network) -> Vec<u8> {
     out
 }
 
+/// Which of the paths are sent is our affair; that several are, the OPEN said.
+fn add_paths_effect(old: &PeerConfig, new: &PeerConfig) -> Effect {
+    let offer = |peer: &PeerConfig| (peer.add_paths.receive, peer.add_paths.send.is_some());
+    if offer(old) == offer(new) { Effect::ReEvaluated } else { Effect::SessionReset }
+}
+
 /// Which fields differ, and the strongest effect any of them has.
 fn differences(old: &PeerConfig, new: &PeerConfig) -> (Vec<&'static str>, Effect) {
     let mut fields = Vec::new();
@@ -404,6 +411,7 @@ fn differences(old: &PeerConfig, new: &PeerConfig) -> (Vec<&'static str>, Effect
         extended_next_hop,
         max_prefixes,
         route_reflector_client,
+        add_paths,
         allowas_in,
         enforce_first_as,
         import,
@@ -442,6 +450,7 @@ fn differences(old: &PeerConfig, new: &PeerConfig) -> (Vec<&'static str>, Effect
             *route_reflector_client != old.route_reflector_client,
             Effect::SessionReset,
         ),
+        ("add-paths", *add_paths != old.add_paths, add_paths_effect(old, new)),
         ("allowas-in", *allowas_in != old.allowas_in, Effect::ReEvaluated),
         ("enforce-first-as", *enforce_first_as != old.enforce_first_as, Effect::ReEvaluated),
         ("import", *import != old.import, Effect::ReEvaluated),

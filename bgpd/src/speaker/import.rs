@@ -10,8 +10,8 @@ use crate::policy::{Outcome, PeerType, Source, Subject};
 use crate::rib::{AttrId, DestId, Path, PeerId, Reason, Rib, RibPrefix, with_family};
 use crate::wire::attributes::{self, AttributeBlock};
 use crate::wire::{
-    Context, Disposition, Family, FamilySet, NextHop, Notification, ParsedUpdate, Prefixes, Reach,
-    Unreach, code, parse_update, path,
+    Context, Disposition, Family, FamilySet, NextHop, Nlri, Notification, ParsedUpdate, Prefixes,
+    Reach, Unreach, code, parse_update, path,
 };
 
 impl Core {
@@ -27,6 +27,7 @@ impl Core {
             external,
             families: neighbor.families(),
             extended_next_hop: session.negotiated.extended_next_hop,
+            add_path: session.negotiated.receive_paths,
             first_as: neighbor.config.enforce_first_as.then_some(neighbor.config.asn),
         };
         let mut block = std::mem::take(&mut self.block);
@@ -115,9 +116,9 @@ impl Core {
     }
 
     fn withdraw<P: RibPrefix>(&mut self, peer: PeerId, prefixes: Prefixes<'_, P>) {
-        for prefix in prefixes {
+        for Nlri { prefix, path_id } in prefixes {
             if let Some(dest) = P::table(&self.rib).find(&prefix) {
-                self.remove::<P>(dest, (peer, 0));
+                self.remove::<P>(dest, (peer, path_id));
             }
         }
     }
@@ -135,10 +136,10 @@ impl Core {
         let mut judge = Judge::new(neighbor, config, attr_in, rib);
         let family = P::FAMILY.index();
         let mut over = None;
-        for prefix in prefixes {
+        for Nlri { prefix, path_id } in prefixes {
             let (attr, reason) = judge.judge(prefix, rib);
             rib.attrs.retain(attr_in);
-            let mut path = Path::new(peer, 0, attr_in);
+            let mut path = Path::new(peer, path_id, attr_in);
             (path.attr, path.reason) = (attr, reason);
             let (dest, old) = rib.announce(prefix, path);
             if old.is_none() {

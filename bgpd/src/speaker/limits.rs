@@ -17,7 +17,7 @@ impl Neighbor {
     /// Warns of a limit that comes near, once; the end of the session if it is passed.
     pub(super) fn over_limit(&mut self, family: Family) -> Option<Notification> {
         let max = self.config.max_prefixes?;
-        let (prefixes, limit) = (self.routes[family.index()].len() as u64, u64::from(max.limit));
+        let (prefixes, limit) = (self.received[family.index()] as u64, u64::from(max.limit));
         if prefixes > limit && !max.only_warn {
             let (afi, safi) = family.wire();
             let data = [&afi.to_be_bytes()[..], &[safi], &max.limit.to_be_bytes()].concat();

@@ -261,14 +261,18 @@ impl Neighbor {
     pub(super) fn offer(&self, speaker: &Config, restarting: bool) -> Offer {
         let gr = &speaker.graceful_restart;
         let time = self.config.restart_time.unwrap_or(gr.restart_time);
+        let families: FamilySet = self.config.families.iter().copied().collect();
+        let none = FamilySet::default();
         Offer {
             asn: self.local_asn,
             peer_asn: self.config.asn,
             router_id: speaker.router_id,
             hold_time: self.config.hold_time,
             keepalive_time: self.config.keepalive_time,
-            families: self.config.families.iter().copied().collect(),
+            families,
             extended_next_hop: self.config.extended_next_hop(),
+            receive_paths: if self.config.add_paths.receive { families } else { none },
+            send_paths: if self.config.add_paths.send.is_some() { families } else { none },
             restart: gr.enabled.then_some((time, restarting)),
         }
     }

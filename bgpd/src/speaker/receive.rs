@@ -158,6 +158,7 @@ impl Core {
                 four_octet_as: session.negotiated.four_octet_as,
                 extended_messages: session.negotiated.extended_messages,
                 extended_next_hop: session.negotiated.extended_next_hop,
+                add_path: session.negotiated.send_paths.contains(family),
             },
             policy: neighbor.export.clone(),
             client: neighbor.config.route_reflector_client,

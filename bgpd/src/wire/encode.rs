@@ -5,8 +5,8 @@ use std::net::IpAddr;
 use super::attributes::{Info, NextHop, find, flag, iter, kind, push};
 use super::prefix::encoded_len;
 use super::{
-    AS_TRANS, Family, HEADER_LEN, MAX_EXTENDED_LEN, MAX_LEN, MessageType, Prefix, begin, finish,
-    path,
+    AS_TRANS, Family, HEADER_LEN, MAX_EXTENDED_LEN, MAX_LEN, MessageType, Nlri, Prefix, begin,
+    finish, path,
 };
 
 /// Appends a KEEPALIVE.
@@ -39,6 +39,8 @@ pub struct UpdateEncoder {
     pub extended_messages: bool,
     /// The receiver takes IPv4 routes with an IPv6 next hop (RFC 8950).
     pub extended_next_hop: bool,
+    /// The receiver reads path identifiers before prefixes (RFC 7911).
+    pub add_path: bool,
 }
 
 impl UpdateEncoder {
@@ -49,7 +51,7 @@ impl UpdateEncoder {
     /// Appends UPDATEs that withdraw all of `prefixes`; returns how many messages.
     pub fn withdraw<P: Prefix>(
         self,
-        prefixes: impl IntoIterator<Item = P>,
+        prefixes: impl IntoIterator<Item = Nlri<P>>,
         out: &mut Vec<u8>,
     ) -> usize {
         let mut prefixes = prefixes.into_iter().peekable();
@@ -59,7 +61,7 @@ impl UpdateEncoder {
             if P::FAMILY == Family::Ipv4Unicast {
                 out.extend_from_slice(&[0, 0]);
                 let field = out.len();
-                fill(&mut prefixes, out, start + self.max() - 2);
+                self.fill(&mut prefixes, out, start + self.max() - 2);
                 let len = out.len() - field;
                 patch_u16(out, field - 2, len);
                 out.extend_from_slice(&[0, 0]);
@@ -71,7 +73,7 @@ impl UpdateEncoder {
                 let value = out.len();
                 out.extend_from_slice(&afi.to_be_bytes());
                 out.push(safi);
-                fill(&mut prefixes, out, start + self.max());
+                self.fill(&mut prefixes, out, start + self.max());
                 let len = out.len() - value;
                 patch_u16(out, value - 2, len);
                 patch_u16(out, value - 6, len + 4);
@@ -91,7 +93,7 @@ impl UpdateEncoder {
         block: &[u8],
         info: &Info,
         next_hop: NextHop,
-        prefixes: impl IntoIterator<Item = P>,
+        prefixes: impl IntoIterator<Item = Nlri<P>>,
         out: &mut Vec<u8>,
     ) -> usize {
         let Some((attributes, mp)) = self.prepare::<P>(block, info, next_hop) else { return 0 };
@@ -110,7 +112,7 @@ impl UpdateEncoder {
                 out.extend_from_slice(&[safi, u8::try_from(next_hop.len()).unwrap_or(0)]);
                 out.extend_from_slice(next_hop);
                 out.push(0);
-                fill(&mut prefixes, out, start + self.max() - attributes.len());
+                self.fill(&mut prefixes, out, start + self.max() - attributes.len());
                 let len = out.len() - value;
                 patch_u16(out, value - 2, len);
             }
@@ -118,7 +120,7 @@ impl UpdateEncoder {
             let len = out.len() - field;
             patch_u16(out, field - 2, len);
             if mp.is_none() {
-                fill(&mut prefixes, out, start + self.max());
+                self.fill(&mut prefixes, out, start + self.max());
             }
             finish(out, start);
             messages += 1;
@@ -155,7 +157,30 @@ impl UpdateEncoder {
             (Family::Ipv6Unicast, IpAddr::V4(_)) => return None,
         };
         let fixed = HEADER_LEN + 4 + attributes.len() + mp.as_ref().map_or(0, |m| 9 + m.len());
-        (fixed + encoded_len(P::BITS) <= self.max()).then_some((attributes, mp))
+        (fixed + self.longest::<P>() <= self.max()).then_some((attributes, mp))
+    }
+
+    /// The most octets that one of the NLRI takes.
+    const fn longest<P: Prefix>(self) -> usize {
+        encoded_len(P::BITS) + if self.add_path { 4 } else { 0 }
+    }
+
+    /// Appends prefixes while they fit below `end`.
+    fn fill<P: Prefix>(
+        self,
+        prefixes: &mut std::iter::Peekable<impl Iterator<Item = Nlri<P>>>,
+        out: &mut Vec<u8>,
+        end: usize,
+    ) {
+        while out.len() + self.longest::<P>() <= end {
+            let Some(Nlri { prefix, path_id }) = prefixes.next() else { return };
+            if self.add_path {
+                out.extend_from_slice(&path_id.to_be_bytes());
+            }
+            prefix.encode(out);
+        }
+        // The last octets are worth a closer look only for short prefixes; a message more or less
+        // does not matter, an oversized one does.
     }
 
     /// The attributes in ascending order, with NEXT_HOP in its place if it is wanted.
@@ -221,20 +246,6 @@ fn as4_attributes(block: &[u8], out: &mut Vec<u8>) {
     {
         push(out, FLAGS, kind::AS4_AGGREGATOR, aggregator);
     }
-}
-
-/// Appends prefixes while they fit below `end`.
-fn fill<P: Prefix>(
-    prefixes: &mut std::iter::Peekable<impl Iterator<Item = P>>,
-    out: &mut Vec<u8>,
-    end: usize,
-) {
-    while out.len() + encoded_len(P::BITS) <= end {
-        let Some(prefix) = prefixes.next() else { return };
-        prefix.encode(out);
-    }
-    // The last octets are worth a closer look only for short prefixes; a message more or less
-    // does not matter, an oversized one does.
 }
 
 fn patch_u16(out: &mut [u8], at: usize, value: usize) {

@@ -16,8 +16,8 @@ mod update;
 pub use attributes::{AttributeBlock, Community, Info, LargeCommunity, NextHop};
 pub use encode::{UpdateEncoder, encode_end_of_rib, encode_keepalive};
 pub use notification::{Notification, cease, code};
-pub use open::{Capability, FamilyRestart, NextHopFamily, Open};
-pub use prefix::{Prefix, Prefix4, Prefix6, Prefixes};
+pub use open::{Capability, FamilyAddPath, FamilyRestart, NextHopFamily, Open};
+pub use prefix::{Nlri, Prefix, Prefix4, Prefix6, Prefixes};
 pub use refresh::RouteRefresh;
 pub use update::{
     AttributeError, Context, Disposition, ParsedUpdate, Reach, Unreach, parse_update,

@@ -34,6 +34,8 @@ pub enum Capability {
     FourOctetAs(u32),
     /// RFC 7313, code 70.
     EnhancedRouteRefresh,
+    /// RFC 7911, code 69: several paths to a prefix.
+    AddPath(Vec<FamilyAddPath>),
     /// Anything else, as received.
     Unknown(u8, Vec<u8>),
 }
@@ -63,6 +65,25 @@ pub struct FamilyRestart {
     pub safi: u8,
     /// F: forwarding state was kept over the restart.
     pub forwarding: bool,
+}
+
+/// One family of the ADD-PATH capability.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct FamilyAddPath {
+    /// Address family identifier.
+    pub afi: u16,
+    /// Subsequent address family identifier.
+    pub safi: u8,
+    /// Bit 1: the sender receives several paths; bit 2: it sends them. Other values than 1 to 3 mean
+    /// nothing (RFC 7911 section 4).
+    pub mode: u8,
+}
+
+impl FamilyAddPath {
+    /// The bit of one who receives.
+    pub const RECEIVE: u8 = 1;
+    /// The bit of one who sends.
+    pub const SEND: u8 = 2;
 }
 
 impl Capability {
@@ -102,6 +123,14 @@ impl Capability {
                         })
                         .collect(),
                 })
+            }
+            (69, families) if families.len() % 4 == 0 => {
+                let family = |f: &[u8; 4]| FamilyAddPath {
+                    afi: u16::from_be_bytes([f[0], f[1]]),
+                    safi: f[2],
+                    mode: f[3],
+                };
+                Some(Self::AddPath(families.as_chunks::<4>().0.iter().map(family).collect()))
             }
             (65, [a, b, c, d]) => Some(Self::FourOctetAs(u32::from_be_bytes([*a, *b, *c, *d]))),
             (70, []) => Some(Self::EnhancedRouteRefresh),
@@ -143,6 +172,13 @@ impl Capability {
                 65
             }
             Self::EnhancedRouteRefresh => 70,
+            Self::AddPath(families) => {
+                for family in families {
+                    out.extend_from_slice(&family.afi.to_be_bytes());
+                    out.extend_from_slice(&[family.safi, family.mode]);
+                }
+                69
+            }
             Self::Unknown(code, value) => {
                 // A capability's length is one octet; what we build ourselves never exceeds it.
                 out.extend_from_slice(&value[..value.len().min(255)]);

@@ -52,15 +52,26 @@ impl Prefix for Prefix4 {
     const BITS: u8 = 32;
 
     fn from_octets(octets: &[u8], len: u8) -> Self {
-        let mut addr = [0; 4];
-        addr[..octets.len()].copy_from_slice(octets);
+        // Spelled out, as this is done for every route: a copy of a few octets is a call.
+        let addr = match *octets {
+            [a, b, c] => [a, b, c, 0],
+            [a, b, c, d, ..] => [a, b, c, d],
+            [a, b] => [a, b, 0, 0],
+            [a] => [a, 0, 0, 0],
+            [] => [0; 4],
+        };
         let mask = u32::MAX.checked_shl(32 - u32::from(len)).unwrap_or(0);
         Self { addr: u32::from_be_bytes(addr) & mask, len }
     }
 
     fn encode(&self, out: &mut Vec<u8>) {
-        out.push(self.len);
-        out.extend_from_slice(&self.addr.to_be_bytes()[..usize::from(self.len.div_ceil(8))]);
+        let [a, b, c, d] = self.addr.to_be_bytes();
+        let octets = [self.len, a, b, c, d];
+        match self.len {
+            17..=24 => out.extend_from_slice(&octets[..4]),
+            25.. => out.extend_from_slice(&octets),
+            len => out.extend_from_slice(&octets[..encoded_len(len)]),
+        }
     }
 
     fn is_multicast(self) -> bool {
@@ -125,30 +136,50 @@ impl Prefix for Prefix6 {
     }
 }
 
+/// A prefix as an UPDATE names it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Nlri<P> {
+    /// The prefix.
+    pub prefix: P,
+    /// Which of several paths to it (RFC 7911); 0 where that was not agreed on.
+    pub path_id: u32,
+}
+
+impl<P> From<P> for Nlri<P> {
+    fn from(prefix: P) -> Self {
+        Self { prefix, path_id: 0 }
+    }
+}
+
 /// NLRI that were checked to be well formed: an iterator that cannot fail.
 #[derive(Clone, Copy, Debug)]
 pub struct Prefixes<'a, P> {
     octets: &'a [u8],
+    add_path: bool,
     family: PhantomData<P>,
 }
 
 impl<'a, P: Prefix> Prefixes<'a, P> {
     /// Checks every length; None when one exceeds the family's or runs past the end
-    /// (RFC 7606 section 5.3).
-    pub fn parse(octets: &'a [u8]) -> Option<Self> {
+    /// (RFC 7606 section 5.3). With `add_path` a path identifier comes before each (RFC 7911).
+    pub fn parse(octets: &'a [u8], add_path: bool) -> Option<Self> {
         let mut rest = octets;
-        while let Some((&len, tail)) = rest.split_first() {
+        while !rest.is_empty() {
+            if add_path {
+                rest = rest.get(4..)?;
+            }
+            let (&len, tail) = rest.split_first()?;
             if len > P::BITS {
                 return None;
             }
             rest = tail.get(usize::from(len.div_ceil(8))..)?;
         }
-        Some(Self { octets, family: PhantomData })
+        Some(Self { octets, add_path, family: PhantomData })
     }
 
     /// Nothing.
     pub const fn empty() -> Self {
-        Self { octets: &[], family: PhantomData }
+        Self { octets: &[], add_path: false, family: PhantomData }
     }
 
     /// Whether there is none.
@@ -158,14 +189,20 @@ impl<'a, P: Prefix> Prefixes<'a, P> {
 }
 
 impl<P: Prefix> Iterator for Prefixes<'_, P> {
-    type Item = P;
+    type Item = Nlri<P>;
 
     #[inline]
-    fn next(&mut self) -> Option<P> {
+    fn next(&mut self) -> Option<Nlri<P>> {
+        let mut path_id = 0;
+        if self.add_path {
+            let (id, tail) = self.octets.split_first_chunk::<4>()?;
+            path_id = u32::from_be_bytes(*id);
+            self.octets = tail;
+        }
         let (&len, tail) = self.octets.split_first()?;
         let (octets, rest) = tail.split_at_checked(usize::from(len.div_ceil(8)))?;
         self.octets = rest;
-        Some(P::from_octets(octets, len))
+        Some(Nlri { prefix: P::from_octets(octets, len), path_id })
     }
 }
 

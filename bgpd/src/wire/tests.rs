@@ -8,6 +8,7 @@ mod strategies;
 
 use std::net::{IpAddr, Ipv4Addr};
 
+use ipnet::IpNet;
 use proptest::prelude::*;
 
 use super::attributes::{Edit, Edits, flag, kind, push};
@@ -20,6 +21,7 @@ pub(crate) const EXTERNAL: Context = Context {
     families: FamilySet(0b11),
     first_as: None,
     extended_next_hop: false,
+    add_path: FamilySet(0),
 };
 
 /// All messages in `octets`.
@@ -293,8 +295,12 @@ fn a_reflected_route_says_who_originated_it_and_through_which_clusters_it_came()
 
 #[test]
 fn attributes_that_leave_no_room_are_not_sent() {
-    let encoder =
-        UpdateEncoder { four_octet_as: true, extended_messages: false, extended_next_hop: false };
+    let encoder = UpdateEncoder {
+        four_octet_as: true,
+        extended_messages: false,
+        extended_next_hop: false,
+        add_path: false,
+    };
     let mut block = Vec::new();
     push(&mut block, flag::TRANSITIVE, kind::ORIGIN, &[0]);
     push(&mut block, flag::TRANSITIVE, kind::AS_PATH, &[]);
@@ -303,10 +309,10 @@ fn attributes_that_leave_no_room_are_not_sent() {
     let hop = NextHop::new(IpAddr::from([192, 0, 2, 1]));
     let mut out = Vec::new();
     let prefix = Prefix4::from_octets(&[10], 8);
-    assert_eq!(encoder.announce(&block, &info, hop, [prefix], &mut out), 0);
+    assert_eq!(encoder.announce(&block, &info, hop, [prefix.into()], &mut out), 0);
     assert!(out.is_empty());
     let extended = UpdateEncoder { extended_messages: true, ..encoder };
-    assert_eq!(extended.announce(&block, &info, hop, [prefix], &mut out), 1);
+    assert_eq!(extended.announce(&block, &info, hop, [prefix.into()], &mut out), 1);
     // IPv4 routes go with an IPv6 next hop only to those that know RFC 8950.
     let v6 = NextHop::new("fd00::1".parse().unwrap());
     assert!(!extended.can_announce::<Prefix4>(&block, &info, v6));
@@ -334,9 +340,11 @@ fn read_back(octets: &[u8], encoder: UpdateEncoder, external: bool) -> Vec<Annou
     let context = Context {
         four_octet_as: encoder.four_octet_as,
         extended_next_hop: encoder.extended_next_hop,
+        add_path: FamilySet(if encoder.add_path { 0b11 } else { 0 }),
         external,
         ..EXTERNAL
     };
+    let mut ids = (1..).map(|id| if encoder.add_path { id } else { 0 });
     let max = if encoder.extended_messages { MAX_EXTENDED_LEN } else { MAX_LEN };
     let mut all = Vec::new();
     for message in frames(octets, max) {
@@ -345,10 +353,17 @@ fn read_back(octets: &[u8], encoder: UpdateEncoder, external: bool) -> Vec<Annou
         assert!(update.errors.is_empty(), "{:?}", update.errors);
         let announced = update.announced.map(|(hop, p)| Reach::V4(hop, p));
         for reach in [announced, update.reach].into_iter().flatten() {
-            let (next_hop, prefixes) = match reach {
-                Reach::V4(hop, prefixes) => (hop, prefixes.map(Prefix::to_net).collect()),
-                Reach::V6(hop, prefixes) => (hop, prefixes.map(Prefix::to_net).collect()),
+            let (next_hop, numbered) = match reach {
+                Reach::V4(hop, nlri) => {
+                    (hop, nlri.map(|n| (n.path_id, n.prefix.to_net())).collect())
+                }
+                Reach::V6(hop, nlri) => {
+                    (hop, nlri.map(|n| (n.path_id, n.prefix.to_net())).collect())
+                }
             };
+            let numbered: Vec<(u32, IpNet)> = numbered;
+            assert!(numbered.iter().all(|(id, _)| ids.next() == Some(*id)), "{numbered:?}");
+            let prefixes = numbered.into_iter().map(|(_, prefix)| prefix).collect();
             all.push(Announcement { block: block.bytes.clone(), next_hop, prefixes });
         }
     }
@@ -369,8 +384,10 @@ proptest! {
         announcement in announcement(),
         four_octet_as: bool,
         extended_messages: bool,
+        add_path: bool,
     ) {
-        let encoder = UpdateEncoder { four_octet_as, extended_messages, extended_next_hop: true };
+        let encoder =
+            UpdateEncoder { four_octet_as, extended_messages, extended_next_hop: true, add_path };
         let out = announcement.encode(encoder);
         let read = read_back(&out, encoder, false);
         prop_assert!(!read.is_empty());
@@ -385,16 +402,21 @@ proptest! {
 
     #[test]
     fn withdrawals_read_back(announcement in announcement(), extended_messages: bool) {
-        let encoder = UpdateEncoder { four_octet_as: true, extended_messages, extended_next_hop: true };
+        let encoder = UpdateEncoder {
+            four_octet_as: true,
+            extended_messages,
+            extended_next_hop: true,
+            add_path: false,
+        };
         let out = announcement.encode_withdraw(encoder);
         let mut prefixes = Vec::new();
         for message in frames(&out, encoder_max(encoder)) {
             let mut block = AttributeBlock::default();
             let update = parse_update(message.body, &EXTERNAL, &mut block).unwrap();
-            prefixes.extend(update.withdrawn.map(Prefix::to_net));
+            prefixes.extend(update.withdrawn.map(|n| n.prefix.to_net()));
             match update.unreach {
-                Some(Unreach::V4(p)) => prefixes.extend(p.map(Prefix::to_net)),
-                Some(Unreach::V6(p)) => prefixes.extend(p.map(Prefix::to_net)),
+                Some(Unreach::V4(p)) => prefixes.extend(p.map(|n| n.prefix.to_net())),
+                Some(Unreach::V6(p)) => prefixes.extend(p.map(|n| n.prefix.to_net())),
                 None => {}
             }
             prop_assert!(update.errors.is_empty());

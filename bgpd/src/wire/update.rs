@@ -19,6 +19,8 @@ pub struct Context {
     pub external: bool,
     /// Families negotiated; NLRI of others are ignored.
     pub families: FamilySet,
+    /// Families whose NLRI have path identifiers (RFC 7911).
+    pub add_path: FamilySet,
     /// The AS that must be the leftmost of an external path (RFC 4271 section 6.3), if that is
     /// to be enforced.
     pub first_as: Option<u32>,
@@ -117,8 +119,9 @@ pub fn parse_update<'a>(
     let nlri = reader.0;
 
     let network = || reset(10, &[], "an IPv4 prefix cannot be delimited");
-    let withdrawn = Prefixes::parse(withdrawn).ok_or_else(network)?;
-    let nlri = Prefixes::<Prefix4>::parse(nlri).ok_or_else(network)?;
+    let add_path = context.add_path.contains(Family::Ipv4Unicast);
+    let withdrawn = Prefixes::parse(withdrawn, add_path).ok_or_else(network)?;
+    let nlri = Prefixes::<Prefix4>::parse(nlri, add_path).ok_or_else(network)?;
     block.bytes.clear();
     let mut walk = Walk::new(*context);
     walk.run(attributes)?;
@@ -387,9 +390,11 @@ impl<'a> Walk<'a> {
             self.disable(KIND, family, "the next hop's length does not fit the family");
             return Ok(());
         };
+        let nlri = reader.0;
+        let add_path = self.context.add_path.contains(family);
         let reach = match family {
-            Family::Ipv4Unicast => Prefixes::parse(reader.0).map(|p| Reach::V4(next_hop, p)),
-            Family::Ipv6Unicast => Prefixes::parse(reader.0).map(|p| Reach::V6(next_hop, p)),
+            Family::Ipv4Unicast => Prefixes::parse(nlri, add_path).map(|p| Reach::V4(next_hop, p)),
+            Family::Ipv6Unicast => Prefixes::parse(nlri, add_path).map(|p| Reach::V6(next_hop, p)),
         };
         if reach.is_none() {
             self.disable(KIND, family, "a prefix in MP_REACH_NLRI cannot be delimited");
@@ -409,9 +414,10 @@ impl<'a> Walk<'a> {
         let Some(family) = family.filter(|f| self.context.families.contains(*f)) else {
             return Ok(());
         };
+        let add_path = self.context.add_path.contains(family);
         self.unreach = match family {
-            Family::Ipv4Unicast => Prefixes::parse(reader.0).map(Unreach::V4),
-            Family::Ipv6Unicast => Prefixes::parse(reader.0).map(Unreach::V6),
+            Family::Ipv4Unicast => Prefixes::parse(reader.0, add_path).map(Unreach::V4),
+            Family::Ipv6Unicast => Prefixes::parse(reader.0, add_path).map(Unreach::V6),
         };
         if self.unreach.is_none() {
             let reason = "a prefix in MP_UNREACH_NLRI cannot be delimited";

@@ -49,7 +49,7 @@ pub struct PathExplanation {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 pub struct Step {
     /// Its number among those of this speaker: 0 for what is refused before, 1 for our own
-    /// networks, to 9 for the peer's address.
+    /// networks, to 10 for the path identifier.
     pub number: u8,
     /// Where it is defined.
     pub source: &'static str,
@@ -72,6 +72,7 @@ impl Step {
             Reason::RouterId => (7, "RFC 4271 9.1.2.2 f, RFC 4456 9"),
             Reason::ClusterList => (8, "RFC 4456 9"),
             Reason::PeerAddress => (9, "RFC 4271 9.1.2.2 g"),
+            Reason::PathId => (10, "RFC 7911, the lowest path identifier"),
             #[allow(unreachable_patterns, reason = "a reason without a step of its own")]
             _ => (0, "RFC 4271 9.1.2"),
         };

@@ -189,6 +189,10 @@ pub struct SessionStatus {
     pub extended_messages: bool,
     /// IPv4 routes may have an IPv6 next hop (RFC 8950).
     pub extended_next_hop: bool,
+    /// Families of which the peer sends several paths to a prefix (RFC 7911).
+    pub receive_paths: Vec<Family>,
+    /// Families of which it is sent several.
+    pub send_paths: Vec<Family>,
     /// Seconds the peer's routes are kept while it restarts; None: they are not.
     pub restart_time: Option<u16>,
 }
@@ -380,6 +384,8 @@ impl Core {
                     enhanced_route_refresh: agreed.enhanced_refresh,
                     extended_messages: agreed.extended_messages,
                     extended_next_hop: agreed.extended_next_hop,
+                    receive_paths: agreed.receive_paths.iter().collect(),
+                    send_paths: agreed.send_paths.iter().collect(),
                     restart_time: agreed.restart.map(|r| r.time),
                 }
             }),

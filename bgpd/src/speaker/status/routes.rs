@@ -77,6 +77,8 @@ pub struct RouteStatus {
 pub struct PathStatus {
     /// The neighbor's name; None for our own networks.
     pub neighbor: Option<String>,
+    /// Which of the neighbor's paths to the prefix (RFC 7911); 0 where it sends but one.
+    pub path_id: u32,
     /// It is the one announced.
     pub best: bool,
     /// It is used: the best, or beside it.
@@ -276,6 +278,7 @@ impl Core {
         let best = at == 0 && path.is_used();
         PathStatus {
             neighbor: neighbor.map(|n| n.config.name.clone()),
+            path_id: path.id,
             best,
             used: path.is_used(),
             reason: path.reason,

@@ -62,7 +62,12 @@ proptest! {
             IpAddr::V6(addr) => addr.octets()[0] < 0xfe,
         });
         prop_assume!(!announcement.prefixes.is_empty());
-        let encoder = UpdateEncoder { four_octet_as, extended_messages, extended_next_hop: true };
+        let encoder = UpdateEncoder {
+            four_octet_as,
+            extended_messages,
+            extended_next_hop: true,
+            add_path: false,
+        };
         let ours = announcement.encode(encoder);
         let mut rest = &ours[..];
         let mut prefixes = Vec::new();

@@ -7,8 +7,8 @@ use proptest::test_runner::{Config, RngAlgorithm, TestRng, TestRunner};
 use super::strategies::{announcement, open_strategy};
 use super::{EXTERNAL, encoder_max};
 use crate::wire::{
-    AttributeBlock, Context, Frame, HEADER_LEN, MAX_LEN, MessageType, Notification, Open, Prefix,
-    Reach, RouteRefresh, Unreach, UpdateEncoder, frame, parse_update,
+    AttributeBlock, Context, FamilySet, Frame, HEADER_LEN, MAX_LEN, MessageType, Notification,
+    Open, Reach, RouteRefresh, Unreach, UpdateEncoder, frame, parse_update,
 };
 
 const MESSAGES: usize = 200_000;
@@ -43,6 +43,7 @@ fn seeds() -> Vec<(MessageType, Vec<u8>)> {
             four_octet_as: at % 3 != 0,
             extended_messages: at % 7 == 0,
             extended_next_hop: true,
+            add_path: at % 5 == 0,
         };
         let sample = announcement().new_tree(&mut runner).unwrap().current();
         let mut octets = sample.encode(encoder);
@@ -111,17 +112,17 @@ fn consume(kind: MessageType, body: &[u8], context: &Context, block: &mut Attrib
                 assert!(matches!(error.subcode, 1 | 2 | 9 | 10), "{error}");
             }
             Ok(update) => {
-                let mut count = update.withdrawn.map(Prefix::to_net).count();
+                let mut count = update.withdrawn.count();
                 match update.unreach {
-                    Some(Unreach::V4(p)) => count += p.map(Prefix::to_net).count(),
-                    Some(Unreach::V6(p)) => count += p.map(Prefix::to_net).count(),
+                    Some(Unreach::V4(p)) => count += p.count(),
+                    Some(Unreach::V6(p)) => count += p.count(),
                     None => {}
                 }
                 let announced = update.announced.map(|(hop, p)| Reach::V4(hop, p));
                 for reach in [announced, update.reach].into_iter().flatten() {
                     match reach {
-                        Reach::V4(_, p) => count += p.map(Prefix::to_net).count(),
-                        Reach::V6(_, p) => count += p.map(Prefix::to_net).count(),
+                        Reach::V4(_, p) => count += p.count(),
+                        Reach::V6(_, p) => count += p.count(),
                     }
                 }
                 assert!(count <= body.len(), "a prefix takes at least an octet");
@@ -151,6 +152,7 @@ fn mutated_messages_do_no_harm() {
             four_octet_as: random.below(2) == 0,
             external: random.below(2) == 0,
             extended_next_hop: random.below(2) == 0,
+            add_path: FamilySet(u8::try_from(random.below(4)).unwrap()),
             ..EXTERNAL
         };
         consume(*kind, &body, &context, &mut block);

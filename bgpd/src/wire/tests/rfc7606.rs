@@ -316,7 +316,7 @@ fn unknown_attributes_travel_with_the_partial_bit() {
     let parsed = parse_update(&body, &EXTERNAL, &mut block).unwrap();
     let (hop, prefixes) = parsed.announced.unwrap();
     assert_eq!(hop.addr.to_string(), "192.0.2.1");
-    assert_eq!(prefixes.map(Prefix::to_net).next().unwrap().to_string(), "10.1.2.0/24");
+    assert_eq!(prefixes.map(|n| n.prefix.to_net()).next().unwrap().to_string(), "10.1.2.0/24");
     let kept: Vec<_> =
         crate::wire::attributes::iter(&block.bytes).map(|a| (a.kind, a.flags)).collect();
     assert!(kept.contains(&(99, OT | flag::PARTIAL)));

@@ -9,8 +9,8 @@ use proptest::prelude::*;
 use crate::wire::attributes::{flag, kind, push};
 use crate::wire::prefix::is_usable_next_hop;
 use crate::wire::{
-    Capability, FamilyRestart, Info, NextHop, NextHopFamily, Open, Prefix, Prefix4, Prefix6,
-    UpdateEncoder,
+    Capability, FamilyAddPath, FamilyRestart, Info, NextHop, NextHopFamily, Nlri, Open, Prefix,
+    Prefix4, Prefix6, UpdateEncoder,
 };
 
 /// Prefixes with one set of attributes, as an encoder takes them and a parser gives them.
@@ -26,9 +26,21 @@ impl Announcement {
         let mut out = Vec::new();
         let info = Info::of(&self.block);
         let messages = if self.is_v4() {
-            encoder.announce(&self.block, &info, self.next_hop, self.typed::<Prefix4>(), &mut out)
+            encoder.announce(
+                &self.block,
+                &info,
+                self.next_hop,
+                self.typed::<Prefix4>(encoder),
+                &mut out,
+            )
         } else {
-            encoder.announce(&self.block, &info, self.next_hop, self.typed::<Prefix6>(), &mut out)
+            encoder.announce(
+                &self.block,
+                &info,
+                self.next_hop,
+                self.typed::<Prefix6>(encoder),
+                &mut out,
+            )
         };
         assert!(messages > 0);
         out
@@ -37,9 +49,9 @@ impl Announcement {
     pub(super) fn encode_withdraw(&self, encoder: UpdateEncoder) -> Vec<u8> {
         let mut out = Vec::new();
         if self.is_v4() {
-            encoder.withdraw(self.typed::<Prefix4>(), &mut out);
+            encoder.withdraw(self.typed::<Prefix4>(encoder), &mut out);
         } else {
-            encoder.withdraw(self.typed::<Prefix6>(), &mut out);
+            encoder.withdraw(self.typed::<Prefix6>(encoder), &mut out);
         }
         out
     }
@@ -48,8 +60,11 @@ impl Announcement {
         self.prefixes.iter().all(|prefix| prefix.addr().is_ipv4())
     }
 
-    fn typed<P: Prefix>(&self) -> Vec<P> {
-        self.prefixes.iter().filter_map(P::from_net).collect()
+    /// Numbered from 1, if they are to be.
+    fn typed<P: Prefix>(&self, encoder: UpdateEncoder) -> Vec<Nlri<P>> {
+        let ids = (1..).map(|id| if encoder.add_path { id } else { 0 });
+        let prefixes = self.prefixes.iter().filter_map(P::from_net);
+        prefixes.zip(ids).map(|(prefix, path_id)| Nlri { prefix, path_id }).collect()
     }
 }
 
@@ -172,6 +187,10 @@ fn capability() -> impl Strategy<Value = Capability> {
         Just(Capability::ExtendedMessage),
         vec(next_hop, 0..5).prop_map(Capability::ExtendedNextHop),
         Just(Capability::EnhancedRouteRefresh),
+        vec((any::<u16>(), any::<u8>(), any::<u8>()), 0..5).prop_map(|families| {
+            let family = |(afi, safi, mode)| FamilyAddPath { afi, safi, mode };
+            Capability::AddPath(families.into_iter().map(family).collect())
+        }),
         (any::<bool>(), any::<bool>(), 0..4096_u16, vec(restart, 0..5)).prop_map(
             |(restarting, notification, time, families)| Capability::GracefulRestart {
                 restarting,
