@@ -2,6 +2,7 @@
 //!
 //! ```text
 //!   wire/       messages <-> bytes; total functions, RFC 7606 error classes
+//!   bfd/        forwarding watched over, on a thread of its own (RFC 5880)
 //!   session/    the RFC 4271 state machine, pure; what two OPENs agree on
 //!   policy/     import and export filters
 //!   rib/        interned attributes, prefix tables, the decision process
@@ -14,6 +15,7 @@
 //! deterministic comes in as an event. One thread runs it; no route crosses a thread before it is
 //! packed. See [`Speaker`] for the way in.
 
+pub mod bfd;
 pub mod config;
 mod export;
 pub mod policy;

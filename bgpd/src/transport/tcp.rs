@@ -140,7 +140,13 @@ pub(crate) fn set_md5(socket: &impl AsFd, peer: &PeerConfig, key: Option<&[u8]>)
     }
 }
 
-fn set<T>(socket: &impl AsFd, level: libc::c_int, name: libc::c_int, value: &T) -> io::Result<()> {
+/// Sets a socket option that has no safe interface.
+pub(crate) fn set<T>(
+    socket: &impl AsFd,
+    level: libc::c_int,
+    name: libc::c_int,
+    value: &T,
+) -> io::Result<()> {
     let len = libc::socklen_t::try_from(size_of::<T>()).unwrap_or(0);
     // SAFETY: the descriptor is open for the duration of the borrow, and `value` points to `len`
     // initialised bytes that the kernel only reads.

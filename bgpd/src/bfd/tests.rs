@@ -1,0 +1,6 @@
+//! The codec, the machine alone and in pairs, and the table.
+
+mod link;
+mod packet;
+mod session;
+mod table;
