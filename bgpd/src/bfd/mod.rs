@@ -24,7 +24,7 @@ pub use packet::{Diagnostic, LEN, Malformed, Packet, State};
 pub(crate) use session::Params;
 pub use table::Discarded;
 pub(crate) use table::{Key, Wanted};
-pub(crate) use thread::{Event, Handle};
+pub(crate) use thread::{Event, Handle, Snapshot};
 
 use std::num::NonZeroU32;
 use std::time::Duration;

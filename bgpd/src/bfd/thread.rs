@@ -33,8 +33,18 @@ pub(crate) struct Event {
     pub(crate) status: Status,
 }
 
-/// The sessions by their keys, and what was discarded.
-pub(crate) type Snapshot = (BTreeMap<Key, Status>, Discarded);
+/// What there is at one time.
+#[derive(Debug)]
+pub(crate) struct Snapshot {
+    sessions: BTreeMap<Key, Status>,
+    pub(crate) discarded: Discarded,
+}
+
+impl Snapshot {
+    pub(crate) fn session(&self, key: Option<&Key>) -> Option<Status> {
+        self.sessions.get(key?).cloned()
+    }
+}
 
 enum Command {
     Set(BTreeMap<Key, Wanted>),
@@ -263,14 +273,14 @@ impl Runner {
     }
 
     fn snapshot(&self) -> Snapshot {
-        let mut statuses = self.table.statuses(self.now());
-        for (key, status) in &mut statuses {
+        let mut sessions = self.table.statuses(self.now());
+        for (key, status) in &mut sessions {
             let receiver = self.receivers.get(&Kind::of(key)).and_then(|r| r.as_ref().err());
             let sender = self.senders.get(&status.local_discriminator);
             let error = receiver.or_else(|| sender.and_then(|s| s.as_ref().err()));
             status.error = error.cloned();
         }
-        (statuses, self.table.discarded())
+        Snapshot { sessions, discarded: self.table.discarded() }
     }
 
     /// Sleeps until a packet or command comes, or something is due.

@@ -1,10 +1,12 @@
 //! The speaker's whole desired state, as a library value and as the daemon's YAML.
 
+mod bfd;
 mod peer;
 #[cfg(test)]
 mod tests;
 mod validate;
 
+pub use bfd::Bfd;
 pub use peer::{AddPaths, MaxPrefixes, NextHopMode, Password, PeerConfig, SentPaths};
 pub use validate::{ConfigError, InvalidField, is_asn};
 

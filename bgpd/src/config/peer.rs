@@ -5,7 +5,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use serde::{Deserialize, Serialize};
 
-use super::{Config, PORT};
+use super::{Bfd, Config, PORT};
 use crate::policy::Policy;
 use crate::wire::Family;
 
@@ -147,6 +147,9 @@ pub struct PeerConfig {
     /// None: 1 for external peers, 64 for internal ones.
     #[serde(default)]
     pub multihop: Option<u8>,
+    /// Watch over the path to the peer (RFC 5882). None: only the hold time does.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub bfd: Option<Bfd>,
     /// Hold time offered, in seconds: 0 (never expires), or 3 and up.
     #[serde(default = "default_hold_time")]
     pub hold_time: u16,
@@ -246,6 +249,7 @@ impl PeerConfig {
             password: None,
             ttl_security: None,
             multihop: None,
+            bfd: None,
             hold_time: default_hold_time(),
             keepalive_time: None,
             connect_retry_time: default_connect_retry(),

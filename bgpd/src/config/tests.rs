@@ -70,6 +70,11 @@ fn errors_name_object_and_field() {
         ("no-export", "nonsense", "\"nonsense\" is not a community"),
         ("65001:1:2", "65001:1", "\"65001:1\" is not a large community"),
         ("next-hop: self", "next-hopp: self", "next-hopp"),
+        ("next-hop: self", "bfd: {min-tx: 5}", "peer \"tor1\": bfd: min-tx"),
+        ("next-hop: self", "bfd: {min-rx: 60001}", "peer \"tor1\": bfd: min-tx and min-rx"),
+        ("next-hop: self", "bfd: {multiplier: 0}", "peer \"tor1\": bfd: multiplier"),
+        ("next-hop: self", "bfd: {hold-down: 9}", "peer \"tor1\": bfd: hold-down"),
+        ("next-hop: self", "bfd: {interval: 50}", "interval"),
     ];
     for (from, to, wanted) in cases {
         let text = YAML.replacen(from, to, 1);
@@ -89,4 +94,50 @@ fn names_and_addresses_are_unique() {
     config.validate().unwrap();
     config.peers[1].name = "a".into();
     assert!(config.validate().unwrap_err().to_string().contains("peer \"a\": name"));
+}
+
+#[test]
+fn bfd_is_off_unless_asked_for_and_knows_how_far_the_peer_is() {
+    let config = parse(YAML).unwrap();
+    assert!(config.peers[0].bfd.is_none());
+    let text = YAML.replace("next-hop: self", "bfd: {}");
+    assert_eq!(parse(&text).unwrap().peers[0].bfd, Some(Bfd::default()));
+
+    let far = |external, change: fn(&mut PeerConfig)| {
+        let mut peer = PeerConfig::new("a", "192.0.2.1".parse().unwrap(), 65002);
+        peer.bfd = Some(Bfd::default());
+        change(&mut peer);
+        let (key, wanted) = peer.bfd_session(external).unwrap();
+        (key.multihop, wanted.min_ttl)
+    };
+    assert_eq!(far(true, |_| {}), (false, 0));
+    assert_eq!(far(true, |p| p.multihop = Some(1)), (false, 0));
+    assert_eq!(far(true, |p| p.multihop = Some(4)), (true, 0));
+    assert_eq!(far(true, |p| (p.multihop, p.ttl_security) = (Some(4), Some(3))), (true, 253));
+    assert_eq!(far(false, |_| {}), (true, 0), "across the AS");
+    assert_eq!(far(false, |p| p.ttl_security = Some(1)), (false, 255));
+    assert_eq!(far(false, |p| p.address = "fe80::1".parse().unwrap()), (false, 0));
+    let on_link = Bfd { multihop: Some(false), ..Bfd::default() };
+    assert!(
+        !PeerConfig { bfd: Some(on_link), ..config.peers[0].clone() }
+            .bfd_session(false)
+            .unwrap()
+            .0
+            .multihop
+    );
+}
+
+#[test]
+fn peers_of_one_address_have_one_bfd_session() {
+    let mut config = Config::new(Ipv4Addr::new(1, 1, 1, 1), 65001);
+    for (name, port) in [("a", 179), ("b", 1179)] {
+        let mut peer = PeerConfig::new(name, "192.0.2.1".parse().unwrap(), 65002);
+        (peer.port, peer.bfd) = (port, Some(Bfd::default()));
+        config.peers.push(peer);
+    }
+    config.validate().unwrap();
+    config.peers[1].bfd = Some(Bfd { min_tx: 50, ..Bfd::default() });
+    assert!(config.validate().unwrap_err().to_string().contains(": bfd: another peer"));
+    config.peers[1].source_address = Some("192.0.2.7".parse().unwrap());
+    config.validate().unwrap();
 }

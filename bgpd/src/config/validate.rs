@@ -3,7 +3,7 @@
 use std::collections::HashSet;
 use std::net::{IpAddr, SocketAddr};
 
-use super::{Config, PeerConfig};
+use super::{Bfd, Config, PeerConfig};
 
 /// A field of a neighbor with a value that makes no sense.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -92,12 +92,29 @@ impl Config {
             if let Err(InvalidField { field, reason }) = peer.validate() {
                 return fail(&object, field, &reason);
             }
+            if let Some(field) = self.bfd_conflict(peer) {
+                let reason = "another peer has the same address, and with it the same BFD session, \
+                              but other settings for it";
+                return fail(&object, field, reason);
+            }
             if peer.route_reflector_client && peer.asn != peer.local_asn.unwrap_or(self.asn) {
                 let reason = "only an internal peer can be a client";
                 return fail(&object, "route-reflector-client", reason);
             }
         }
         Ok(())
+    }
+}
+
+impl Config {
+    /// Peers that differ only in their port have one BFD session (RFC 5882 section 2).
+    fn bfd_conflict(&self, peer: &PeerConfig) -> Option<&'static str> {
+        let session = |p: &PeerConfig| {
+            p.bfd_session(p.asn != p.local_asn(self)).filter(|_| p.shutdown.is_none())
+        };
+        let (key, wanted) = session(peer)?;
+        let mut others = self.peers.iter().filter_map(session);
+        others.any(|(other, its)| other == key && its != wanted).then_some("bfd")
     }
 }
 
@@ -150,6 +167,9 @@ impl PeerConfig {
             check(possible, "max-prefixes", "limit and restart-after must be 1 or more")?;
             let warning = (1..=100).contains(&max.warn_percent);
             check(warning, "max-prefixes", "warn-percent must be 1 to 100")?;
+        }
+        if let Some(Err(reason)) = self.bfd.as_ref().map(Bfd::validate) {
+            return Err(InvalidField { field: "bfd", reason: reason.to_owned() });
         }
         for (field, policy) in [("import", &self.import), ("export", &self.export)] {
             if let Some(policy) = policy {

@@ -63,6 +63,7 @@ fn neighbors(answer: &Value) -> String {
         "AS",
         "STATE",
         "SINCE",
+        "BFD",
         "RECEIVED",
         "ACCEPTED",
         "SENT",
@@ -80,6 +81,7 @@ fn neighbors(answer: &Value) -> String {
             number(&neighbor["asn"]),
             Cell::new(text(&neighbor["state"])),
             number(&duration(&neighbor["since"])),
+            Cell::new(bfd(&neighbor["bfd"])),
             number(&sum("received")),
             number(&sum("accepted")),
             number(&sum("advertised")),
@@ -90,6 +92,18 @@ fn neighbors(answer: &Value) -> String {
         ]);
     }
     table.trim_fmt()
+}
+
+/// A neighbor's BFD session: its state, and while Up within which time a failure is noticed.
+fn bfd(session: &Value) -> String {
+    if !session["error"].is_null() {
+        return "error".to_owned();
+    }
+    let state = text(&session["state"]);
+    match session["detection_time"].as_f64() {
+        Some(detection) if state == "up" => format!("{state} {:.0}ms", detection * 1000.0),
+        _ => state,
+    }
 }
 
 /// Routes with all their paths.

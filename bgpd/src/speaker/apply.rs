@@ -62,6 +62,7 @@ impl Core {
         let old = std::mem::replace(&mut self.config, config);
         let reset_all = self.apply_speaker(&old, &mut report);
         self.apply_peers(now, peers, reset_all, &mut report);
+        self.bfd_configured(now);
         self.apply_networks(networks, &mut report);
         report
     }
@@ -399,6 +400,7 @@ fn differences(old: &PeerConfig, new: &PeerConfig) -> (Vec<&'static str>, Effect
         password,
         ttl_security,
         multihop,
+        bfd,
         hold_time,
         keepalive_time,
         connect_retry_time,
@@ -430,6 +432,7 @@ fn differences(old: &PeerConfig, new: &PeerConfig) -> (Vec<&'static str>, Effect
         ("password", *password != old.password, Effect::Live),
         ("ttl-security", *ttl_security != old.ttl_security, Effect::Live),
         ("multihop", *multihop != old.multihop, Effect::Live),
+        ("bfd", *bfd != old.bfd, Effect::Live),
         ("hold-time", *hold_time != old.hold_time, Effect::NextSession),
         ("keepalive-time", *keepalive_time != old.keepalive_time, Effect::Live),
         ("connect-retry-time", *connect_retry_time != old.connect_retry_time, Effect::Live),

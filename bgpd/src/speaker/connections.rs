@@ -30,7 +30,7 @@ impl Core {
             .filter(|n| n.config.source_address.is_none_or(|s| s == canonical(local).0))
             .max_by_key(|n| (n.config.source_address.is_some(), Reverse(n.state())))?;
         let (id, config) = (neighbor.id, neighbor.config.clone());
-        if config.shutdown.is_some() || neighbor.is_halted(now) {
+        if config.shutdown.is_some() || neighbor.is_halted(now) || !neighbor.path_is_good(now) {
             return None;
         }
         let slot = &neighbor.slots[Direction::Incoming.index()];

@@ -53,6 +53,7 @@ pub(super) enum TimerKey {
     Slot(PeerId, Direction, Timer),
     Stale(PeerId),
     Refresh(PeerId),
+    Bfd(PeerId),
     Deferral,
     Advertise,
 }
@@ -80,6 +81,8 @@ pub(crate) struct Core {
     pub(super) deferral: Deadline,
     advertise: Deadline,
     pub(super) block: AttributeBlock,
+    /// The BFD sessions wanted may be others than when they were last asked for.
+    pub(super) bfd_changed: bool,
 }
 
 impl Core {
@@ -104,6 +107,7 @@ impl Core {
             deferral: Deadline::default(),
             advertise: Deadline::default(),
             block: AttributeBlock::default(),
+            bfd_changed: false,
         };
         let deferral = Duration::from_secs(config.graceful_restart.selection_deferral_time.into());
         core.arm(TimerKey::Deferral, now + deferral);
@@ -157,6 +161,7 @@ impl Core {
                 }
                 TimerKey::Stale(peer) => self.sweep_all(peer),
                 TimerKey::Refresh(peer) => self.give_up_refresh(peer),
+                TimerKey::Bfd(peer) => self.begin_if_path_is_good(now, peer),
                 TimerKey::Deferral => self.end_deferral(),
                 // What waited for it is said by the work that follows.
                 TimerKey::Advertise => {}
@@ -269,7 +274,7 @@ impl Core {
             || neighbor.config.shutdown.is_some()
             || direction == Direction::Incoming
             || other >= State::OpenConfirm;
-        if !unwanted {
+        if !unwanted && !self.waits_for_bfd(now, peer) {
             self.event(now, peer, direction, &Event::Start { passive: false });
         }
     }
@@ -478,6 +483,7 @@ impl Core {
             }
             TimerKey::Stale(peer) => Some(&mut self.neighbor(peer)?.stale_timer),
             TimerKey::Refresh(peer) => Some(&mut self.neighbor(peer)?.refresh_timer),
+            TimerKey::Bfd(peer) => Some(&mut self.neighbor(peer)?.bfd_timer),
             TimerKey::Deferral => Some(&mut self.deferral),
             TimerKey::Advertise => Some(&mut self.advertise),
         }

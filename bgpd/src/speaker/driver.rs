@@ -23,6 +23,7 @@ use tokio::sync::{Notify, mpsc, oneshot};
 use tokio::task::{AbortHandle, JoinSet};
 use tokio::time::Instant;
 
+use super::watch::BfdLink;
 use super::{ConnId, Core, Output, Report, Request, Shutdown, Time};
 use crate::config::{Config, ConfigError, Password, PeerConfig};
 use crate::policy::PeerType;
@@ -80,6 +81,7 @@ pub(super) fn run(
             keys: HashMap::new(),
             connections: HashMap::new(),
             farewells: JoinSet::new(),
+            bfd: BfdLink::new(seed()),
         };
         driver.set_keys();
         driver.run(requests, receiver).await;
@@ -152,6 +154,7 @@ struct Driver {
     keys: HashMap<IpAddr, (Arc<PeerConfig>, bool)>,
     connections: HashMap<ConnId, Connection>,
     farewells: JoinSet<()>,
+    bfd: BfdLink,
 }
 
 impl Driver {
@@ -178,6 +181,9 @@ impl Driver {
                     None => return self.shutdown(&Shutdown::ForRestart).await,
                 },
                 Some(event) = events.recv() => self.event(event),
+                event = self.bfd.event() => {
+                    self.core.bfd(self.epoch.elapsed(), &event.key, &event.status);
+                }
                 () = sleep_until(deadline) => {}
                 () = tokio::task::yield_now(), if more => {}
                 Some(_done) = self.farewells.join_next() => {}
@@ -199,6 +205,9 @@ impl Driver {
             stream.is_some_and(|s| tcp::has_unread(s))
         });
         let more = self.core.work(now);
+        if let Some(sessions) = self.core.take_bfd_sessions() {
+            self.bfd.set(sessions);
+        }
         for output in self.core.take_outputs() {
             match output {
                 Output::Connect { conn, peer, external } => self.connect(conn, peer, external),
@@ -309,13 +318,28 @@ impl Driver {
         // A caller that does not wait for its answer any more has lost interest.
         match request {
             Request::Apply(config, reply) => drop(reply.send(self.apply(*config))),
-            Request::Status(reply) => drop(reply.send(self.core.status())),
+            Request::Status(reply) => {
+                self.bfd.complete(self.core.status(), reply, |status, bfd| {
+                    status.bfd_discarded = Some(bfd.discarded);
+                });
+            }
             Request::Neighbors(reply) => {
-                drop(reply.send(self.core.neighbor_statuses(self.now())));
+                let keys = self.core.bfd_keys();
+                let neighbors = self.core.neighbor_statuses(self.now());
+                self.bfd.complete(neighbors, reply, move |neighbors, bfd| {
+                    for neighbor in neighbors {
+                        neighbor.bfd = bfd.session(keys.get(&neighbor.name));
+                    }
+                });
             }
             Request::Neighbor(name, reply) => {
-                let detail = self.core.neighbor_detail(&name, self.now());
-                drop(reply.send(detail.map(Box::new)));
+                let key = self.core.bfd_keys().remove(&name);
+                let detail = self.core.neighbor_detail(&name, self.now()).map(Box::new);
+                self.bfd.complete(detail, reply, move |detail, bfd| {
+                    if let Some(detail) = detail {
+                        detail.status.bfd = bfd.session(key.as_ref());
+                    }
+                });
             }
             Request::Routes(query, cursor, reply) => {
                 drop(reply.send(self.core.route_slice(&query, cursor)));
@@ -447,6 +471,10 @@ impl Driver {
             }
         }
         while self.farewells.join_next().await.is_some() {}
+        // Last, so that a peer does not take it for the reason. For a restart BFD goes without a
+        // word: by then the peer knows of the restart from the end of the connection, which a word
+        // could be taken to be against (RFC 5882 section 4.3.2.2).
+        self.bfd.stop(matches!(how, Shutdown::Administrative(_)));
     }
 }
 

@@ -1,6 +1,7 @@
 //! The public face: start a speaker, tell it what to be, ask it what it knows.
 
 mod apply;
+mod bfd;
 mod collision;
 mod connections;
 mod core;
@@ -14,6 +15,7 @@ mod receive;
 mod refresh;
 mod restart;
 mod status;
+mod watch;
 
 #[cfg(test)]
 mod tests;
@@ -22,6 +24,7 @@ pub use apply::{Change, Effect, Report};
 pub(crate) use core::{ConnId, Core, Output, Time};
 pub use fib::{FibBatch, FibDelta};
 use status::Cursor;
+pub(crate) use status::seconds;
 pub use status::{
     Counters, DownReason, Explanation, Failure, FamilyStatus, GroupStatus, MemoryStatus,
     MessageStatus, NeighborDetail, NeighborStatus, OpenStatus, PathExplanation, PathStatus,

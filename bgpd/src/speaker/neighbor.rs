@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use bytes::{Buf, Bytes};
 
+use super::bfd::Watch;
 use super::core::{ConnId, Time};
 use super::history::History;
 use super::status::{Counters, DownReason};
@@ -168,6 +169,12 @@ pub(super) struct Neighbor {
     pub(super) halted: Option<Option<Time>>,
     /// Families of which the limit was warned of.
     pub(super) warned: FamilySet,
+    /// What BFD says of the path; None: nothing (yet).
+    pub(super) bfd: Option<Watch>,
+    /// Until the path has been good for long enough to begin.
+    pub(super) bfd_timer: Deadline,
+    /// A session was to begin, but the path is not known to be good.
+    pub(super) waits_for_bfd: bool,
     /// The first and the latest of the attempts in a row that found nobody to connect to.
     pub(super) unreachable: Option<(Time, Time)>,
     pub(super) counters: Counters,
@@ -197,6 +204,9 @@ impl Neighbor {
             failures: 0,
             halted: None,
             warned: FamilySet::default(),
+            bfd: None,
+            bfd_timer: Deadline::default(),
+            waits_for_bfd: false,
             unreachable: None,
             counters: Counters::default(),
             history: History::default(),

@@ -1,5 +1,6 @@
 //! Speakers in a network in memory.
 
+mod bfd;
 mod limits;
 mod live;
 mod next_hops;

@@ -170,6 +170,13 @@ impl Network {
         report
     }
 
+    /// Tells a speaker of a BFD session.
+    pub(crate) fn bfd(&mut self, at: usize, key: &crate::bfd::Key, status: &crate::bfd::Status) {
+        let now = self.now;
+        self.core(at).bfd(now, key, status);
+        self.carry_out(at);
+    }
+
     /// Cuts or mends the link between two nodes; octets under way wait.
     pub(crate) fn set_link(&mut self, a: usize, b: usize, up: bool) {
         let link = (a.min(b), a.max(b));

@@ -19,7 +19,7 @@ pub mod code {
     pub const SEND_HOLD_TIMER: u8 = 8;
 }
 
-/// Subcodes of Cease (RFC 4486, RFC 8538).
+/// Subcodes of Cease (RFC 4486, RFC 8538, RFC 9384).
 #[allow(missing_docs, reason = "each is the RFC's subcode of its name")]
 pub mod cease {
     pub const MAX_PREFIXES: u8 = 1;
@@ -31,6 +31,8 @@ pub mod cease {
     pub const COLLISION: u8 = 7;
     pub const OUT_OF_RESOURCES: u8 = 8;
     pub const HARD_RESET: u8 = 9;
+    /// RFC 9384.
+    pub const BFD_DOWN: u8 = 10;
 }
 
 /// The longest shutdown communication, in octets of UTF-8 (RFC 9003).

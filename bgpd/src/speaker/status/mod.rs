@@ -53,6 +53,8 @@ pub struct SpeakerStatus {
     pub fib_pending: usize,
     /// Batches of forwarding changes taken and not acknowledged yet.
     pub fib_unacknowledged: usize,
+    /// BFD packets that were for no session or not to be believed; None if there is no BFD.
+    pub bfd_discarded: Option<crate::bfd::Discarded>,
 }
 
 /// An update group: neighbors that are told the same, each thing encoded once for all of them.
@@ -91,7 +93,10 @@ pub struct MemoryStatus {
     pub partial_octets: usize,
 }
 
-fn seconds<S: serde::Serializer>(value: &Duration, serializer: S) -> Result<S::Ok, S::Error> {
+pub(crate) fn seconds<S: serde::Serializer>(
+    value: &Duration,
+    serializer: S,
+) -> Result<S::Ok, S::Error> {
     serializer.serialize_f64(value.as_secs_f64())
 }
 
@@ -114,6 +119,7 @@ impl Core {
             update_groups: self.groups.len(),
             fib_pending,
             fib_unacknowledged,
+            bfd_discarded: None,
         }
     }
 

@@ -151,6 +151,10 @@ pub struct NeighborStatus {
     pub counters: Counters,
     /// What was agreed on; None unless Established.
     pub session: Option<SessionStatus>,
+    /// The BFD session; None if none is configured, or it has just been.
+    pub bfd: Option<crate::bfd::Status>,
+    /// BGP waits for BFD to be Up (strict mode).
+    pub waits_for_bfd: bool,
     /// Routes by family.
     pub families: Vec<FamilyStatus>,
 }
@@ -389,6 +393,8 @@ impl Core {
                     restart_time: agreed.restart.map(|r| r.time),
                 }
             }),
+            bfd: neighbor.bfd.as_ref().map(|watch| watch.status(now)),
+            waits_for_bfd: session.is_none() && !neighbor.path_is_good(now),
             families: config.families.iter().copied().map(family).collect(),
         }
     }
