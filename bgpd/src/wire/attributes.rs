@@ -7,8 +7,10 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-pub use super::communities::{communities, extended_communities, large_communities};
-use super::{Community, path};
+use serde::{Deserialize, Serialize};
+use smallvec::SmallVec;
+
+use super::path;
 
 /// Attribute type codes.
 #[allow(missing_docs, reason = "each is the IANA name of the attribute")]
@@ -41,6 +43,105 @@ pub mod flag {
     pub const PARTIAL: u8 = 0x20;
     pub const EXTENDED_LENGTH: u8 = 0x10;
 }
+
+/// A standard community (RFC 1997).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct Community(pub u32);
+
+impl Community {
+    /// Not to be sent to external peers.
+    pub const NO_EXPORT: Self = Self(0xffff_ff01);
+    /// Not to be sent to any peer.
+    pub const NO_ADVERTISE: Self = Self(0xffff_ff02);
+    /// Not to leave the (sub-)confederation; as [`Self::NO_EXPORT`] outside of one.
+    pub const NO_EXPORT_SUBCONFED: Self = Self(0xffff_ff03);
+    /// RFC 8326.
+    pub const GRACEFUL_SHUTDOWN: Self = Self(0xffff_0000);
+}
+
+impl std::fmt::Display for Community {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match *self {
+            Self::NO_EXPORT => f.write_str("no-export"),
+            Self::NO_ADVERTISE => f.write_str("no-advertise"),
+            Self::NO_EXPORT_SUBCONFED => f.write_str("no-export-subconfed"),
+            Self::GRACEFUL_SHUTDOWN => f.write_str("graceful-shutdown"),
+            Self(value) => write!(f, "{}:{}", value >> 16, value & 0xffff),
+        }
+    }
+}
+
+impl std::str::FromStr for Community {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text {
+            "no-export" => return Ok(Self::NO_EXPORT),
+            "no-advertise" => return Ok(Self::NO_ADVERTISE),
+            "no-export-subconfed" => return Ok(Self::NO_EXPORT_SUBCONFED),
+            "graceful-shutdown" => return Ok(Self::GRACEFUL_SHUTDOWN),
+            _ => {}
+        }
+        let parsed = text
+            .split_once(':')
+            .and_then(|(asn, value)| Some((asn.parse::<u16>().ok()?, value.parse::<u16>().ok()?)));
+        let (asn, value) = parsed
+            .ok_or_else(|| format!("{text:?} is not a community like 64512:100 or no-export"))?;
+        Ok(Self(u32::from(asn) << 16 | u32::from(value)))
+    }
+}
+
+/// A large community (RFC 8092): global administrator and two local parts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct LargeCommunity(pub [u32; 3]);
+
+impl LargeCommunity {
+    fn octets(self) -> [u8; 12] {
+        let mut octets = [0; 12];
+        for (slot, part) in octets.chunks_exact_mut(4).zip(self.0) {
+            slot.copy_from_slice(&part.to_be_bytes());
+        }
+        octets
+    }
+}
+
+impl std::fmt::Display for LargeCommunity {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}:{}:{}", self.0[0], self.0[1], self.0[2])
+    }
+}
+
+impl std::str::FromStr for LargeCommunity {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let parts: Option<SmallVec<[u32; 3]>> = text.split(':').map(|p| p.parse().ok()).collect();
+        parts
+            .and_then(|p| p.into_inner().ok())
+            .filter(|_| text.split(':').count() == 3)
+            .map(Self)
+            .ok_or_else(|| format!("{text:?} is not a large community like 64512:1:100"))
+    }
+}
+
+macro_rules! text_form {
+    ($($name:ident),*) => {$(
+        impl TryFrom<String> for $name {
+            type Error = String;
+            fn try_from(text: String) -> Result<Self, String> {
+                text.parse()
+            }
+        }
+        impl From<$name> for String {
+            fn from(value: $name) -> Self {
+                value.to_string()
+            }
+        }
+    )*};
+}
+text_form!(Community, LargeCommunity);
 
 /// Where a route's packets go, as its sender said.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -127,6 +228,21 @@ pub fn find(block: &[u8], kind: u8) -> Option<&[u8]> {
 /// The AS path of a block; empty when it has none.
 pub fn as_path(block: &[u8]) -> &[u8] {
     find(block, kind::AS_PATH).unwrap_or_default()
+}
+
+/// The standard communities of a block.
+pub fn communities(block: &[u8]) -> impl Iterator<Item = Community> {
+    let value = find(block, kind::COMMUNITIES).unwrap_or_default();
+    value.chunks_exact(4).map(|c| Community(u32::from_be_bytes([c[0], c[1], c[2], c[3]])))
+}
+
+/// The large communities of a block.
+pub fn large_communities(block: &[u8]) -> impl Iterator<Item = LargeCommunity> {
+    let value = find(block, kind::LARGE_COMMUNITIES).unwrap_or_default();
+    value.chunks_exact(12).map(|c| {
+        let part = |at: usize| u32::from_be_bytes([c[at], c[at + 1], c[at + 2], c[at + 3]]);
+        LargeCommunity([part(0), part(4), part(8)])
+    })
 }
 
 /// Appends one attribute in wire form, with the short length where it fits.
@@ -229,4 +345,162 @@ pub struct AttributeBlock {
     /// The octets.
     pub bytes: Vec<u8>,
     pub(super) scratch: Vec<u8>,
+}
+
+/// What to do with an optional 32-bit attribute.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum Edit {
+    /// Leave it as it is.
+    #[default]
+    Keep,
+    /// Take it out.
+    Remove,
+    /// Put this value.
+    Set(u32),
+    /// Put this value where there is none.
+    Default(u32),
+}
+
+impl Edit {
+    fn apply(self, current: Option<u32>) -> Option<u32> {
+        match self {
+            Self::Keep => current,
+            Self::Remove => None,
+            Self::Set(value) => Some(value),
+            Self::Default(value) => current.or(Some(value)),
+        }
+    }
+}
+
+/// What becomes of ORIGINATOR_ID and CLUSTER_LIST (RFC 4456 section 8).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum Reflection {
+    /// They stay.
+    #[default]
+    Keep,
+    /// They never leave an AS.
+    Strip,
+    /// The route is reflected.
+    By {
+        /// The BGP Identifier of the router that the route came from, unless the route names one.
+        originator: Ipv4Addr,
+        /// The reflector's cluster, put in front of the list.
+        cluster: Ipv4Addr,
+    },
+}
+
+/// Changes to make to a block.
+#[derive(Clone, Debug, Default)]
+pub struct Edits<'a> {
+    /// AS numbers to put in front, outermost first.
+    pub prepend: &'a [u32],
+    /// Of LOCAL_PREF.
+    pub local_pref: Edit,
+    /// Of MULTI_EXIT_DISC.
+    pub med: Edit,
+    /// Of ORIGINATOR_ID and CLUSTER_LIST.
+    pub reflection: Reflection,
+    /// Communities to add.
+    pub communities: &'a [Community],
+    /// Large communities to add.
+    pub large_communities: &'a [LargeCommunity],
+}
+
+impl AttributeBlock {
+    /// Replaces the content by `block` with `edits` made to it.
+    pub fn rewrite(&mut self, block: &[u8], edits: &Edits<'_>) {
+        let info = Info::of(block);
+        self.bytes.clear();
+        let mut next = kind::ORIGIN;
+        // Attributes that may have to be created take their turn even where the block has none.
+        for attribute in iter(block) {
+            self.between(next, attribute.kind, block, &info, edits);
+            next = attribute.kind.saturating_add(1);
+            match attribute.kind {
+                kind::AS_PATH
+                | kind::MULTI_EXIT_DISC
+                | kind::LOCAL_PREF
+                | kind::COMMUNITIES
+                | kind::ORIGINATOR_ID
+                | kind::CLUSTER_LIST
+                | kind::LARGE_COMMUNITIES => self.edited(attribute.kind, block, &info, edits),
+                _ => push(&mut self.bytes, attribute.flags, attribute.kind, attribute.value),
+            }
+        }
+        self.between(next, u8::MAX, block, &info, edits);
+    }
+
+    fn between(&mut self, from: u8, to: u8, block: &[u8], info: &Info, edits: &Edits<'_>) {
+        for kind in [
+            kind::AS_PATH,
+            kind::MULTI_EXIT_DISC,
+            kind::LOCAL_PREF,
+            kind::COMMUNITIES,
+            kind::ORIGINATOR_ID,
+            kind::CLUSTER_LIST,
+            kind::LARGE_COMMUNITIES,
+        ] {
+            if (from..to).contains(&kind) {
+                self.edited(kind, block, info, edits);
+            }
+        }
+    }
+
+    /// Appends one attribute of `block` as the edits want it, if they want it.
+    fn edited(&mut self, kind: u8, block: &[u8], info: &Info, edits: &Edits<'_>) {
+        const OPTIONAL_TRANSITIVE: u8 = flag::OPTIONAL | flag::TRANSITIVE;
+        self.scratch.clear();
+        let flags = match kind {
+            kind::AS_PATH => {
+                path::prepend(edits.prepend, as_path(block), &mut self.scratch);
+                push(&mut self.bytes, flag::TRANSITIVE, kind, &self.scratch);
+                return;
+            }
+            kind::MULTI_EXIT_DISC => {
+                let value = edits.med.apply(info.med);
+                self.scratch.extend(value.into_iter().flat_map(u32::to_be_bytes));
+                flag::OPTIONAL
+            }
+            kind::LOCAL_PREF => {
+                let value = edits.local_pref.apply(info.local_pref);
+                self.scratch.extend(value.into_iter().flat_map(u32::to_be_bytes));
+                flag::TRANSITIVE
+            }
+            kind::COMMUNITIES => {
+                let current: SmallVec<[_; 8]> = communities(block).collect();
+                let added = edits.communities.iter().filter(|c| !current.contains(c));
+                let all = current.iter().chain(added);
+                self.scratch.extend(all.flat_map(|c| c.0.to_be_bytes()));
+                OPTIONAL_TRANSITIVE
+            }
+            kind::ORIGINATOR_ID => {
+                let originator = match edits.reflection {
+                    Reflection::Keep => info.originator,
+                    Reflection::Strip => None,
+                    Reflection::By { originator, .. } => info.originator.or(Some(originator)),
+                };
+                self.scratch.extend(originator.into_iter().flat_map(|id| id.octets()));
+                flag::OPTIONAL
+            }
+            kind::CLUSTER_LIST => {
+                if let Reflection::By { cluster, .. } = edits.reflection {
+                    self.scratch.extend(cluster.octets());
+                }
+                if edits.reflection != Reflection::Strip {
+                    self.scratch.extend(clusters(block).flat_map(|id| id.octets()));
+                }
+                flag::OPTIONAL
+            }
+            _ => {
+                let current: SmallVec<[_; 8]> = large_communities(block).collect();
+                let added = edits.large_communities.iter().filter(|c| !current.contains(c));
+                let all = current.iter().chain(added);
+                self.scratch.extend(all.flat_map(|c| c.octets()));
+                OPTIONAL_TRANSITIVE
+            }
+        };
+        if !self.scratch.is_empty() {
+            push(&mut self.bytes, flags, kind, &self.scratch);
+        }
+    }
 }

@@ -5,6 +5,10 @@
 pub const AS_SET: u8 = 1;
 /// An ordered list of AS numbers, nearest first.
 pub const AS_SEQUENCE: u8 = 2;
+/// The ordered path inside a confederation (RFC 5065).
+const AS_CONFED_SEQUENCE: u8 = 3;
+/// An unordered set inside a confederation.
+const AS_CONFED_SET: u8 = 4;
 /// The most AS numbers that one segment can hold.
 const SEGMENT_MAX: usize = 255;
 
@@ -98,6 +102,24 @@ pub(super) fn normalise(octets: &[u8], width: usize, out: &mut Vec<u8>) -> Resul
     Ok(())
 }
 
+/// Checks a received AS4_PATH and appends it without segments of a confederation, which do not
+/// belong there (RFC 6793 section 6).
+pub(super) fn normalise_as4(octets: &[u8], out: &mut Vec<u8>) -> Result<(), PathError> {
+    let mut rest = octets;
+    if rest.is_empty() {
+        return Err(PathError::Length);
+    }
+    while let [kind, count, numbers @ ..] = rest {
+        let len = usize::from(*count) * 4;
+        let tail = numbers.get(len..).ok_or(PathError::Length)?;
+        if !matches!(*kind, AS_CONFED_SEQUENCE | AS_CONFED_SET) {
+            normalise(&rest[..2 + len], 4, out)?;
+        }
+        rest = tail;
+    }
+    if rest.is_empty() { Ok(()) } else { Err(PathError::Length) }
+}
+
 /// Joins AS_PATH and AS4_PATH of a sender that speaks two-octet AS numbers (RFC 6793 section
 /// 4.2.3); both in four-octet form. What AS_PATH has more than AS4_PATH was added by those who do
 /// not know the latter and goes in front.
@@ -146,25 +168,6 @@ pub fn prepend(asns: &[u32], path: &[u8], out: &mut Vec<u8>) {
         out.extend(chunk.iter().flat_map(|asn| asn.to_be_bytes()));
     }
     out.extend_from_slice(rest);
-}
-
-/// The path with each AS number replaced by what `f` makes of it; None takes it out, and a segment
-/// that holds none any more is gone.
-pub fn map(path: &[u8], mut f: impl FnMut(u32) -> Option<u32>) -> Vec<u8> {
-    let mut out = Vec::with_capacity(path.len());
-    for (kind, old) in segments(path) {
-        let new = old.chunks_exact(4).filter_map(|octets| f(asn(octets)));
-        let new: Vec<u8> = new.flat_map(u32::to_be_bytes).collect();
-        if !new.is_empty() {
-            push_segment(kind, &new, &mut out);
-        }
-    }
-    out
-}
-
-/// Whether an AS number is for private use (RFC 6996 section 5).
-pub const fn is_private(asn: u32) -> bool {
-    matches!(asn, 64_512..=65_534 | 4_200_000_000..=4_294_967_294)
 }
 
 /// Appends `path` with two-octet AS numbers, [`super::AS_TRANS`] for those that do not fit: then

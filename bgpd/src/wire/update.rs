@@ -104,7 +104,7 @@ fn reset(subcode: u8, data: &[u8], reason: &'static str) -> Notification {
 /// # Errors
 /// The NOTIFICATION for the few errors that RFC 7606 leaves to a session reset: lengths that do
 /// not add up, IPv4 NLRI that cannot be delimited, MP attributes twice or too short to name their
-/// family, and unknown well-known attributes.
+/// family, unknown well-known attributes, and errors that may have hidden what is announced.
 pub fn parse_update<'a>(
     body: &'a [u8],
     context: &Context,
@@ -137,8 +137,7 @@ pub fn parse_update<'a>(
     };
     if attributes.is_empty() && body.len() == 4 {
         update.end_of_rib = Some(Family::Ipv4Unicast);
-    } else if withdrawn_len == 0 && nlri.is_empty() && walk.kept.is_empty() && walk.reach.is_none()
-    {
+    } else if withdrawn_len == 0 && nlri.is_empty() && walk.kept.is_empty() && !walk.others {
         update.end_of_rib = match walk.unreach {
             Some(Unreach::V4(p)) if p.is_empty() => Some(Family::Ipv4Unicast),
             Some(Unreach::V6(p)) if p.is_empty() => Some(Family::Ipv6Unicast),
@@ -149,6 +148,10 @@ pub fn parse_update<'a>(
     if announces {
         walk.finish(!nlri.is_empty(), block);
         update.errors = walk.errors;
+    }
+    // RFC 7606 section 5.2: there is nothing that could be taken as withdrawn.
+    if nlri.is_empty() && !walk.announces && walk.others && update.treat_as_withdraw() {
+        return Err(reset(1, &[], "an attribute is malformed, and nothing is announced"));
     }
     if v4 && !nlri.is_empty() {
         let addr = walk.next_hop.unwrap_or(Ipv4Addr::UNSPECIFIED);
@@ -165,7 +168,11 @@ struct Walk<'a> {
     next_hop: Option<Ipv4Addr>,
     reach: Option<Reach<'a>>,
     unreach: Option<Unreach<'a>>,
-    as4_path: Option<&'a [u8]>,
+    /// MP_REACH_NLRI announces something, be it in a family that is ignored or cannot be read.
+    announces: bool,
+    /// There are attributes other than MP_UNREACH_NLRI.
+    others: bool,
+    as4_path: Option<Vec<u8>>,
     as4_aggregator: Option<[u8; 8]>,
     errors: SmallVec<[AttributeError; 1]>,
 }
@@ -179,6 +186,8 @@ impl<'a> Walk<'a> {
             next_hop: None,
             reach: None,
             unreach: None,
+            announces: false,
+            others: false,
             as4_path: None,
             as4_aggregator: None,
             errors: SmallVec::new(),
@@ -212,9 +221,11 @@ impl<'a> Walk<'a> {
                 header.and_then(|(flags, kind, len)| Some((flags, kind, reader.take(len)?)))
             else {
                 // RFC 7606 section 4: the NLRI field is still found by the total length.
+                self.others = true;
                 self.withdraw(0, "an attribute runs past the end of the attributes");
                 return Ok(());
             };
+            self.others |= kind != kind::MP_UNREACH_NLRI;
             let (word, bit) = (usize::from(kind / 64), 1 << (kind % 64));
             if self.seen[word] & bit != 0 {
                 if matches!(kind, kind::MP_REACH_NLRI | kind::MP_UNREACH_NLRI) {
@@ -257,20 +268,20 @@ impl<'a> Walk<'a> {
             self.discard(kind, "the attribute came from an external peer");
             return Ok(());
         }
+        // RFC 6793 section 4.1: whatever they look like.
+        let of_old_speakers = matches!(kind, kind::AS4_PATH | kind::AS4_AGGREGATOR);
+        if of_old_speakers && self.context.four_octet_as {
+            self.discard(kind, "the attribute came from a peer with four-octet AS numbers");
+            return Ok(());
+        }
         if kind == kind::MP_REACH_NLRI {
             self.mp_reach(value)?;
         } else if kind == kind::MP_UNREACH_NLRI {
             self.mp_unreach(value)?;
         }
         if flags & CLASS != class {
-            let reason = "the Optional or Transitive flag is wrong";
-            match kind {
-                kind::ATOMIC_AGGREGATE
-                | kind::AGGREGATOR
-                | kind::AS4_PATH
-                | kind::AS4_AGGREGATOR => self.discard(kind, reason),
-                _ => self.withdraw(kind, reason),
-            }
+            // RFC 7606 section 3 (c): also where a wrong length would mean less.
+            self.withdraw(kind, "the Optional or Transitive flag is wrong");
             return Ok(());
         }
         let partial = if class == CLASS { flags & flag::PARTIAL } else { 0 };
@@ -324,13 +335,13 @@ impl<'a> Walk<'a> {
             kind::LARGE_COMMUNITIES if !multiple(12) => {
                 self.withdraw(kind, "the length is not a multiple of 12 octets above 0");
             }
-            kind::AS4_PATH | kind::AS4_AGGREGATOR if as4 => {
-                self.discard(kind, "the attribute came from a peer with four-octet AS numbers");
+            kind::AS4_PATH => {
+                let mut path = Vec::new();
+                match path::normalise_as4(value, &mut path) {
+                    Ok(()) => self.as4_path = Some(path),
+                    Err(_) => self.discard(kind, "AS4_PATH is malformed"),
+                }
             }
-            kind::AS4_PATH => match path::normalise(value, 4, &mut Vec::new()) {
-                Ok(()) => self.as4_path = Some(value),
-                Err(_) => self.discard(kind, "AS4_PATH is malformed"),
-            },
             kind::AS4_AGGREGATOR => match <[u8; 8]>::try_from(value) {
                 Ok(octets) if octets[..4] != [0; 4] => self.as4_aggregator = Some(octets),
                 _ => self.discard(kind, "AS4_AGGREGATOR has a wrong length or AS 0"),
@@ -368,8 +379,10 @@ impl<'a> Walk<'a> {
         let Some(family) =
             Family::from_wire(afi, safi).filter(|f| self.context.families.contains(*f))
         else {
+            self.announces = true;
             return Ok(());
         };
+        self.announces = true;
         let next_hop = reader.u8().and_then(|n| reader.take(usize::from(n)));
         let reserved = reader.u8();
         let (Some(next_hop), Some(_)) = (next_hop, reserved) else {
@@ -396,6 +409,15 @@ impl<'a> Walk<'a> {
             Family::Ipv4Unicast => Prefixes::parse(nlri, add_path).map(|p| Reach::V4(next_hop, p)),
             Family::Ipv6Unicast => Prefixes::parse(nlri, add_path).map(|p| Reach::V6(next_hop, p)),
         };
+        let is_empty = match &reach {
+            Some(Reach::V4(_, prefixes)) => prefixes.is_empty(),
+            Some(Reach::V6(_, prefixes)) => prefixes.is_empty(),
+            None => false,
+        };
+        if is_empty {
+            self.announces = false;
+            return Ok(());
+        }
         if reach.is_none() {
             self.disable(KIND, family, "a prefix in MP_REACH_NLRI cannot be delimited");
         } else if !is_usable_next_hop(&next_hop.addr) {
@@ -429,6 +451,10 @@ impl<'a> Walk<'a> {
     /// With all attributes seen and something announced: mandatory ones, AS number width, and
     /// the block in its one form.
     fn finish(&mut self, needs_next_hop: bool, block: &mut AttributeBlock) {
+        if !needs_next_hop {
+            // RFC 4760 section 3: beside MP_REACH_NLRI alone it is ignored.
+            self.errors.retain(|error| error.kind != kind::NEXT_HOP);
+        }
         self.as_path(block);
         let has = |walk: &Self, kind: u8| walk.kept.iter().any(|(k, ..)| *k == kind);
         let complained = |walk: &Self, kind: u8| walk.errors.iter().any(|e| e.kind == kind);
@@ -480,7 +506,7 @@ impl<'a> Walk<'a> {
             self.as4_path = None;
             self.as4_aggregator = None;
         }
-        if let Some(as4_path) = self.as4_path {
+        if let Some(as4_path) = &self.as4_path {
             let mut merged = Vec::with_capacity(block.scratch.len() + as4_path.len());
             path::merge(&block.scratch, as4_path, &mut merged);
             block.scratch = merged;

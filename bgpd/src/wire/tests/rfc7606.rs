@@ -128,12 +128,12 @@ const TABLE: &[Case] = &[
     // 7.6
     ("ATOMIC_AGGREGATE",           WK, 6, &[],                 Accept, Accept),
     ("ATOMIC_AGGREGATE long",      WK, 6, &[0],                Discard, Discard),
-    ("ATOMIC_AGGREGATE optional",  OT, 6, &[],                 Discard, Discard),
+    ("ATOMIC_AGGREGATE optional",  OT, 6, &[],                 Withdraw, Withdraw),
     // 7.7
     ("AGGREGATOR",                 OT, 7, &[0, 0, 0, 7, 1, 1, 1, 1], Accept, Accept),
     ("AGGREGATOR two octets",      OT, 7, &[0, 7, 1, 1, 1, 1], Discard, Discard),
     ("AGGREGATOR with AS 0",       OT, 7, &[0, 0, 0, 0, 1, 1, 1, 1], Discard, Discard),
-    ("AGGREGATOR not transitive",  ON, 7, &[0, 0, 0, 7, 1, 1, 1, 1], Discard, Discard),
+    ("AGGREGATOR not transitive",  ON, 7, &[0, 0, 0, 7, 1, 1, 1, 1], Withdraw, Withdraw),
     // 7.8
     ("COMMUNITIES",                OT, 8, &[0, 1, 0, 2],       Accept, Accept),
     ("COMMUNITIES partial",      0xe0, 8, &[0, 1, 0, 2],       Accept, Accept),
@@ -174,6 +174,7 @@ const TABLE: &[Case] = &[
     ("ONLY_TO_CUSTOMER of 3",      OT, 35, &[0; 3],            Withdraw, Withdraw),
     // RFC 6793 section 6
     ("AS4_PATH",                   OT, 17, &[2, 1, 0, 0, 0, 7], Discard, Discard),
+    ("AS4_PATH well-known",        WK, 17, &[2, 1, 0, 0, 0, 7], Discard, Discard),
     ("AS4_AGGREGATOR",             OT, 18, &[0, 0, 0, 7, 1, 1, 1, 1], Discard, Discard),
     // RFC 4271 section 9
     ("unknown transitive",         OT, 99, &[1, 2, 3],         Accept, Accept),
@@ -269,6 +270,99 @@ fn lengths_that_do_not_add_up() {
     assert_eq!(judge(&[0, 5, 0, 0], &EXTERNAL), Reset(1));
     assert_eq!(judge(&[0, 0, 0, 9, 1], &EXTERNAL), Reset(1));
     assert_eq!(judge(&[0], &EXTERNAL), Reset(1));
+}
+
+/// Section 5.2: an error that may have hidden what was announced.
+#[test]
+fn errors_where_nothing_is_announced() {
+    let med: (u8, u8, &[u8]) = (ON, kind::MULTI_EXIT_DISC, &[0]);
+    let aggregate: (u8, u8, &[u8]) = (WK, kind::ATOMIC_AGGREGATE, &[0]);
+    let unreach: (u8, u8, &[u8]) = (ON, kind::MP_UNREACH_NLRI, &[0, 2, 1, 8, 0xfd]);
+    let empty: (u8, u8, &[u8]) = (ON, kind::MP_REACH_NLRI, &[0, 1, 1, 4, 1, 1, 1, 1, 0]);
+    let other: (u8, u8, &[u8]) = (ON, kind::MP_REACH_NLRI, &[0, 25, 70, 4, 1, 1, 1, 1, 0, 2, 3]);
+    for (attributes, want) in [
+        (&[med][..], Reset(1)),
+        (&[med, unreach], Reset(1)),
+        (&[med, empty], Reset(1)),
+        // What is announced in a family that we do not speak does not concern us.
+        (&[med, other], Withdraw),
+        (&[aggregate], Discard),
+        (&[aggregate, unreach], Discard),
+        (&[unreach], Accept),
+    ] {
+        let mut block = AttributeBlock::default();
+        let body = update(attributes, &[]);
+        let got = match parse_update(&body, &EXTERNAL, &mut block) {
+            Err(error) => Reset(error.subcode),
+            Ok(update) => match update.errors.iter().map(|e| e.disposition).max() {
+                None => Accept,
+                Some(Disposition::DiscardAttribute) => Discard,
+                Some(Disposition::TreatAsWithdraw) => Withdraw,
+                Some(Disposition::DisableFamily(family)) => Disable(family),
+            },
+        };
+        assert_eq!(got, want, "{attributes:?}");
+    }
+    // An MP_REACH_NLRI that overruns.
+    assert_eq!(judge(&raw(&[ON, kind::MP_REACH_NLRI, 40, 0, 2, 1], &[]), &EXTERNAL), Reset(1));
+    // Flags of MP_UNREACH_NLRI hide nothing: what it names is withdrawn either way.
+    let body = update(&[(OT, kind::MP_UNREACH_NLRI, &[0, 2, 1, 8, 0xfd])], &[]);
+    assert!(parse_update(&body, &EXTERNAL, &mut AttributeBlock::default()).is_ok());
+}
+
+/// RFC 4760 section 3: beside MP_REACH_NLRI alone, NEXT_HOP is ignored whatever it holds.
+#[test]
+fn a_next_hop_that_nobody_needs() {
+    let reach: &[u8] = &[0, 1, 1, 4, 1, 1, 1, 1, 0, 24, 10, 9, 9];
+    for (flags, value) in [(WK, &[192, 0, 2][..]), (WK, &[0; 4]), (OT, &[192, 0, 2, 1])] {
+        let mut all = base(true);
+        all.retain(|(_, k, _)| *k != kind::NEXT_HOP);
+        all.push((flags, kind::NEXT_HOP, value.to_vec()));
+        all.push((ON, kind::MP_REACH_NLRI, reach.to_vec()));
+        let all: Vec<_> = all.iter().map(|(f, k, v)| (*f, *k, &v[..])).collect();
+        assert_eq!(judge(&update(&all, &[]), &EXTERNAL), Accept, "{flags} {value:?}");
+        assert_eq!(judge(&update(&all, NLRI), &EXTERNAL), Withdraw, "{flags} {value:?}");
+    }
+}
+
+/// RFC 6793 section 6, from a peer with two-octet AS numbers.
+#[test]
+fn attributes_of_old_speakers() {
+    let context = Context { four_octet_as: false, ..EXTERNAL };
+    let path = |kind: u8, flags: u8, value: &[u8]| {
+        let mut all = base(true);
+        all.retain(|(_, k, _)| *k != kind::AS_PATH);
+        // 65002 AS_TRANS
+        all.push((WK, kind::AS_PATH, vec![2, 2, 0xfd, 0xea, 0x5b, 0xa0]));
+        all.push((OT, kind::AGGREGATOR, vec![0x5b, 0xa0, 1, 1, 1, 1]));
+        all.push((flags, kind, value.to_vec()));
+        let all: Vec<_> = all.iter().map(|(f, k, v)| (*f, *k, &v[..])).collect();
+        let mut block = AttributeBlock::default();
+        let body = update(&all, NLRI);
+        let parsed = parse_update(&body, &context, &mut block).unwrap();
+        let text = crate::wire::path::display(crate::wire::attributes::as_path(&block.bytes));
+        (parsed.errors.iter().map(|e| e.disposition).max(), text)
+    };
+    let discard = Some(Disposition::DiscardAttribute);
+    let withdraw = Some(Disposition::TreatAsWithdraw);
+    for (flags, value, want, text) in [
+        (OT, &[2, 1, 0, 7, 0, 1][..], None, "65002 458753"),
+        (OT, &[], discard, "65002 23456"),
+        (OT, &[2, 1, 0, 7], discard, "65002 23456"),
+        (OT, &[2, 0, 2, 1, 0, 7, 0, 1], discard, "65002 23456"),
+        (OT, &[9, 1, 0, 7, 0, 1], discard, "65002 23456"),
+        (OT, &[2, 1, 0, 0, 0, 0], discard, "65002 23456"),
+        // Segments of a confederation are taken out, and the rest is used.
+        (OT, &[3, 1, 0, 0, 0, 9, 2, 1, 0, 7, 0, 1], None, "65002 458753"),
+        (WK, &[2, 1, 0, 7, 0, 1], withdraw, "65002 23456"),
+    ] {
+        assert_eq!(path(kind::AS4_PATH, flags, value), (want, text.to_owned()), "{value:?}");
+    }
+    let aggregator = |flags, value: &[u8]| path(kind::AS4_AGGREGATOR, flags, value).0;
+    assert_eq!(aggregator(OT, &[0, 7, 0, 1, 1, 1, 1, 1]), None);
+    assert_eq!(aggregator(OT, &[0, 7, 0, 1, 1, 1, 1]), discard);
+    assert_eq!(aggregator(OT, &[0, 0, 0, 0, 1, 1, 1, 1]), discard);
+    assert_eq!(aggregator(ON, &[0, 7, 0, 1, 1, 1, 1, 1]), withdraw);
 }
 
 #[test]
