@@ -17,6 +17,7 @@ mod kit;
 mod max_prefixes;
 mod md5;
 mod reflection;
+mod rfc7606;
 mod route_refresh;
 mod shutdown;
 mod ttl_security;

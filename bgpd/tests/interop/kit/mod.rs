@@ -20,6 +20,7 @@ mod gobgp;
 mod netns;
 pub(crate) mod pair;
 mod process;
+pub(crate) mod script;
 
 use std::thread::sleep;
 use std::time::{Duration, Instant};
@@ -31,6 +32,7 @@ pub(crate) use gobgp::Gobgp;
 pub(crate) use netns::{End, Lab, Link, Node};
 pub(crate) use pair::Pair;
 pub(crate) use process::Process;
+pub(crate) use script::{Routes, Script, Speaker};
 
 /// What is usual in tests: either an answer, or why there is none yet.
 pub(crate) type Result<T> = anyhow::Result<T>;
