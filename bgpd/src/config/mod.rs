@@ -10,11 +10,13 @@ pub use bfd::Bfd;
 pub use peer::{AddPaths, MaxPrefixes, NextHopMode, Password, PeerConfig, SentPaths};
 pub use validate::{ConfigError, InvalidField, is_asn};
 
+use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
+use crate::policy::{AsPathPattern, CommunityPattern, PrefixMatch};
 use crate::wire::{Community, LargeCommunity};
 
 /// The BGP port (RFC 4271 section 8.2.1).
@@ -51,6 +53,16 @@ pub struct Config {
     /// Unset: false in the library, true in the daemon.
     #[serde(default)]
     pub ebgp_requires_policy: Option<bool>,
+    /// Prefix conditions by the name that rules of policies call them. A set holds what meets one
+    /// of its conditions.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub prefix_sets: BTreeMap<String, Vec<PrefixMatch>>,
+    /// Community patterns by name.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub community_sets: BTreeMap<String, Vec<CommunityPattern>>,
+    /// AS path patterns by name.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub as_path_sets: BTreeMap<String, Vec<AsPathPattern>>,
 }
 
 fn default_listen() -> Vec<SocketAddr> {
@@ -75,6 +87,9 @@ impl Config {
             graceful_restart: GracefulRestart::default(),
             multipath: Multipath::default(),
             ebgp_requires_policy: None,
+            prefix_sets: BTreeMap::new(),
+            community_sets: BTreeMap::new(),
+            as_path_sets: BTreeMap::new(),
         }
     }
 }

@@ -17,11 +17,21 @@ peers:
         - prefixes: [{prefix: 10.0.0.0/8, operator: in, max-length: 26}]
           action: accept
           set: {local-pref: 200, add-communities: ["65001:7"]}
+        - prefix-sets: [site]
+          community-sets: [blackhole]
+          as-path-sets: [customers]
+          action: reject
 networks:
   - prefix: 10.1.0.0/26
     communities: [no-export]
     large-communities: ["65001:1:2"]
 graceful-restart: {restart-time: 60}
+prefix-sets:
+  site: [{prefix: 10.1.0.0/16, operator: in, max-length: 24}]
+community-sets:
+  blackhole: ["65001:666", "65001:666:*", "rt:65001:*"]
+as-path-sets:
+  customers: ["^65100_"]
 "#;
 
 fn parse(text: &str) -> Result<Config, String> {
@@ -65,6 +75,16 @@ fn errors_name_object_and_field() {
         ("next-hop: self", "ttl-security: 255", "peer \"tor1\": ttl-security: "),
         ("next-hop: self", "source-address: fd00::1", "peer \"tor1\": source-address: "),
         ("max-length: 26", "max-length: 33", "peer \"tor1\": import: rules[0].prefixes: "),
+        (
+            "prefix-sets: [site]",
+            "prefix-sets: [cite]",
+            "peer \"tor1\": import: rules[1].prefix-sets: there is no prefix set \"cite\"",
+        ),
+        ("community-sets: [b", "community-sets: [x", "there is no community set \"xlackhole\""),
+        ("as-path-sets: [c", "as-path-sets: [x", "there is no AS path set \"xustomers\""),
+        ("max-length: 24", "max-length: 40", "prefix set \"site\": prefixes: max-length of "),
+        ("^65100_", "^65100_)", "is not a pattern for AS paths: ) closes nothing"),
+        ("65001:666:*", "65001:x", "\"65001:x\" is not a pattern for communities"),
         ("password: hunter2", "password: ''", "peer \"tor1\": password: "),
         ("restart-time: 60", "restart-time: 5000", "graceful-restart: restart-time: "),
         ("no-export", "nonsense", "\"nonsense\" is not a community"),

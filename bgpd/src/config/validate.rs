@@ -4,6 +4,7 @@ use std::collections::HashSet;
 use std::net::{IpAddr, SocketAddr};
 
 use super::{Bfd, Config, PeerConfig};
+use crate::policy::{Way, validate_prefixes};
 
 /// A field of a neighbor with a value that makes no sense.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -65,6 +66,11 @@ impl Config {
                 return fail("multipath", field, "must be 1 to 256 paths");
             }
         }
+        for (name, set) in &self.prefix_sets {
+            if let Err(reason) = validate_prefixes(set) {
+                return fail(&format!("prefix set {name:?}"), "prefixes", &reason);
+            }
+        }
         let mut prefixes = HashSet::new();
         for network in &self.networks {
             let object = format!("network {}", network.prefix);
@@ -96,6 +102,11 @@ impl Config {
                 let reason = "another peer has the same address, and with it the same BFD session, \
                               but other settings for it";
                 return fail(&object, field, reason);
+            }
+            for (field, policy) in [("import", &peer.import), ("export", &peer.export)] {
+                if let Some(Err(reason)) = policy.as_ref().map(|p| p.check_sets(self)) {
+                    return fail(&object, field, &reason);
+                }
             }
             if peer.route_reflector_client && peer.asn != peer.local_asn.unwrap_or(self.asn) {
                 let reason = "only an internal peer can be a client";
@@ -171,9 +182,11 @@ impl PeerConfig {
         if let Some(Err(reason)) = self.bfd.as_ref().map(Bfd::validate) {
             return Err(InvalidField { field: "bfd", reason: reason.to_owned() });
         }
-        for (field, policy) in [("import", &self.import), ("export", &self.export)] {
+        for (field, way, policy) in
+            [("import", Way::Import, &self.import), ("export", Way::Export, &self.export)]
+        {
             if let Some(policy) = policy {
-                policy.validate().map_err(|reason| InvalidField { field, reason })?;
+                policy.validate(way).map_err(|reason| InvalidField { field, reason })?;
             }
         }
         Ok(())

@@ -10,11 +10,11 @@ use smallvec::SmallVec;
 
 use super::Sink;
 use super::pace::Pace;
+use super::transform::Origin;
 use crate::config::NextHopMode;
-use crate::policy::{Outcome, PeerType, Policy, Source, Subject};
+use crate::policy::{Applied, Compiled, Narrowed, NextHopChange, Outcome, PeerType, Route, Source};
 use crate::rib::{AttrId, DestId, DirtyList, PeerId, Rib, RibPrefix, Table};
 use crate::speaker::Time;
-use crate::wire::attributes::{AttributeBlock, Edit, Edits, Reflection};
 use crate::wire::{Family, NextHop, Nlri, UpdateEncoder};
 
 /// Everything that decides what a neighbor is sent. Neighbors with equal keys share a group.
@@ -29,7 +29,7 @@ pub(crate) struct GroupKey {
     /// else's next hop can be sent.
     pub(crate) next_hop: Option<NextHop>,
     pub(crate) encoder: UpdateEncoder,
-    pub(crate) policy: Arc<Policy>,
+    pub(crate) policy: Arc<Compiled>,
     /// Internal peers' routes are reflected to them, whoever they are from (RFC 4456).
     pub(crate) client: bool,
     /// Where routes are reflected.
@@ -74,8 +74,14 @@ pub(super) struct Group {
     pub(super) pace: Pace,
 }
 
-/// What export makes of an attribute set under a rule; holds one reference to the result.
-type Memo = FxHashMap<(AttrId, PeerId, Option<usize>), AttrId>;
+/// What was found out in one flush about attribute sets.
+#[derive(Default)]
+struct Memo {
+    /// Which rules of the policy hold.
+    narrowed: FxHashMap<(AttrId, PeerId), Narrowed>,
+    /// What becomes of it under these rules; holds one reference to the result.
+    exported: FxHashMap<(AttrId, PeerId, Applied), AttrId>,
+}
 
 impl Group {
     pub(super) fn new(key: Arc<GroupKey>, peer: PeerId) -> Self {
@@ -245,7 +251,7 @@ impl Group {
             self.pace.begin(now, self.key.interval);
         }
         self.encode::<P>(&plan, rib, sink);
-        for attr in memo.into_values() {
+        for attr in memo.exported.into_values() {
             rib.attrs.release(attr);
         }
         let table = P::table_mut(rib);
@@ -344,22 +350,9 @@ impl Group {
         {
             return Sent::NOTHING;
         }
-        let rule = if self.key.policy.rules.is_empty() {
-            match self.key.policy.default {
-                crate::policy::Action::Accept => None,
-                crate::policy::Action::Reject => return Sent::NOTHING,
-            }
-        } else {
-            let subject = Subject {
-                prefix: prefix.to_net(),
-                block: &set.block,
-                source: if rank.local { Source::Local } else { Source::RemotePeers },
-                peer_type: self.key.peer_type,
-            };
-            match self.key.policy.evaluate(&subject) {
-                Outcome::Reject => return Sent::NOTHING,
-                Outcome::Accept(rule) => rule,
-            }
+        let applied = match self.outcome(prefix, source, attr, rib, memo) {
+            Outcome::Reject => return Sent::NOTHING,
+            Outcome::Accept(applied) => applied,
         };
         // MED depends on whether the route is ours, and what a reflector adds on whose it is: that
         // is part of the memo's key.
@@ -368,74 +361,95 @@ impl Group {
             (false, true) => source,
             (false, false) => PeerId(u16::MAX),
         };
-        let originator = reflected.then_some(rank.router_id);
-        let out = if let Some(out) = memo.get(&(attr, origin, rule)) {
+        let key = (attr, origin, applied);
+        let out = if let Some(out) = memo.exported.get(&key) {
             *out
         } else {
-            let out = self.transform::<P>(attr, rank.local, originator, rule, rib);
-            memo.insert((attr, origin, rule), out);
+            let originator = reflected.then_some(rank.router_id);
+            let origin = Origin { local: rank.local, originator };
+            let out = self.transform::<P>(attr, origin, &key.2, rib);
+            memo.exported.insert(key, out);
             out
         };
         if out == AttrId::NONE { Sent::NOTHING } else { Sent { attr: out, source } }
     }
 
-    /// The attributes as the members get them (RFC 4271 section 5.1), with those of a route that is
-    /// reflected from `originator`; NONE if they cannot be encoded for them.
+    /// What the export policy says of a route from `source`.
+    fn outcome<P: RibPrefix>(
+        &self,
+        prefix: P,
+        source: PeerId,
+        attr: AttrId,
+        rib: &Rib,
+        memo: &mut Memo,
+    ) -> Outcome {
+        let policy = &*self.key.policy;
+        if policy.accepts_everything() {
+            return Outcome::Accept(Applied::default());
+        }
+        let rank = rib.ranks[source.index()];
+        let from = match (rank.local, policy.ignores_neighbors()) {
+            (true, _) => PeerId::LOCAL,
+            (false, true) => PeerId(u16::MAX),
+            (false, false) => source,
+        };
+        let narrowed = memo.narrowed.entry((attr, from)).or_insert_with(|| {
+            let set = rib.attrs.get(attr);
+            policy.narrow(&Route {
+                block: &set.block,
+                info: &set.info,
+                next_hop: set.next_hop,
+                source: if rank.local { Source::Local } else { Source::RemotePeers },
+                peer_type: self.key.peer_type,
+                neighbor: (!rank.local).then_some(rank.address),
+            })
+        });
+        policy.decide(narrowed, || prefix.to_net())
+    }
+
+    /// The attributes as the members get them; NONE if they cannot be encoded for them.
     fn transform<P: RibPrefix>(
         &self,
         attr: AttrId,
-        local: bool,
-        originator: Option<Ipv4Addr>,
-        rule: Option<usize>,
+        origin: Origin,
+        applied: &Applied,
         rib: &mut Rib,
     ) -> AttrId {
         let key = &*self.key;
         let set = rib.attrs.get(attr);
-        let Some(next_hop) = self.next_hop::<P>(set.next_hop) else { return AttrId::NONE };
-        let changes = rule.and_then(|at| key.policy.rules.get(at)).map(|r| r.set.edits());
-        let mut edits = changes.unwrap_or_default();
-        let mut prepend: SmallVec<[u32; 12]> = SmallVec::new();
-        if key.peer_type == PeerType::External {
-            prepend.push(key.local_asn);
-            prepend.extend_from_slice(edits.prepend);
-            edits.local_pref = Edit::Remove;
-            edits.reflection = Reflection::Strip;
-            // Section 5.1.4: a MED from one AS is not told to another.
-            if edits.med == Edit::Keep && !local {
-                edits.med = Edit::Remove;
-            }
-        } else {
-            prepend.extend_from_slice(edits.prepend);
-            if edits.local_pref == Edit::Keep {
-                edits.local_pref = Edit::Default(crate::rib::DEFAULT_LOCAL_PREF);
-            }
-            if let Some(originator) = originator {
-                edits.reflection = Reflection::By { originator, cluster: key.cluster };
-            }
-        }
-        let edits = Edits { prepend: &prepend, ..edits };
-        let mut block = AttributeBlock::default();
-        block.rewrite(&set.block, &edits);
-        let out = rib.attrs.intern(&block.bytes, next_hop);
+        let chosen = key.policy.next_hop(applied);
+        let Some(next_hop) = self.next_hop::<P>(set.next_hop, chosen) else { return AttrId::NONE };
+        let block = key.transform(set, origin, applied);
+        let out = rib.attrs.intern(&block, next_hop);
         let info = &rib.attrs.get(out).info;
-        if key.encoder.can_announce::<P>(&block.bytes, info, next_hop) {
+        if key.encoder.can_announce::<P>(&block, info, next_hop) {
             return out;
         }
         rib.attrs.release(out);
         tracing::warn!(
-            octets = block.bytes.len(),
+            octets = block.len(),
             "attributes too long for a message to a peer: its routes are not announced"
         );
         AttrId::NONE
     }
 
     /// The next hop that the members are told (RFC 4271 section 5.1.3, RFC 2545 section 3, RFC 8950
-    /// section 4); None if there is none that they would take.
-    fn next_hop<P: RibPrefix>(&self, learned: NextHop) -> Option<NextHop> {
-        let ourselves = match self.key.next_hop_mode {
-            NextHopMode::Auto => self.key.peer_type == PeerType::External,
-            NextHopMode::Ourselves => true,
-            NextHopMode::Keep => false,
+    /// section 4), unless the policy has `chosen` another; None if there is none that they would
+    /// take.
+    fn next_hop<P: RibPrefix>(
+        &self,
+        learned: NextHop,
+        chosen: Option<NextHopChange>,
+    ) -> Option<NextHop> {
+        if let Some(address) = chosen.and_then(|chosen| chosen.address(P::FAMILY)) {
+            return Some(address);
+        }
+        let ourselves = match (chosen, self.key.next_hop_mode) {
+            (Some(NextHopChange::Ourselves), _) => true,
+            (Some(NextHopChange::Unchanged), _) => false,
+            (_, NextHopMode::Auto) => self.key.peer_type == PeerType::External,
+            (_, NextHopMode::Ourselves) => true,
+            (_, NextHopMode::Keep) => false,
         };
         // A link-local address is nobody, or somebody else, on the members' links.
         let next_hop = if ourselves || learned.is_ourselves() || learned.is_link_local() {

@@ -13,6 +13,7 @@ mod group;
 mod pace;
 #[cfg(test)]
 mod tests;
+mod transform;
 
 pub(crate) use group::GroupKey;
 use group::{Group, Sent};

@@ -1,24 +1,78 @@
+//! Policies over blocks, and conditions against the slow, obvious way to check them.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use ipnet::IpNet;
+use proptest::prelude::*;
+
+use super::prefixes::PrefixSet;
 use super::*;
-use crate::wire::attributes::{flag, kind, push};
+use crate::config::Config;
+use crate::wire::attributes::{self, flag, kind, push};
+use crate::wire::{Draft, Family, Info, NextHop, path};
 
 fn net(text: &str) -> IpNet {
     text.parse().unwrap()
 }
 
-fn subject<'a>(prefix: &str, block: &'a [u8]) -> Subject<'a> {
-    Subject {
-        prefix: net(prefix),
+fn compiled(policy: &Policy) -> Arc<Compiled> {
+    Library::default().policy(policy)
+}
+
+/// What a policy makes of a route learned from 192.0.2.1 in another AS.
+fn evaluate(policy: &Compiled, prefix: &str, block: &[u8]) -> Outcome {
+    let info = Info::of(block);
+    let route = Route {
         block,
+        info: &info,
+        next_hop: NextHop::new("192.0.2.1".parse().unwrap()),
         source: Source::RemotePeers,
         peer_type: PeerType::External,
-    }
+        neighbor: Some(IpAddr::from([192, 0, 2, 1])),
+    };
+    policy.decide(&policy.narrow(&route), || net(prefix))
+}
+
+/// The block that an accepting policy makes of this one, with 65000 as our AS number.
+fn changed(policy: &Policy, prefix: &str, block: &[u8]) -> Option<Vec<u8>> {
+    let policy = compiled(policy);
+    let Outcome::Accept(applied) = evaluate(&policy, prefix, block) else { return None };
+    let mut draft = Draft::of(block);
+    policy.apply(&applied, &mut draft, 65000);
+    Some(draft.finish())
+}
+
+fn rule(yaml: &str) -> Rule {
+    serde_saphyr::from_str(yaml).unwrap()
+}
+
+fn rules(rules: &[&str]) -> Policy {
+    Policy { rules: rules.iter().map(|yaml| rule(yaml)).collect(), default: Action::Reject }
+}
+
+/// ORIGIN EGP; a path of one sequence; MED 50; standard, extended and large communities.
+fn block(path: &[u32]) -> Vec<u8> {
+    let mut octets = Vec::new();
+    path::prepend(path, &[], &mut octets);
+    let mut out = Vec::new();
+    push(&mut out, flag::TRANSITIVE, kind::ORIGIN, &[1]);
+    push(&mut out, flag::TRANSITIVE, kind::AS_PATH, &octets);
+    push(&mut out, flag::OPTIONAL, kind::MULTI_EXIT_DISC, &[0, 0, 0, 50]);
+    push(&mut out, 0xc0, kind::COMMUNITIES, &[0, 1, 0, 2, 0, 1, 0, 3]);
+    push(&mut out, 0xc0, kind::EXTENDED_COMMUNITIES, &[0, 2, 0xfc, 0, 0, 0, 0, 100]);
+    push(&mut out, 0xc0, kind::LARGE_COMMUNITIES, &[0, 0, 0, 1, 0, 0, 0, 2, 0, 0, 0, 3]);
+    out
 }
 
 #[test]
 fn prefix_operators_compare_by_containment_and_length() {
     let matches = |operator, base: &str, min, max, prefix: &str| {
-        PrefixMatch { prefix: net(base), operator, min_length: min, max_length: max }
-            .matches(&net(prefix))
+        let condition =
+            PrefixMatch { prefix: net(base), operator, min_length: min, max_length: max };
+        let found = condition.matches(&net(prefix));
+        assert_eq!(PrefixSet::new(&[condition]).contains(&net(prefix)), found);
+        found
     };
     use PrefixOperator::{Equal, In, NotEqual, NotIn};
     assert!(matches(Equal, "10.0.0.0/8", None, None, "10.0.0.0/8"));
@@ -36,57 +90,427 @@ fn prefix_operators_compare_by_containment_and_length() {
     assert!(matches(In, "10.9.9.9/8", None, None, "10.1.0.0/16"));
 }
 
+/// Prefixes close enough to each other that they are often the same, or inside each other.
+fn near() -> impl Strategy<Value = IpNet> {
+    let v4 = (0..4_u32, 0..=32_u8).prop_map(|(addr, len)| {
+        ipnet::Ipv4Net::new((10 << 24 | addr << 22 | addr).into(), len).unwrap().trunc().into()
+    });
+    let v6 = (0..4_u128, 0..=128_u8).prop_map(|(addr, len)| {
+        ipnet::Ipv6Net::new((0xfd << 120 | addr << 60 | addr).into(), len).unwrap().trunc().into()
+    });
+    prop_oneof![v4, v6]
+}
+
+fn condition() -> impl Strategy<Value = PrefixMatch> {
+    use PrefixOperator::{Equal, In, NotEqual, NotIn};
+    let operator =
+        prop_oneof![4 => Just(In), 4 => Just(Equal), 1 => Just(NotIn), 1 => Just(NotEqual)];
+    let length = || prop_oneof![Just(None), (0..=32_u8).prop_map(Some)];
+    (near(), operator, length(), length()).prop_map(|(prefix, operator, min_length, max_length)| {
+        PrefixMatch { prefix, operator, min_length, max_length }
+    })
+}
+
+/// A pattern of what patterns are made of, which need not be one.
+fn pattern() -> impl Strategy<Value = String> {
+    let leaf = prop_oneof![
+        Just("_".to_owned()),
+        Just("^".to_owned()),
+        Just("$".to_owned()),
+        Just(".".to_owned()),
+        Just("[0-9]".to_owned()),
+        Just("[^1]".to_owned()),
+        Just("\\{".to_owned()),
+        Just(" ".to_owned()),
+        "[1-3]{1,2}".prop_map(|digits: String| digits),
+    ];
+    leaf.prop_recursive(4, 24, 4, |inner| {
+        prop_oneof![
+            proptest::collection::vec(inner.clone(), 1..4).prop_map(|all| all.concat()),
+            (inner.clone(), inner.clone()).prop_map(|(a, b)| format!("({a}|{b})")),
+            (inner, "[*+?]").prop_map(|(what, often)| format!("({what}){often}")),
+        ]
+    })
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 500, ..ProptestConfig::default() })]
+
+    #[test]
+    fn a_prefix_set_holds_what_one_of_its_conditions_holds(
+        conditions in proptest::collection::vec(condition(), 0..12),
+        prefixes in proptest::collection::vec(near(), 40),
+    ) {
+        let set = PrefixSet::new(&conditions);
+        for prefix in prefixes {
+            let wanted = conditions.iter().any(|condition| condition.matches(&prefix));
+            prop_assert_eq!(set.contains(&prefix), wanted, "{} in {:?}", prefix, conditions);
+        }
+    }
+
+    #[test]
+    fn patterns_match_what_a_regular_expression_would(
+        pattern in pattern(),
+        paths in proptest::collection::vec("([1-3]{1,2}|\\{[1-3],[1-3]\\})?( [1-3]{1,2}){0,3}", 20),
+    ) {
+        let ours: AsPathPattern = pattern.parse().unwrap();
+        let theirs = pattern.replace('_', "(?:^|[ ,{}()\\[\\]]|$)").replace("[^1]", "[^1a-z]");
+        let theirs = regex::Regex::new(&theirs).unwrap();
+        for path in paths {
+            let path = path.trim_start();
+            prop_assert_eq!(ours.matches(path), theirs.is_match(path), "{:?} on {:?}", pattern, path);
+        }
+    }
+}
+
 #[test]
-fn first_matching_rule_decides() {
-    let policy = Policy {
-        rules: vec![
-            Rule {
-                prefixes: Some(vec![PrefixMatch::equal(net("10.1.0.0/16"))]),
-                action: Action::Reject,
-                ..Rule::default()
-            },
-            Rule {
-                prefixes: Some(vec![PrefixMatch::inside(net("10.0.0.0/8"))]),
-                set: Changes { local_pref: Some(50), ..Changes::default() },
-                ..Rule::default()
-            },
-        ],
-        default: Action::Reject,
-    };
-    assert_eq!(policy.evaluate(&subject("10.1.0.0/16", &[])), Outcome::Reject);
-    assert_eq!(policy.evaluate(&subject("10.2.0.0/16", &[])), Outcome::Accept(Some(1)));
-    assert_eq!(policy.evaluate(&subject("192.0.2.0/24", &[])), Outcome::Reject);
-    assert_eq!(Policy::accept().evaluate(&subject("::/0", &[])), Outcome::Accept(None));
+fn patterns_of_the_usual_form() {
+    for (pattern, yes, no) in [
+        ("^65001_.*_65010$", "65001 7 65010", "65001 7 65010 8"),
+        ("^65001_.*_65010$", "65001 650 8 65010", "65001"),
+        ("_65001_", "65001", "650011"),
+        ("_65001_", "7 {8,65001} 9", "7 165001 9"),
+        ("^$", "", "1"),
+        ("^[0-9]+$", "65001", "65001 7"),
+        ("^65001( 65001)*$", "65001 65001 65001", "65001 65002"),
+        ("_6451[2-9]_", "1 64512 2", "1 64511 2"),
+        ("^(1|2|33)_", "33 4", "3 4"),
+        (".*", "", "\u{0}"),
+        ("^1?$", "", "2"),
+        ("[^0-8 ]", "7 9", "8 8"),
+        ("\\{7", "{7,8}", "7"),
+        ("\\(65001", "(65001) 7", "65001 7"),
+    ] {
+        let parsed: AsPathPattern = pattern.parse().unwrap();
+        assert_eq!(parsed.to_string(), pattern);
+        assert!(parsed.matches(yes), "{pattern} on {yes:?}");
+        if no != "\u{0}" {
+            assert!(!parsed.matches(no), "{pattern} on {no:?}");
+        }
+    }
+    for (pattern, reason) in [
+        ("(1", "( is not closed"),
+        ("1)", ") closes nothing"),
+        ("[1", "[ is not closed"),
+        ("[3-1]", "3- begins no range of digits"),
+        ("*1", "* has nothing before it to repeat"),
+        ("^*", "* has nothing before it to repeat"),
+        ("65x", "'x' is in no path"),
+        ("1{2}", "repetition by numbers is not known"),
+        ("1\\", "is followed by nothing"),
+    ] {
+        let error = pattern.parse::<AsPathPattern>().unwrap_err();
+        assert!(error.contains(reason), "{pattern}: {error}");
+    }
+    assert!("1".repeat(257).parse::<AsPathPattern>().unwrap_err().contains("256 characters"));
+    assert!("(".repeat(33).parse::<AsPathPattern>().unwrap_err().contains("32 parentheses"));
+    // Backtracking would take longer than anybody waits.
+    let slow: AsPathPattern = format!("{}{}$", "(1?)".repeat(60), "1".repeat(15)).parse().unwrap();
+    assert!(slow.matches(&"1".repeat(60)) && !slow.matches(&format!("{}2", "1".repeat(60))));
+}
+
+#[test]
+fn community_patterns() {
+    let block = block(&[]);
+    for (pattern, carried) in [
+        ("1:2", true),
+        ("1:4", false),
+        ("1:*", true),
+        ("*:3", true),
+        ("2:*", false),
+        ("no-export", false),
+        ("1:2:3", true),
+        ("1:*:3", true),
+        ("1:*:4", false),
+        ("*:*:*", true),
+        ("rt:64512:100", true),
+        ("rt:64512:*", true),
+        ("rt:*:100", true),
+        ("rt:192.0.2.1:*", false),
+        ("soo:*:*", false),
+        ("0x0002fc0000000064", true),
+    ] {
+        let parsed: CommunityPattern = pattern.parse().unwrap();
+        assert_eq!(parsed.is_carried(&block), carried, "{pattern}");
+        assert_eq!(parsed.to_string().parse(), Ok(parsed), "{pattern}");
+    }
+    for wrong in ["1", "1:2:3:4", "a:*", "65536:*", "rt:*", "rt:65536:65536", "*", ""] {
+        let error = wrong.parse::<CommunityPattern>().unwrap_err();
+        assert!(error.contains("is not a pattern for communities"), "{error}");
+    }
+}
+
+#[test]
+fn the_first_matching_rule_decides() {
+    let policy = compiled(&rules(&[
+        "{prefixes: [{prefix: 10.1.0.0/16}], action: reject}",
+        "{prefixes: [{prefix: 10.0.0.0/8, operator: in}], action: accept, set: {local-pref: 50}}",
+    ]));
+    assert_eq!(evaluate(&policy, "10.1.0.0/16", &[]), Outcome::Reject);
+    assert_eq!(evaluate(&policy, "192.0.2.0/24", &[]), Outcome::Reject);
+    let Outcome::Accept(applied) = evaluate(&policy, "10.2.0.0/16", &[]) else { panic!() };
+    assert!(!applied.is_empty());
+    let all = compiled(&Policy::accept());
+    assert_eq!(evaluate(&all, "::/0", &[]), Outcome::Accept(Applied::default()));
 }
 
 #[test]
 fn attribute_conditions_must_all_hold() {
-    let mut block = Vec::new();
-    push(&mut block, flag::TRANSITIVE, kind::AS_PATH, &[2, 2, 0, 0, 0xfd, 0xe9, 0, 0, 0xfd, 0xea]);
-    push(&mut block, flag::OPTIONAL | flag::TRANSITIVE, kind::COMMUNITIES, &[0, 1, 0, 2]);
-    let rule = |communities: &[&str], as_path_prefix: &[u32], source| Policy {
-        rules: vec![Rule {
-            communities: communities.iter().map(|c| c.parse().unwrap()).collect(),
-            as_path_prefix: as_path_prefix.to_vec(),
-            source,
-            ..Rule::default()
-        }],
-        default: Action::Reject,
-    };
-    let accepts = |p: Policy| p.evaluate(&subject("10.0.0.0/8", &block)) != Outcome::Reject;
-    assert!(accepts(rule(&["1:2"], &[65001], None)));
-    assert!(accepts(rule(&[], &[65001, 65002], Some(Source::RemotePeers))));
-    assert!(!accepts(rule(&["1:3"], &[], None)));
-    assert!(!accepts(rule(&["1:2", "1:3"], &[], None)));
-    assert!(!accepts(rule(&[], &[65002], None)));
-    assert!(!accepts(rule(&[], &[65001, 65002, 65003], None)));
-    assert!(!accepts(rule(&[], &[], Some(Source::Local))));
+    let block = block(&[65001, 7, 65002]);
+    for (condition, holds) in [
+        ("", true),
+        ("communities: ['1:2'], as-path-prefix: [65001]", true),
+        ("as-path-prefix: [65001, 7], source: remote-peers", true),
+        ("communities: ['1:4']", false),
+        ("communities: ['1:2', '1:4']", false),
+        ("large-communities: ['1:2:3']", true),
+        ("large-communities: ['1:2:4']", false),
+        ("as-path-prefix: [7]", false),
+        ("as-path-prefix: [65001, 7, 65002, 1]", false),
+        ("source: local", false),
+        ("peer-type: external", true),
+        ("peer-type: internal", false),
+        ("neighbors: [192.0.2.7, 192.0.2.1]", true),
+        ("neighbors: [192.0.2.7]", false),
+        ("next-hops: [{prefix: 192.0.2.0/24, operator: in}]", true),
+        ("next-hops: [{prefix: 192.0.3.0/24, operator: in}]", false),
+        ("community-match: {any: ['9:9', 'rt:64512:*']}", true),
+        ("community-match: {any: ['9:9']}", false),
+        ("community-match: {all: ['1:*', '1:2:*', 'rt:*:100']}", true),
+        ("community-match: {all: ['1:*', '9:*']}", false),
+        ("community-match: {none: ['9:*']}", true),
+        ("community-match: {none: ['9:*', '*:3']}", false),
+        ("as-path: {contains: [8, 7]}", true),
+        ("as-path: {contains: [8]}", false),
+        ("as-path: {originated-by: [65002]}", true),
+        ("as-path: {originated-by: [65001]}", false),
+        ("as-path: {length: {min: 3, max: 3}}", true),
+        ("as-path: {length: {max: 2}}", false),
+        ("as-path: {matches: ['^7_', '^65001_.*_65002$']}", true),
+        ("as-path: {matches: ['^7_']}", false),
+        ("med: {min: 50}", true),
+        ("med: {max: 49}", false),
+        ("local-pref: {min: 100, max: 100}", true),
+        ("local-pref: {min: 101}", false),
+        ("origins: [igp, egp]", true),
+        ("origins: [igp, incomplete]", false),
+    ] {
+        let comma = if condition.is_empty() { "" } else { "," };
+        let policy = rules(&[&format!("{{{condition}{comma} action: accept}}")]);
+        policy.validate(Way::Import).unwrap();
+        let accepted = evaluate(&compiled(&policy), "10.0.0.0/8", &block) != Outcome::Reject;
+        assert_eq!(accepted, holds, "{condition}");
+        // As it is written out again.
+        let again = serde_json::to_value(&policy).unwrap();
+        assert_eq!(serde_json::from_value::<Policy>(again).unwrap(), policy);
+    }
 }
 
 #[test]
-fn lengths_beyond_the_family_are_refused() {
-    let mut m = PrefixMatch::inside(net("10.0.0.0/8"));
-    m.max_length = Some(33);
-    let error = Policy::accept_only(vec![m]).validate().unwrap_err();
-    assert!(error.contains("max-length of 10.0.0.0/8 exceeds 32"), "{error}");
+fn a_rule_that_goes_on_adds_its_changes_to_those_of_later_ones() {
+    let policy = rules(&[
+        "{action: continue, set: {add-communities: ['65000:1'], prepend-as-path: [65000]}}",
+        "{prefixes: [{prefix: 10.1.0.0/16}], action: continue, set: {local-pref: 50}}",
+        // Looks at the route as it came.
+        "{communities: ['65000:1'], action: reject}",
+        "{prefixes: [{prefix: 10.2.0.0/16}], action: reject, set: {med: 9}}",
+        "{prefixes: [{prefix: 10.0.0.0/8, operator: in}], action: accept, set: {med: 7}}",
+    ]);
+    let block = block(&[65001]);
+    let at = |prefix: &str| changed(&policy, prefix, &block);
+    let both = Info::of(&at("10.1.0.0/16").unwrap());
+    assert_eq!((both.local_pref, both.med, both.path_len), (Some(50), Some(7), 2));
+    let one = at("10.3.0.0/16").unwrap();
+    let info = Info::of(&one);
+    assert_eq!((info.local_pref, info.med, info.path_len), (None, Some(7), 2));
+    assert_eq!(attributes::communities(&one).count(), 3);
+    assert_eq!(at("10.2.0.0/16"), None, "rejected in the end");
+    assert_eq!(at("192.0.2.0/24"), None, "going on is no decision: the default is");
+    // The same rules applied are the same outcome, others are another.
+    let policy = compiled(&policy);
+    let outcome = |prefix: &str| evaluate(&policy, prefix, &block);
+    assert_eq!(outcome("10.3.0.0/16"), outcome("10.4.0.0/16"));
+    assert_ne!(outcome("10.3.0.0/16"), outcome("10.1.0.0/16"));
+}
+
+#[test]
+fn changes_are_made_to_what_they_say() {
+    let before = block(&[64512, 7, 4_200_000_000]);
+    for (set, wanted) in [
+        ("local-pref: 7", "64512 7 4200000000|1:2 1:3|rt:64512:100|1:2:3|50|7|1"),
+        ("med: 7", "64512 7 4200000000|1:2 1:3|rt:64512:100|1:2:3|7||1"),
+        ("med: {add: 7}", "64512 7 4200000000|1:2 1:3|rt:64512:100|1:2:3|57||1"),
+        ("med: {add: 4294967295}", "64512 7 4200000000|1:2 1:3|rt:64512:100|1:2:3|4294967295||1"),
+        ("med: {subtract: 60}", "64512 7 4200000000|1:2 1:3|rt:64512:100|1:2:3|0||1"),
+        ("med: remove", "64512 7 4200000000|1:2 1:3|rt:64512:100|1:2:3|||1"),
+        ("origin: incomplete", "64512 7 4200000000|1:2 1:3|rt:64512:100|1:2:3|50||2"),
+        ("communities: ['9:9']", "64512 7 4200000000|9:9|rt:64512:100|1:2:3|50||1"),
+        ("communities: []", "64512 7 4200000000||rt:64512:100|1:2:3|50||1"),
+        ("delete-communities: ['*:3', 'rt:*:*', '1:2:*']", "64512 7 4200000000|1:2|||50||1"),
+        (
+            "delete-communities: ['1:*'], add-communities: ['1:3', '1:4']",
+            "64512 7 4200000000|1:3 1:4|rt:64512:100|1:2:3|50||1",
+        ),
+        (
+            "extended-communities: ['soo:1:1'], add-extended-communities: ['rt:1:1', 'soo:1:1']",
+            "64512 7 4200000000|1:2 1:3|soo:1:1 rt:1:1|1:2:3|50||1",
+        ),
+        (
+            "large-communities: ['7:7:7'], add-large-communities: ['1:2:3']",
+            "64512 7 4200000000|1:2 1:3|rt:64512:100|7:7:7 1:2:3|50||1",
+        ),
+        (
+            "prepend-as-path: [1, 2], prepend-own: 2, prepend-last: 1",
+            "1 2 65000 65000 64512 64512 7 4200000000|1:2 1:3|rt:64512:100|1:2:3|50||1",
+        ),
+        ("private-as: remove", "7|1:2 1:3|rt:64512:100|1:2:3|50||1"),
+        ("private-as: replace", "65000 7 65000|1:2 1:3|rt:64512:100|1:2:3|50||1"),
+        ("private-as: remove, prepend-last: 1", "7 7|1:2 1:3|rt:64512:100|1:2:3|50||1"),
+    ] {
+        let policy = rules(&[&format!("{{action: accept, set: {{{set}}}}}")]);
+        policy.validate(Way::Export).unwrap();
+        let after = changed(&policy, "10.0.0.0/8", &before).unwrap();
+        fn text<T: ToString>(all: impl Iterator<Item = T>) -> String {
+            all.map(|one| one.to_string()).collect::<Vec<_>>().join(" ")
+        }
+        let info = Info::of(&after);
+        let found = [
+            path::display(attributes::as_path(&after)),
+            text(attributes::communities(&after)),
+            text(attributes::extended_communities(&after)),
+            text(attributes::large_communities(&after)),
+            text(info.med.into_iter()),
+            text(info.local_pref.into_iter()),
+            info.origin.to_string(),
+        ];
+        assert_eq!(found.join("|"), wanted, "{set}");
+        assert!(attributes::iter(&after).map(|a| a.kind).is_sorted(), "{set}");
+        let again = serde_json::to_value(&policy).unwrap();
+        assert_eq!(serde_json::from_value::<Policy>(again).unwrap(), policy);
+    }
+}
+
+#[test]
+fn the_last_rule_that_says_something_of_the_next_hop_counts() {
+    let policy = compiled(&rules(&[
+        "{action: continue, set: {next-hop: 192.0.2.9}}",
+        "{prefixes: [{prefix: 10.1.0.0/16}], action: continue, set: {next-hop: unchanged}}",
+        "{action: accept, set: {med: 1}}",
+    ]));
+    let hop = |prefix: &str| match evaluate(&policy, prefix, &[]) {
+        Outcome::Accept(applied) => policy.next_hop(&applied),
+        Outcome::Reject => panic!("rejected"),
+    };
+    let address = NextHopChange::Address("192.0.2.9".parse().unwrap());
+    assert_eq!(hop("10.0.0.0/16"), Some(address));
+    assert_eq!(hop("10.1.0.0/16"), Some(NextHopChange::Unchanged));
+    assert!(address.address(Family::Ipv4Unicast).is_some());
+    assert!(address.address(Family::Ipv6Unicast).is_none());
+}
+
+#[test]
+fn named_sets_are_compiled_once_and_followed() {
+    let mut config = Config::new([1, 1, 1, 1].into(), 65000);
+    config.prefix_sets.insert("site".into(), vec![PrefixMatch::inside(net("10.1.0.0/16"))]);
+    config.prefix_sets.insert("hops".into(), vec![PrefixMatch::inside(net("192.0.2.0/24"))]);
+    config.community_sets.insert("drop".into(), vec!["1:*".parse().unwrap()]);
+    config.as_path_sets.insert("ours".into(), vec!["^65001_".parse().unwrap()]);
+    let policy = rules(&[
+        "{prefix-sets: [site], prefixes: [{prefix: 10.9.0.0/16}], next-hop-sets: [hops], \
+          community-sets: [drop], as-path-sets: [ours], action: accept, \
+          set: {delete-community-sets: [drop]}}",
+    ]);
+    policy.check_sets(&config).unwrap();
+    let old = Config::new([1, 1, 1, 1].into(), 65000);
+    let mut library = Library::default();
+    library.update(&old, &config);
+    let first = library.policy(&policy);
+    assert!(Arc::ptr_eq(&first, &library.policy(&policy.clone())));
+    let route = block(&[65001]);
+    for (prefix, path, accepted) in [
+        ("10.1.2.0/24", &route, true),
+        ("10.9.0.0/16", &route, true),
+        ("10.2.0.0/16", &route, false),
+        ("10.1.2.0/24", &block(&[65002]), false),
+    ] {
+        let outcome = evaluate(&first, prefix, path);
+        assert_eq!(outcome != Outcome::Reject, accepted, "{prefix}");
+    }
+    let Outcome::Accept(applied) = evaluate(&first, "10.9.0.0/16", &route) else { panic!() };
+    let mut draft = Draft::of(&route);
+    first.apply(&applied, &mut draft, 65000);
+    assert_eq!(attributes::communities(&draft.finish()).count(), 0);
+
+    // The same sets again are no change, another one is.
+    library.update(&config, &config.clone());
+    assert!(Arc::ptr_eq(&first, &library.policy(&policy)));
+    let mut next = config.clone();
+    next.prefix_sets.get_mut("site").unwrap()[0] = PrefixMatch::inside(net("10.2.0.0/16"));
+    library.update(&config, &next);
+    let second = library.policy(&policy);
+    assert_ne!(first, second);
+    assert_ne!(evaluate(&second, "10.2.2.0/24", &route), Outcome::Reject);
+    assert_eq!(evaluate(&second, "10.1.2.0/24", &route), Outcome::Reject);
+    drop((first, second));
+    library.tidy();
+    next.prefix_sets.remove("site");
+    assert_eq!(
+        policy.check_sets(&next).unwrap_err(),
+        "rules[0].prefix-sets: there is no prefix set \"site\""
+    );
+}
+
+#[test]
+fn what_makes_no_sense_is_refused_with_its_field() {
+    for (yaml, way, wanted) in [
+        (
+            "{prefixes: [{prefix: 10.0.0.0/8, max-length: 33}], action: accept}",
+            Way::Import,
+            "rules[0].prefixes: max-length of 10.0.0.0/8 exceeds 32",
+        ),
+        (
+            "{next-hops: [{prefix: 10.0.0.0/8, min-length: 33}], action: accept}",
+            Way::Import,
+            "rules[0].next-hops: min-length of 10.0.0.0/8 exceeds 32",
+        ),
+        (
+            "{med: {min: 2, max: 1}, action: accept}",
+            Way::Import,
+            "rules[0].med: min 2 exceeds max 1",
+        ),
+        (
+            "{action: accept, set: {prepend-as-path: [0]}}",
+            Way::Import,
+            "rules[0].set.prepend-as-path: AS 0 is reserved",
+        ),
+        (
+            "{action: accept, set: {prepend-own: 11}}",
+            Way::Import,
+            "rules[0].set.prepend-own: more than 10 AS numbers",
+        ),
+        (
+            "{action: accept, set: {next-hop: self}}",
+            Way::Import,
+            "rules[0].set.next-hop: self is for export policies",
+        ),
+        (
+            "{action: accept, set: {next-hop: 224.0.0.1}}",
+            Way::Export,
+            "rules[0].set.next-hop: 224.0.0.1 is not a unicast address",
+        ),
+    ] {
+        assert_eq!(rules(&[yaml]).validate(way).unwrap_err(), wanted);
+    }
+    rules(&["{action: accept, set: {next-hop: self}}"]).validate(Way::Export).unwrap();
+    let policy = Policy { rules: Vec::new(), default: Action::Continue };
+    assert_eq!(policy.validate(Way::Import).unwrap_err(), "default: must be accept or reject");
+    for (yaml, wanted) in [
+        ("{action: accept, set: {med: x}}", "med is a number, {add: n}"),
+        ("{action: accept, set: {next-hop: x}}", "neither self, unchanged nor an address"),
+        ("{action: accept, as-path: {matches: ['(']}}", "( is not closed"),
+        ("{action: accept, community-match: {any: ['x']}}", "not a pattern for communities"),
+    ] {
+        let error = serde_saphyr::from_str::<Rule>(yaml).unwrap_err().to_string();
+        assert!(error.contains(wanted), "{error}");
+    }
 }

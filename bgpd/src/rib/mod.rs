@@ -10,7 +10,7 @@ mod decision;
 mod next_hops;
 mod table;
 
-pub(crate) use attrs::{AttrId, AttrTable};
+pub(crate) use attrs::{AttrId, AttrSet, AttrTable};
 pub use decision::Reason;
 pub(crate) use decision::{DEFAULT_LOCAL_PREF, PeerRank};
 pub(crate) use next_hops::{NextHopSets, SetId};

@@ -60,10 +60,12 @@ impl Core {
         let peers = std::mem::take(&mut config.peers);
         let networks = std::mem::take(&mut config.networks);
         let old = std::mem::replace(&mut self.config, config);
+        self.policies.update(&old, &self.config);
         let reset_all = self.apply_speaker(&old, &mut report);
         self.apply_peers(now, peers, reset_all, &mut report);
         self.bfd_configured(now);
         self.apply_networks(networks, &mut report);
+        self.policies.tidy();
         report
     }
 
@@ -95,6 +97,15 @@ impl Core {
         }
         if new.ebgp_requires_policy != old.ebgp_requires_policy {
             note(vec!["ebgp-requires-policy"], Effect::ReEvaluated);
+        }
+        for (field, differ) in [
+            ("prefix-sets", new.prefix_sets != old.prefix_sets),
+            ("community-sets", new.community_sets != old.community_sets),
+            ("as-path-sets", new.as_path_sets != old.as_path_sets),
+        ] {
+            if differ {
+                note(vec![field], Effect::ReEvaluated);
+            }
         }
         if new.multipath != old.multipath {
             note(vec!["multipath"], Effect::ReEvaluated);
@@ -178,7 +189,7 @@ impl Core {
             self.neighbors.push(None);
             PeerId(u16::try_from(self.neighbors.len() - 1).unwrap_or(u16::MAX - 1))
         });
-        let neighbor = Neighbor::new(peer, Arc::new(config), &self.config, now);
+        let neighbor = Neighbor::new(peer, Arc::new(config), &self.config, &mut self.policies, now);
         self.neighbors[peer.index()] = Some(neighbor);
         self.start(now, peer, Direction::Outgoing);
     }
@@ -208,14 +219,14 @@ impl Core {
         config: PeerConfig,
         reset_all: bool,
     ) -> (Vec<&'static str>, Effect) {
-        let speaker = &self.config;
-        let Some(Some(neighbor)) = self.neighbors.get_mut(peer.index()) else {
+        let Self { config: speaker, policies, neighbors, .. } = self;
+        let Some(Some(neighbor)) = neighbors.get_mut(peer.index()) else {
             return (Vec::new(), Effect::Live);
         };
         let old = neighbor.config.clone();
         let (old_import, old_export) = (neighbor.import.clone(), neighbor.export.clone());
         let config = Arc::new(config);
-        neighbor.configure(config.clone(), speaker);
+        neighbor.configure(config.clone(), speaker, policies);
         let (fields, effect) = differences(&old, &config);
         let import = neighbor.import != old_import
             || old.allowas_in != config.allowas_in

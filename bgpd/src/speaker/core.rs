@@ -20,6 +20,7 @@ use super::neighbor::{Deadline, Neighbor, Slot};
 use super::status::{DownReason, Progress};
 use crate::config::{Config, Network, PeerConfig};
 use crate::export::{Sink, Told, UpdateGroups};
+use crate::policy::Library;
 use crate::rib::{PeerId, Rib, with_family};
 use crate::session::{Action, Direction, Event, State, Timer, step};
 use crate::wire::attributes::AttributeBlock;
@@ -63,6 +64,8 @@ pub(crate) struct Core {
     pub(super) config: Config,
     /// Our own networks, by prefix.
     pub(super) networks: BTreeMap<IpNet, Network>,
+    /// Policies with the sets that they name.
+    pub(super) policies: Library,
     pub(super) rib: Rib,
     pub(super) groups: UpdateGroups,
     /// By [`PeerId`]; the first place is ours and stays empty.
@@ -91,6 +94,7 @@ impl Core {
         let restarting = config.graceful_restart.enabled && config.graceful_restart.restarting;
         let mut core = Self {
             networks: BTreeMap::new(),
+            policies: Library::default(),
             rib: Rib::new(config.multipath),
             config: Config { peers: Vec::new(), networks: Vec::new(), ..config.clone() },
             groups: UpdateGroups::default(),

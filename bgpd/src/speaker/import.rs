@@ -6,12 +6,12 @@ use smallvec::SmallVec;
 
 use super::core::Core;
 use super::neighbor::Neighbor;
-use crate::policy::{Outcome, PeerType, Source, Subject};
+use crate::policy::{Applied, Narrowed, Outcome, PeerType, Route, Source};
 use crate::rib::{AttrId, DestId, Path, PeerId, Reason, Rib, RibPrefix, with_family};
 use crate::wire::attributes::{self, AttributeBlock};
 use crate::wire::{
-    Context, Disposition, Family, FamilySet, NextHop, Nlri, Notification, ParsedUpdate, Prefixes,
-    Reach, Unreach, code, parse_update, path,
+    Context, Disposition, Draft, Family, FamilySet, NextHop, Nlri, Notification, ParsedUpdate,
+    Prefixes, Reach, Unreach, code, parse_update, path,
 };
 
 impl Core {
@@ -199,10 +199,10 @@ impl Core {
 struct Judge<'a> {
     neighbor: &'a mut Neighbor,
     attr_in: AttrId,
-    /// What is wrong with all of them.
-    refused: Option<Reason>,
-    /// What the rules used so far made of the attributes.
-    changed: SmallVec<[(usize, AttrId); 2]>,
+    /// What is wrong with all of them, or which rules of the import policy hold for them.
+    verdict: Result<Narrowed, Reason>,
+    /// What rules used so far made of the attributes.
+    changed: SmallVec<[(Applied, AttrId); 2]>,
 }
 
 impl<'a> Judge<'a> {
@@ -221,49 +221,57 @@ impl<'a> Judge<'a> {
         } else {
             None
         };
-        Self { neighbor, attr_in, refused, changed: SmallVec::new() }
+        let verdict = match refused {
+            Some(reason) => Err(reason),
+            None => Ok(neighbor.import.narrow(&Route {
+                block: &set.block,
+                info: &set.info,
+                next_hop: set.next_hop,
+                source: Source::RemotePeers,
+                peer_type: neighbor.peer_type,
+                neighbor: Some(neighbor.config.address),
+            })),
+        };
+        Self { neighbor, attr_in, verdict, changed: SmallVec::new() }
     }
 
     /// The attributes the route is used with, with a reference; or why it is not.
     fn judge<P: RibPrefix>(&mut self, prefix: P, rib: &mut Rib) -> (AttrId, Reason) {
-        if let Some(reason) = self.refused {
-            return (AttrId::NONE, reason);
-        }
+        let narrowed = match &self.verdict {
+            Ok(narrowed) => narrowed,
+            Err(reason) => return (AttrId::NONE, *reason),
+        };
         if prefix.is_multicast() {
             return (AttrId::NONE, Reason::NotUnicast);
         }
-        let policy = &*self.neighbor.import;
-        let outcome = if policy.rules.is_empty() && policy.default == crate::policy::Action::Accept
-        {
-            Outcome::Accept(None)
-        } else {
-            policy.evaluate(&Subject {
-                prefix: prefix.to_net(),
-                block: &rib.attrs.get(self.attr_in).block,
-                source: Source::RemotePeers,
-                peer_type: self.neighbor.peer_type,
-            })
-        };
-        let attr = match outcome {
+        let applied = match self.neighbor.import.decide(narrowed, || prefix.to_net()) {
             Outcome::Reject => return (AttrId::NONE, Reason::ImportPolicy),
-            Outcome::Accept(None) => self.attr_in,
-            Outcome::Accept(Some(rule)) => self.change(rule, rib),
+            Outcome::Accept(applied) => applied,
         };
+        let attr = if applied.is_empty() { self.attr_in } else { self.change::<P>(applied, rib) };
+        let reason = if attr == AttrId::NONE { Reason::NextHop } else { Reason::Undecided };
         rib.attrs.retain(attr);
-        (attr, Reason::Undecided)
+        (attr, reason)
     }
 
-    fn change(&mut self, rule: usize, rib: &mut Rib) -> AttrId {
-        if let Some((_, attr)) = self.changed.iter().find(|(at, _)| *at == rule) {
+    /// The attributes after these rules; NONE if they make an unusable next hop.
+    fn change<P: RibPrefix>(&mut self, applied: Applied, rib: &mut Rib) -> AttrId {
+        if let Some((_, attr)) = self.changed.iter().find(|(known, _)| *known == applied) {
             return *attr;
         }
+        let policy = &self.neighbor.import;
         let set = rib.attrs.get(self.attr_in);
-        let Some(changes) = self.neighbor.import.rules.get(rule) else { return self.attr_in };
-        let mut block = AttributeBlock::default();
-        block.rewrite(&set.block, &changes.set.edits());
-        let next_hop = set.next_hop;
-        let attr = rib.attrs.intern(&block.bytes, next_hop);
-        self.changed.push((rule, attr));
+        let mut draft = Draft::of(&set.block);
+        policy.apply(&applied, &mut draft, self.neighbor.local_asn);
+        let chosen = policy.next_hop(&applied).and_then(|chosen| chosen.address(P::FAMILY));
+        let next_hop = chosen.unwrap_or(set.next_hop);
+        let block = draft.finish();
+        let attr = if is_usable(self.neighbor, next_hop) {
+            rib.attrs.intern(&block, next_hop)
+        } else {
+            AttrId::NONE
+        };
+        self.changed.push((applied, attr));
         attr
     }
 

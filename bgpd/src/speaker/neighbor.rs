@@ -12,7 +12,7 @@ use super::core::{ConnId, Time};
 use super::history::History;
 use super::status::{Counters, DownReason};
 use crate::config::{Config, PeerConfig};
-use crate::policy::{PeerType, Policy};
+use crate::policy::{Compiled, Library, PeerType, Policy};
 use crate::rib::{Bitmap, PeerId};
 use crate::session::{Direction, Negotiated, Offer, State, Timer};
 use crate::wire::{Family, FamilySet, Frame, MessageType, NextHop};
@@ -139,8 +139,8 @@ pub(super) struct Session {
 pub(super) struct Neighbor {
     pub(super) id: PeerId,
     pub(super) config: Arc<PeerConfig>,
-    pub(super) import: Arc<Policy>,
-    pub(super) export: Arc<Policy>,
+    pub(super) import: Arc<Compiled>,
+    pub(super) export: Arc<Compiled>,
     pub(super) peer_type: PeerType,
     pub(super) local_asn: u32,
     pub(super) slots: [Slot; 2],
@@ -182,7 +182,13 @@ pub(super) struct Neighbor {
 }
 
 impl Neighbor {
-    pub(super) fn new(id: PeerId, config: Arc<PeerConfig>, speaker: &Config, now: Time) -> Self {
+    pub(super) fn new(
+        id: PeerId,
+        config: Arc<PeerConfig>,
+        speaker: &Config,
+        policies: &mut Library,
+        now: Time,
+    ) -> Self {
         let mut neighbor = Self {
             id,
             peer_type: PeerType::External,
@@ -211,22 +217,25 @@ impl Neighbor {
             counters: Counters::default(),
             history: History::default(),
         };
-        neighbor.configure(config, speaker);
+        neighbor.configure(config, speaker, policies);
         neighbor
     }
 
     /// Takes over a configuration; what follows from it is the caller's business.
-    pub(super) fn configure(&mut self, config: Arc<PeerConfig>, speaker: &Config) {
+    pub(super) fn configure(
+        &mut self,
+        config: Arc<PeerConfig>,
+        speaker: &Config,
+        policies: &mut Library,
+    ) {
         self.local_asn = config.local_asn(speaker);
         let external = config.asn != self.local_asn;
         self.peer_type = if external { PeerType::External } else { PeerType::Internal };
         let needs_policy = external && speaker.ebgp_requires_policy.unwrap_or(false);
-        let policy = |given: &Option<Policy>| {
-            Arc::new(match given {
-                Some(policy) => policy.clone(),
-                None if needs_policy => Policy::reject(),
-                None => Policy::accept(),
-            })
+        let mut policy = |given: &Option<Policy>| match given {
+            Some(policy) => policies.policy(policy),
+            None if needs_policy => policies.policy(&Policy::reject()),
+            None => policies.policy(&Policy::accept()),
         };
         self.import = policy(&config.import);
         self.export = policy(&config.export);

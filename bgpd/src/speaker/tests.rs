@@ -6,6 +6,7 @@ mod live;
 mod next_hops;
 mod oracle;
 mod pace;
+mod policy;
 mod queries;
 mod reflection;
 mod refresh;

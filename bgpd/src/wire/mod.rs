@@ -5,6 +5,8 @@
 //! size. Path attributes come out with the treatment RFC 7606 asks for.
 
 pub mod attributes;
+mod communities;
+mod draft;
 mod encode;
 mod notification;
 mod open;
@@ -13,7 +15,10 @@ mod prefix;
 mod refresh;
 mod update;
 
-pub use attributes::{AttributeBlock, Community, Info, LargeCommunity, NextHop};
+pub use attributes::{AttributeBlock, Info, NextHop};
+pub(crate) use communities::text_form;
+pub use communities::{Administrator, Community, ExtendedCommunity, LargeCommunity};
+pub use draft::Draft;
 pub use encode::{UpdateEncoder, encode_end_of_rib, encode_keepalive};
 pub use notification::{Notification, cease, code};
 pub use open::{Capability, FamilyAddPath, FamilyRestart, NextHopFamily, Open};

@@ -170,6 +170,25 @@ pub fn prepend(asns: &[u32], path: &[u8], out: &mut Vec<u8>) {
     out.extend_from_slice(rest);
 }
 
+/// The path with each AS number replaced by what `f` makes of it; None takes it out, and a segment
+/// that holds none any more is gone.
+pub fn map(path: &[u8], mut f: impl FnMut(u32) -> Option<u32>) -> Vec<u8> {
+    let mut out = Vec::with_capacity(path.len());
+    for (kind, old) in segments(path) {
+        let new = old.chunks_exact(4).filter_map(|octets| f(asn(octets)));
+        let new: Vec<u8> = new.flat_map(u32::to_be_bytes).collect();
+        if !new.is_empty() {
+            push_segment(kind, &new, &mut out);
+        }
+    }
+    out
+}
+
+/// Whether an AS number is for private use (RFC 6996 section 5).
+pub const fn is_private(asn: u32) -> bool {
+    matches!(asn, 64_512..=65_534 | 4_200_000_000..=4_294_967_294)
+}
+
 /// Appends `path` with two-octet AS numbers, [`super::AS_TRANS`] for those that do not fit: then
 /// AS4_PATH must go with it (RFC 6793 section 4.2.2).
 pub(super) fn narrow(path: &[u8], out: &mut Vec<u8>) {

@@ -11,7 +11,7 @@ use std::net::{IpAddr, Ipv4Addr};
 use ipnet::IpNet;
 use proptest::prelude::*;
 
-use super::attributes::{Edit, Edits, flag, kind, push};
+use super::attributes::{flag, kind, push};
 use super::*;
 use strategies::{Announcement, announcement, open_strategy};
 
@@ -242,55 +242,53 @@ fn editing_a_block_keeps_order_and_what_is_not_edited() {
     push(&mut block, flag::OPTIONAL, kind::ORIGINATOR_ID, &[1, 1, 1, 1]);
     push(&mut block, flag::OPTIONAL, kind::CLUSTER_LIST, &[1, 1, 1, 1]);
     push(&mut block, 0xe0, 99, &[1, 2, 3]);
-    let mut out = AttributeBlock::default();
-    out.rewrite(&block, &Edits::default());
-    assert_eq!(out.bytes, block, "no edits, no change");
-    let communities = [Community(7)];
-    let large = [LargeCommunity([1, 2, 3])];
-    let edits = Edits {
-        prepend: &[65001],
-        local_pref: Edit::Default(100),
-        med: Edit::Set(5),
-        reflection: attributes::Reflection::Strip,
-        communities: &communities,
-        large_communities: &large,
-    };
-    out.rewrite(&block, &edits);
-    let kinds: Vec<u8> = attributes::iter(&out.bytes).map(|a| a.kind).collect();
-    assert_eq!(kinds, [1, 2, 4, 5, 8, 32, 99]);
-    let info = Info::of(&out.bytes);
+    assert_eq!(Draft::of(&block).finish(), block, "no edits, no change");
+    let mut draft = Draft::of(&block);
+    draft.put_number(kind::LOCAL_PREF, 100);
+    draft.put_number(kind::MULTI_EXIT_DISC, 5);
+    draft.put_list(kind::COMMUNITIES, vec![0, 0, 0, 7]);
+    draft.put_list(kind::EXTENDED_COMMUNITIES, Vec::new());
+    draft.put_list(kind::ORIGINATOR_ID, Vec::new());
+    draft.remove(kind::CLUSTER_LIST);
+    draft.remove(kind::LARGE_COMMUNITIES);
+    draft.put(kind::AS_PATH, vec![2, 1, 0, 0, 0xfd, 0xe9]);
+    draft.put(99, vec![3, 2, 1]);
+    let out = draft.finish();
+    let found: Vec<(u8, u8)> = attributes::iter(&out).map(|a| (a.kind, a.flags)).collect();
+    let wanted = [(1, 0x40), (2, 0x40), (4, 0x80), (5, 0x40), (8, 0xc0), (99, 0xe0)];
+    assert_eq!(found, wanted, "flags by definition, Partial kept");
+    let info = Info::of(&out);
     assert_eq!((info.med, info.local_pref, info.path_len), (Some(5), Some(100), 1));
     assert_eq!(usize::from(info.split), 4 + 3 + 6);
-    let twice = out.bytes.clone();
-    out.rewrite(&twice, &Edits { communities: &communities, ..Edits::default() });
-    assert_eq!(attributes::communities(&out.bytes).count(), 1, "added once");
+    assert_eq!(Draft::of(&out).number(kind::MULTI_EXIT_DISC), Some(5));
 }
 
 #[test]
-fn a_reflected_route_says_who_originated_it_and_through_which_clusters_it_came() {
-    let mut block = Vec::new();
-    push(&mut block, flag::TRANSITIVE, kind::ORIGIN, &[0]);
-    push(&mut block, flag::TRANSITIVE, kind::AS_PATH, &[]);
-    push(&mut block, 0xc0, kind::LARGE_COMMUNITIES, &[0; 12]);
-    let by = |originator: u8, cluster: u8| {
-        let [originator, cluster] = [originator, cluster].map(|n| Ipv4Addr::new(n, n, n, n));
-        let reflection = attributes::Reflection::By { originator, cluster };
-        Edits { reflection, ..Edits::default() }
-    };
-    let (mut once, mut twice) = (AttributeBlock::default(), AttributeBlock::default());
-    once.rewrite(&block, &by(1, 8));
-    twice.rewrite(&once.bytes, &by(2, 9));
-    let kinds: Vec<u8> = attributes::iter(&twice.bytes).map(|a| a.kind).collect();
-    assert_eq!(kinds, [1, 2, 9, 10, 32]);
-    assert!(
-        attributes::iter(&twice.bytes)
-            .filter(|a| (9..=10).contains(&a.kind))
-            .all(|a| a.flags & flag::TRANSITIVE == 0)
-    );
-    let info = Info::of(&twice.bytes);
-    assert_eq!(info.originator, Some(Ipv4Addr::new(1, 1, 1, 1)), "the first one's");
-    let clusters: Vec<Ipv4Addr> = attributes::clusters(&twice.bytes).collect();
-    assert_eq!(clusters, [Ipv4Addr::new(9, 9, 9, 9), Ipv4Addr::new(8, 8, 8, 8)], "latest first");
+fn communities_have_a_text_form() {
+    fn same<T: std::str::FromStr + ToString>(text: &str) -> Option<T> {
+        let value: T = text.parse().ok()?;
+        assert_eq!(value.to_string(), text);
+        Some(value)
+    }
+    for (text, value) in [
+        ("rt:64512:100", 0x0002_fc00_0000_0064),
+        ("rt:65536:100", 0x0202_0001_0000_0064),
+        ("soo:192.0.2.1:7", 0x0103_c000_0201_0007),
+        ("soo:64512:4294967295", 0x0003_fc00_ffff_ffff),
+        ("0x4300fc0000000064", 0x4300_fc00_0000_0064),
+        // A small AS number in four octets is not what rt:7:100 is.
+        ("0x0202000000070064", 0x0202_0000_0007_0064),
+    ] {
+        assert_eq!(same(text), Some(ExtendedCommunity(value)), "{text}");
+    }
+    for wrong in ["rt:65536:65536", "rt:192.0.2.1:65536", "rt:1", "xx:1:2", "0x12", "rt:*:1", ""] {
+        let error = wrong.parse::<ExtendedCommunity>().unwrap_err();
+        assert!(error.contains("is not an extended community"), "{error}");
+    }
+    assert_eq!(same("no-export"), Some(Community::NO_EXPORT));
+    assert_eq!(same("65001:7"), Some(Community(65001 << 16 | 7)));
+    assert_eq!(same("1:2:3"), Some(LargeCommunity([1, 2, 3])));
+    assert!(!ExtendedCommunity(0x4300_fc00_0000_0064).is_transitive());
 }
 
 #[test]

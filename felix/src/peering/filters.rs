@@ -277,6 +277,7 @@ mod tests {
                 prepend_as_path: vec![65011, 65012, 65010],
                 ..Changes::default()
             },
+            ..Rule::default()
         };
         assert_eq!(found.export, [wanted]);
     }

@@ -10,7 +10,7 @@ use crate::rib::with_family;
 use crate::rib::{AttrId, Dest, DestId, FibNextHops, Path, PeerId, Reason, RibPrefix, Table};
 use crate::speaker::core::Core;
 use crate::wire::attributes::{self, kind};
-use crate::wire::{Community, Family, LargeCommunity, Prefix, path};
+use crate::wire::{Community, ExtendedCommunity, Family, LargeCommunity, Prefix, path};
 
 /// Destinations looked at for one slice of an answer.
 const LOOK: usize = 16 * 1024;
@@ -107,6 +107,9 @@ pub struct PathStatus {
     pub communities: Vec<Community>,
     /// Large communities.
     pub large_communities: Vec<LargeCommunity>,
+    /// Extended communities.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub extended_communities: Vec<ExtendedCommunity>,
     /// Type codes of attributes that are carried without being understood.
     pub unknown_attributes: Vec<u8>,
 }
@@ -296,6 +299,7 @@ impl Core {
             clusters: attributes::clusters(&set.block).collect(),
             communities: attributes::communities(&set.block).collect(),
             large_communities: attributes::large_communities(&set.block).collect(),
+            extended_communities: attributes::extended_communities(&set.block).collect(),
             unknown_attributes: attributes::iter(&set.block)
                 .map(|a| a.kind)
                 .filter(|k| {
