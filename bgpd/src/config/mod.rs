@@ -7,7 +7,9 @@ mod tests;
 mod validate;
 
 pub use bfd::Bfd;
-pub use peer::{AddPaths, MaxPrefixes, NextHopMode, Password, PeerConfig, SentPaths};
+pub use peer::{
+    AddPaths, LocalAs, MaxPrefixes, NextHopMode, Password, PeerConfig, RemovePrivateAs, SentPaths,
+};
 pub use validate::{ConfigError, InvalidField, is_asn};
 
 use std::collections::BTreeMap;
@@ -53,6 +55,10 @@ pub struct Config {
     /// Unset: false in the library, true in the daemon.
     #[serde(default)]
     pub ebgp_requires_policy: Option<bool>,
+    /// The speaker is about to go away: its routes, and those through it, are to be the last choice
+    /// of everybody (RFC 8326). As `graceful-shutdown` of every peer.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub graceful_shutdown: bool,
     /// Prefix conditions by the name that rules of policies call them. A set holds what meets one
     /// of its conditions.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
@@ -87,6 +93,7 @@ impl Config {
             graceful_restart: GracefulRestart::default(),
             multipath: Multipath::default(),
             ebgp_requires_policy: None,
+            graceful_shutdown: false,
             prefix_sets: BTreeMap::new(),
             community_sets: BTreeMap::new(),
             as_path_sets: BTreeMap::new(),

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{Bfd, Config, PORT};
 use crate::policy::Policy;
-use crate::wire::Family;
+use crate::wire::{Family, Role};
 
 /// What next hop a peer is told.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -105,6 +105,48 @@ pub enum SentPaths {
     Used,
 }
 
+/// Where our AS number towards a peer shows, if it is not the speaker's.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields, default)]
+pub struct LocalAs {
+    /// It is not put in front of the paths of routes from the peer.
+    pub no_prepend: bool,
+    /// The speaker's own AS number does not show, behind it, in routes to the peer.
+    pub replace_as: bool,
+}
+
+impl Default for LocalAs {
+    fn default() -> Self {
+        Self { no_prepend: true, replace_as: true }
+    }
+}
+
+impl LocalAs {
+    fn is_default(&self) -> bool {
+        *self == Self::default()
+    }
+}
+
+/// What becomes of private AS numbers (RFC 6996) in routes to an external peer. Its own AS number
+/// stays in any case: it is how it finds loops.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum RemovePrivateAs {
+    /// Nothing.
+    #[default]
+    Off,
+    /// All are taken out.
+    All,
+    /// Our AS number towards the peer stands in place of each.
+    Replace,
+}
+
+impl RemovePrivateAs {
+    fn is_off(&self) -> bool {
+        *self == Self::Off
+    }
+}
+
 /// One neighbor.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields)]
@@ -128,6 +170,9 @@ pub struct PeerConfig {
     /// Our AS number towards this peer, in place of the speaker's own. None: the speaker's.
     #[serde(default)]
     pub local_asn: Option<u32>,
+    /// Where `local-asn` shows towards an external peer.
+    #[serde(default, skip_serializing_if = "LocalAs::is_default")]
+    pub local_as: LocalAs,
     /// The local address of the session. None: what the kernel chooses.
     #[serde(default)]
     pub source_address: Option<IpAddr>,
@@ -201,6 +246,29 @@ pub struct PeerConfig {
     /// How many times our own AS number may appear in a received path.
     #[serde(default)]
     pub allowas_in: u8,
+    /// In routes to an external peer, our AS number stands in place of the peer's own, so that sites
+    /// of one AS take each other's routes.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub as_override: bool,
+    /// Private AS numbers in routes to an external peer.
+    #[serde(default, skip_serializing_if = "RemovePrivateAs::is_off")]
+    pub remove_private_as: RemovePrivateAs,
+    /// What we are to an external peer (RFC 9234). Routes then carry whether they may go on to
+    /// customers only, and those that came a wrong way are refused. None: no such thing.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub role: Option<Role>,
+    /// The peer must have a role too; without this, only a role that does not fit is refused.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub role_strict: bool,
+    /// The session is about to end (RFC 8326): an external peer's routes are the last choice here,
+    /// and it is told so of ours with the community GRACEFUL_SHUTDOWN; an internal peer with a
+    /// LOCAL_PREF of 0. Nothing is reset.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub graceful_shutdown: bool,
+    /// Routes of an external peer with GRACEFUL_SHUTDOWN are the last choice: their LOCAL_PREF is
+    /// 0, whatever the import policy sets.
+    #[serde(default = "default_true")]
+    pub honor_graceful_shutdown: bool,
     /// Refuse routes of an external peer whose AS path does not start with its AS number.
     #[serde(default = "default_true")]
     pub enforce_first_as: bool,
@@ -243,6 +311,7 @@ impl PeerConfig {
             scope_id: 0,
             asn,
             local_asn: None,
+            local_as: LocalAs::default(),
             source_address: None,
             passive: false,
             shutdown: None,
@@ -264,6 +333,12 @@ impl PeerConfig {
             route_reflector_client: false,
             add_paths: AddPaths::default(),
             allowas_in: 0,
+            as_override: false,
+            remove_private_as: RemovePrivateAs::Off,
+            role: None,
+            role_strict: false,
+            graceful_shutdown: false,
+            honor_graceful_shutdown: true,
             enforce_first_as: true,
             import: None,
             export: None,

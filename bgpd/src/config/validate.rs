@@ -3,7 +3,7 @@
 use std::collections::HashSet;
 use std::net::{IpAddr, SocketAddr};
 
-use super::{Bfd, Config, PeerConfig};
+use super::{Bfd, Config, PeerConfig, RemovePrivateAs};
 use crate::policy::{Way, validate_prefixes};
 
 /// A field of a neighbor with a value that makes no sense.
@@ -108,6 +108,16 @@ impl Config {
                     return fail(&object, field, &reason);
                 }
             }
+            let external = peer.asn != peer.local_asn(self);
+            for (field, given) in [
+                ("as-override", peer.as_override),
+                ("remove-private-as", peer.remove_private_as != RemovePrivateAs::Off),
+                ("role", peer.role.is_some()),
+            ] {
+                if given && !external {
+                    return fail(&object, field, "is for external peers only");
+                }
+            }
             if peer.route_reflector_client && peer.asn != peer.local_asn.unwrap_or(self.asn) {
                 let reason = "only an internal peer can be a client";
                 return fail(&object, "route-reflector-client", reason);
@@ -173,6 +183,8 @@ impl PeerConfig {
         check(interval, "advertisement-interval", "must be at most 600 seconds")?;
         check(restart, "restart-time", "must be 1 to 4095 seconds")?;
         check(!self.families.is_empty(), "families", "is empty")?;
+        let strict = self.role.is_some() || !self.role_strict;
+        check(strict, "role-strict", "there is no role")?;
         if let Some(max) = self.max_prefixes {
             let possible = max.limit > 0 && max.restart_after != Some(0);
             check(possible, "max-prefixes", "limit and restart-after must be 1 or more")?;

@@ -10,7 +10,7 @@ use smallvec::SmallVec;
 
 use super::Sink;
 use super::pace::Pace;
-use super::transform::Origin;
+use super::transform::{Departure, Origin};
 use crate::config::NextHopMode;
 use crate::policy::{Applied, Compiled, Narrowed, NextHopChange, Outcome, PeerType, Route, Source};
 use crate::rib::{AttrId, DestId, DirtyList, PeerId, Rib, RibPrefix, Table};
@@ -30,6 +30,8 @@ pub(crate) struct GroupKey {
     pub(crate) next_hop: Option<NextHop>,
     pub(crate) encoder: UpdateEncoder,
     pub(crate) policy: Arc<Compiled>,
+    /// What is done to routes beside it.
+    pub(crate) departure: Departure,
     /// Internal peers' routes are reflected to them, whoever they are from (RFC 4456).
     pub(crate) client: bool,
     /// Where routes are reflected.
@@ -407,7 +409,8 @@ impl Group {
         policy.decide(narrowed, || prefix.to_net())
     }
 
-    /// The attributes as the members get them; NONE if they cannot be encoded for them.
+    /// The attributes as the members get them; NONE if they are not for them, or cannot be encoded
+    /// for them.
     fn transform<P: RibPrefix>(
         &self,
         attr: AttrId,
@@ -419,7 +422,7 @@ impl Group {
         let set = rib.attrs.get(attr);
         let chosen = key.policy.next_hop(applied);
         let Some(next_hop) = self.next_hop::<P>(set.next_hop, chosen) else { return AttrId::NONE };
-        let block = key.transform(set, origin, applied);
+        let Some(block) = key.transform(set, origin, applied) else { return AttrId::NONE };
         let out = rib.attrs.intern(&block, next_hop);
         let info = &rib.attrs.get(out).info;
         if key.encoder.can_announce::<P>(&block, info, next_hop) {

@@ -17,6 +17,7 @@ mod transform;
 
 pub(crate) use group::GroupKey;
 use group::{Group, Sent};
+pub(crate) use transform::Departure;
 
 use std::sync::Arc;
 

@@ -95,6 +95,8 @@ pub enum Reason {
     ClusterLoop,
     /// Refused: a multicast prefix (RFC 4271 section 6.3).
     NotUnicast,
+    /// Refused: the route came a way that it should not have (RFC 9234 section 5).
+    RouteLeak,
     /// Refused: the next hop is one of our own addresses, or cannot be one at all.
     NextHop,
 }
@@ -119,6 +121,7 @@ impl std::fmt::Display for Reason {
             Self::OriginatorLoop => "refused: own ORIGINATOR_ID",
             Self::ClusterLoop => "refused: own cluster in CLUSTER_LIST",
             Self::NotUnicast => "refused: not a unicast prefix",
+            Self::RouteLeak => "refused: route leak",
             Self::NextHop => "refused: unusable next hop",
         })
     }

@@ -3,7 +3,7 @@
 use std::net::Ipv4Addr;
 
 use crate::wire::{
-    Capability, Family, FamilyAddPath, FamilySet, NextHopFamily, Notification, Open, code,
+    Capability, Family, FamilyAddPath, FamilySet, NextHopFamily, Notification, Open, Role, code,
 };
 
 /// What we bring to a session.
@@ -23,6 +23,10 @@ pub(crate) struct Offer {
     pub(crate) receive_paths: FamilySet,
     /// Families of which several paths to a prefix are sent.
     pub(crate) send_paths: FamilySet,
+    /// What we are to the peer (RFC 9234).
+    pub(crate) role: Option<Role>,
+    /// The peer must say what it is to us.
+    pub(crate) role_strict: bool,
     /// Graceful restart: seconds, whether we have restarted, whether forwarding state was kept.
     pub(crate) restart: Option<(u16, bool)>,
 }
@@ -63,6 +67,8 @@ pub(crate) struct Negotiated {
     pub(crate) receive_paths: FamilySet,
     /// Families whose NLRI go with path identifiers.
     pub(crate) send_paths: FamilySet,
+    /// What the peer says it is to us (RFC 9234).
+    pub(crate) peer_role: Option<Role>,
     /// None: the peer does not know graceful restart.
     pub(crate) restart: Option<PeerRestart>,
 }
@@ -91,6 +97,9 @@ impl Offer {
         let add_path: Vec<FamilyAddPath> = add_path.collect();
         if !add_path.is_empty() {
             capabilities.push(Capability::AddPath(add_path));
+        }
+        if let Some(role) = self.role {
+            capabilities.push(Capability::Role(role.wire()));
         }
         if let Some((time, restarting)) = self.restart {
             let families = self.families.iter().map(|family| {
@@ -181,9 +190,10 @@ pub(crate) fn negotiate(offer: &Offer, open: &Open) -> Result<Negotiated, Notifi
                     }
                 }
             }
-            Capability::Unknown(..) => {}
+            Capability::Role(_) | Capability::Unknown(..) => {}
         }
     }
+    let peer_role = peer_role(offer, open)?;
     if !multiprotocol {
         families.insert(Family::Ipv4Unicast);
     }
@@ -220,6 +230,25 @@ pub(crate) fn negotiate(offer: &Offer, open: &Open) -> Result<Negotiated, Notifi
             && families.contains(Family::Ipv4Unicast),
         receive_paths: receive_paths.intersection(offer.receive_paths).intersection(families),
         send_paths: send_paths.intersection(offer.send_paths).intersection(families),
+        peer_role,
         restart: if offer.restart.is_some() { restart } else { None },
     })
+}
+
+/// What the peer is to us, which must fit what we are to it (RFC 9234 section 4.2).
+fn peer_role(offer: &Offer, open: &Open) -> Result<Option<Role>, Notification> {
+    let mut said = open.capabilities.iter().filter_map(|capability| match capability {
+        Capability::Role(role) => Some(*role),
+        _ => None,
+    });
+    let error = |reason| Err(Notification::new(code::OPEN, 11, &[], reason));
+    let first = said.next();
+    let Some(ours) = offer.role else { return Ok(first.and_then(Role::from_wire)) };
+    match first {
+        None if offer.role_strict => error("the peer does not say its role"),
+        None => Ok(None),
+        Some(first) if said.any(|other| other != first) => error("the peer says several roles"),
+        Some(first) if Role::from_wire(first) == Some(ours.opposite()) => Ok(Some(ours.opposite())),
+        Some(_) => error("the peer's role does not fit ours"),
+    }
 }

@@ -12,6 +12,8 @@ fn offer() -> Offer {
         keepalive_time: None,
         families: Family::ALL.into_iter().collect(),
         extended_next_hop: false,
+        role: None,
+        role_strict: false,
         receive_paths: FamilySet::default(),
         send_paths: FamilySet::default(),
         restart: Some((120, false)),
@@ -41,6 +43,35 @@ fn two_default_offers_agree_on_everything() {
 }
 
 /// RFC 8950 section 4: only if both sides offer it, for a family that is there.
+/// RFC 9234 section 4.2.
+#[test]
+fn roles_must_fit_each_other() {
+    use crate::wire::Role;
+    let judge = |ours: Option<Role>, strict: bool, said: &[u8]| {
+        let ours = Offer { role: ours, role_strict: strict, ..offer() };
+        let mut open = peer_open();
+        open.capabilities.extend(said.iter().map(|role| Capability::Role(*role)));
+        negotiate(&ours, &open).map(|agreed| agreed.peer_role).map_err(|n| (n.code, n.subcode))
+    };
+    let roles = [Role::Provider, Role::Rs, Role::RsClient, Role::Customer, Role::Peer];
+    for ours in roles {
+        for theirs in roles {
+            let fits = ours.opposite() == theirs;
+            let wanted = if fits { Ok(Some(theirs)) } else { Err((2, 11)) };
+            assert_eq!(judge(Some(ours), false, &[theirs.wire()]), wanted, "{ours} {theirs}");
+            assert_eq!(judge(None, false, &[theirs.wire()]), Ok(Some(theirs)));
+        }
+        let fitting = ours.opposite().wire();
+        assert_eq!(judge(Some(ours), true, &[fitting, fitting]), Ok(Some(ours.opposite())));
+        assert_eq!(judge(Some(ours), true, &[fitting, (fitting + 1) % 5]), Err((2, 11)));
+        assert_eq!(judge(Some(ours), true, &[5]), Err((2, 11)), "nobody's role");
+        assert_eq!(judge(Some(ours), true, &[]), Err((2, 11)));
+        assert_eq!(judge(Some(ours), false, &[]), Ok(None));
+    }
+    let said = Offer { role: Some(Role::Customer), ..offer() }.open();
+    assert!(said.capabilities.contains(&Capability::Role(3)));
+}
+
 #[test]
 fn an_extended_next_hop_is_agreed_on_by_both() {
     let v6 = FamilySet::from_iter([Family::Ipv6Unicast]);

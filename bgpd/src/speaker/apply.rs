@@ -107,6 +107,9 @@ impl Core {
                 note(vec![field], Effect::ReEvaluated);
             }
         }
+        if new.graceful_shutdown != old.graceful_shutdown {
+            note(vec!["graceful-shutdown"], Effect::ReEvaluated);
+        }
         if new.multipath != old.multipath {
             note(vec!["multipath"], Effect::ReEvaluated);
             self.rib.multipath = new.multipath;
@@ -225,14 +228,17 @@ impl Core {
         };
         let old = neighbor.config.clone();
         let (old_import, old_export) = (neighbor.import.clone(), neighbor.export.clone());
+        let (old_arrival, old_departure) = (neighbor.arrival, neighbor.departure);
         let config = Arc::new(config);
         neighbor.configure(config.clone(), speaker, policies);
         let (fields, effect) = differences(&old, &config);
         let import = neighbor.import != old_import
+            || neighbor.arrival != old_arrival
             || old.allowas_in != config.allowas_in
             || old.next_hop_v4 != config.next_hop_v4
             || old.next_hop_v6 != config.next_hop_v6;
         let export = neighbor.export != old_export
+            || neighbor.departure != old_departure
             || old.add_paths != config.add_paths
             || old.next_hop != config.next_hop
             || old.advertisement_interval != config.advertisement_interval
@@ -405,6 +411,7 @@ fn differences(old: &PeerConfig, new: &PeerConfig) -> (Vec<&'static str>, Effect
         scope_id,
         asn,
         local_asn,
+        local_as,
         source_address,
         passive,
         shutdown,
@@ -426,6 +433,12 @@ fn differences(old: &PeerConfig, new: &PeerConfig) -> (Vec<&'static str>, Effect
         route_reflector_client,
         add_paths,
         allowas_in,
+        as_override,
+        remove_private_as,
+        role,
+        role_strict,
+        graceful_shutdown,
+        honor_graceful_shutdown,
         enforce_first_as,
         import,
         export,
@@ -437,6 +450,7 @@ fn differences(old: &PeerConfig, new: &PeerConfig) -> (Vec<&'static str>, Effect
         ("scope-id", *scope_id != old.scope_id, Effect::SessionReset),
         ("asn", *asn != old.asn, Effect::SessionReset),
         ("local-asn", *local_asn != old.local_asn, Effect::SessionReset),
+        ("local-as", *local_as != old.local_as, Effect::ReEvaluated),
         ("source-address", *source_address != old.source_address, Effect::SessionReset),
         ("passive", *passive != old.passive, Effect::Live),
         ("shutdown", *shutdown != old.shutdown, Effect::Live),
@@ -466,6 +480,16 @@ fn differences(old: &PeerConfig, new: &PeerConfig) -> (Vec<&'static str>, Effect
         ),
         ("add-paths", *add_paths != old.add_paths, add_paths_effect(old, new)),
         ("allowas-in", *allowas_in != old.allowas_in, Effect::ReEvaluated),
+        ("as-override", *as_override != old.as_override, Effect::ReEvaluated),
+        ("remove-private-as", *remove_private_as != old.remove_private_as, Effect::ReEvaluated),
+        ("role", *role != old.role, Effect::SessionReset),
+        ("role-strict", *role_strict != old.role_strict, Effect::NextSession),
+        ("graceful-shutdown", *graceful_shutdown != old.graceful_shutdown, Effect::ReEvaluated),
+        (
+            "honor-graceful-shutdown",
+            *honor_graceful_shutdown != old.honor_graceful_shutdown,
+            Effect::ReEvaluated,
+        ),
         ("enforce-first-as", *enforce_first_as != old.enforce_first_as, Effect::ReEvaluated),
         ("import", *import != old.import, Effect::ReEvaluated),
         ("export", *export != old.export, Effect::ReEvaluated),

@@ -203,6 +203,8 @@ struct Judge<'a> {
     verdict: Result<Narrowed, Reason>,
     /// What rules used so far made of the attributes.
     changed: SmallVec<[(Applied, AttrId); 2]>,
+    /// They change even where no rule changes them.
+    touched: bool,
 }
 
 impl<'a> Judge<'a> {
@@ -218,6 +220,8 @@ impl<'a> Judge<'a> {
             Some(Reason::ClusterLoop)
         } else if !is_usable(neighbor, set.next_hop) {
             Some(Reason::NextHop)
+        } else if neighbor.arrival.is_leak(&set.block) {
+            Some(Reason::RouteLeak)
         } else {
             None
         };
@@ -232,7 +236,8 @@ impl<'a> Judge<'a> {
                 neighbor: Some(neighbor.config.address),
             })),
         };
-        Self { neighbor, attr_in, verdict, changed: SmallVec::new() }
+        let touched = neighbor.arrival.changes(&set.block);
+        Self { neighbor, attr_in, verdict, changed: SmallVec::new(), touched }
     }
 
     /// The attributes the route is used with, with a reference; or why it is not.
@@ -248,7 +253,8 @@ impl<'a> Judge<'a> {
             Outcome::Reject => return (AttrId::NONE, Reason::ImportPolicy),
             Outcome::Accept(applied) => applied,
         };
-        let attr = if applied.is_empty() { self.attr_in } else { self.change::<P>(applied, rib) };
+        let same = applied.is_empty() && !self.touched;
+        let attr = if same { self.attr_in } else { self.change::<P>(applied, rib) };
         let reason = if attr == AttrId::NONE { Reason::NextHop } else { Reason::Undecided };
         rib.attrs.retain(attr);
         (attr, reason)
@@ -262,7 +268,9 @@ impl<'a> Judge<'a> {
         let policy = &self.neighbor.import;
         let set = rib.attrs.get(self.attr_in);
         let mut draft = Draft::of(&set.block);
+        self.neighbor.arrival.begin(&mut draft);
         policy.apply(&applied, &mut draft, self.neighbor.local_asn);
+        self.neighbor.arrival.finish(&mut draft);
         let chosen = policy.next_hop(&applied).and_then(|chosen| chosen.address(P::FAMILY));
         let next_hop = chosen.unwrap_or(set.next_hop);
         let block = draft.finish();

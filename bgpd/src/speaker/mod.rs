@@ -1,6 +1,7 @@
 //! The public face: start a speaker, tell it what to be, ask it what it knows.
 
 mod apply;
+mod arrival;
 mod bfd;
 mod collision;
 mod connections;

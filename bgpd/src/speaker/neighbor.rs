@@ -7,11 +7,13 @@ use std::time::Duration;
 
 use bytes::{Buf, Bytes};
 
+use super::arrival::Arrival;
 use super::bfd::Watch;
 use super::core::{ConnId, Time};
 use super::history::History;
 use super::status::{Counters, DownReason};
 use crate::config::{Config, PeerConfig};
+use crate::export::Departure;
 use crate::policy::{Compiled, Library, PeerType, Policy};
 use crate::rib::{Bitmap, PeerId};
 use crate::session::{Direction, Negotiated, Offer, State, Timer};
@@ -141,6 +143,9 @@ pub(super) struct Neighbor {
     pub(super) config: Arc<PeerConfig>,
     pub(super) import: Arc<Compiled>,
     pub(super) export: Arc<Compiled>,
+    /// What is done to routes beside these.
+    pub(super) arrival: Arrival,
+    pub(super) departure: Departure,
     pub(super) peer_type: PeerType,
     pub(super) local_asn: u32,
     pub(super) slots: [Slot; 2],
@@ -195,6 +200,8 @@ impl Neighbor {
             local_asn: 0,
             import: Arc::default(),
             export: Arc::default(),
+            arrival: Arrival::default(),
+            departure: Departure::default(),
             config: config.clone(),
             slots: Default::default(),
             session: None,
@@ -231,6 +238,8 @@ impl Neighbor {
         self.local_asn = config.local_asn(speaker);
         let external = config.asn != self.local_asn;
         self.peer_type = if external { PeerType::External } else { PeerType::Internal };
+        self.arrival = Arrival::of(&config, speaker, self.peer_type, self.local_asn);
+        self.departure = Departure::of(&config, speaker, self.peer_type);
         let needs_policy = external && speaker.ebgp_requires_policy.unwrap_or(false);
         let mut policy = |given: &Option<Policy>| match given {
             Some(policy) => policies.policy(policy),
@@ -292,6 +301,8 @@ impl Neighbor {
             extended_next_hop: self.config.extended_next_hop(),
             receive_paths: if self.config.add_paths.receive { families } else { none },
             send_paths: if self.config.add_paths.send.is_some() { families } else { none },
+            role: self.config.role,
+            role_strict: self.config.role_strict,
             restart: gr.enabled.then_some((time, restarting)),
         }
     }

@@ -161,6 +161,7 @@ impl Core {
                 add_path: session.negotiated.send_paths.contains(family),
             },
             policy: neighbor.export.clone(),
+            departure: neighbor.departure,
             client: neighbor.config.route_reflector_client,
             cluster: self.config.cluster(),
             interval: Duration::from_secs(neighbor.config.advertisement_interval.into()),

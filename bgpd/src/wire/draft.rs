@@ -69,6 +69,14 @@ impl<'a> Draft<'a> {
         }
     }
 
+    /// Adds an item to a list of such, unless it is there.
+    pub fn add<const N: usize>(&mut self, kind: u8, item: &[u8; N]) {
+        let list = self.get(kind).unwrap_or_default();
+        if !list.as_chunks::<N>().0.contains(item) {
+            self.put(kind, [list, item].concat());
+        }
+    }
+
     /// Takes an attribute out.
     pub fn remove(&mut self, kind: u8) {
         if let Ok(at) = self.position(kind) {

@@ -13,6 +13,7 @@ mod open;
 pub mod path;
 mod prefix;
 mod refresh;
+mod role;
 mod update;
 
 pub use attributes::{AttributeBlock, Info, NextHop};
@@ -24,6 +25,7 @@ pub use notification::{Notification, cease, code};
 pub use open::{Capability, FamilyAddPath, FamilyRestart, NextHopFamily, Open};
 pub use prefix::{Nlri, Prefix, Prefix4, Prefix6, Prefixes};
 pub use refresh::RouteRefresh;
+pub use role::Role;
 pub use update::{
     AttributeError, Context, Disposition, ParsedUpdate, Reach, Unreach, parse_update,
 };

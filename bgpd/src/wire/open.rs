@@ -30,6 +30,10 @@ pub enum Capability {
         /// The families it covers.
         families: Vec<FamilyRestart>,
     },
+    /// RFC 9234, code 9: what the sender is to the receiver; see [`Role::from_wire`].
+    ///
+    /// [`Role::from_wire`]: super::Role::from_wire
+    Role(u8),
     /// RFC 6793, code 65: the sender's AS number.
     FourOctetAs(u32),
     /// RFC 7313, code 70.
@@ -108,6 +112,7 @@ impl Capability {
                 Some(Self::ExtendedNextHop(families.collect()))
             }
             (6, []) => Some(Self::ExtendedMessage),
+            (9, [role]) => Some(Self::Role(*role)),
             (64, [high, low, families @ ..]) if families.len() % 4 == 0 => {
                 let flags_time = u16::from_be_bytes([*high, *low]);
                 Some(Self::GracefulRestart {
@@ -158,6 +163,10 @@ impl Capability {
                 5
             }
             Self::ExtendedMessage => 6,
+            Self::Role(role) => {
+                out.push(*role);
+                9
+            }
             Self::GracefulRestart { restarting, notification, time, families } => {
                 let flags = u16::from(*restarting) << 15 | u16::from(*notification) << 14;
                 out.extend_from_slice(&(flags | time & 0x0fff).to_be_bytes());

@@ -10,7 +10,9 @@ use crate::policy::PeerType;
 use crate::session::{Direction, State};
 use crate::speaker::core::{Core, Time};
 use crate::speaker::neighbor::Neighbor;
-use crate::wire::{Capability, Family, HEADER_LEN, MessageType, Notification, Open, cease, code};
+use crate::wire::{
+    Capability, Family, HEADER_LEN, MessageType, Notification, Open, Role, cease, code,
+};
 
 /// Why a session went down, or did not come up.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -140,6 +142,8 @@ pub struct NeighborStatus {
     pub state: State,
     /// Whether it is shut down by configuration.
     pub shutdown: bool,
+    /// What we are to it (RFC 9234).
+    pub role: Option<Role>,
     /// Seconds since the state last changed.
     #[serde(serialize_with = "seconds")]
     pub since: Duration,
@@ -151,6 +155,8 @@ pub struct NeighborStatus {
     pub counters: Counters,
     /// What was agreed on; None unless Established.
     pub session: Option<SessionStatus>,
+    /// Routes to it, and from it if it is external, are to be the last choice (RFC 8326).
+    pub graceful_shutdown: bool,
     /// The BFD session; None if none is configured, or it has just been.
     pub bfd: Option<crate::bfd::Status>,
     /// BGP waits for BFD to be Up (strict mode).
@@ -193,6 +199,8 @@ pub struct SessionStatus {
     pub extended_messages: bool,
     /// IPv4 routes may have an IPv6 next hop (RFC 8950).
     pub extended_next_hop: bool,
+    /// What the peer says it is to us (RFC 9234).
+    pub peer_role: Option<Role>,
     /// Families of which the peer sends several paths to a prefix (RFC 7911).
     pub receive_paths: Vec<Family>,
     /// Families of which it is sent several.
@@ -370,6 +378,8 @@ impl Core {
             peer_type: neighbor.peer_type,
             state: neighbor.state(),
             shutdown: config.shutdown.is_some(),
+            role: config.role,
+            graceful_shutdown: config.graceful_shutdown || self.config.graceful_shutdown,
             since: now.saturating_sub(neighbor.since),
             last_down: neighbor.last_down.as_ref().map(failure),
             last_error: neighbor.last_error.as_ref().map(failure),
@@ -388,6 +398,7 @@ impl Core {
                     enhanced_route_refresh: agreed.enhanced_refresh,
                     extended_messages: agreed.extended_messages,
                     extended_next_hop: agreed.extended_next_hop,
+                    peer_role: agreed.peer_role,
                     receive_paths: agreed.receive_paths.iter().collect(),
                     send_paths: agreed.send_paths.iter().collect(),
                     restart_time: agreed.restart.map(|r| r.time),

@@ -185,6 +185,7 @@ fn capability() -> impl Strategy<Value = Capability> {
         (any::<u16>(), any::<u8>()).prop_map(|(afi, safi)| Capability::Multiprotocol(afi, safi)),
         Just(Capability::RouteRefresh),
         Just(Capability::ExtendedMessage),
+        any::<u8>().prop_map(Capability::Role),
         vec(next_hop, 0..5).prop_map(Capability::ExtendedNextHop),
         Just(Capability::EnhancedRouteRefresh),
         vec((any::<u16>(), any::<u8>(), any::<u8>()), 0..5).prop_map(|families| {
