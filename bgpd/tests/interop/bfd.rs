@@ -1,0 +1,343 @@
+//! BFD on one link and over several hops: sessions come up, cuts are noticed, routes move
+//! (RFC 5880 to 5883, RFC 9384).
+
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, ensure};
+use serde_json::Value;
+
+use crate::kit::{Bird, Daemon, Frr, LIMIT, Lab, Node, Pair, Result, With, eventually, pair};
+
+const FAST: &str = "bfd: {min-tx: 50, min-rx: 50}";
+const BFDD: With = With { bfd: true };
+
+/// FRR as in most tests, with BFD at 50 ms times 3.
+fn frr_config(lines: &str) -> String {
+    let peer = " neighbor 10.0.1.1 remote-as 65001\n";
+    pair::FRR.replace(peer, &format!("{peer} neighbor 10.0.1.1 bfd 3 50 50\n{lines}"))
+}
+
+/// Our BFD session with a neighbor, once it is in a state.
+fn until_bfd(us: &Daemon<'_>, name: &str, state: &str) -> Value {
+    eventually(&format!("BFD with {name} {state}"), LIMIT, || {
+        let bfd = us.neighbor(name)?["bfd"].take();
+        ensure!(bfd["state"] == state, "{bfd}");
+        Ok(bfd)
+    })
+}
+
+/// The neighbor once it has been Established, and Up, for a second. FRR 8.4 may begin its BFD session
+/// anew, after a word that the path is down, when BGP first shows it which address of its own is used.
+fn until_settled(us: &Daemon<'_>, name: &str) -> Value {
+    eventually(&format!("peace with {name}"), LIMIT, || {
+        let neighbor = us.neighbor(name)?;
+        let bfd = &neighbor["bfd"];
+        ensure!(neighbor["state"] == "established" && bfd["state"] == "up", "{neighbor}");
+        let lasts = |since: &Value| since.as_f64().is_some_and(|seconds| seconds >= 1.0);
+        ensure!(lasts(&neighbor["since"]) && lasts(&bfd["since"]), "{neighbor}");
+        Ok(neighbor)
+    })
+}
+
+/// FRR's side of the session with us, once it is in a state.
+fn until_frr(frr: &Frr<'_>, address: &str, state: &str) -> Value {
+    eventually(&format!("FRR's BFD {state}"), LIMIT, || {
+        let text = frr.vtysh(&["show bfd peers json"])?;
+        let at = text.find('[').context("no JSON")?;
+        let all: Vec<Value> = serde_json::from_str(&text[at..])?;
+        let peer = all.into_iter().find(|p| p["peer"] == address).context("no such peer")?;
+        ensure!(peer["status"] == state, "{peer}");
+        Ok(peer)
+    })
+}
+
+/// Drops what passes some hooks of a node, without a link going down.
+fn drop_at(node: &Node, hooks: &[&str]) {
+    let mut table = "table inet cut {\n".to_owned();
+    for hook in hooks {
+        let chain = format!("type filter hook {hook} priority 0; policy drop;");
+        table.push_str(&format!("chain {hook} {{ {chain} }}\n"));
+    }
+    node.run(&["nft", &format!("{table}}}")]).unwrap();
+}
+
+/// Drops all that a node sends and receives.
+fn cut(node: &Node) {
+    drop_at(node, &["input", "output"]);
+}
+
+fn mend(node: &Node) {
+    node.run(&["nft", "delete table inet cut"]).unwrap();
+}
+
+/// The names of the daemon's threads.
+fn threads(us: &Daemon<'_>) -> Vec<String> {
+    let tasks = format!("/proc/{}/task", us.process().pid());
+    let tasks = std::fs::read_dir(tasks).unwrap();
+    let name = |task: std::fs::DirEntry| std::fs::read_to_string(task.path().join("comm")).unwrap();
+    tasks.map(|task| name(task.unwrap()).trim().to_owned()).collect()
+}
+
+#[test]
+fn frr_on_one_link() {
+    let pair = Pair::new();
+    let frr = Frr::start_with(&pair.peer, BFDD, &frr_config(""));
+    let us = Daemon::start(&pair.us, &pair::ours(FAST));
+    let before = until_settled(&us, "peer");
+    let ours = eventually("the intervals agreed on", LIMIT, || {
+        let bfd = until_bfd(&us, "peer", "up");
+        ensure!(bfd["detection_time"] == 0.15 && bfd["tx_interval"] == 0.05, "{bfd}");
+        Ok(bfd)
+    });
+    assert_eq!(ours["multihop"], false);
+    let theirs = until_frr(&frr, "10.0.1.1", "up");
+    assert_eq!(theirs["multihop"], false);
+    assert_eq!(theirs["id"], ours["remote_discriminator"]);
+    assert_eq!(theirs["remote-id"], ours["local_discriminator"]);
+    assert!(threads(&us).contains(&"bfd".to_owned()));
+
+    // Other intervals and another multiplier, without a session being lost.
+    us.reload(&pair::ours("bfd: {min-tx: 80, min-rx: 120, multiplier: 5}"));
+    let theirs = eventually("FRR's knowledge of our intervals", LIMIT, || {
+        let peer = until_frr(&frr, "10.0.1.1", "up");
+        ensure!(peer["remote-transmit-interval"] == 80, "{peer}");
+        Ok(peer)
+    });
+    assert_eq!(theirs["remote-receive-interval"], 120);
+    assert_eq!(theirs["remote-detect-multiplier"], 5);
+    eventually("our intervals", LIMIT, || {
+        let bfd = until_bfd(&us, "peer", "up");
+        ensure!(bfd["detection_time"] == 0.36 && bfd["tx_interval"] == 0.08, "{bfd}");
+        ensure!(bfd["flaps"] == before["bfd"]["flaps"], "{bfd}");
+        Ok(())
+    });
+
+    // A cut ends the session at once on both sides; it comes back afterwards.
+    us.until_path("10.2.0.0/24");
+    cut(&pair.peer);
+    until_bfd(&us, "peer", "down");
+    us.until_no_route("10.2.0.0/24");
+    let neighbor = us.neighbor("peer").unwrap();
+    let reason = neighbor["last_down"]["reason"].as_str().unwrap();
+    assert!(reason.contains("BFD Down"), "{reason}");
+    assert_eq!(neighbor["counters"]["established"], before["counters"]["established"]);
+    until_frr(&frr, "10.0.1.1", "down");
+    mend(&pair.peer);
+    until_bfd(&us, "peer", "up");
+    us.established("peer");
+    us.until_path("10.2.0.0/24");
+
+    // Turned off by configuration: no failure for FRR's BGP, whose session goes on.
+    us.reload(&pair::ours(""));
+    eventually("no BFD", LIMIT, || {
+        ensure!(us.neighbor("peer")?["bfd"].is_null(), "it is there");
+        Ok(())
+    });
+    until_frr(&frr, "10.0.1.1", "down");
+}
+
+#[test]
+fn without_bfd_nothing_is_started() {
+    let pair = Pair::new();
+    let us = Daemon::start(&pair.us, &pair::ours(""));
+    assert!(!threads(&us).contains(&"bfd".to_owned()));
+    let sockets = |node: &Node| node.run(&["ss", "-Hlnu"]).unwrap();
+    assert_eq!(sockets(&pair.us), "");
+    us.reload(&pair::ours(FAST));
+    until_bfd(&us, "peer", "down");
+    assert!(sockets(&pair.us).contains(":3784"));
+    us.reload(&pair::ours(""));
+    // It says for a while that it is off, and closes its sockets.
+    eventually("no sockets", LIMIT, || {
+        let left = sockets(&pair.us);
+        ensure!(left.is_empty(), "{left}");
+        Ok(())
+    });
+}
+
+/// In strict mode BGP waits for FRR's BFD.
+#[test]
+fn frr_strict() {
+    let pair = Pair::new();
+    let frr = Frr::start_with(&pair.peer, BFDD, pair::FRR);
+    let us = Daemon::start(&pair.us, &pair::ours("bfd: {min-tx: 50, min-rx: 50, strict: true}"));
+    until_bfd(&us, "peer", "down");
+    let neighbor = us.neighbor("peer").unwrap();
+    assert_eq!((&neighbor["waits_for_bfd"], &neighbor["state"]), (&true.into(), &"idle".into()));
+    frr.configure(&["router bgp 65002", "neighbor 10.0.1.1 bfd 3 50 50"]);
+    let neighbor = until_settled(&us, "peer");
+    assert_eq!(neighbor["waits_for_bfd"], false);
+}
+
+/// IPv6, between link-local addresses.
+#[test]
+fn frr_link_local() {
+    let pair = Pair::new();
+    let (here, there) = (&pair.link.a, &pair.link.b);
+    let config = format!(
+        "
+router bgp 65002
+ bgp router-id 10.255.0.2
+ neighbor {0} remote-as 65001
+ neighbor {0} interface {1}
+ neighbor {0} timers connect 1
+ neighbor {0} bfd 3 50 50
+ address-family ipv6 unicast
+  network fd00:a:2::/64
+  neighbor {0} activate
+ exit-address-family
+",
+        here.link_local, there.interface
+    );
+    let frr = Frr::start_with(&pair.peer, BFDD, &config);
+    let scope = pair.us.index(&here.interface);
+    let ours =
+        pair::ours(FAST).replace("10.0.1.2", &format!("'{}', scope-id: {scope}", there.link_local));
+    let us = Daemon::start(&pair.us, &ours);
+    let bfd = until_settled(&us, "peer")["bfd"].take();
+    assert_eq!(bfd["multihop"], false);
+    until_frr(&frr, &here.link_local.to_string(), "up");
+    us.until_path("fd00:a:2::/64");
+    cut(&pair.peer);
+    us.until_no_route("fd00:a:2::/64");
+    let failures = &us.neighbor("peer").unwrap()["bfd"]["failures"];
+    assert!(failures.as_u64() > bfd["failures"].as_u64(), "{failures}");
+}
+
+/// RFC 5883, with a router in between.
+#[test]
+fn frr_over_two_hops() {
+    let lab = Lab::new();
+    let (us, router, peer) = (lab.node("us"), lab.node("router"), lab.node("peer"));
+    lab.link(&us, &router);
+    lab.link(&router, &peer);
+    router.forward();
+    us.ip("route add 10.0.2.0/24 via 10.0.1.2");
+    peer.ip("route add 10.0.1.0/24 via 10.0.2.1");
+    let multihop =
+        " neighbor 10.0.1.1 ebgp-multihop 3\n neighbor 10.0.1.1 update-source 10.0.2.2\n";
+    let frr = Frr::start_with(&peer, BFDD, &frr_config(multihop));
+    let fields = format!("multihop: 3, source-address: 10.0.1.1, {FAST}");
+    let us = Daemon::start(&us, &pair::ours(&fields).replace("10.0.1.2", "10.0.2.2"));
+    us.established("peer");
+    let bfd = until_bfd(&us, "peer", "up");
+    assert_eq!(bfd["multihop"], true);
+    assert_eq!(until_frr(&frr, "10.0.1.1", "up")["multihop"], true);
+    us.until_path("10.2.0.0/24");
+    // The router goes on, but no packet crosses it.
+    drop_at(&router, &["forward"]);
+    us.until_no_route("10.2.0.0/24");
+    mend(&router);
+    until_bfd(&us, "peer", "up");
+    us.until_path("10.2.0.0/24");
+}
+
+#[test]
+fn bird_on_one_link() {
+    let pair = Pair::new();
+    let config = pair::bird("bfd on;");
+    let bfd = "protocol bfd { interface \"*\" { interval 50 ms; multiplier 3; }; }";
+    let bird = Bird::start(&pair.peer, &format!("{config}\n{bfd}"));
+    let us = Daemon::start(&pair.us, &pair::ours(FAST));
+    us.established("peer");
+    until_bfd(&us, "peer", "up");
+    eventually("BIRD's BFD", LIMIT, || {
+        let said = bird.birdc("show bfd sessions")?;
+        let line = said.lines().find(|l| l.starts_with("10.0.1.1")).context("no session")?;
+        ensure!(line.contains("Up") && line.contains("0.150"), "{line}");
+        Ok(())
+    });
+    us.until_path("10.2.0.0/24");
+    cut(&pair.peer);
+    us.until_no_route("10.2.0.0/24");
+    mend(&pair.peer);
+    until_bfd(&us, "peer", "up");
+    us.until_path("10.2.0.0/24");
+}
+
+/// Two of ours: a restart is none of BFD's business, a cut is.
+#[test]
+fn a_restart_keeps_the_routes_and_a_cut_does_not() {
+    let pair = Pair::new();
+    let theirs = pair::ours(FAST)
+        .replace("10.255.0.1", "10.255.0.2")
+        .replace("asn: 65001", "asn: 65009")
+        .replace("asn: 65002", "asn: 65001")
+        .replace("asn: 65009", "asn: 65002")
+        .replace("10.0.1.2", "10.0.1.1")
+        .replace("10.1.0.0", "10.2.0.0");
+    let mut them = Daemon::start(&pair.peer, &theirs);
+    let us = Daemon::start(&pair.us, &pair::ours(FAST));
+    us.until_path("10.2.0.0/24");
+    until_bfd(&us, "peer", "up");
+    let stale = |wanted: bool| {
+        eventually(&format!("a path that is stale: {wanted}"), LIMIT, || {
+            let route = us.route("10.2.0.0/24")?;
+            ensure!(route["paths"][0]["stale"] == wanted, "{route}");
+            Ok(())
+        });
+    };
+    for kill in [false, true] {
+        if kill {
+            them.process_mut().kill();
+        } else {
+            them.process_mut().end(libc::SIGUSR1);
+        }
+        until_bfd(&us, "peer", "down");
+        stale(true);
+        them.restart(&format!("{theirs}\ngraceful-restart: {{restarting: true}}\n"));
+        stale(false);
+        until_bfd(&us, "peer", "up");
+    }
+    let before = us.neighbor("peer").unwrap();
+    assert_eq!(before["counters"]["established"], 3, "once for each start");
+    cut(&pair.peer);
+    us.until_no_route("10.2.0.0/24");
+}
+
+/// How long it takes from a cut until the next best path is used, at 50 ms times 3.
+#[test]
+#[allow(clippy::print_stdout, reason = "it measures")]
+fn routes_move_soon_after_a_cut() {
+    let lab = Lab::new();
+    let (us, left, right) = (lab.node("us"), lab.node("left"), lab.node("right"));
+    lab.link(&us, &left);
+    lab.link(&us, &right);
+    let config = |number: u8| {
+        let config = frr_config("").replace("65002", &format!("6500{}", number + 1));
+        config
+            .replace("10.0.1.1", &format!("10.0.{number}.1"))
+            .replace("10.255.0.2", &format!("10.255.0.{}", number + 1))
+    };
+    let _left = Frr::start_with(&left, BFDD, &config(1));
+    let _right = Frr::start_with(&right, BFDD, &config(2));
+    let second = format!("  - {{name: right, address: 10.0.2.2, asn: 65003, {FAST}}}");
+    let us = Daemon::start(&us, &format!("{}{second}\n", pair::ours(FAST)));
+    let best = || -> Result<String> {
+        let route = us.route("10.2.0.0/24")?;
+        let best = route["paths"].as_array().into_iter().flatten().find(|p| p["best"] == true);
+        Ok(best.context("no best path")?["neighbor"].as_str().unwrap().to_owned())
+    };
+    let mut took = Vec::new();
+    for _ in 0..5 {
+        until_settled(&us, "peer");
+        until_settled(&us, "right");
+        eventually("both paths", LIMIT, || {
+            let route = us.route("10.2.0.0/24")?;
+            ensure!(route["paths"].as_array().is_some_and(|p| p.len() == 2), "{route}");
+            ensure!(best()? == "peer", "another is best");
+            Ok(())
+        });
+        let start = Instant::now();
+        cut(&left);
+        while best().unwrap() == "peer" {
+            assert!(start.elapsed() < LIMIT, "it is not noticed");
+        }
+        took.push(start.elapsed());
+        assert_eq!(best().unwrap(), "right");
+        mend(&left);
+    }
+    took.sort();
+    let ms = |d: &Duration| d.as_millis();
+    println!("from the cut to the next path: {:?} ms", took.iter().map(ms).collect::<Vec<_>>());
+}
