@@ -3,6 +3,7 @@
 mod add;
 mod agent;
 mod kit;
+mod message;
 mod notices;
 mod policy;
 mod raise;

@@ -10,15 +10,12 @@ use tokio::net::TcpStream;
 use tokio::net::tcp::OwnedWriteHalf;
 use tokio::task::JoinHandle;
 
+use super::message::{
+    self, Attributes, HEADER, KEEPALIVE, MAX_MESSAGE, NOTIFICATION, OPEN, Prefix,
+};
 use crate::netns::Netns;
 
 const PATIENCE: Duration = Duration::from_secs(20);
-/// RFC 4271 section 4.1.
-const MAX_MESSAGE: usize = 4096;
-const OPEN: u8 = 1;
-const UPDATE: u8 = 2;
-const NOTIFICATION: u8 = 3;
-const KEEPALIVE: u8 = 4;
 
 /// An established session, IPv4 unicast only.
 #[derive(Debug)]
@@ -61,11 +58,11 @@ impl Sender {
 
     async fn establish(stream: TcpStream, local: Ipv4Addr, asn: u32) -> Result<Self> {
         let (mut input, mut out) = stream.into_split();
-        out.write_all(&open_message(local, asn)).await?;
+        out.write_all(&message::open(local, asn, 0)).await?;
         let mut established = false;
         while !established {
             match read_message(&mut input).await? {
-                (OPEN, _) => out.write_all(&message(KEEPALIVE, &[])).await?,
+                (OPEN, _) => out.write_all(&message::message(KEEPALIVE, &[])).await?,
                 (KEEPALIVE, _) => established = true,
                 (NOTIFICATION, body) => bail!("refused: NOTIFICATION {:?}", body.get(..2)),
                 _ => {}
@@ -77,30 +74,21 @@ impl Sender {
 
     /// The UPDATEs that announce prefixes, as many in each as fit.
     pub(super) fn announcement(&self, prefixes: &[Ipv4Net]) -> Vec<u8> {
-        let mut attributes = vec![0x40, 1, 1, 0]; // ORIGIN IGP
-        attributes.extend([0x40, 2, 6, 2, 1]); // AS_PATH, one AS_SEQUENCE of one AS
-        attributes.extend(self.asn.to_be_bytes());
-        attributes.extend([0x40, 3, 4]); // NEXT_HOP
-        attributes.extend(self.next_hop.octets());
-        let mut head = vec![0, 0];
-        head.extend(octets(attributes.len()));
-        head.extend(attributes);
+        let attributes = Attributes {
+            path: &[self.asn],
+            next_hop: self.next_hop,
+            local_pref: None,
+            communities: &[],
+        };
         let mut bytes = Vec::new();
-        for prefixes in packed(prefixes, MAX_MESSAGE - 19 - head.len()) {
-            bytes.extend(message(UPDATE, &[&head[..], &prefixes].concat()));
-        }
+        message::announce(&mut bytes, &attributes, &plain(prefixes), usize::MAX);
         bytes
     }
 
     /// The UPDATEs that withdraw prefixes.
     pub(super) fn withdrawal(prefixes: &[Ipv4Net]) -> Vec<u8> {
         let mut bytes = Vec::new();
-        for prefixes in packed(prefixes, MAX_MESSAGE - 19 - 4) {
-            let mut body = octets(prefixes.len()).to_vec();
-            body.extend(prefixes);
-            body.extend([0, 0]);
-            bytes.extend(message(UPDATE, &body));
-        }
+        message::withdraw(&mut bytes, &plain(prefixes));
         bytes
     }
 
@@ -115,70 +103,17 @@ impl Drop for Sender {
     }
 }
 
-/// RFC 4271 section 4.2, with the capabilities IPv4 unicast (RFC 4760) and four-octet AS numbers
-/// (RFC 6793), and a hold time of 0.
-fn open_message(id: Ipv4Addr, asn: u32) -> Vec<u8> {
-    let mut body = vec![4];
-    body.extend(u16::try_from(asn).unwrap_or(23456).to_be_bytes());
-    body.extend([0, 0]);
-    body.extend(id.octets());
-    // One parameter: capabilities (RFC 5492).
-    body.extend([14, 2, 12, 1, 4, 0, 1, 0, 1, 65, 4]);
-    body.extend(asn.to_be_bytes());
-    message(OPEN, &body)
-}
-
-fn message(kind: u8, body: &[u8]) -> Vec<u8> {
-    let mut bytes = vec![0xff; 16];
-    bytes.extend(octets(19 + body.len()));
-    bytes.push(kind);
-    bytes.extend(body);
-    bytes
-}
-
-/// A length on the wire. No message of ours comes near what it cannot say.
-fn octets(length: usize) -> [u8; 2] {
-    u16::try_from(length).unwrap_or(u16::MAX).to_be_bytes()
-}
-
-/// Prefixes as NLRI, in pieces of at most `room` bytes.
-fn packed(prefixes: &[Ipv4Net], room: usize) -> Vec<Vec<u8>> {
-    let mut pieces = vec![Vec::new()];
-    for prefix in prefixes {
-        let octets = usize::from(prefix.prefix_len()).div_ceil(8);
-        if pieces.last().is_none_or(|piece: &Vec<u8>| piece.len() + 1 + octets > room) {
-            pieces.push(Vec::new());
-        }
-        if let Some(piece) = pieces.last_mut() {
-            piece.push(prefix.prefix_len());
-            piece.extend(&prefix.network().octets()[..octets]);
-        }
-    }
-    pieces
+fn plain(prefixes: &[Ipv4Net]) -> Vec<Prefix> {
+    let plain = |net: &Ipv4Net| Prefix { address: net.network(), length: net.prefix_len() };
+    prefixes.iter().map(plain).collect()
 }
 
 async fn read_message(input: &mut (impl tokio::io::AsyncRead + Unpin)) -> Result<(u8, Vec<u8>)> {
-    let mut header = [0; 19];
+    let mut header = [0; HEADER];
     input.read_exact(&mut header).await?;
     let length = usize::from(u16::from_be_bytes([header[16], header[17]]));
-    ensure!((19..=MAX_MESSAGE).contains(&length), "a message of {length} bytes");
-    let mut body = vec![0; length - 19];
+    ensure!((HEADER..=MAX_MESSAGE).contains(&length), "a message of {length} bytes");
+    let mut body = vec![0; length - HEADER];
     input.read_exact(&mut body).await?;
     Ok((header[18], body))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn what_does_not_fit_goes_into_another_message() {
-        let prefixes: Vec<Ipv4Net> = (0..=255)
-            .flat_map(|a| (0..8).map(move |b| Ipv4Net::new_assert(Ipv4Addr::new(100, b, a, 0), 24)))
-            .collect();
-        let pieces = packed(&prefixes, 4000);
-        assert_eq!(pieces.iter().map(Vec::len).collect::<Vec<_>>(), [4000, 4000, 192]);
-        let bytes = Sender::withdrawal(&prefixes);
-        assert!(bytes.len() < 3 * MAX_MESSAGE && bytes.len() > 2048 * 4);
-    }
 }
