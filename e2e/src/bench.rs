@@ -2,6 +2,7 @@
 
 mod add;
 mod agent;
+mod bgp;
 mod kit;
 mod message;
 mod notices;
@@ -74,6 +75,14 @@ impl Row {
         self
     }
 
+    /// It should be at most so many times what the peer reached.
+    #[must_use]
+    pub(crate) fn at_most_times(mut self, limit: f64) -> Self {
+        self.aim = Some(format!("<= {limit} of it"));
+        self.met = self.ratio.map(|ratio| ratio <= limit);
+        self
+    }
+
     /// It should be at least that.
     #[must_use]
     pub(crate) fn at_least(mut self, limit: f64) -> Self {
@@ -90,7 +99,7 @@ pub(crate) struct Bench {
     pub(crate) body: for<'a> fn(&'a Progress) -> BoxFuture<'a, Result<Vec<Row>>>,
 }
 
-/// Every benchmark.
+/// Every benchmark but [`bgp::BENCHES`], which follow.
 const ALL: &[Bench] = &[add::BENCH, policy::BENCH, route::BENCH, agent::BENCH, raise::BENCH];
 
 /// Runs the benchmarks whose name contains `filter`.
@@ -98,8 +107,9 @@ const ALL: &[Bench] = &[add::BENCH, policy::BENCH, route::BENCH, agent::BENCH, r
 /// # Errors
 /// When there is none of that name, or one fails: half a comparison is none.
 pub(crate) async fn run(filter: &str, output: Output) -> Result<ExitCode> {
-    let chosen: Vec<&Bench> = ALL.iter().filter(|bench| bench.name.contains(filter)).collect();
-    let names: Vec<&str> = ALL.iter().map(|bench| bench.name).collect();
+    let all = || ALL.iter().chain(&bgp::BENCHES);
+    let chosen: Vec<&Bench> = all().filter(|bench| bench.name.contains(filter)).collect();
+    let names: Vec<&str> = all().map(|bench| bench.name).collect();
     ensure!(!chosen.is_empty(), "no benchmark {filter}; there are: {}", names.join(" "));
     let progress = Progress::shown();
     let mut rows = Vec::new();
@@ -189,5 +199,9 @@ mod tests {
             (Some(0.25), Some(true), Some("< 3 ms"))
         );
         assert_eq!(Row::new("w", "s", "rate", "/s", 2.0).at_least(3.0).met, Some(false));
+        let row = Row::new("w", "s", "CPU", "s", 2.0).against("other", 8.0);
+        assert_eq!(row.clone().at_most_times(0.25).met, Some(true));
+        assert_eq!(row.at_most_times(0.2).met, Some(false));
+        assert_eq!(Row::new("w", "s", "CPU", "s", 2.0).at_most_times(0.2).met, None);
     }
 }

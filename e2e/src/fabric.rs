@@ -11,6 +11,7 @@ use std::time::Duration;
 use anyhow::{Context as _, Result, bail};
 use futures::future::try_join_all;
 
+pub(crate) use self::frr::{daemon as frr_daemon, own as frr_own};
 pub(crate) use self::router::{Route, RouterHandle, Session};
 use crate::netns::Netns;
 use crate::process::Daemon;

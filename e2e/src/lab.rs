@@ -1,5 +1,6 @@
 //! A whole lab: raised, looked at, taken down.
 
+mod bare;
 mod view;
 
 use std::collections::BTreeMap;
@@ -12,6 +13,7 @@ use nix::sys::signal::Signal;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
+pub(crate) use self::bare::Bare;
 pub(crate) use self::view::{Probe, View, is_ready, pod_addresses, pod_targets};
 use crate::agent::Agent;
 use crate::cluster::{Cluster, DirectoryCluster, KubernetesCluster, SourceKind};

@@ -19,7 +19,7 @@ const LIBEXEC: &str = "/usr/lib/frr";
 const USER: &str = "frr";
 
 /// Gives a path to the user that the daemons become.
-fn own(path: &Path) -> Result<()> {
+pub(crate) fn own(path: &Path) -> Result<()> {
     let user = nix::unistd::User::from_name(USER)?;
     let user = user.with_context(|| format!("there is no user {USER}: is FRR installed?"))?;
     nix::unistd::chown(path, Some(user.uid), Some(user.gid))
@@ -93,7 +93,7 @@ pub(super) async fn start(place: &Place, router: &Router, record: &Record) -> Re
 }
 
 /// A daemon's command line, with its configuration written beside it.
-fn daemon(directory: &Path, name: &str, config: &str) -> Result<Command> {
+pub(crate) fn daemon(directory: &Path, name: &str, config: &str) -> Result<Command> {
     let file = directory.join(format!("{name}.conf"));
     std::fs::write(&file, config).with_context(|| format!("cannot write {}", file.display()))?;
     let mut command = Command::new(Path::new(LIBEXEC).join(name));
