@@ -115,6 +115,10 @@ pub struct GracefulRestart {
     pub stale_path_time: u16,
     /// Seconds after start until routes are selected even if peers have not sent all of theirs.
     pub selection_deferral_time: u16,
+    /// Keep routes also over a NOTIFICATION, ours or the peer's, other than a Hard Reset, if the peer
+    /// wants the same (RFC 8538). Then the routes of a peer that has died without a word are kept
+    /// beyond the hold time, for the restart time.
+    pub notification: bool,
     /// This start follows one whose forwarding state is still in place. Looked at only at start.
     pub restarting: bool,
 }
@@ -126,6 +130,7 @@ impl Default for GracefulRestart {
             restart_time: 120,
             stale_path_time: 360,
             selection_deferral_time: 60,
+            notification: false,
             restarting: false,
         }
     }

@@ -6,7 +6,7 @@ mod negotiate;
 
 pub use fsm::State;
 pub(crate) use fsm::{Action, Event, Timer, step};
-pub(crate) use negotiate::{Negotiated, Offer, negotiate};
+pub(crate) use negotiate::{Negotiated, Offer, OwnRestart, negotiate};
 
 use std::net::Ipv4Addr;
 

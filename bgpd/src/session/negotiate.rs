@@ -27,8 +27,21 @@ pub(crate) struct Offer {
     pub(crate) role: Option<Role>,
     /// The peer must say what it is to us.
     pub(crate) role_strict: bool,
-    /// Graceful restart: seconds, whether we have restarted, whether forwarding state was kept.
-    pub(crate) restart: Option<(u16, bool)>,
+    /// None: no graceful restart.
+    pub(crate) restart: Option<OwnRestart>,
+}
+
+/// Our side of graceful restart (RFC 4724 section 3).
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct OwnRestart {
+    /// R: we have restarted.
+    pub(crate) restarting: bool,
+    /// N: we keep routes over a NOTIFICATION (RFC 8538).
+    pub(crate) notification: bool,
+    /// F: packets still go where we last said.
+    pub(crate) forwarding: bool,
+    /// Seconds we need to come back.
+    pub(crate) time: u16,
 }
 
 /// The peer's side of graceful restart (RFC 4724 section 3).
@@ -36,7 +49,7 @@ pub(crate) struct Offer {
 pub(crate) struct PeerRestart {
     /// R: it has restarted.
     pub(crate) restarting: bool,
-    /// N: it keeps routes over a NOTIFICATION (RFC 8538).
+    /// N: it keeps routes over a NOTIFICATION (RFC 8538), and so do we.
     pub(crate) notification: bool,
     /// Seconds it needs to come back.
     pub(crate) time: u16,
@@ -101,14 +114,14 @@ impl Offer {
         if let Some(role) = self.role {
             capabilities.push(Capability::Role(role.wire()));
         }
-        if let Some((time, restarting)) = self.restart {
+        if let Some(OwnRestart { restarting, notification, forwarding, time }) = self.restart {
             let families = self.families.iter().map(|family| {
                 let (afi, safi) = family.wire();
-                crate::wire::FamilyRestart { afi, safi, forwarding: restarting }
+                crate::wire::FamilyRestart { afi, safi, forwarding }
             });
             capabilities.push(Capability::GracefulRestart {
                 restarting,
-                notification: false,
+                notification,
                 time,
                 families: families.collect(),
             });
@@ -170,7 +183,7 @@ pub(crate) fn negotiate(offer: &Offer, open: &Open) -> Result<Negotiated, Notifi
                 };
                 restart = Some(PeerRestart {
                     restarting: *restarting,
-                    notification: *notification,
+                    notification: *notification && offer.restart.is_some_and(|r| r.notification),
                     time: *time,
                     families: of(false),
                     forwarding: of(true),

@@ -16,7 +16,7 @@ fn offer() -> Offer {
         role_strict: false,
         receive_paths: FamilySet::default(),
         send_paths: FamilySet::default(),
-        restart: Some((120, false)),
+        restart: Some(OwnRestart { time: 120, ..OwnRestart::default() }),
     }
 }
 

@@ -348,6 +348,9 @@ impl Core {
 
     fn send_notification(&mut self, peer: PeerId, direction: Direction, n: Notification) {
         let Some(neighbor) = self.neighbor(peer) else { return };
+        let restart = neighbor.slot(direction).negotiated.as_ref().and_then(|it| it.restart);
+        let keeps = restart.is_some_and(|r| r.notification);
+        let n = if keeps && n.is_lasting() { n.hard_reset() } else { n };
         tracing::info!(peer = neighbor.config.name, notification = %n, "NOTIFICATION sent");
         let mut out = Vec::new();
         n.encode(&mut out);

@@ -16,7 +16,7 @@ use crate::config::{Config, PeerConfig};
 use crate::export::Departure;
 use crate::policy::{Compiled, Library, PeerType, Policy};
 use crate::rib::{Bitmap, PeerId};
-use crate::session::{Direction, Negotiated, Offer, State, Timer};
+use crate::session::{Direction, Negotiated, Offer, OwnRestart, State, Timer};
 use crate::wire::{Family, FamilySet, Frame, MessageType, NextHop};
 
 /// How long attempts to connect fail until nobody is there: longer than a speaker is gone while its
@@ -303,7 +303,13 @@ impl Neighbor {
             send_paths: if self.config.add_paths.send.is_some() { families } else { none },
             role: self.config.role,
             role_strict: self.config.role_strict,
-            restart: gr.enabled.then_some((time, restarting)),
+            restart: gr.enabled.then_some(OwnRestart {
+                restarting,
+                notification: gr.notification,
+                // What we told it in an earlier session of this process was not undone since.
+                forwarding: restarting || self.counters.established > 0,
+                time,
+            }),
         }
     }
 

@@ -178,31 +178,18 @@ impl Core {
         tracing::info!(peer = neighbor.config.name, %reason, "session down");
         neighbor.last_down = Some((now, reason.clone()));
         neighbor.refresh_timer.at = None;
-        // RFC 4724 section 4.2: only a connection that goes without a NOTIFICATION is taken for
-        // a restart. But a peer that keeps another connection has not gone, nor said anything on
-        // this one.
-        let collision = reason.is_collision();
         let restart = session.negotiated.restart.filter(|r| enabled && r.time > 0);
-        let keep = match (&reason, restart) {
-            (reason, Some(restart))
-                if collision
-                    || matches!(
-                        reason,
-                        DownReason::ConnectionLost(_) | DownReason::Reconnected
-                    ) =>
-            {
-                let mut keep = restart.families.intersection(session.negotiated.families);
-                for family in session.disabled.iter() {
-                    keep.remove(family);
-                }
-                keep
+        let mut keep = FamilySet::default();
+        if let Some(restart) = restart.filter(|r| reason.keeps_routes(r.notification)) {
+            keep = restart.families.intersection(session.negotiated.families);
+            for family in session.disabled.iter() {
+                keep.remove(family);
             }
-            _ => FamilySet::default(),
-        };
+        }
         for family in Family::ALL {
             self.groups.leave(peer, family, &mut self.rib);
             // Paths that are stale from an earlier restart are not kept a second time.
-            if !collision {
+            if !reason.is_collision() {
                 self.sweep(peer, family);
             }
             if keep.contains(family) {

@@ -77,6 +77,32 @@ impl Notification {
         Self { code: code::CEASE, subcode, data, reason }
     }
 
+    /// Whether the peer shall not take this for a restart (RFC 8538).
+    pub fn is_hard_reset(&self) -> bool {
+        (self.code, self.subcode) == (code::CEASE, cease::HARD_RESET)
+    }
+
+    /// The same as a Hard Reset (RFC 8538 section 3), which carries code, subcode and data of what
+    /// it stands for.
+    #[must_use]
+    pub fn hard_reset(&self) -> Self {
+        let mut data = SmallVec::from_slice(&[self.code, self.subcode]);
+        data.extend_from_slice(&self.data);
+        Self { code: code::CEASE, subcode: cease::HARD_RESET, data, reason: self.reason }
+    }
+
+    /// What a Hard Reset stands for, if it says so.
+    pub fn inner(&self) -> Option<Self> {
+        (self.is_hard_reset() && self.data.len() >= 2).then(|| Self::parse(&self.data))
+    }
+
+    /// Whether the session ends for long, so that by RFC 8538 section 5.1 a peer that would
+    /// otherwise keep the routes is sent a Hard Reset.
+    pub fn is_lasting(&self) -> bool {
+        let lasting = [cease::MAX_PREFIXES, cease::ADMIN_SHUTDOWN, cease::PEER_DECONFIGURED];
+        self.code == code::CEASE && lasting.contains(&self.subcode)
+    }
+
     /// Parses a message body. A body too short for the two codes (the framing forbids it) reads
     /// as an unspecific error.
     pub fn parse(body: &[u8]) -> Self {
@@ -84,9 +110,13 @@ impl Notification {
         Self::new(codes[0], codes[1], data, "")
     }
 
-    /// The peer's shutdown communication (RFC 9003): only on Cease 2 and 4, length octet first,
-    /// invalid UTF-8 replaced, control characters removed.
+    /// The peer's shutdown communication (RFC 9003): only on Cease 2 and 4, also inside a Hard Reset;
+    /// length octet first, invalid UTF-8 replaced, control characters removed.
     pub fn text(&self) -> Option<String> {
+        if let Some(inner) = self.inner() {
+            // One inside of another says nothing, and has no end.
+            return if inner.is_hard_reset() { None } else { inner.text() };
+        }
         if self.code != code::CEASE
             || !matches!(self.subcode, cease::ADMIN_SHUTDOWN | cease::ADMIN_RESET)
         {
@@ -161,6 +191,9 @@ impl Notification {
 impl std::fmt::Display for Notification {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "{} ({}/{})", self.name(), self.code, self.subcode)?;
+        if let Some(inner) = self.inner() {
+            write!(f, " for {} ({}/{})", inner.name(), inner.code, inner.subcode)?;
+        }
         if let Some(text) = self.text() {
             write!(f, " {text:?}")?;
         }

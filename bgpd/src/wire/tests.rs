@@ -447,3 +447,18 @@ proptest! {
 const fn encoder_max(encoder: UpdateEncoder) -> usize {
     if encoder.extended_messages { MAX_EXTENDED_LEN } else { MAX_LEN }
 }
+
+#[test]
+fn a_hard_reset_carries_another_notification() {
+    let plain = Notification::communication(cease::ADMIN_SHUTDOWN, "bye", "");
+    assert!(plain.is_lasting() && plain.inner().is_none());
+    let hard = plain.hard_reset();
+    assert_eq!(hard.data[..], [6, 2, 3, b'b', b'y', b'e']);
+    assert!(hard.is_hard_reset() && !plain.is_hard_reset());
+    assert_eq!(hard.inner(), Some(plain));
+    assert_eq!(hard.text().as_deref(), Some("bye"));
+    assert_eq!(hard.hard_reset().text(), None);
+    let wanted = "Cease/Hard Reset (6/9) for Cease/Administrative Shutdown (6/2) \"bye\"";
+    assert_eq!(hard.to_string(), wanted);
+    assert_eq!(Notification::parse(&[6, 9, 6]).inner(), None);
+}

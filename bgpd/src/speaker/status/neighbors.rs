@@ -40,6 +40,20 @@ impl DownReason {
             _ => false,
         }
     }
+
+    /// Whether the peer may have restarted, so that its routes are kept (RFC 4724 section 4.2): the
+    /// connection went without a NOTIFICATION, or with one that is no Hard Reset where both sides
+    /// want that (`notification`, RFC 8538). A peer that ends a collision keeps another connection,
+    /// and has not gone, nor said anything on this one.
+    pub(in crate::speaker) fn keeps_routes(&self, notification: bool) -> bool {
+        match self {
+            Self::ConnectionLost(_) | Self::Reconnected => true,
+            Self::NotificationSent(n) | Self::NotificationReceived(n) => {
+                self.is_collision() || (notification && !n.is_hard_reset())
+            }
+            Self::Stopped => false,
+        }
+    }
 }
 
 impl std::fmt::Display for DownReason {
@@ -207,6 +221,8 @@ pub struct SessionStatus {
     pub send_paths: Vec<Family>,
     /// Seconds the peer's routes are kept while it restarts; None: they are not.
     pub restart_time: Option<u16>,
+    /// They are kept over a NOTIFICATION, too, other than a Hard Reset (RFC 8538).
+    pub restart_notification: bool,
 }
 
 /// A neighbor as it is now, with what was said last.
@@ -402,6 +418,7 @@ impl Core {
                     receive_paths: agreed.receive_paths.iter().collect(),
                     send_paths: agreed.send_paths.iter().collect(),
                     restart_time: agreed.restart.map(|r| r.time),
+                    restart_notification: agreed.restart.is_some_and(|r| r.notification),
                 }
             }),
             bfd: neighbor.bfd.as_ref().map(|watch| watch.status(now)),

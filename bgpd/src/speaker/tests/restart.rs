@@ -96,6 +96,96 @@ fn the_end_of_a_collision_takes_no_routes() {
     assert!(!kept(&mut network), "announced again");
 }
 
+/// A line whose sessions between 1 and 2 are kept over a NOTIFICATION if both want it.
+fn line_with_notification(seed: u64, wanted: [bool; 2]) -> Network {
+    let mut network = line(seed);
+    network.change(1, |c| c.graceful_restart.notification = wanted[0]);
+    network.change(2, |c| c.graceful_restart.notification = wanted[1]);
+    network.reset(1, 2);
+    network.run_for(MINUTE);
+    let agreed = network.neighbor(1, 2).session.unwrap().restart_notification;
+    assert_eq!(agreed, wanted == [true; 2]);
+    network
+}
+
+/// RFC 8538: what comes of a session that ends with a NOTIFICATION, whoever sends it.
+#[test]
+fn routes_are_kept_over_a_notification_where_both_want_it() {
+    use crate::wire::{Notification, cease};
+    let lasting = [cease::MAX_PREFIXES, cease::ADMIN_SHUTDOWN, cease::PEER_DECONFIGURED];
+    let passing = [cease::ADMIN_RESET, cease::CONFIG_CHANGE, cease::OUT_OF_RESOURCES];
+    for (wanted, subcode, kept) in passing
+        .into_iter()
+        .map(|code| ([true; 2], code, true))
+        .chain(lasting.into_iter().map(|code| ([true; 2], code, false)))
+        .chain([[true, false], [false, true], [false, false]].map(|w| (w, passing[0], false)))
+    {
+        for sender in [1, 2] {
+            let mut network = line_with_notification(20, wanted);
+            let updates = network.neighbor(0, 1).counters.updates_received;
+            let (now, other) = (network.now, 3 - sender);
+            let peer = network.core(sender).neighbors.iter().flatten();
+            let name = format!("n{other}");
+            let peer = peer.into_iter().find(|n| n.config.name == name).unwrap().id;
+            network.core(sender).stop(now, peer, Some(&Notification::cease(subcode, "test")));
+            network.change(sender, |_| {});
+            network.run_for(Duration::from_millis(100));
+            let case = format!("{wanted:?}, Cease/{subcode} sent by {sender}");
+            let route = network.route(1, "10.2.0.0/26");
+            assert_eq!(route.is_some(), kept, "{case}");
+            let reason = network.neighbor(other, sender).last_down.unwrap().reason.to_string();
+            let hard = wanted == [true; 2] && lasting.contains(&subcode);
+            assert_eq!(reason.contains("Hard Reset"), hard, "{case}: {reason}");
+            network.run_for(MINUTE);
+            assert!(network.is_up(1, 2), "{case}");
+            assert!(!network.route(1, "10.2.0.0/26").unwrap().paths[0].stale, "{case}");
+            let news = network.neighbor(0, 1).counters.updates_received - updates;
+            assert_eq!(news == 0, kept, "{case}: what a third speaker heard of it");
+        }
+    }
+}
+
+#[test]
+fn a_hard_reset_says_what_it_stands_for() {
+    let mut network = line_with_notification(21, [true; 2]);
+    network.change(2, |c| c.peers[0].shutdown = Some("upgrade".into()));
+    network.run_for(Duration::from_secs(1));
+    let reason = network.neighbor(1, 2).last_down.unwrap().reason.to_string();
+    assert!(
+        reason.contains("Hard Reset") && reason.contains("Administrative Shutdown"),
+        "{reason}"
+    );
+    assert!(reason.contains("upgrade"), "{reason}");
+    assert!(network.routes(1).is_empty());
+}
+
+#[test]
+fn the_hold_timer_keeps_routes_only_where_both_want_it() {
+    for (wanted, kept) in [([true; 2], true), ([false; 2], false)] {
+        let mut network = line_with_notification(22, wanted);
+        network.set_link(1, 2, false);
+        network.run_for(2 * MINUTE);
+        assert!(!network.is_up(1, 2));
+        assert_eq!(network.route(0, "10.2.0.0/26").is_some(), kept);
+        network.run_for(3 * MINUTE);
+        assert!(network.route(0, "10.2.0.0/26").is_none(), "the restart time is over");
+    }
+}
+
+/// The same process that told the routes is still there, and has undone nothing: the F bit says so.
+#[test]
+fn a_connection_that_breaks_costs_no_route() {
+    let mut network = line(23);
+    let updates = network.neighbor(0, 1).counters.updates_received;
+    for _ in 0..3 {
+        network.reset(1, 2);
+        network.run_for(MINUTE);
+        assert!(network.is_up(1, 2));
+        assert!(!network.route(1, "10.2.0.0/26").unwrap().paths[0].stale);
+    }
+    assert_eq!(network.neighbor(0, 1).counters.updates_received, updates, "not a word");
+}
+
 #[test]
 fn without_graceful_restart_nothing_is_kept() {
     let mut network = line(6);
