@@ -48,6 +48,9 @@ pub struct Config {
     /// Graceful restart (RFC 4724).
     #[serde(default)]
     pub graceful_restart: GracefulRestart,
+    /// Long-lived graceful restart (RFC 9494).
+    #[serde(default)]
+    pub long_lived_graceful_restart: LongLivedGracefulRestart,
     /// Equal-cost paths.
     #[serde(default)]
     pub multipath: Multipath,
@@ -91,6 +94,7 @@ impl Config {
             peers: Vec::new(),
             networks: Vec::new(),
             graceful_restart: GracefulRestart::default(),
+            long_lived_graceful_restart: LongLivedGracefulRestart::default(),
             multipath: Multipath::default(),
             ebgp_requires_policy: None,
             graceful_shutdown: false,
@@ -133,6 +137,32 @@ impl Default for GracefulRestart {
             notification: false,
             restarting: false,
         }
+    }
+}
+
+/// Long-lived graceful restart (RFC 9494): once the restart time of a peer is over, its routes are
+/// kept for much longer, and used where there are no others. They are told only to peers that know
+/// the mechanism too. Needs graceful restart.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields, default)]
+pub struct LongLivedGracefulRestart {
+    /// Offer it, and keep the routes of peers that offer it.
+    pub enabled: bool,
+    /// Seconds for which peers should keep our routes after the restart time, and the most for which
+    /// we keep theirs; 1 to 16777215.
+    pub stale_time: u32,
+}
+
+impl LongLivedGracefulRestart {
+    /// None: it is off.
+    pub(crate) fn time(self) -> Option<u32> {
+        self.enabled.then_some(self.stale_time)
+    }
+}
+
+impl Default for LongLivedGracefulRestart {
+    fn default() -> Self {
+        Self { enabled: false, stale_time: 86400 }
     }
 }
 

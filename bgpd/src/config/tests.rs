@@ -90,6 +90,16 @@ fn errors_name_object_and_field() {
         ("asn: 65002", "asn: 65001\n    as-override: true", "as-override: is for external peers"),
         ("password: hunter2", "password: ''", "peer \"tor1\": password: "),
         ("restart-time: 60", "restart-time: 5000", "graceful-restart: restart-time: "),
+        (
+            "graceful-restart:",
+            "long-lived-graceful-restart: {stale-time: 0}\ngraceful-restart:",
+            "long-lived-graceful-restart: stale-time: ",
+        ),
+        (
+            "graceful-restart: {",
+            "long-lived-graceful-restart: {enabled: true}\ngraceful-restart: {enabled: false, ",
+            "long-lived-graceful-restart: enabled: needs graceful-restart",
+        ),
         ("no-export", "nonsense", "\"nonsense\" is not a community"),
         ("65001:1:2", "65001:1", "\"65001:1\" is not a large community"),
         ("next-hop: self", "next-hopp: self", "next-hopp"),

@@ -61,6 +61,15 @@ impl Config {
         if !(1..=4095).contains(&gr.restart_time) {
             return fail("graceful-restart", "restart-time", "must be 1 to 4095 seconds");
         }
+        let long_lived = self.long_lived_graceful_restart;
+        if !(1..1 << 24).contains(&long_lived.stale_time) {
+            let reason = "must be 1 to 16777215 seconds";
+            return fail("long-lived-graceful-restart", "stale-time", reason);
+        }
+        if long_lived.enabled && !gr.enabled {
+            let reason = "needs graceful-restart";
+            return fail("long-lived-graceful-restart", "enabled", reason);
+        }
         for (field, paths) in [("ebgp", self.multipath.ebgp), ("ibgp", self.multipath.ibgp)] {
             if !(1..=256).contains(&paths) {
                 return fail("multipath", field, "must be 1 to 256 paths");

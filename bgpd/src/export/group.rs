@@ -36,6 +36,8 @@ pub(crate) struct GroupKey {
     pub(crate) client: bool,
     /// Where routes are reflected.
     pub(crate) cluster: Ipv4Addr,
+    /// Routes that are kept for long (RFC 9494) are not for them.
+    pub(crate) withhold_stale: bool,
     /// The least time between two bursts of announcements; zero: none.
     pub(crate) interval: Time,
 }
@@ -349,6 +351,7 @@ impl Group {
         if (reflected && !rank.client && !self.key.client)
             || set.info.no_advertise
             || (external && set.info.no_export)
+            || (self.key.withhold_stale && set.info.llgr_stale)
         {
             return Sent::NOTHING;
         }

@@ -24,6 +24,7 @@ fn key(peer_type: PeerType) -> GroupKey {
             extended_next_hop: false,
             add_path: false,
         },
+        withhold_stale: false,
         interval: std::time::Duration::ZERO,
         policy: Library::default().policy(&Policy::accept()),
         departure: Departure::default(),

@@ -3,18 +3,19 @@
 //!
 //! In this order, each step leaving only the best of what the one before left:
 //! 1. our own networks;
-//! 2. highest LOCAL_PREF (100 where there is none);
-//! 3. shortest AS_PATH;
-//! 4. lowest ORIGIN;
-//! 5. lowest MULTI_EXIT_DISC (0 where there is none) among paths of the same neighboring AS;
-//! 6. external before internal;
+//! 2. those that are not kept for long while their source is gone (LLGR_STALE, RFC 9494);
+//! 3. highest LOCAL_PREF (100 where there is none);
+//! 4. shortest AS_PATH;
+//! 5. lowest ORIGIN;
+//! 6. lowest MULTI_EXIT_DISC (0 where there is none) among paths of the same neighboring AS;
+//! 7. external before internal;
 //!
 //! what is left is of equal cost and may be used at once; the one that is announced has
 //!
-//! 7. the lowest BGP Identifier, or ORIGINATOR_ID (RFC 4456 section 9);
-//! 8. the shortest CLUSTER_LIST;
-//! 9. the lowest peer address;
-//! 10. the lowest path identifier (RFC 7911).
+//! 8. the lowest BGP Identifier, or ORIGINATOR_ID (RFC 4456 section 9);
+//! 9. the shortest CLUSTER_LIST;
+//! 10. the lowest peer address;
+//! 11. the lowest path identifier (RFC 7911).
 
 use std::net::{IpAddr, Ipv4Addr};
 
@@ -67,6 +68,8 @@ pub enum Reason {
     OnlyPath,
     /// Our own network goes first.
     LocalNetwork,
+    /// Kept for long while its source is gone (LLGR_STALE, RFC 9494), or the others are.
+    LongLivedStale,
     /// LOCAL_PREF.
     LocalPref,
     /// Length of AS_PATH.
@@ -107,6 +110,7 @@ impl std::fmt::Display for Reason {
             Self::Undecided => "not decided yet",
             Self::OnlyPath => "only path",
             Self::LocalNetwork => "own network",
+            Self::LongLivedStale => "long-lived stale",
             Self::LocalPref => "LOCAL_PREF",
             Self::AsPathLength => "AS_PATH length",
             Self::Origin => "ORIGIN",
@@ -157,6 +161,7 @@ pub(super) fn select(
         let info = |path: &Path| &attrs.get(path.attr).info;
         let rank = |path: &Path| &ranks[path.peer.index()];
         round.keep_lowest(Reason::LocalNetwork, |p| !rank(p).local);
+        round.keep_lowest(Reason::LongLivedStale, |p| info(p).llgr_stale);
         round.keep_lowest(Reason::LocalPref, |p| {
             std::cmp::Reverse(info(p).local_pref.unwrap_or(DEFAULT_LOCAL_PREF))
         });

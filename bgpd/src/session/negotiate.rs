@@ -3,7 +3,8 @@
 use std::net::Ipv4Addr;
 
 use crate::wire::{
-    Capability, Family, FamilyAddPath, FamilySet, NextHopFamily, Notification, Open, Role, code,
+    Capability, Family, FamilyAddPath, FamilySet, LongLivedFamily, NextHopFamily, Notification,
+    Open, Role, code,
 };
 
 /// What we bring to a session.
@@ -29,6 +30,9 @@ pub(crate) struct Offer {
     pub(crate) role_strict: bool,
     /// None: no graceful restart.
     pub(crate) restart: Option<OwnRestart>,
+    /// Long-lived graceful restart: seconds for which routes are kept, ours by the peer and its by
+    /// us. None: not at all.
+    pub(crate) long_lived: Option<u32>,
 }
 
 /// Our side of graceful restart (RFC 4724 section 3).
@@ -59,6 +63,30 @@ pub(crate) struct PeerRestart {
     pub(crate) forwarding: FamilySet,
 }
 
+/// The peer's side of long-lived graceful restart (RFC 9494 section 3).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct PeerLongLived {
+    /// Seconds for which its routes are kept once its restart time is over, by family; 0: they are
+    /// not.
+    pub(crate) times: [u32; 2],
+    /// Families whose forwarding state was kept.
+    pub(crate) forwarding: FamilySet,
+}
+
+impl PeerLongLived {
+    fn of(families: &[LongLivedFamily], most: u32) -> Self {
+        let mut all = Self::default();
+        for listed in families {
+            let Some(family) = Family::from_wire(listed.afi, listed.safi) else { continue };
+            all.times[family.index()] = listed.time.min(most);
+            if listed.forwarding {
+                all.forwarding.insert(family);
+            }
+        }
+        all
+    }
+}
+
 /// What holds for a session.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Negotiated {
@@ -84,6 +112,10 @@ pub(crate) struct Negotiated {
     pub(crate) peer_role: Option<Role>,
     /// None: the peer does not know graceful restart.
     pub(crate) restart: Option<PeerRestart>,
+    /// None: not both sides offered it, with graceful restart.
+    pub(crate) long_lived: Option<PeerLongLived>,
+    /// We offered it and the peer did not: routes that are kept so are not for it.
+    pub(crate) withhold_stale: bool,
 }
 
 impl Offer {
@@ -125,6 +157,13 @@ impl Offer {
                 time,
                 families: families.collect(),
             });
+            if let Some(time) = self.long_lived {
+                let families = self.families.iter().map(|family| {
+                    let (afi, safi) = family.wire();
+                    LongLivedFamily { afi, safi, forwarding, time }
+                });
+                capabilities.push(Capability::LongLivedGracefulRestart(families.collect()));
+            }
         }
         Open::new(self.asn, self.hold_time, self.router_id, capabilities)
     }
@@ -150,6 +189,7 @@ pub(crate) fn negotiate(offer: &Offer, open: &Open) -> Result<Negotiated, Notifi
     }
     let mut families = FamilySet::default();
     let mut restart = None;
+    let mut long_lived = None;
     let mut multiprotocol = false;
     let mut four_octet_as = false;
     let mut route_refresh = false;
@@ -203,6 +243,7 @@ pub(crate) fn negotiate(offer: &Offer, open: &Open) -> Result<Negotiated, Notifi
                     }
                 }
             }
+            Capability::LongLivedGracefulRestart(families) => long_lived = Some(families),
             Capability::Role(_) | Capability::Unknown(..) => {}
         }
     }
@@ -228,6 +269,7 @@ pub(crate) fn negotiate(offer: &Offer, open: &Open) -> Result<Negotiated, Notifi
         let third = (hold_time / 3).max(1);
         offer.keepalive_time.map_or(third, |k| k.min(third))
     };
+    let offers_long_lived = offer.restart.is_some() && offer.long_lived.is_some();
     Ok(Negotiated {
         router_id: open.router_id,
         external: asn != offer.asn,
@@ -244,6 +286,11 @@ pub(crate) fn negotiate(offer: &Offer, open: &Open) -> Result<Negotiated, Notifi
         receive_paths: receive_paths.intersection(offer.receive_paths).intersection(families),
         send_paths: send_paths.intersection(offer.send_paths).intersection(families),
         peer_role,
+        // RFC 9494 section 3: without graceful restart it means nothing.
+        withhold_stale: offers_long_lived && (long_lived.is_none() || restart.is_none()),
+        long_lived: long_lived
+            .filter(|_| offers_long_lived && restart.is_some())
+            .map(|families| PeerLongLived::of(families, offer.long_lived.unwrap_or(0))),
         restart: if offer.restart.is_some() { restart } else { None },
     })
 }

@@ -17,6 +17,7 @@ fn offer() -> Offer {
         receive_paths: FamilySet::default(),
         send_paths: FamilySet::default(),
         restart: Some(OwnRestart { time: 120, ..OwnRestart::default() }),
+        long_lived: None,
     }
 }
 
@@ -219,4 +220,28 @@ fn several_paths_go_where_one_offers_to_send_and_the_other_to_receive() {
     }
     let agreed = negotiate(&ours, &open).unwrap();
     assert!(agreed.receive_paths.is_empty() && agreed.send_paths.is_empty(), "unknown modes");
+}
+
+#[test]
+fn long_lived_restart_needs_both_sides_and_graceful_restart() {
+    let case = |ours: (bool, Option<u32>), theirs: (bool, Option<u32>)| {
+        let restart = |on: bool| on.then(OwnRestart::default);
+        let mut own = offer();
+        (own.restart, own.long_lived) = (restart(ours.0), ours.1);
+        let mut peer = offer();
+        (peer.asn, peer.peer_asn) = (65002, 65001);
+        peer.router_id = Ipv4Addr::new(2, 2, 2, 2);
+        (peer.restart, peer.long_lived) = (restart(theirs.0), theirs.1);
+        let agreed = negotiate(&own, &peer.open()).unwrap();
+        (agreed.long_lived.map(|it| it.times), agreed.withhold_stale)
+    };
+    let (on, off) = ((true, Some(100)), (true, None));
+    assert_eq!(case(on, on), (Some([100, 100]), false));
+    assert_eq!(case(on, (true, Some(7))), (Some([7, 7]), false));
+    assert_eq!(case(on, (true, Some(1 << 23))), (Some([100, 100]), false));
+    assert_eq!(case(on, off), (None, true));
+    assert_eq!(case(off, on), (None, false));
+    assert_eq!(case(off, off), (None, false));
+    assert_eq!(case((false, Some(100)), on), (None, false));
+    assert_eq!(case(on, (false, Some(100))), (None, true));
 }

@@ -95,6 +95,9 @@ impl Core {
         if new.graceful_restart != old.graceful_restart {
             note(vec!["graceful-restart"], Effect::NextSession);
         }
+        if new.long_lived_graceful_restart != old.long_lived_graceful_restart {
+            note(vec!["long-lived-graceful-restart"], Effect::NextSession);
+        }
         if new.ebgp_requires_policy != old.ebgp_requires_policy {
             note(vec!["ebgp-requires-policy"], Effect::ReEvaluated);
         }

@@ -24,7 +24,7 @@ use crate::bfd::{Key, State as BfdState, Status, Wanted};
 use crate::policy::PeerType;
 use crate::rib::PeerId;
 use crate::session::{Direction, Event, State};
-use crate::wire::{Notification, cease};
+use crate::wire::{Family, Notification, cease};
 
 /// A BFD session as it was last told of.
 #[derive(Debug)]
@@ -124,8 +124,9 @@ impl Core {
         if neighbor.session.is_none() && independent && !neighbor.stale.is_empty() {
             let name = &neighbor.config.name;
             tracing::info!(peer = name, "it restarts, and does not forward: no routes are kept");
-            neighbor.stale_timer.at = None;
-            self.sweep_all(peer);
+            for family in Family::ALL {
+                self.sweep(peer, family);
+            }
         }
         let error = Notification::cease(cease::BFD_DOWN, "BFD found the path broken");
         for direction in Direction::BOTH {

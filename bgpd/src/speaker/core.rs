@@ -52,7 +52,7 @@ const SEND_HOLD: Duration = Duration::from_secs(480);
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum TimerKey {
     Slot(PeerId, Direction, Timer),
-    Stale(PeerId),
+    Stale(PeerId, Family),
     Refresh(PeerId),
     Bfd(PeerId),
     Deferral,
@@ -163,7 +163,7 @@ impl Core {
                         self.event(now, peer, direction, &Event::Expired(timer));
                     }
                 }
-                TimerKey::Stale(peer) => self.sweep_all(peer),
+                TimerKey::Stale(peer, family) => self.stale_expired(now, peer, family),
                 TimerKey::Refresh(peer) => self.give_up_refresh(peer),
                 TimerKey::Bfd(peer) => self.begin_if_path_is_good(now, peer),
                 TimerKey::Deferral => self.end_deferral(),
@@ -488,7 +488,9 @@ impl Core {
             TimerKey::Slot(peer, direction, timer) => {
                 Some(self.slot(peer, direction)?.timer(timer))
             }
-            TimerKey::Stale(peer) => Some(&mut self.neighbor(peer)?.stale_timer),
+            TimerKey::Stale(peer, family) => {
+                Some(&mut self.neighbor(peer)?.stale_timers[family.index()])
+            }
             TimerKey::Refresh(peer) => Some(&mut self.neighbor(peer)?.refresh_timer),
             TimerKey::Bfd(peer) => Some(&mut self.neighbor(peer)?.bfd_timer),
             TimerKey::Deferral => Some(&mut self.deferral),

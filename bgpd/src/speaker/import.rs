@@ -160,6 +160,29 @@ impl Core {
         over.map_or(Ok(()), Err)
     }
 
+    /// Gives a path other attributes, as if they had been received.
+    pub(super) fn replace_attributes<P: RibPrefix>(
+        &mut self,
+        dest: DestId,
+        old: &Path,
+        attr_in: AttrId,
+    ) {
+        let Self { rib, neighbors, config, .. } = self;
+        let Some(Some(neighbor)) = neighbors.get_mut(old.peer.index()) else { return };
+        let prefix = P::table(rib).dest(dest).prefix;
+        let mut judge = Judge::new(neighbor, config, attr_in, rib);
+        let (attr, reason) = judge.judge(prefix, rib);
+        judge.finish(rib);
+        rib.attrs.retain(attr_in);
+        let mut path = Path::new(old.peer, old.id, attr_in);
+        (path.attr, path.reason) = (attr, reason);
+        path.set_stale(old.is_stale());
+        rib.announce(prefix, path);
+        let accepted = &mut neighbor.accepted[P::FAMILY.index()];
+        *accepted += usize::from(attr != AttrId::NONE);
+        *accepted -= usize::from(old.attr != AttrId::NONE);
+    }
+
     /// Applies the import policy anew to all routes of a neighbor.
     pub(super) fn judge_again(&mut self, peer: PeerId) {
         for family in Family::ALL {

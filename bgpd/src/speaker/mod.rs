@@ -11,6 +11,7 @@ mod fib;
 mod history;
 mod import;
 mod limits;
+mod long_lived;
 mod neighbor;
 mod receive;
 mod refresh;

@@ -158,8 +158,12 @@ pub(super) struct Neighbor {
     pub(super) accepted: [usize; 2],
     /// Families with paths kept over a restart of the peer.
     pub(super) stale: FamilySet,
-    /// Until stale paths are removed.
-    pub(super) stale_timer: Deadline,
+    /// Of these, those that are kept for long (RFC 9494).
+    pub(super) long_lived: FamilySet,
+    /// For how many seconds they are kept so, by family; as of the last session.
+    pub(super) long_lived_times: [u32; 2],
+    /// Until stale paths are removed, or kept for long; by family.
+    pub(super) stale_timers: [Deadline; 2],
     /// Until paths that a refresh did not bring are removed though it has not ended.
     pub(super) refresh_timer: Deadline,
     /// Since when the state is what it is.
@@ -209,7 +213,9 @@ impl Neighbor {
             received: [0; 2],
             accepted: [0; 2],
             stale: FamilySet::default(),
-            stale_timer: Deadline::default(),
+            long_lived: FamilySet::default(),
+            long_lived_times: [0; 2],
+            stale_timers: Default::default(),
             refresh_timer: Deadline::default(),
             since: now,
             last_down: None,
@@ -310,6 +316,7 @@ impl Neighbor {
                 forwarding: restarting || self.counters.established > 0,
                 time,
             }),
+            long_lived: speaker.long_lived_graceful_restart.time(),
         }
     }
 

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use smallvec::SmallVec;
 
-use super::core::{Core, Time, TimerKey};
+use super::core::{Core, Time};
 use super::neighbor::Session;
 use super::status::DownReason;
 use crate::export::GroupKey;
@@ -73,13 +73,11 @@ impl Core {
             Some(_) => self.event(now, peer, other, &Event::CollisionDump),
             None => return,
         }
-        let stale_time = Duration::from_secs(self.config.graceful_restart.stale_path_time.into());
         let Some(neighbor) = self.neighbor(peer) else { return };
         let Some(negotiated) = neighbor.slot(direction).negotiated.clone() else { return };
         neighbor.failures = 0;
         neighbor.last_error = None;
         neighbor.counters.established += 1;
-        let restart = negotiated.restart.unwrap_or_default();
         tracing::info!(
             peer = neighbor.config.name,
             router_id = %negotiated.router_id,
@@ -94,9 +92,6 @@ impl Core {
             interface: neighbor.interface(),
             client: neighbor.config.route_reflector_client,
         };
-        // RFC 4724 section 4.2: what the peer's forwarding did not keep is gone.
-        let lost: FamilySet =
-            neighbor.stale.iter().filter(|f| !restart.forwarding.contains(*f)).collect();
         let families = negotiated.families;
         neighbor.session = Some(Session {
             direction,
@@ -107,12 +102,7 @@ impl Core {
             refreshing: FamilySet::default(),
         });
         self.set_rank(peer, rank);
-        for family in lost.iter() {
-            self.sweep(peer, family);
-        }
-        if self.neighbor(peer).is_some_and(|n| !n.stale.is_empty()) {
-            self.arm(TimerKey::Stale(peer), now + stale_time);
-        }
+        self.peer_is_back(now, peer);
         if self.progress.selecting {
             for family in families.iter() {
                 self.join_group(peer, family);
@@ -164,12 +154,12 @@ impl Core {
             departure: neighbor.departure,
             client: neighbor.config.route_reflector_client,
             cluster: self.config.cluster(),
+            withhold_stale: session.negotiated.withhold_stale,
             interval: Duration::from_secs(neighbor.config.advertisement_interval.into()),
         }))
     }
 
     pub(super) fn session_down(&mut self, now: Time, peer: PeerId, direction: Direction) {
-        let enabled = self.config.graceful_restart.enabled;
         let Some(neighbor) = self.neighbor(peer) else { return };
         let Some(session) = neighbor.session.take() else { return };
         let reason = neighbor.slot(direction).reason.clone();
@@ -178,34 +168,10 @@ impl Core {
         tracing::info!(peer = neighbor.config.name, %reason, "session down");
         neighbor.last_down = Some((now, reason.clone()));
         neighbor.refresh_timer.at = None;
-        let restart = session.negotiated.restart.filter(|r| enabled && r.time > 0);
-        let mut keep = FamilySet::default();
-        if let Some(restart) = restart.filter(|r| reason.keeps_routes(r.notification)) {
-            keep = restart.families.intersection(session.negotiated.families);
-            for family in session.disabled.iter() {
-                keep.remove(family);
-            }
-        }
         for family in Family::ALL {
             self.groups.leave(peer, family, &mut self.rib);
-            // Paths that are stale from an earlier restart are not kept a second time.
-            if !reason.is_collision() {
-                self.sweep(peer, family);
-            }
-            if keep.contains(family) {
-                self.mark_stale(peer, family);
-            } else {
-                self.purge(peer, family);
-            }
         }
-        let time = Duration::from_secs(restart.map_or(0, |r| r.time).into());
-        if let Some(neighbor) = self.neighbor(peer) {
-            if neighbor.stale.is_empty() {
-                neighbor.stale_timer.at = None;
-            } else {
-                self.arm(TimerKey::Stale(peer), now + time);
-            }
-        }
+        self.keep_routes(now, peer, &session, &reason);
     }
 
     pub(super) fn routes_of(&self, peer: PeerId, family: Family) -> Vec<DestId> {
@@ -219,7 +185,7 @@ impl Core {
             with_family!(family, P => self.remove_where::<P>(peer, dest, |_| true));
         }
         if let Some(neighbor) = self.neighbor(peer) {
-            neighbor.stale.remove(family);
+            neighbor.forget_stale(family);
         }
     }
 

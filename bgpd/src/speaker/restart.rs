@@ -1,12 +1,88 @@
 //! Graceful restart (RFC 4724): paths kept while a peer restarts, and the time after our own start.
 
-use super::core::Core;
-use super::neighbor::Neighbor;
+use std::time::Duration;
+
+use super::core::{Core, Time, TimerKey};
+use super::neighbor::{Neighbor, Session};
+use super::status::DownReason;
 use crate::rib::{Path, PeerId, RibPrefix, with_family};
 use crate::session::Direction;
 use crate::wire::Family;
 
+impl Neighbor {
+    /// No path of the family is kept over a restart any more.
+    pub(super) fn forget_stale(&mut self, family: Family) {
+        self.stale.remove(family);
+        self.long_lived.remove(family);
+        self.stale_timers[family.index()].at = None;
+    }
+}
+
 impl Core {
+    /// What becomes of a neighbor's paths when its session has ended: those that it asked for are
+    /// kept for its restart time, and longer (RFC 4724, RFC 9494), if it may have restarted.
+    pub(super) fn keep_routes(
+        &mut self,
+        now: Time,
+        peer: PeerId,
+        session: &Session,
+        reason: &DownReason,
+    ) {
+        let enabled = self.config.graceful_restart.enabled;
+        let agreed = &session.negotiated;
+        let restart = agreed.restart.filter(|_| enabled).unwrap_or_default();
+        let long_lived = agreed.long_lived.filter(|_| enabled).unwrap_or_default();
+        let keeps = enabled && reason.keeps_routes(restart.notification);
+        if let Some(neighbor) = self.neighbor(peer) {
+            neighbor.long_lived_times = long_lived.times;
+        }
+        for family in Family::ALL {
+            // Paths that are stale from an earlier restart are not kept a second time.
+            if !reason.is_collision() {
+                self.sweep(peer, family);
+            }
+            let covered = restart.families.contains(family);
+            let time = if covered { restart.time } else { 0 };
+            let wanted = time > 0 || long_lived.times[family.index()] > 0;
+            let carried = agreed.families.contains(family) && !session.disabled.contains(family);
+            if keeps && wanted && carried {
+                self.mark_stale(peer, family);
+                if self.neighbor(peer).is_some_and(|n| n.stale.contains(family)) {
+                    let end = now + Duration::from_secs(time.into());
+                    self.arm(TimerKey::Stale(peer, family), end);
+                }
+            } else {
+                self.purge(peer, family);
+            }
+        }
+    }
+
+    /// A neighbor is back. What its forwarding did not keep is gone (RFC 4724 section 4.2, RFC 9494
+    /// section 4.2); for the rest there is a time to announce it again.
+    pub(super) fn peer_is_back(&mut self, now: Time, peer: PeerId) {
+        let bound = now + Duration::from_secs(self.config.graceful_restart.stale_path_time.into());
+        let Some(neighbor) = self.neighbor(peer) else { return };
+        let Some(session) = &neighbor.session else { return };
+        let restart = session.negotiated.restart.unwrap_or_default();
+        let long_lived = session.negotiated.long_lived.unwrap_or_default();
+        for family in Family::ALL {
+            let Some(neighbor) = self.neighbor(peer) else { return };
+            if !neighbor.stale.contains(family) {
+                continue;
+            }
+            let was_long = neighbor.long_lived.contains(family);
+            let kept = if was_long { long_lived.forwarding } else { restart.forwarding };
+            if !kept.contains(family) {
+                self.sweep(peer, family);
+                continue;
+            }
+            // The long time runs on, but not beyond this.
+            let end = neighbor.stale_timers[family.index()].at.filter(|_| was_long);
+            let end = end.map_or(bound, |end| end.min(bound));
+            self.arm(TimerKey::Stale(peer, family), end);
+        }
+    }
+
     /// Keeps the paths of a neighbor that is gone, until it has announced them again.
     pub(super) fn mark_stale(&mut self, peer: PeerId, family: Family) {
         if self.mark_paths_stale(peer, family) > 0
@@ -31,7 +107,7 @@ impl Core {
     pub(super) fn sweep(&mut self, peer: PeerId, family: Family) {
         let Some(neighbor) = self.neighbor(peer) else { return };
         if neighbor.stale.contains(family) {
-            neighbor.stale.remove(family);
+            neighbor.forget_stale(family);
             self.remove_stale(peer, family);
         }
     }
@@ -46,12 +122,6 @@ impl Core {
         }
         if let Some(neighbor) = self.neighbor(peer) {
             tracing::info!(peer = neighbor.config.name, %family, swept, "stale paths removed");
-        }
-    }
-
-    pub(super) fn sweep_all(&mut self, peer: PeerId) {
-        for family in Family::ALL {
-            self.sweep(peer, family);
         }
     }
 

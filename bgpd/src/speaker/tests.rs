@@ -4,6 +4,7 @@ mod bfd;
 mod leaving;
 mod limits;
 mod live;
+mod long_lived;
 mod next_hops;
 mod oracle;
 mod pace;

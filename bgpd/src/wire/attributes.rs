@@ -166,6 +166,8 @@ pub struct Info {
     pub no_export: bool,
     /// Has NO_ADVERTISE.
     pub no_advertise: bool,
+    /// Has LLGR_STALE (RFC 9494).
+    pub llgr_stale: bool,
 }
 
 impl Info {
@@ -182,6 +184,7 @@ impl Info {
             split: 0,
             no_export: false,
             no_advertise: false,
+            llgr_stale: false,
         };
         let start = block.as_ptr() as usize;
         for Attribute { kind, value, .. } in iter(block) {
@@ -209,6 +212,7 @@ impl Info {
             match community {
                 Community::NO_EXPORT | Community::NO_EXPORT_SUBCONFED => info.no_export = true,
                 Community::NO_ADVERTISE => info.no_advertise = true,
+                Community::LLGR_STALE => info.llgr_stale = true,
                 _ => {}
             }
         }

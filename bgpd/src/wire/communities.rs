@@ -19,6 +19,10 @@ impl Community {
     pub const NO_ADVERTISE: Self = Self(0xffff_ff02);
     /// Not to leave the (sub-)confederation; as [`Self::NO_EXPORT`] outside of one.
     pub const NO_EXPORT_SUBCONFED: Self = Self(0xffff_ff03);
+    /// Kept for long while its source is gone: to be used last (RFC 9494).
+    pub const LLGR_STALE: Self = Self(0xffff_0006);
+    /// Not to be kept so (RFC 9494).
+    pub const NO_LLGR: Self = Self(0xffff_0007);
     /// RFC 8326.
     pub const GRACEFUL_SHUTDOWN: Self = Self(0xffff_0000);
 }
@@ -29,6 +33,8 @@ impl std::fmt::Display for Community {
             Self::NO_EXPORT => f.write_str("no-export"),
             Self::NO_ADVERTISE => f.write_str("no-advertise"),
             Self::NO_EXPORT_SUBCONFED => f.write_str("no-export-subconfed"),
+            Self::LLGR_STALE => f.write_str("llgr-stale"),
+            Self::NO_LLGR => f.write_str("no-llgr"),
             Self::GRACEFUL_SHUTDOWN => f.write_str("graceful-shutdown"),
             Self(value) => write!(f, "{}:{}", value >> 16, value & 0xffff),
         }
@@ -43,6 +49,8 @@ impl std::str::FromStr for Community {
             "no-export" => return Ok(Self::NO_EXPORT),
             "no-advertise" => return Ok(Self::NO_ADVERTISE),
             "no-export-subconfed" => return Ok(Self::NO_EXPORT_SUBCONFED),
+            "llgr-stale" => return Ok(Self::LLGR_STALE),
+            "no-llgr" => return Ok(Self::NO_LLGR),
             "graceful-shutdown" => return Ok(Self::GRACEFUL_SHUTDOWN),
             _ => {}
         }

@@ -22,7 +22,7 @@ pub use communities::{Administrator, Community, ExtendedCommunity, LargeCommunit
 pub use draft::Draft;
 pub use encode::{UpdateEncoder, encode_end_of_rib, encode_keepalive};
 pub use notification::{Notification, cease, code};
-pub use open::{Capability, FamilyAddPath, FamilyRestart, NextHopFamily, Open};
+pub use open::{Capability, FamilyAddPath, FamilyRestart, LongLivedFamily, NextHopFamily, Open};
 pub use prefix::{Nlri, Prefix, Prefix4, Prefix6, Prefixes};
 pub use refresh::RouteRefresh;
 pub use role::Role;

@@ -96,10 +96,11 @@ impl Notification {
         (self.is_hard_reset() && self.data.len() >= 2).then(|| Self::parse(&self.data))
     }
 
-    /// Whether the session ends for long, so that by RFC 8538 section 5.1 a peer that would
-    /// otherwise keep the routes is sent a Hard Reset.
+    /// Whether the session ends for long (RFC 8538 section 5.1), or packets cannot go where it said
+    /// they can (RFC 9384), so that a peer that would otherwise keep the routes is sent a Hard Reset.
     pub fn is_lasting(&self) -> bool {
-        let lasting = [cease::MAX_PREFIXES, cease::ADMIN_SHUTDOWN, cease::PEER_DECONFIGURED];
+        let lasting =
+            [cease::MAX_PREFIXES, cease::ADMIN_SHUTDOWN, cease::PEER_DECONFIGURED, cease::BFD_DOWN];
         self.code == code::CEASE && lasting.contains(&self.subcode)
     }
 

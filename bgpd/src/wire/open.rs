@@ -40,6 +40,8 @@ pub enum Capability {
     EnhancedRouteRefresh,
     /// RFC 7911, code 69: several paths to a prefix.
     AddPath(Vec<FamilyAddPath>),
+    /// RFC 9494, code 71.
+    LongLivedGracefulRestart(Vec<LongLivedFamily>),
     /// Anything else, as received.
     Unknown(u8, Vec<u8>),
 }
@@ -90,6 +92,19 @@ impl FamilyAddPath {
     pub const SEND: u8 = 2;
 }
 
+/// One family of the long-lived graceful restart capability.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LongLivedFamily {
+    /// Address family identifier.
+    pub afi: u16,
+    /// Subsequent address family identifier.
+    pub safi: u8,
+    /// F: forwarding state was kept over the restart.
+    pub forwarding: bool,
+    /// Seconds for which routes may be kept once the restart time is over, 24 bits.
+    pub time: u32,
+}
+
 impl Capability {
     /// The capability that offers `family`.
     pub const fn multiprotocol(family: Family) -> Self {
@@ -138,6 +153,17 @@ impl Capability {
                 Some(Self::AddPath(families.as_chunks::<4>().0.iter().map(family).collect()))
             }
             (65, [a, b, c, d]) => Some(Self::FourOctetAs(u32::from_be_bytes([*a, *b, *c, *d]))),
+            (71, families) if families.len() % 7 == 0 => Some(Self::LongLivedGracefulRestart(
+                families
+                    .chunks_exact(7)
+                    .map(|f| LongLivedFamily {
+                        afi: u16::from_be_bytes([f[0], f[1]]),
+                        safi: f[2],
+                        forwarding: f[3] & 0x80 != 0,
+                        time: u32::from_be_bytes([0, f[4], f[5], f[6]]),
+                    })
+                    .collect(),
+            )),
             (70, []) => Some(Self::EnhancedRouteRefresh),
             _ => None,
         };
@@ -187,6 +213,14 @@ impl Capability {
                     out.extend_from_slice(&[family.safi, family.mode]);
                 }
                 69
+            }
+            Self::LongLivedGracefulRestart(families) => {
+                for family in families {
+                    out.extend_from_slice(&family.afi.to_be_bytes());
+                    out.extend_from_slice(&[family.safi, u8::from(family.forwarding) << 7]);
+                    out.extend_from_slice(&family.time.to_be_bytes()[1..]);
+                }
+                71
             }
             Self::Unknown(code, value) => {
                 // A capability's length is one octet; what we build ourselves never exceeds it.

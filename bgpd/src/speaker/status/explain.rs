@@ -49,7 +49,7 @@ pub struct PathExplanation {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 pub struct Step {
     /// Its number among those of this speaker: 0 for what is refused before, 1 for our own
-    /// networks, to 10 for the path identifier.
+    /// networks, to 11 for the path identifier.
     pub number: u8,
     /// Where it is defined.
     pub source: &'static str,
@@ -64,15 +64,16 @@ impl Step {
             Reason::OriginatorLoop | Reason::ClusterLoop => (0, "RFC 4456 8"),
             Reason::NotUnicast | Reason::NextHop => (0, "RFC 4271 6.3"),
             Reason::LocalNetwork => (1, "own networks first"),
-            Reason::LocalPref => (2, "RFC 4271 9.1.2, degree of preference"),
-            Reason::AsPathLength => (3, "RFC 4271 9.1.2.2 a"),
-            Reason::Origin => (4, "RFC 4271 9.1.2.2 b"),
-            Reason::Med => (5, "RFC 4271 9.1.2.2 c"),
-            Reason::ExternalFirst => (6, "RFC 4271 9.1.2.2 d"),
-            Reason::RouterId => (7, "RFC 4271 9.1.2.2 f, RFC 4456 9"),
-            Reason::ClusterList => (8, "RFC 4456 9"),
-            Reason::PeerAddress => (9, "RFC 4271 9.1.2.2 g"),
-            Reason::PathId => (10, "RFC 7911, the lowest path identifier"),
+            Reason::LongLivedStale => (2, "RFC 9494 4.3"),
+            Reason::LocalPref => (3, "RFC 4271 9.1.2, degree of preference"),
+            Reason::AsPathLength => (4, "RFC 4271 9.1.2.2 a"),
+            Reason::Origin => (5, "RFC 4271 9.1.2.2 b"),
+            Reason::Med => (6, "RFC 4271 9.1.2.2 c"),
+            Reason::ExternalFirst => (7, "RFC 4271 9.1.2.2 d"),
+            Reason::RouterId => (8, "RFC 4271 9.1.2.2 f, RFC 4456 9"),
+            Reason::ClusterList => (9, "RFC 4456 9"),
+            Reason::PeerAddress => (10, "RFC 4271 9.1.2.2 g"),
+            Reason::PathId => (11, "RFC 7911, the lowest path identifier"),
             #[allow(unreachable_patterns, reason = "a reason without a step of its own")]
             _ => (0, "RFC 4271 9.1.2"),
         };
@@ -161,6 +162,9 @@ impl Core {
         let (own, top) = (self.side(path), self.side(best));
         let lost = match path.reason {
             Reason::LocalNetwork => "an own network goes first".to_owned(),
+            Reason::LongLivedStale => {
+                "kept for long while its source is gone (LLGR_STALE), the best is not".to_owned()
+            }
             Reason::LocalPref => {
                 format!("LOCAL_PREF {}, the best has {}", own.local_pref(), top.local_pref())
             }

@@ -343,6 +343,10 @@ pub struct FamilyStatus {
     pub accepted: usize,
     /// Whether some of them are kept over a restart of the peer and not confirmed yet.
     pub stale: bool,
+    /// Whether these are kept for long, as the peer's restart time is over (RFC 9494).
+    pub long_lived: bool,
+    /// Seconds for which they are kept so, as agreed on; None: they are not.
+    pub long_lived_time: Option<u32>,
     /// Whether the peer is sending its routes again (RFC 7313); those it has not sent again yet are
     /// stale.
     pub refreshing: bool,
@@ -375,6 +379,11 @@ impl Core {
             received: neighbor.received[family.index()],
             accepted: neighbor.accepted[family.index()],
             stale: neighbor.stale.contains(family),
+            long_lived: neighbor.long_lived.contains(family),
+            long_lived_time: session
+                .and_then(|s| s.negotiated.long_lived)
+                .map(|it| it.times[family.index()])
+                .filter(|time| *time > 0),
             refreshing: session.is_some_and(|s| s.refreshing.contains(family)),
             advertised: self.groups.advertised(neighbor.id, family),
             next_hop: neighbor.own_next_hop(family).map(|hop| hop.addr),

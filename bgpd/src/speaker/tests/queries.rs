@@ -77,9 +77,9 @@ fn each_path_says_where_it_lost_and_to_what() {
     assert_eq!(all.paths.len(), 2, "{all:?}");
     let (best, other) = (&all.paths[0], &all.paths[1]);
     assert!(best.path.best && !other.path.best);
-    assert_eq!((best.path.neighbor.as_deref(), best.step.number), (Some("n1"), 3));
+    assert_eq!((best.path.neighbor.as_deref(), best.step.number), (Some("n1"), 4));
     assert_eq!(other.why, "AS_PATH of length 2, the best has 1");
-    assert_eq!((other.step.number, other.step.source), (3, "RFC 4271 9.1.2.2 a"));
+    assert_eq!((other.step.number, other.step.source), (4, "RFC 4271 9.1.2.2 a"));
     assert_eq!(best.peer_address, Some(address(1)));
     assert_eq!(all.advertised_to, ["n2"]);
     assert_eq!(all.next_hops.len(), 1);

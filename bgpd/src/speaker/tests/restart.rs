@@ -112,7 +112,8 @@ fn line_with_notification(seed: u64, wanted: [bool; 2]) -> Network {
 #[test]
 fn routes_are_kept_over_a_notification_where_both_want_it() {
     use crate::wire::{Notification, cease};
-    let lasting = [cease::MAX_PREFIXES, cease::ADMIN_SHUTDOWN, cease::PEER_DECONFIGURED];
+    let lasting =
+        [cease::MAX_PREFIXES, cease::ADMIN_SHUTDOWN, cease::PEER_DECONFIGURED, cease::BFD_DOWN];
     let passing = [cease::ADMIN_RESET, cease::CONFIG_CHANGE, cease::OUT_OF_RESOURCES];
     for (wanted, subcode, kept) in passing
         .into_iter()

@@ -9,8 +9,8 @@ use proptest::prelude::*;
 use crate::wire::attributes::{flag, kind, push};
 use crate::wire::prefix::is_usable_next_hop;
 use crate::wire::{
-    Capability, FamilyAddPath, FamilyRestart, Info, NextHop, NextHopFamily, Nlri, Open, Prefix,
-    Prefix4, Prefix6, UpdateEncoder,
+    Capability, FamilyAddPath, FamilyRestart, Info, LongLivedFamily, NextHop, NextHopFamily, Nlri,
+    Open, Prefix, Prefix4, Prefix6, UpdateEncoder,
 };
 
 /// Prefixes with one set of attributes, as an encoder takes them and a parser gives them.
@@ -181,6 +181,8 @@ fn capability() -> impl Strategy<Value = Capability> {
         .prop_map(|(afi, safi, next_hop)| NextHopFamily { afi, safi, next_hop });
     let restart = (any::<u16>(), any::<u8>(), any::<bool>())
         .prop_map(|(afi, safi, forwarding)| FamilyRestart { afi, safi, forwarding });
+    let long_lived = (any::<u16>(), any::<u8>(), any::<bool>(), 0..1_u32 << 24)
+        .prop_map(|(afi, safi, forwarding, time)| LongLivedFamily { afi, safi, forwarding, time });
     prop_oneof![
         (any::<u16>(), any::<u8>()).prop_map(|(afi, safi)| Capability::Multiprotocol(afi, safi)),
         Just(Capability::RouteRefresh),
@@ -192,6 +194,7 @@ fn capability() -> impl Strategy<Value = Capability> {
             let family = |(afi, safi, mode)| FamilyAddPath { afi, safi, mode };
             Capability::AddPath(families.into_iter().map(family).collect())
         }),
+        vec(long_lived, 0..5).prop_map(Capability::LongLivedGracefulRestart),
         (any::<bool>(), any::<bool>(), 0..4096_u16, vec(restart, 0..5)).prop_map(
             |(restarting, notification, time, families)| Capability::GracefulRestart {
                 restarting,
