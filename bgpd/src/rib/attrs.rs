@@ -3,7 +3,9 @@
 use std::hash::BuildHasher;
 
 use hashbrown::{DefaultHashBuilder, HashTable};
+use rustc_hash::FxHashSet;
 
+use super::resolution::Resolutions;
 use crate::wire::{Info, NextHop};
 
 /// Names an interned attribute set.
@@ -25,6 +27,20 @@ impl AttrId {
     }
 }
 
+/// Attribute sets to whose next hop the way has changed.
+#[derive(Debug, Default)]
+pub(super) struct Changed(FxHashSet<AttrId>);
+
+impl Changed {
+    pub(super) fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    pub(super) fn contains(&self, id: AttrId) -> bool {
+        self.0.contains(&id)
+    }
+}
+
 /// One attribute set.
 #[derive(Debug)]
 pub(crate) struct AttrSet {
@@ -33,6 +49,8 @@ pub(crate) struct AttrSet {
     pub(crate) next_hop: NextHop,
     pub(crate) info: Info,
     references: u32,
+    /// Of the way to the next hop; `UNREACHABLE`: there is none.
+    pub(super) cost: u32,
     hash: u64,
 }
 
@@ -42,6 +60,7 @@ pub(crate) struct AttrTable {
     sets: Vec<AttrSet>,
     free: Vec<u32>,
     index: HashTable<u32>,
+    resolutions: Resolutions,
     hasher: DefaultHashBuilder,
 }
 
@@ -58,8 +77,9 @@ impl AttrTable {
             sets[at as usize].references += 1;
             return AttrId(at);
         }
-        let set =
-            AttrSet { block: block.into(), next_hop, info: Info::of(block), references: 1, hash };
+        let cost = self.resolutions.cost(&next_hop);
+        let info = Info::of(block);
+        let set = AttrSet { block: block.into(), next_hop, info, references: 1, cost, hash };
         let at = if let Some(at) = self.free.pop() {
             sets[at as usize] = set;
             at
@@ -96,8 +116,22 @@ impl AttrTable {
         }
         self.free.push(id.0);
         if self.index.is_empty() {
-            *self = Self { hasher: self.hasher.clone(), ..Self::default() };
+            let resolutions = std::mem::take(&mut self.resolutions);
+            *self = Self { hasher: self.hasher.clone(), resolutions, ..Self::default() };
         }
+    }
+
+    /// Takes over what is known of next hops; returns the sets for which that is different.
+    pub(super) fn resolve(&mut self, resolutions: Resolutions) -> Changed {
+        let mut changed = Changed::default();
+        for (set, at) in self.sets.iter_mut().zip(0..) {
+            let cost = resolutions.cost(&set.next_hop);
+            if std::mem::replace(&mut set.cost, cost) != cost && set.references > 0 {
+                changed.0.insert(AttrId(at));
+            }
+        }
+        self.resolutions = resolutions;
+        changed
     }
 
     /// A set in use.

@@ -9,13 +9,14 @@
 //! 5. lowest ORIGIN;
 //! 6. lowest MULTI_EXIT_DISC (0 where there is none) among paths of the same neighboring AS;
 //! 7. external before internal;
+//! 8. the lowest cost of the way to the next hop (0 where nothing is known of it);
 //!
 //! what is left is of equal cost and may be used at once; the one that is announced has
 //!
-//! 8. the lowest BGP Identifier, or ORIGINATOR_ID (RFC 4456 section 9);
-//! 9. the shortest CLUSTER_LIST;
-//! 10. the lowest peer address;
-//! 11. the lowest path identifier (RFC 7911).
+//! 9. the lowest BGP Identifier, or ORIGINATOR_ID (RFC 4456 section 9);
+//! 10. the shortest CLUSTER_LIST;
+//! 11. the lowest peer address;
+//! 12. the lowest path identifier (RFC 7911).
 
 use std::net::{IpAddr, Ipv4Addr};
 
@@ -23,6 +24,7 @@ use serde::{Deserialize, Serialize};
 use smallvec::SmallVec;
 
 use super::attrs::{AttrId, AttrTable};
+use super::resolution::UNREACHABLE;
 use super::table::Path;
 use crate::config::Multipath;
 use crate::wire::attributes;
@@ -80,6 +82,8 @@ pub enum Reason {
     Med,
     /// External before internal.
     ExternalFirst,
+    /// Cost of the way to the next hop.
+    IgpCost,
     /// BGP Identifier or ORIGINATOR_ID.
     RouterId,
     /// Length of CLUSTER_LIST.
@@ -100,6 +104,8 @@ pub enum Reason {
     NotUnicast,
     /// Refused: the route came a way that it should not have (RFC 9234 section 5).
     RouteLeak,
+    /// Not used: there is no way to the next hop (RFC 4271 section 9.1.2.1).
+    NextHopUnreachable,
     /// Refused: the next hop is one of our own addresses, or cannot be one at all.
     NextHop,
 }
@@ -116,6 +122,7 @@ impl std::fmt::Display for Reason {
             Self::Origin => "ORIGIN",
             Self::Med => "MED",
             Self::ExternalFirst => "external before internal",
+            Self::IgpCost => "cost of the next hop",
             Self::RouterId => "router id",
             Self::ClusterList => "CLUSTER_LIST length",
             Self::PeerAddress => "peer address",
@@ -126,6 +133,7 @@ impl std::fmt::Display for Reason {
             Self::ClusterLoop => "refused: own cluster in CLUSTER_LIST",
             Self::NotUnicast => "refused: not a unicast prefix",
             Self::RouteLeak => "refused: route leak",
+            Self::NextHopUnreachable => "refused: no way to the next hop",
             Self::NextHop => "refused: unusable next hop",
         })
     }
@@ -139,10 +147,15 @@ pub(super) fn select(
     ranks: &[PeerRank],
     multipath: &Multipath,
 ) -> usize {
+    let reachable = |p: &Path| ranks[p.peer.index()].local || attrs.get(p.attr).cost != UNREACHABLE;
     match paths {
         [] => return 0,
         [only] => {
             if only.attr == AttrId::NONE {
+                return 0;
+            }
+            if !reachable(only) {
+                only.reason = Reason::NextHopUnreachable;
                 return 0;
             }
             only.reason = Reason::OnlyPath;
@@ -152,30 +165,42 @@ pub(super) fn select(
     }
     let mut left: Candidates =
         (0..paths.len()).filter(|at| paths[*at].attr != AttrId::NONE).collect();
+    left.retain(|at| {
+        let kept = reachable(&paths[*at]);
+        if !kept {
+            paths[*at].reason = Reason::NextHopUnreachable;
+        }
+        kept
+    });
     if left.is_empty() {
         return 0;
     }
     let mut last = Reason::OnlyPath;
-    let equal_cost = {
-        let mut round = Round { paths, left: &mut left, last: &mut last };
-        let info = |path: &Path| &attrs.get(path.attr).info;
-        let rank = |path: &Path| &ranks[path.peer.index()];
-        round.keep_lowest(Reason::LocalNetwork, |p| !rank(p).local);
-        round.keep_lowest(Reason::LongLivedStale, |p| info(p).llgr_stale);
-        round.keep_lowest(Reason::LocalPref, |p| {
-            std::cmp::Reverse(info(p).local_pref.unwrap_or(DEFAULT_LOCAL_PREF))
-        });
-        round.keep_lowest(Reason::AsPathLength, |p| info(p).path_len);
-        round.keep_lowest(Reason::Origin, |p| info(p).origin);
-        round.keep_lowest_med(|p| (info(p).neighbor_as, info(p).med.unwrap_or(0)));
-        round.keep_lowest(Reason::ExternalFirst, |p| !rank(p).external);
-        let equal_cost = round.left.clone();
-        round.keep_lowest(Reason::RouterId, |p| info(p).originator.unwrap_or(rank(p).router_id));
-        round.keep_lowest(Reason::ClusterList, |p| info(p).clusters);
-        round.keep_lowest(Reason::PeerAddress, |p| rank(p).address);
-        round.keep_lowest(Reason::PathId, |p| p.id);
-        equal_cost
-    };
+    let equal_cost =
+        {
+            let mut round = Round { paths, left: &mut left, last: &mut last };
+            let info = |path: &Path| &attrs.get(path.attr).info;
+            let rank = |path: &Path| &ranks[path.peer.index()];
+            round.keep_lowest(Reason::LocalNetwork, |p| !rank(p).local);
+            round.keep_lowest(Reason::LongLivedStale, |p| info(p).llgr_stale);
+            round.keep_lowest(Reason::LocalPref, |p| {
+                std::cmp::Reverse(info(p).local_pref.unwrap_or(DEFAULT_LOCAL_PREF))
+            });
+            round.keep_lowest(Reason::AsPathLength, |p| info(p).path_len);
+            round.keep_lowest(Reason::Origin, |p| info(p).origin);
+            round.keep_lowest_med(|p| (info(p).neighbor_as, info(p).med.unwrap_or(0)));
+            round.keep_lowest(Reason::ExternalFirst, |p| !rank(p).external);
+            round.keep_lowest(Reason::IgpCost, |p| {
+                if rank(p).local { 0 } else { attrs.get(p.attr).cost }
+            });
+            let equal_cost = round.left.clone();
+            round
+                .keep_lowest(Reason::RouterId, |p| info(p).originator.unwrap_or(rank(p).router_id));
+            round.keep_lowest(Reason::ClusterList, |p| info(p).clusters);
+            round.keep_lowest(Reason::PeerAddress, |p| rank(p).address);
+            round.keep_lowest(Reason::PathId, |p| p.id);
+            equal_cost
+        };
     let best = left[0];
     paths[best].reason = last;
 

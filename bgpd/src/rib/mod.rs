@@ -8,12 +8,14 @@
 mod attrs;
 mod decision;
 mod next_hops;
+mod resolution;
 mod table;
 
 pub(crate) use attrs::{AttrId, AttrSet, AttrTable};
 pub use decision::Reason;
 pub(crate) use decision::{DEFAULT_LOCAL_PREF, PeerRank};
 pub(crate) use next_hops::{NextHopSets, SetId};
+pub use resolution::Resolution;
 use table::Touched;
 pub(crate) use table::{Bitmap, Dest, DestId, DirtyList, Path, PeerId, Table};
 

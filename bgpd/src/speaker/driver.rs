@@ -350,6 +350,7 @@ impl Driver {
             Request::Config(reply) => drop(reply.send(Box::new(self.core.configuration()))),
             Request::Groups(reply) => drop(reply.send(self.core.group_statuses())),
             Request::Memory(reply) => drop(reply.send(self.core.memory())),
+            Request::NextHops(known, reply) => drop(reply.send(self.core.rib.resolve(known))),
             Request::Subscribe(wake, reply) => {
                 let id = self.core.subscribe(wake);
                 if reply.send(id).is_err() {

@@ -33,6 +33,7 @@ pub use status::{
     PrefixMatch, Progress, RouteQuery, RouteStatus, SessionStatus, SpeakerStatus, Step,
 };
 
+use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::sync::Arc;
 
@@ -40,7 +41,7 @@ use ipnet::IpNet;
 use tokio::sync::{Notify, mpsc, oneshot};
 
 use crate::config::{Config, ConfigError};
-pub use crate::rib::{FibNextHop, FibNextHops, Reason};
+pub use crate::rib::{FibNextHop, FibNextHops, Reason, Resolution};
 pub use crate::wire::Family;
 
 /// Starts speakers.
@@ -74,6 +75,7 @@ pub(crate) enum Request {
     Config(oneshot::Sender<Box<Config>>),
     Groups(oneshot::Sender<Vec<GroupStatus>>),
     Memory(oneshot::Sender<MemoryStatus>),
+    NextHops(BTreeMap<IpAddr, Resolution>, oneshot::Sender<usize>),
     Subscribe(Arc<Notify>, oneshot::Sender<u64>),
     Unsubscribe(u64),
     Take(u64, usize, oneshot::Sender<FibBatch>),
@@ -211,6 +213,20 @@ impl SpeakerHandle {
     /// [`Stopped`]
     pub async fn memory(&self) -> Result<MemoryStatus, Stopped> {
         self.ask(Request::Memory).await
+    }
+
+    /// Says what is known of the ways to next hops (RFC 4271 section 9.1.2.1), in place of what was
+    /// said before: routes by way of an unreachable one are not used, and among otherwise equal ones
+    /// those of the lowest cost go first. Of a next hop that is not named, a way of cost 0 is
+    /// assumed; our own networks have none. Returns how many prefixes are decided anew for it.
+    ///
+    /// # Errors
+    /// [`Stopped`]
+    pub async fn set_next_hops(
+        &self,
+        known: BTreeMap<IpAddr, Resolution>,
+    ) -> Result<usize, Stopped> {
+        self.ask(|reply| Request::NextHops(known, reply)).await
     }
 
     /// Subscribes to what the forwarding table is to hold. The subscription starts with all of

@@ -10,6 +10,7 @@ mod oracle;
 mod pace;
 mod policy;
 mod queries;
+mod reachability;
 mod reflection;
 mod refresh;
 mod restart;

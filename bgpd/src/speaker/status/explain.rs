@@ -49,7 +49,7 @@ pub struct PathExplanation {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 pub struct Step {
     /// Its number among those of this speaker: 0 for what is refused before, 1 for our own
-    /// networks, to 11 for the path identifier.
+    /// networks, to 12 for the path identifier.
     pub number: u8,
     /// Where it is defined.
     pub source: &'static str,
@@ -62,6 +62,7 @@ impl Step {
             Reason::ImportPolicy => (0, "RFC 4271 9.1.1, import policy"),
             Reason::AsPathLoop => (0, "RFC 4271 9.1.2, AS loop"),
             Reason::OriginatorLoop | Reason::ClusterLoop => (0, "RFC 4456 8"),
+            Reason::NextHopUnreachable => (0, "RFC 4271 9.1.2.1"),
             Reason::NotUnicast | Reason::NextHop => (0, "RFC 4271 6.3"),
             Reason::LocalNetwork => (1, "own networks first"),
             Reason::LongLivedStale => (2, "RFC 9494 4.3"),
@@ -70,10 +71,11 @@ impl Step {
             Reason::Origin => (5, "RFC 4271 9.1.2.2 b"),
             Reason::Med => (6, "RFC 4271 9.1.2.2 c"),
             Reason::ExternalFirst => (7, "RFC 4271 9.1.2.2 d"),
-            Reason::RouterId => (8, "RFC 4271 9.1.2.2 f, RFC 4456 9"),
-            Reason::ClusterList => (9, "RFC 4456 9"),
-            Reason::PeerAddress => (10, "RFC 4271 9.1.2.2 g"),
-            Reason::PathId => (11, "RFC 7911, the lowest path identifier"),
+            Reason::IgpCost => (8, "RFC 4271 9.1.2.2 e"),
+            Reason::RouterId => (9, "RFC 4271 9.1.2.2 f, RFC 4456 9"),
+            Reason::ClusterList => (10, "RFC 4456 9"),
+            Reason::PeerAddress => (11, "RFC 4271 9.1.2.2 g"),
+            Reason::PathId => (12, "RFC 7911, the lowest path identifier"),
             #[allow(unreachable_patterns, reason = "a reason without a step of its own")]
             _ => (0, "RFC 4271 9.1.2"),
         };
@@ -151,7 +153,7 @@ impl Core {
     fn why(&self, paths: &[Path], at: usize) -> String {
         let path = &paths[at];
         let usable = path.attr != AttrId::NONE;
-        let best = paths.first().filter(|p| p.attr != AttrId::NONE);
+        let best = paths.first().filter(|p| p.is_used());
         let (Some(best), true) = (best, usable) else { return path.reason.to_string() };
         if at == 0 {
             return match path.reason {
@@ -192,6 +194,7 @@ impl Core {
             Reason::ExternalFirst => {
                 "from an internal peer, the best from an external one".to_owned()
             }
+            Reason::IgpCost => "its next hop is further away than the best one's".to_owned(),
             Reason::RouterId => {
                 format!("router id {}, the best has {}", own.router_id(), top.router_id())
             }
