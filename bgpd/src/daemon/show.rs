@@ -190,7 +190,8 @@ fn groups(answer: &Value) -> String {
 
 /// One neighbor in full.
 fn neighbor(answer: &Value) -> String {
-    let sections = ["counters", "session", "families", "open_sent", "open_received", "messages"];
+    let sections =
+        ["counters", "session", "bfd", "families", "open_sent", "open_received", "messages"];
     let mut own = answer.clone();
     if let Some(object) = own.as_object_mut() {
         object.retain(|key, _| !sections.contains(&key.as_str()));
@@ -207,7 +208,7 @@ fn neighbor(answer: &Value) -> String {
         }
     }
     let mut out = fields(&own);
-    for (title, key) in [("Session", "session"), ("Counters", "counters")] {
+    for (title, key) in [("Session", "session"), ("BFD", "bfd"), ("Counters", "counters")] {
         if answer[key].is_object() {
             out.push_str(&format!("\n\n{title}\n{}", fields(&answer[key])));
         }

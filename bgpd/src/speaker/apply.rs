@@ -197,6 +197,7 @@ impl Core {
         });
         let neighbor = Neighbor::new(peer, Arc::new(config), &self.config, &mut self.policies, now);
         self.neighbors[peer.index()] = Some(neighbor);
+        self.bfd_changed = true;
         self.start(now, peer, Direction::Outgoing);
     }
 
@@ -207,6 +208,7 @@ impl Core {
             self.purge(peer, family);
         }
         self.neighbors[peer.index()] = None;
+        self.bfd_changed = true;
     }
 
     /// Ends whatever connections a neighbor has.

@@ -1,6 +1,7 @@
 //! BFD on one link and over several hops: sessions come up, cuts are noticed, routes move
 //! (RFC 5880 to 5883, RFC 9384).
 
+use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, ensure};
@@ -70,12 +71,18 @@ fn mend(node: &Node) {
     node.run(&["nft", "delete table inet cut"]).unwrap();
 }
 
-/// The names of the daemon's threads.
-fn threads(us: &Daemon<'_>) -> Vec<String> {
-    let tasks = format!("/proc/{}/task", us.process().pid());
-    let tasks = std::fs::read_dir(tasks).unwrap();
-    let name = |task: std::fs::DirEntry| std::fs::read_to_string(task.path().join("comm")).unwrap();
-    tasks.map(|task| name(task.unwrap()).trim().to_owned()).collect()
+/// The daemon's threads and their priorities in the kernel; the lower, the sooner they run.
+fn threads(us: &Daemon<'_>) -> BTreeMap<String, i64> {
+    let tasks = std::fs::read_dir(format!("/proc/{}/task", us.process().pid())).unwrap();
+    let of = |task: std::fs::DirEntry| {
+        let read = |file| std::fs::read_to_string(task.path().join(file)).unwrap();
+        // proc_pid_stat(5): field 18, and the second one is in parentheses.
+        let stat = read("stat");
+        let (_, fields) = stat.rsplit_once(')').unwrap();
+        let priority = fields.split_whitespace().nth(15).unwrap();
+        (read("comm").trim().to_owned(), priority.parse().unwrap())
+    };
+    tasks.map(|task| of(task.unwrap())).collect()
 }
 
 #[test]
@@ -94,7 +101,8 @@ fn frr_on_one_link() {
     assert_eq!(theirs["multihop"], false);
     assert_eq!(theirs["id"], ours["remote_discriminator"]);
     assert_eq!(theirs["remote-id"], ours["local_discriminator"]);
-    assert!(threads(&us).contains(&"bfd".to_owned()));
+    let threads = threads(&us);
+    assert!(threads["bfd"] < threads["bgp"], "it goes before: {threads:?}");
 
     // Other intervals and another multiplier, without a session being lost.
     us.reload(&pair::ours("bfd: {min-tx: 80, min-rx: 120, multiplier: 5}"));
@@ -140,7 +148,7 @@ fn frr_on_one_link() {
 fn without_bfd_nothing_is_started() {
     let pair = Pair::new();
     let us = Daemon::start(&pair.us, &pair::ours(""));
-    assert!(!threads(&us).contains(&"bfd".to_owned()));
+    assert!(!threads(&us).contains_key("bfd"));
     let sockets = |node: &Node| node.run(&["ss", "-Hlnu"]).unwrap();
     assert_eq!(sockets(&pair.us), "");
     us.reload(&pair::ours(FAST));
