@@ -36,41 +36,47 @@ impl Heard {
     /// Counts a prefix as there.
     pub(crate) fn have(&mut self, prefix: Prefix) -> Result<()> {
         ensure!(prefix.length <= LONGEST, "a prefix of {} bits", prefix.length);
-        self.mark(prefix.length, u32::from(prefix.address), true);
+        self.mark(node(prefix.length, u32::from(prefix.address)), true);
         Ok(())
     }
 
     fn each(&mut self, mut nlri: &[u8], there: bool) -> Result<()> {
-        while let [length, rest @ ..] = nlri {
+        loop {
+            // Most are /24s, and there are millions.
+            while let Some(([24, a, b, c], after)) = nlri.split_first_chunk() {
+                self.mark(node(24, u32::from_be_bytes([*a, *b, *c, 0])), there);
+                nlri = after;
+            }
+            let Some((length, rest)) = nlri.split_first() else { return Ok(()) };
             ensure!(*length <= LONGEST, "a prefix of {length} bits");
             let octets = usize::from(*length).div_ceil(8);
             let (prefix, after) = rest.split_at_checked(octets).context("a prefix is cut short")?;
             let mut address = [0; 4];
             address[..octets].copy_from_slice(prefix);
-            self.mark(*length, u32::from_be_bytes(address), there);
+            self.mark(node(*length, u32::from_be_bytes(address)), there);
             nlri = after;
         }
-        Ok(())
     }
 
-    fn mark(&mut self, length: u8, address: u32, there: bool) {
+    #[inline]
+    fn mark(&mut self, node: u32, there: bool) {
         if self.have.is_empty() {
             self.have = vec![0; WORDS];
         }
-        let node = (1 << length) | (u64::from(address) >> (32 - length));
-        let Some(word) = usize::try_from(node / 64).ok().and_then(|at| self.have.get_mut(at))
-        else {
-            return;
-        };
+        let Some(word) = self.have.get_mut(node as usize / 64) else { return };
         let bit = 1 << (node % 64);
-        if there && *word & bit == 0 {
-            *word |= bit;
-            self.prefixes += 1;
-        } else if !there && *word & bit != 0 {
-            *word &= !bit;
-            self.prefixes -= 1;
+        let before = *word;
+        *word = if there { before | bit } else { before & !bit };
+        if *word != before {
+            self.prefixes = if there { self.prefixes + 1 } else { self.prefixes - 1 };
         }
     }
+}
+
+/// The number of a prefix in the trie; `length` is at most [`LONGEST`].
+#[inline]
+fn node(length: u8, address: u32) -> u32 {
+    (1 << length) | address.checked_shr(32 - u32::from(length)).unwrap_or(0)
 }
 
 /// What a length of two octets counts, and what follows.
