@@ -10,8 +10,10 @@ use smallvec::SmallVec;
 
 use super::Sink;
 use super::pace::Pace;
+use super::plan::{Item, Plan};
+use super::several::Several;
 use super::transform::{Departure, Origin};
-use crate::config::NextHopMode;
+use crate::config::{NextHopMode, SentPaths};
 use crate::policy::{Applied, Compiled, Narrowed, NextHopChange, Outcome, PeerType, Route, Source};
 use crate::rib::{AttrId, DestId, DirtyList, PeerId, Rib, RibPrefix, Table};
 use crate::speaker::Time;
@@ -40,6 +42,8 @@ pub(crate) struct GroupKey {
     pub(crate) withhold_stale: bool,
     /// The least time between two bursts of announcements; zero: none.
     pub(crate) interval: Time,
+    /// Which paths they are sent, if several (RFC 7911).
+    pub(crate) paths: Option<SentPaths>,
 }
 
 /// What the members were told of a destination, except the one it came from.
@@ -72,7 +76,9 @@ pub(super) struct Group {
     pub(super) members: SmallVec<[Member; 1]>,
     /// By destination; as of the last flush.
     sent: Vec<Sent>,
-    /// How many entries of `sent` are from each source.
+    /// In place of that, where the members take several paths.
+    pub(super) several: Several,
+    /// How many paths that were sent are from each source.
     pub(super) sources: FxHashMap<PeerId, usize>,
     pub(super) pending: DirtyList,
     pub(super) pace: Pace,
@@ -80,7 +86,7 @@ pub(super) struct Group {
 
 /// What was found out in one flush about attribute sets.
 #[derive(Default)]
-struct Memo {
+pub(super) struct Memo {
     /// Which rules of the policy hold.
     narrowed: FxHashMap<(AttrId, PeerId), Narrowed>,
     /// What becomes of it under these rules; holds one reference to the result.
@@ -93,6 +99,7 @@ impl Group {
             key,
             members: SmallVec::from_slice(&[Member { peer, joining: true, refreshing: false }]),
             sent: Vec::new(),
+            several: Several::default(),
             sources: HashMap::default(),
             pending: DirtyList::default(),
             pace: Pace::default(),
@@ -123,9 +130,14 @@ impl Group {
         self.sent.get(dest.index()).copied().unwrap_or(Sent::NOTHING)
     }
 
+    /// Whether a member was told of the destination, or would have been if it were not the source.
+    fn was_sent(&self, dest: DestId) -> bool {
+        self.sent(dest) != Sent::NOTHING || self.several.contains(dest)
+    }
+
     /// Whether the destination must stay because of this group.
     fn holds(&self, dest: DestId) -> bool {
-        self.sent(dest) != Sent::NOTHING || self.pending.contains(dest) || self.pace.holds(dest)
+        self.was_sent(dest) || self.pending.contains(dest) || self.pace.holds(dest)
     }
 
     /// Changes the group's memory of a destination, with its hold on it.
@@ -150,11 +162,11 @@ impl Group {
         });
     }
 
-    /// Marks every destination that has a best path or was sent.
+    /// Marks every destination that has a path or was sent.
     pub(super) fn mark_all<P: RibPrefix>(&mut self, table: &mut Table<P>) {
         let all: Vec<DestId> = table
             .iter()
-            .filter(|(id, dest)| dest.best_path().is_some() || self.sent(*id) != Sent::NOTHING)
+            .filter(|(id, dest)| !dest.paths.is_empty() || self.was_sent(*id))
             .map(|(id, _)| id)
             .collect();
         for dest in all {
@@ -170,10 +182,12 @@ impl Group {
             key: self.key.clone(),
             members: member.into_iter().collect(),
             sent: self.sent.clone(),
+            several: self.several.clone(),
             sources: self.sources.clone(),
             pending: self.pending.clone(),
             pace: self.pace.clone(),
         };
+        own.several.retain(rib);
         let (table, attrs) = P::parts(rib);
         for sent in &own.sent {
             attrs.retain(sent.attr);
@@ -191,12 +205,14 @@ impl Group {
         let (table, attrs) = P::parts(rib);
         let held: Vec<DestId> =
             table.iter().map(|(id, _)| id).filter(|id| self.holds(*id)).collect();
-        for sent in self.sent.drain(..) {
+        for sent in std::mem::take(&mut self.sent) {
             attrs.release(sent.attr);
         }
+        self.several.clear(rib);
         self.sources.clear();
         self.pending = DirtyList::default();
         self.pace = Pace::default();
+        let table = P::table_mut(rib);
         for dest in held {
             table.unhold(dest);
         }
@@ -204,7 +220,7 @@ impl Group {
 
     /// Remembers only that destinations were sent, not with what: all are sent again.
     pub(super) fn forget_attributes(&mut self, rib: &mut Rib) {
-        for sent in &mut self.sent {
+        for sent in self.sent.iter_mut().chain(self.several.all_mut()) {
             if sent.attr != AttrId::NONE {
                 rib.attrs.release(sent.attr);
                 sent.attr = AttrId::UNKNOWN;
@@ -219,7 +235,8 @@ impl Group {
 
     pub(super) fn is_advertised(&self, peer: PeerId, dest: DestId) -> bool {
         let sent = self.sent(dest);
-        sent.attr != AttrId::NONE && sent.source != peer
+        let one = std::iter::once(&sent).filter(|sent| sent.attr != AttrId::NONE);
+        one.chain(self.several.of(dest)).any(|sent| sent.source != peer)
     }
 
     /// Sends what changed, looking at no more than `limit` destinations.
@@ -234,16 +251,9 @@ impl Group {
         let mut plan = Plan::default();
         for _ in 0..limit {
             let Some(dest) = self.pending.pop() else { break };
-            let new = self.export::<P>(dest, rib, &mut memo);
-            let old = self.sent(dest);
-            if new == old {
-                self.pace.remove(dest);
-            } else if self.pace.must_wait(old, new, || self.is_member(new.source)) {
-                self.pace.hold(dest);
-            } else {
-                self.pace.remove(dest);
-                self.plan(&mut plan, dest, old, new);
-                self.store(dest, old, new, rib);
+            match self.key.paths {
+                None => self.plan_best::<P>(dest, rib, &mut memo, &mut plan),
+                Some(which) => self.plan_several::<P>(dest, which, rib, &mut memo, &mut plan),
             }
             // Only now: encoding reads prefixes by number, and nothing may take it meanwhile.
             plan.looked_at.push(dest);
@@ -266,11 +276,34 @@ impl Group {
         }
     }
 
-    fn store(&mut self, dest: DestId, old: Sent, new: Sent, rib: &mut Rib) {
-        if dest.index() >= self.sent.len() {
-            self.sent.resize(dest.index() + 1, Sent::NOTHING);
+    /// Looks at the best path of a destination.
+    fn plan_best<P: RibPrefix>(
+        &mut self,
+        dest: DestId,
+        rib: &mut Rib,
+        memo: &mut Memo,
+        plan: &mut Plan,
+    ) {
+        let best = P::table(rib).dest(dest).best();
+        let new = best.map_or(Sent::NOTHING, |best| self.export::<P>(dest, best, rib, memo));
+        let old = self.sent(dest);
+        if new == old {
+            self.pace.remove(dest);
+        } else if self.pace.must_wait(old, new, || self.is_member(new.source)) {
+            self.pace.hold(dest);
+        } else {
+            self.pace.remove(dest);
+            self.plan(plan, dest, old, new);
+            if dest.index() >= self.sent.len() {
+                self.sent.resize(dest.index() + 1, Sent::NOTHING);
+            }
+            self.sent[dest.index()] = new;
+            self.count(old, new, rib);
         }
-        self.sent[dest.index()] = new;
+    }
+
+    /// Counts what is remembered instead of what was, with its references.
+    pub(super) fn count(&mut self, old: Sent, new: Sent, rib: &mut Rib) {
         rib.attrs.retain(new.attr);
         rib.attrs.release(old.attr);
         if old.attr != AttrId::NONE
@@ -293,55 +326,70 @@ impl Group {
     /// Notes who must be told what so that the members' view goes from `old` to `new`.
     fn plan(&self, plan: &mut Plan, dest: DestId, old: Sent, new: Sent) {
         if new.attr == AttrId::NONE {
-            plan.withdraw(Target::Except(old.source), dest);
+            plan.withdraw(Target::Except(old.source), (dest, 0));
             return;
         }
-        plan.announce(new, dest);
+        plan.announce(new, (dest, 0));
         if old.attr != AttrId::NONE && old.source != new.source && self.is_member(new.source) {
-            plan.withdraw(Target::Only(new.source), dest);
+            plan.withdraw(Target::Only(new.source), (dest, 0));
         }
     }
 
     fn encode<P: RibPrefix>(&self, plan: &Plan, rib: &Rib, sink: &mut impl Sink) {
         let table = P::table(rib);
-        let prefixes = |dests: &[DestId]| -> SmallVec<[Nlri<P>; 16]> {
-            dests.iter().map(|dest| table.dest(*dest).prefix.into()).collect()
-        };
-        for (target, dests) in &plan.withdrawn {
+        let nlri =
+            |(dest, path_id): &Item| Nlri { prefix: table.dest(*dest).prefix, path_id: *path_id };
+        for (target, items) in &plan.withdrawn {
+            if !self.is_for_somebody(*target) {
+                continue;
+            }
             let mut out = Vec::new();
-            let messages = self.key.encoder.withdraw(prefixes(dests), &mut out);
+            let messages = self.key.encoder.withdraw(items.iter().map(nlri), &mut out);
             self.send(*target, out, messages, sink);
         }
-        for (sent, dests) in &plan.announced {
+        for (sent, items) in &plan.announced {
+            if !self.is_for_somebody(Target::Except(sent.source)) {
+                continue;
+            }
             let set = rib.attrs.get(sent.attr);
             let mut out = Vec::new();
             let encoder = self.key.encoder;
-            let prefixes = prefixes(dests);
-            let messages =
-                encoder.announce(&set.block, &set.info, set.next_hop, prefixes, &mut out);
+            let nlri = items.iter().map(nlri);
+            let messages = encoder.announce(&set.block, &set.info, set.next_hop, nlri, &mut out);
             self.send(Target::Except(sent.source), out, messages, sink);
         }
     }
 
+    /// The members that a message is for.
+    fn targets(&self, target: Target) -> impl Iterator<Item = PeerId> {
+        let wanted = move |peer: &PeerId| match target {
+            Target::Except(source) => *peer != source,
+            Target::Only(only) => *peer == only,
+        };
+        self.members.iter().map(|member| member.peer).filter(wanted)
+    }
+
+    fn is_for_somebody(&self, target: Target) -> bool {
+        self.targets(target).next().is_some()
+    }
+
     fn send(&self, target: Target, octets: Vec<u8>, messages: usize, sink: &mut impl Sink) {
         let octets = Bytes::from(octets);
-        for member in &self.members {
-            let wanted = match target {
-                Target::Except(source) => member.peer != source,
-                Target::Only(peer) => member.peer == peer,
-            };
-            if wanted && !octets.is_empty() {
-                sink.queue(member.peer, &octets, messages);
-            }
+        for peer in self.targets(target).filter(|_| !octets.is_empty()) {
+            sink.queue(peer, &octets, messages);
         }
     }
 
-    /// What the members are to be told of a destination now. The attributes are kept alive by the
-    /// memo.
-    fn export<P: RibPrefix>(&self, dest: DestId, rib: &mut Rib, memo: &mut Memo) -> Sent {
-        let entry = P::table(rib).dest(dest);
-        let Some((source, attr)) = entry.best() else { return Sent::NOTHING };
-        let prefix = entry.prefix;
+    /// What the members are to be told of a path to a destination now. The attributes are kept alive
+    /// by the memo.
+    pub(super) fn export<P: RibPrefix>(
+        &self,
+        dest: DestId,
+        (source, attr): (PeerId, AttrId),
+        rib: &mut Rib,
+        memo: &mut Memo,
+    ) -> Sent {
+        let prefix = P::table(rib).dest(dest).prefix;
         let rank = rib.ranks[source.index()];
         let set = rib.attrs.get(attr);
         let external = self.key.peer_type == PeerType::External;
@@ -469,45 +517,5 @@ impl Group {
             Family::Ipv6Unicast => v6,
         };
         (fits && !next_hop.addr.is_unspecified()).then_some(next_hop)
-    }
-}
-
-/// What one flush has to say.
-#[derive(Default)]
-struct Plan {
-    withdrawn: Vec<(Target, Vec<DestId>)>,
-    announced: Vec<(Sent, Vec<DestId>)>,
-    by_target: FxHashMap<Target, usize>,
-    by_sent: FxHashMap<(AttrId, PeerId), usize>,
-    looked_at: Vec<DestId>,
-}
-
-impl Plan {
-    fn withdraw(&mut self, target: Target, dest: DestId) {
-        if let Some((last, dests)) = self.withdrawn.last_mut()
-            && *last == target
-        {
-            dests.push(dest);
-            return;
-        }
-        let at = *self.by_target.entry(target).or_insert_with(|| {
-            self.withdrawn.push((target, Vec::new()));
-            self.withdrawn.len() - 1
-        });
-        self.withdrawn[at].1.push(dest);
-    }
-
-    fn announce(&mut self, sent: Sent, dest: DestId) {
-        if let Some((last, dests)) = self.announced.last_mut()
-            && *last == sent
-        {
-            dests.push(dest);
-            return;
-        }
-        let at = *self.by_sent.entry((sent.attr, sent.source)).or_insert_with(|| {
-            self.announced.push((sent, Vec::new()));
-            self.announced.len() - 1
-        });
-        self.announced[at].1.push(dest);
     }
 }

@@ -11,6 +11,8 @@
 
 mod group;
 mod pace;
+mod plan;
+mod several;
 #[cfg(test)]
 mod tests;
 mod transform;
@@ -23,7 +25,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
-use crate::rib::{DestId, PeerId, Rib, RibPrefix, with_family};
+use crate::rib::{Decided, DestId, PeerId, Rib, RibPrefix, with_family};
 use crate::speaker::Time;
 use crate::wire::Family;
 
@@ -119,10 +121,12 @@ impl UpdateGroups {
         again
     }
 
-    /// Notes that a destination has another best path.
-    pub(crate) fn mark<P: RibPrefix>(&mut self, table: &mut crate::rib::Table<P>, dest: DestId) {
+    /// Notes that a destination has other paths.
+    pub(crate) fn mark<P: RibPrefix>(&mut self, table: &mut crate::rib::Table<P>, new: Decided) {
         for group in self.groups.iter_mut().filter(|g| g.key.family == P::FAMILY) {
-            group.mark(table, dest);
+            if new.best || group.key.paths.is_some() {
+                group.mark(table, new.dest);
+            }
         }
     }
 

@@ -26,6 +26,7 @@ fn key(peer_type: PeerType) -> GroupKey {
         },
         withhold_stale: false,
         interval: std::time::Duration::ZERO,
+        paths: None,
         policy: Library::default().policy(&Policy::accept()),
         departure: Departure::default(),
         client: false,

@@ -8,6 +8,7 @@
 mod attrs;
 mod decision;
 mod next_hops;
+mod numbers;
 mod resolution;
 mod table;
 
@@ -15,6 +16,7 @@ pub(crate) use attrs::{AttrId, AttrSet, AttrTable};
 pub use decision::Reason;
 pub(crate) use decision::{DEFAULT_LOCAL_PREF, PeerRank};
 pub(crate) use next_hops::{NextHopSets, SetId};
+pub(crate) use numbers::PathNumbers;
 pub use resolution::Resolution;
 use table::Touched;
 pub(crate) use table::{Bitmap, Dest, DestId, DirtyList, Path, PeerId, Table};
@@ -64,6 +66,7 @@ pub type FibNextHops = SmallVec<[FibNextHop; 2]>;
 pub(crate) struct Rib {
     pub(crate) attrs: AttrTable,
     pub(crate) next_hops: NextHopSets,
+    pub(crate) numbers: PathNumbers,
     pub(crate) v4: Table<Prefix4>,
     pub(crate) v6: Table<Prefix6>,
     /// By [`PeerId`]; [`PeerId::LOCAL`] is ourselves.
@@ -129,6 +132,7 @@ impl Rib {
         Self {
             attrs: AttrTable::default(),
             next_hops: NextHopSets::default(),
+            numbers: PathNumbers::default(),
             v4: Table::default(),
             v6: Table::default(),
             ranks: vec![PeerRank::LOCAL],

@@ -185,9 +185,7 @@ impl Core {
             for family in Family::ALL {
                 let Self { rib, groups, fib, .. } = self;
                 with_family!(family, P => rib.decide::<P>(|table, decided| {
-                    if decided.best {
-                        groups.mark(table, decided.dest);
-                    }
+                    groups.mark(table, decided);
                     if decided.fib {
                         fib.mark(table, decided.dest);
                     }

@@ -156,6 +156,11 @@ impl Core {
             cluster: self.config.cluster(),
             withhold_stale: session.negotiated.withhold_stale,
             interval: Duration::from_secs(neighbor.config.advertisement_interval.into()),
+            paths: neighbor
+                .config
+                .add_paths
+                .send
+                .filter(|_| session.negotiated.send_paths.contains(family)),
         }))
     }
 

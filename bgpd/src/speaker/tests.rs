@@ -8,6 +8,7 @@ mod long_lived;
 mod next_hops;
 mod oracle;
 mod pace;
+mod paths;
 mod policy;
 mod queries;
 mod reachability;
