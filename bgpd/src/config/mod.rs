@@ -32,6 +32,9 @@ pub struct Config {
     pub router_id: Ipv4Addr,
     /// Our AS number; not 0 and not 23456 (AS_TRANS).
     pub asn: u32,
+    /// The confederation that `asn` is a member AS of. None: it is a whole AS.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub confederation: Option<Confederation>,
     /// The cluster that this speaker reflects routes in (RFC 4456). None: its router id.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cluster_id: Option<Ipv4Addr>,
@@ -89,6 +92,7 @@ impl Config {
         Self {
             router_id,
             asn,
+            confederation: None,
             cluster_id: None,
             listen: default_listen(),
             peers: Vec::new(),
@@ -103,6 +107,17 @@ impl Config {
             as_path_sets: BTreeMap::new(),
         }
     }
+}
+
+/// A confederation of ASes that is one AS to others (RFC 5065).
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub struct Confederation {
+    /// The AS number that others know.
+    pub identifier: u32,
+    /// The AS numbers of the members that this speaker has peers in, besides its own.
+    #[serde(default)]
+    pub members: Vec<u32>,
 }
 
 /// Graceful restart (RFC 4724).

@@ -6,7 +6,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use serde::{Deserialize, Serialize};
 
 use super::{Bfd, Config, PORT};
-use crate::policy::Policy;
+use crate::policy::{PeerType, Policy};
 use crate::wire::{Family, Role};
 
 /// What next hop a peer is told.
@@ -350,8 +350,23 @@ impl PeerConfig {
         self.extended_next_hop.unwrap_or(self.address.is_ipv6() && self.next_hop_v4.is_none())
     }
 
-    /// Our AS number towards this peer.
+    /// Our AS number towards this peer: that of the confederation, if we are in one and it is not.
     pub(crate) fn local_asn(&self, speaker: &Config) -> u32 {
-        self.local_asn.unwrap_or(speaker.asn)
+        let outside = speaker.confederation.as_ref().filter(|confederation| {
+            self.asn != speaker.asn && !confederation.members.contains(&self.asn)
+        });
+        self.local_asn.or(outside.map(|c| c.identifier)).unwrap_or(speaker.asn)
+    }
+
+    /// How the peer stands to us.
+    pub(crate) fn peer_type(&self, speaker: &Config) -> PeerType {
+        let confederation = speaker.confederation.as_ref().filter(|_| self.local_asn.is_none());
+        if self.asn == self.local_asn(speaker) {
+            PeerType::Internal
+        } else if confederation.is_some_and(|c| c.members.contains(&self.asn)) {
+            PeerType::Confederation
+        } else {
+            PeerType::External
+        }
     }
 }

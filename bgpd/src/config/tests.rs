@@ -85,6 +85,21 @@ fn errors_name_object_and_field() {
         ("max-length: 24", "max-length: 40", "prefix set \"site\": prefixes: max-length of "),
         ("^65100_", "^65100_)", "is not a pattern for AS paths: ) closes nothing"),
         ("65001:666:*", "65001:x", "\"65001:x\" is not a pattern for communities"),
+        (
+            "asn: 65001\n",
+            "asn: 65001\nconfederation: {identifier: 0}\n",
+            "confederation: identifier: ",
+        ),
+        (
+            "asn: 65001\n",
+            "asn: 65001\nconfederation: {identifier: 7, members: [7]}\n",
+            "confederation: members: the confederation is no member of itself",
+        ),
+        (
+            "asn: 65001\n",
+            "asn: 65001\nconfederation: {identifier: 65002}\n",
+            "peer \"tor1\": asn: is that of our confederation",
+        ),
         ("next-hop: self", "role-strict: true", "peer \"tor1\": role-strict: there is no role"),
         ("asn: 65002", "asn: 65001\n    role: peer", "role: is for external peers only"),
         ("asn: 65002", "asn: 65001\n    as-override: true", "as-override: is for external peers"),

@@ -4,7 +4,7 @@ use std::collections::HashSet;
 use std::net::{IpAddr, SocketAddr};
 
 use super::{Bfd, Config, PeerConfig, RemovePrivateAs};
-use crate::policy::{Way, validate_prefixes};
+use crate::policy::{PeerType, Way, validate_prefixes};
 
 /// A field of a neighbor with a value that makes no sense.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -56,6 +56,18 @@ impl Config {
         }
         if !is_asn(self.asn) {
             return fail("speaker", "asn", RESERVED_ASN);
+        }
+        if let Some(confederation) = &self.confederation {
+            if !is_asn(confederation.identifier) {
+                return fail("confederation", "identifier", RESERVED_ASN);
+            }
+            if !confederation.members.iter().copied().all(is_asn) {
+                return fail("confederation", "members", RESERVED_ASN);
+            }
+            if confederation.members.contains(&confederation.identifier) {
+                let reason = "the confederation is no member of itself";
+                return fail("confederation", "members", reason);
+            }
         }
         let gr = &self.graceful_restart;
         if !(1..=4095).contains(&gr.restart_time) {
@@ -117,7 +129,10 @@ impl Config {
                     return fail(&object, field, &reason);
                 }
             }
-            let external = peer.asn != peer.local_asn(self);
+            if self.confederation.as_ref().is_some_and(|c| c.identifier == peer.asn) {
+                return fail(&object, "asn", "is that of our confederation, not of a member");
+            }
+            let external = peer.peer_type(self) == PeerType::External;
             for (field, given) in [
                 ("as-override", peer.as_override),
                 ("remove-private-as", peer.remove_private_as != RemovePrivateAs::Off),

@@ -395,11 +395,12 @@ impl Group {
         let external = self.key.peer_type == PeerType::External;
         // RFC 4271 section 9.2: what an internal peer told us the others have from it; but for the
         // clients of a route reflector (RFC 4456 section 6), which have it from us, or it from them.
-        let reflected = !rank.local && !rank.external && !external;
+        let reflected = rank.internal && self.key.peer_type == PeerType::Internal;
         if (reflected && !rank.client && !self.key.client)
             || set.info.no_advertise
             || (external && set.info.no_export)
             || (self.key.withhold_stale && set.info.llgr_stale)
+            || (self.key.peer_type != PeerType::Internal && set.info.no_export_subconfed)
         {
             return Sent::NOTHING;
         }

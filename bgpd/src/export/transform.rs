@@ -97,6 +97,13 @@ impl GroupKey {
             path::prepend(&front, draft.as_path(), &mut path);
             draft.put(kind::AS_PATH, path);
         } else {
+            if self.peer_type == PeerType::Confederation {
+                draft.remove(kind::ORIGINATOR_ID);
+                draft.remove(kind::CLUSTER_LIST);
+                let mut path = Vec::new();
+                path::prepend_member(self.local_asn, draft.as_path(), &mut path);
+                draft.put(kind::AS_PATH, path);
+            }
             if drained {
                 draft.put_number(kind::LOCAL_PREF, 0);
             } else if draft.get(kind::LOCAL_PREF).is_none() {
@@ -112,6 +119,10 @@ impl GroupKey {
     /// Takes out what another AS is not to see, before the policy adds what it is.
     fn clean(&self, draft: &mut Draft<'_>) {
         let Departure { overridden, private, .. } = self.departure;
+        if path::numbers_of(draft.as_path(), true).next().is_some() {
+            let path = path::outside(draft.as_path());
+            draft.put(kind::AS_PATH, path);
+        }
         if let Some((private, keep)) = private {
             let path = private.apply(draft.as_path(), self.local_asn, Some(keep));
             draft.put(kind::AS_PATH, path);

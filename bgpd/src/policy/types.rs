@@ -236,6 +236,9 @@ pub enum PeerType {
     /// The peer is in our AS.
     #[serde(rename = "internal")]
     Internal,
+    /// The peer is in another member AS of our confederation (RFC 5065).
+    #[serde(rename = "confederation")]
+    Confederation,
 }
 
 impl Policy {

@@ -37,6 +37,8 @@ pub(crate) const DEFAULT_LOCAL_PREF: u32 = 100;
 pub(crate) struct PeerRank {
     pub(crate) local: bool,
     pub(crate) external: bool,
+    /// It is in our AS; a peer in another member of our confederation is neither.
+    pub(crate) internal: bool,
     pub(crate) router_id: Ipv4Addr,
     pub(crate) address: IpAddr,
     /// The interface of a link-local session; 0 for others.
@@ -50,6 +52,7 @@ impl PeerRank {
     pub(crate) const LOCAL: Self = Self {
         local: true,
         external: false,
+        internal: false,
         router_id: Ipv4Addr::UNSPECIFIED,
         address: IpAddr::V4(Ipv4Addr::UNSPECIFIED),
         interface: 0,

@@ -89,6 +89,7 @@ fn decide(
         rib.ranks.push(PeerRank {
             local: false,
             external: path.external,
+            internal: !path.external,
             router_id: Ipv4Addr::new(9, 9, 9, path.router_id),
             address: hop(at + 1),
             interface: 0,

@@ -82,6 +82,9 @@ impl Core {
         if new.asn != old.asn {
             identity.push("asn");
         }
+        if new.confederation != old.confederation {
+            identity.push("confederation");
+        }
         if new.cluster_id != old.cluster_id {
             identity.push("cluster-id");
         }

@@ -54,7 +54,7 @@ impl Watch {
 
 impl Neighbor {
     fn bfd_session(&self) -> Option<(Key, Wanted)> {
-        let wanted = self.config.bfd_session(self.peer_type == PeerType::External);
+        let wanted = self.config.bfd_session(self.peer_type != PeerType::Internal);
         wanted.filter(|_| self.config.shutdown.is_none())
     }
 

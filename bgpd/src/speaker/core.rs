@@ -311,7 +311,7 @@ impl Core {
             Action::Connect => {
                 let conn = self.new_conn(peer, direction);
                 if let Some(neighbor) = self.neighbor(peer) {
-                    let external = neighbor.peer_type == crate::policy::PeerType::External;
+                    let external = neighbor.peer_type != crate::policy::PeerType::Internal;
                     let peer = neighbor.config.clone();
                     self.outputs.push(Output::Connect { conn, peer, external });
                 }

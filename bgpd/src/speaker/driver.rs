@@ -253,7 +253,8 @@ impl Driver {
             tracing::debug!(%remote, "connection refused");
             return;
         };
-        let external = self.core.peer_type(&peer.name) == Some(PeerType::External);
+        let external =
+            self.core.peer_type(&peer.name).is_some_and(|sort| sort != PeerType::Internal);
         if let Err(error) = tcp::prepare(&stream, &peer, external) {
             self.core.closed(self.now(), conn, &error.to_string());
             return;
@@ -399,7 +400,8 @@ impl Driver {
 
     /// Gives live connections a changed key or TTL.
     fn change_sockets(&self, old: &PeerConfig, new: &PeerConfig) {
-        let external = self.core.peer_type(&new.name) == Some(PeerType::External);
+        let external =
+            self.core.peer_type(&new.name).is_some_and(|sort| sort != PeerType::Internal);
         for conn in self.core.connections_of(&new.name) {
             let connection = self.connections.get(&conn);
             let Some(stream) = connection.and_then(|c| c.stream.as_deref()) else { continue };

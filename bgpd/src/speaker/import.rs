@@ -10,8 +10,8 @@ use crate::policy::{Applied, Narrowed, Outcome, PeerType, Route, Source};
 use crate::rib::{AttrId, DestId, Path, PeerId, Reason, Rib, RibPrefix, with_family};
 use crate::wire::attributes::{self, AttributeBlock};
 use crate::wire::{
-    Context, Disposition, Draft, Family, FamilySet, NextHop, Nlri, Notification, ParsedUpdate,
-    Prefixes, Reach, Unreach, code, parse_update, path,
+    Confederation, Context, Disposition, Draft, Family, FamilySet, NextHop, Nlri, Notification,
+    ParsedUpdate, Prefixes, Reach, Unreach, code, parse_update, path,
 };
 
 impl Core {
@@ -25,6 +25,13 @@ impl Core {
         let context = Context {
             four_octet_as: session.negotiated.four_octet_as,
             external,
+            confederation: match neighbor.peer_type {
+                PeerType::Confederation => Confederation::OtherMember,
+                PeerType::Internal if self.config.confederation.is_some() => {
+                    Confederation::SameMember
+                }
+                _ => Confederation::None,
+            },
             families: neighbor.families(),
             extended_next_hop: session.negotiated.extended_next_hop,
             add_path: session.negotiated.receive_paths,
@@ -233,9 +240,9 @@ struct Judge<'a> {
 impl<'a> Judge<'a> {
     fn new(neighbor: &'a mut Neighbor, config: &crate::Config, attr_in: AttrId, rib: &Rib) -> Self {
         let set = rib.attrs.get(attr_in);
-        let own = [neighbor.local_asn, config.asn];
-        let loops = path::numbers(attributes::as_path(&set.block)).filter(|a| own.contains(a));
-        let refused = if loops.count() > usize::from(neighbor.config.allowas_in) {
+        let refused = if loops(neighbor, config, attributes::as_path(&set.block))
+            > usize::from(neighbor.config.allowas_in)
+        {
             Some(Reason::AsPathLoop)
         } else if set.info.originator == Some(config.router_id) {
             Some(Reason::OriginatorLoop)
@@ -311,6 +318,17 @@ impl<'a> Judge<'a> {
             rib.attrs.release(attr);
         }
     }
+}
+
+/// How often a path came through here: by our AS number, or, of a confederation, by that of the
+/// whole outside and by that of the member inside (RFC 5065 section 5.1).
+fn loops(neighbor: &Neighbor, config: &crate::Config, as_path: &[u8]) -> usize {
+    let whole = config.confederation.as_ref().map_or(config.asn, |c| c.identifier);
+    let outside = path::numbers_of(as_path, false);
+    let inside = path::numbers_of(as_path, true);
+    let local = neighbor.config.local_asn.unwrap_or(whole);
+    outside.filter(|asn| [whole, local].contains(asn)).count()
+        + inside.filter(|asn| *asn == config.asn).count()
 }
 
 /// Whether packets can be sent to this next hop: not to ourselves, not to an IPv4 address in

@@ -242,10 +242,10 @@ impl Neighbor {
         policies: &mut Library,
     ) {
         self.local_asn = config.local_asn(speaker);
-        let external = config.asn != self.local_asn;
-        self.peer_type = if external { PeerType::External } else { PeerType::Internal };
+        self.peer_type = config.peer_type(speaker);
         self.arrival = Arrival::of(&config, speaker, self.peer_type, self.local_asn);
         self.departure = Departure::of(&config, speaker, self.peer_type);
+        let external = self.peer_type == PeerType::External;
         let needs_policy = external && speaker.ebgp_requires_policy.unwrap_or(false);
         let mut policy = |given: &Option<Policy>| match given {
             Some(policy) => policies.policy(policy),

@@ -87,6 +87,7 @@ impl Core {
         let rank = PeerRank {
             local: false,
             external: neighbor.peer_type == PeerType::External,
+            internal: neighbor.peer_type == PeerType::Internal,
             router_id: negotiated.router_id,
             address: neighbor.config.address,
             interface: neighbor.interface(),

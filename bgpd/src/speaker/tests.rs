@@ -1,6 +1,7 @@
 //! Speakers in a network in memory.
 
 mod bfd;
+mod confederation;
 mod leaving;
 mod limits;
 mod live;

@@ -162,8 +162,10 @@ pub struct Info {
     pub clusters: u16,
     /// Octets of the block that come before a NEXT_HOP attribute.
     pub split: u16,
-    /// Has NO_EXPORT or NO_EXPORT_SUBCONFED.
+    /// Has NO_EXPORT.
     pub no_export: bool,
+    /// Has NO_EXPORT_SUBCONFED.
+    pub no_export_subconfed: bool,
     /// Has NO_ADVERTISE.
     pub no_advertise: bool,
     /// Has LLGR_STALE (RFC 9494).
@@ -183,6 +185,7 @@ impl Info {
             clusters: 0,
             split: 0,
             no_export: false,
+            no_export_subconfed: false,
             no_advertise: false,
             llgr_stale: false,
         };
@@ -210,7 +213,8 @@ impl Info {
         }
         for community in communities(block) {
             match community {
-                Community::NO_EXPORT | Community::NO_EXPORT_SUBCONFED => info.no_export = true,
+                Community::NO_EXPORT => info.no_export = true,
+                Community::NO_EXPORT_SUBCONFED => info.no_export_subconfed = true,
                 Community::NO_ADVERTISE => info.no_advertise = true,
                 Community::LLGR_STALE => info.llgr_stale = true,
                 _ => {}

@@ -13,7 +13,7 @@ use super::attributes::{find, kind};
 pub struct Community(pub u32);
 
 impl Community {
-    /// Not to be sent to external peers.
+    /// Not to be sent to external peers; to other members of a confederation it may.
     pub const NO_EXPORT: Self = Self(0xffff_ff01);
     /// Not to be sent to any peer.
     pub const NO_ADVERTISE: Self = Self(0xffff_ff02);

@@ -237,7 +237,8 @@ fn two_octet_attributes(block: &[u8], next_hop: Option<[u8; 4]>, out: &mut Vec<u
 
 fn as4_attributes(block: &[u8], out: &mut Vec<u8>) {
     const FLAGS: u8 = flag::OPTIONAL | flag::TRANSITIVE;
-    let as_path = super::attributes::as_path(block);
+    // RFC 6793 section 3: without the inside of a confederation.
+    let as_path = &path::outside(super::attributes::as_path(block));
     if path::numbers(as_path).any(|asn| asn > u32::from(u16::MAX)) {
         push(out, FLAGS, kind::AS4_PATH, as_path);
     }

@@ -27,7 +27,7 @@ pub use prefix::{Nlri, Prefix, Prefix4, Prefix6, Prefixes};
 pub use refresh::RouteRefresh;
 pub use role::Role;
 pub use update::{
-    AttributeError, Context, Disposition, ParsedUpdate, Reach, Unreach, parse_update,
+    AttributeError, Confederation, Context, Disposition, ParsedUpdate, Reach, Unreach, parse_update,
 };
 
 #[cfg(test)]

@@ -6,9 +6,9 @@ pub const AS_SET: u8 = 1;
 /// An ordered list of AS numbers, nearest first.
 pub const AS_SEQUENCE: u8 = 2;
 /// The ordered path inside a confederation (RFC 5065).
-const AS_CONFED_SEQUENCE: u8 = 3;
+pub const AS_CONFED_SEQUENCE: u8 = 3;
 /// An unordered set inside a confederation.
-const AS_CONFED_SET: u8 = 4;
+pub const AS_CONFED_SET: u8 = 4;
 /// The most AS numbers that one segment can hold.
 const SEGMENT_MAX: usize = 255;
 
@@ -18,8 +18,8 @@ pub type Segment<'a> = (u8, &'a [u8]);
 /// Why a path is malformed (RFC 7606 section 7.2, RFC 7607, RFC 9774 does not apply here).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum PathError {
-    /// A segment type other than AS_SET and AS_SEQUENCE; confederation segments count, as this
-    /// speaker is in none (RFC 5065).
+    /// A segment type other than AS_SET and AS_SEQUENCE; those of a confederation count where the
+    /// sender is in none with us (RFC 5065 section 5).
     SegmentType,
     /// A segment of no AS numbers, one past the end, or a stray octet.
     Length,
@@ -58,9 +58,16 @@ fn asn(octets: &[u8]) -> u32 {
     octets.iter().fold(0, |asn, octet| asn << 8 | u32::from(*octet))
 }
 
-/// The length that best-path selection compares: a set counts 1 (RFC 4271 section 9.1.2.2).
+/// Whether a segment is about the inside of a confederation (RFC 5065 section 3).
+const fn is_inside(kind: u8) -> bool {
+    matches!(kind, AS_CONFED_SEQUENCE | AS_CONFED_SET)
+}
+
+/// The length that best-path selection compares: a set counts 1 (RFC 4271 section 9.1.2.2), the
+/// inside of a confederation nothing (RFC 5065 section 5.3).
 pub fn length(path: &[u8]) -> u32 {
     segments(path)
+        .filter(|(kind, _)| !is_inside(*kind))
         .map(|(kind, numbers)| if kind == AS_SET { 1 } else { hops(numbers) })
         .fold(0, u32::saturating_add)
 }
@@ -70,18 +77,49 @@ fn hops(numbers: &[u8]) -> u32 {
 }
 
 /// The AS that sent the route: the first of a leading sequence; None for an empty path or one
-/// that starts with a set.
+/// that starts with a set. Of a confederation, the one that sent it to the confederation.
 pub fn neighbor(path: &[u8]) -> Option<u32> {
-    let (kind, numbers) = segments(path).next()?;
+    let (kind, numbers) = segments(path).find(|(kind, _)| !is_inside(*kind))?;
     (kind == AS_SEQUENCE).then(|| asn(&numbers[..4]))
 }
 
-/// Checks a received path of the given AS number width and appends it in four-octet form.
-pub(super) fn normalise(octets: &[u8], width: usize, out: &mut Vec<u8>) -> Result<(), PathError> {
+/// The member of a confederation that sent the route to another one: the first of a leading
+/// AS_CONFED_SEQUENCE.
+pub fn member(path: &[u8]) -> Option<u32> {
+    let (kind, numbers) = segments(path).next()?;
+    (kind == AS_CONFED_SEQUENCE).then(|| asn(&numbers[..4]))
+}
+
+/// The path without the inside of a confederation, as it leaves it (RFC 5065 section 5).
+pub fn outside(path: &[u8]) -> Vec<u8> {
+    let mut out = Vec::with_capacity(path.len());
+    for (kind, numbers) in segments(path).filter(|(kind, _)| !is_inside(*kind)) {
+        push_segment(kind, numbers, &mut out);
+    }
+    out
+}
+
+/// The AS numbers of the inside of a confederation, or of the rest.
+pub fn numbers_of(path: &[u8], inside: bool) -> impl Iterator<Item = u32> {
+    segments(path)
+        .filter(move |(kind, _)| is_inside(*kind) == inside)
+        .flat_map(|(_, numbers)| numbers.chunks_exact(4))
+        .map(asn)
+}
+
+/// Checks a received path of the given AS number width and appends it in four-octet form. Whether
+/// segments of a confederation may be in it depends on the sender.
+pub(super) fn normalise(
+    octets: &[u8],
+    width: usize,
+    confederation: bool,
+    out: &mut Vec<u8>,
+) -> Result<(), PathError> {
     let mut rest = octets;
     while !rest.is_empty() {
         let ([kind, count], tail) = rest.split_first_chunk::<2>().ok_or(PathError::Length)?;
-        if !matches!(*kind, AS_SET | AS_SEQUENCE) {
+        let known = if confederation { AS_SET..=AS_CONFED_SET } else { AS_SET..=AS_SEQUENCE };
+        if !known.contains(kind) {
             return Err(PathError::SegmentType);
         }
         let (numbers, tail) =
@@ -112,8 +150,8 @@ pub(super) fn normalise_as4(octets: &[u8], out: &mut Vec<u8>) -> Result<(), Path
     while let [kind, count, numbers @ ..] = rest {
         let len = usize::from(*count) * 4;
         let tail = numbers.get(len..).ok_or(PathError::Length)?;
-        if !matches!(*kind, AS_CONFED_SEQUENCE | AS_CONFED_SET) {
-            normalise(&rest[..2 + len], 4, out)?;
+        if !is_inside(*kind) {
+            normalise(&rest[..2 + len], 4, false, out)?;
         }
         rest = tail;
     }
@@ -129,6 +167,11 @@ pub(super) fn merge(as_path: &[u8], as4_path: &[u8], out: &mut Vec<u8>) {
         return;
     };
     for (kind, numbers) in segments(as_path) {
+        // The inside of a confederation is in AS_PATH alone.
+        if is_inside(kind) {
+            push_segment(kind, numbers, out);
+            continue;
+        }
         if surplus == 0 {
             break;
         }
@@ -151,10 +194,26 @@ fn push_segment(kind: u8, numbers: &[u8], out: &mut Vec<u8>) {
 }
 
 /// Appends `path` with `asns` in front, the first of them outermost. A leading sequence is
-/// extended while it has room (RFC 4271 section 5.1.2).
+/// extended while it has room (RFC 4271 section 5.1.2). The inside of a confederation stays
+/// outermost.
 pub fn prepend(asns: &[u32], path: &[u8], out: &mut Vec<u8>) {
+    let inside = segments(path).take_while(|(kind, _)| is_inside(*kind));
+    let inside: usize = inside.map(|(_, numbers)| 2 + numbers.len()).sum();
+    let (inside, rest) = path.split_at_checked(inside).unwrap_or((&[], path));
+    out.extend_from_slice(inside);
+    prepend_to(AS_SEQUENCE, asns, rest, out);
+}
+
+/// Appends `path` with a member of a confederation in front, on the way to another member (RFC
+/// 5065 section 5).
+pub fn prepend_member(asn: u32, path: &[u8], out: &mut Vec<u8>) {
+    prepend_to(AS_CONFED_SEQUENCE, &[asn], path, out);
+}
+
+fn prepend_to(sequence: u8, asns: &[u32], path: &[u8], out: &mut Vec<u8>) {
     let (mut own, mut rest): (Vec<u32>, &[u8]) = (asns.to_vec(), path);
-    if let Some((AS_SEQUENCE, numbers)) = segments(path).next()
+    if let Some((kind, numbers)) = segments(path).next()
+        && kind == sequence
         && own.len() + numbers.len() / 4 <= SEGMENT_MAX
     {
         own.extend(numbers.chunks_exact(4).map(asn));
@@ -164,17 +223,21 @@ pub fn prepend(asns: &[u32], path: &[u8], out: &mut Vec<u8>) {
     let first = own.len() % SEGMENT_MAX;
     let (head, tail) = own.split_at(first);
     for chunk in std::iter::once(head).chain(tail.chunks(SEGMENT_MAX)).filter(|c| !c.is_empty()) {
-        out.extend_from_slice(&[AS_SEQUENCE, u8::try_from(chunk.len()).unwrap_or(u8::MAX)]);
+        out.extend_from_slice(&[sequence, u8::try_from(chunk.len()).unwrap_or(u8::MAX)]);
         out.extend(chunk.iter().flat_map(|asn| asn.to_be_bytes()));
     }
     out.extend_from_slice(rest);
 }
 
 /// The path with each AS number replaced by what `f` makes of it; None takes it out, and a segment
-/// that holds none any more is gone.
+/// that holds none any more is gone. The inside of a confederation stays as it is.
 pub fn map(path: &[u8], mut f: impl FnMut(u32) -> Option<u32>) -> Vec<u8> {
     let mut out = Vec::with_capacity(path.len());
     for (kind, old) in segments(path) {
+        if is_inside(kind) {
+            push_segment(kind, old, &mut out);
+            continue;
+        }
         let new = old.chunks_exact(4).filter_map(|octets| f(asn(octets)));
         let new: Vec<u8> = new.flat_map(u32::to_be_bytes).collect();
         if !new.is_empty() {
@@ -201,15 +264,17 @@ pub(super) fn narrow(path: &[u8], out: &mut Vec<u8>) {
     }
 }
 
-/// A path as text: sequences as plain numbers, sets in braces, nearest AS first.
+/// A path as text: sequences as plain numbers, sets in braces, nearest AS first; the inside of a
+/// confederation in parentheses, or in brackets where it is a set.
 pub fn display(path: &[u8]) -> String {
     let mut words = Vec::new();
     for (kind, numbers) in segments(path) {
         let numbers: Vec<String> = numbers.chunks_exact(4).map(|n| asn(n).to_string()).collect();
-        if kind == AS_SET {
-            words.push(format!("{{{}}}", numbers.join(",")));
-        } else {
-            words.extend(numbers);
+        match kind {
+            AS_SET => words.push(format!("{{{}}}", numbers.join(","))),
+            AS_CONFED_SEQUENCE => words.push(format!("({})", numbers.join(" "))),
+            AS_CONFED_SET => words.push(format!("[{}]", numbers.join(","))),
+            _ => words.extend(numbers),
         }
     }
     words.join(" ")

@@ -18,6 +18,7 @@ use strategies::{Announcement, announcement, open_strategy};
 pub(crate) const EXTERNAL: Context = Context {
     four_octet_as: true,
     external: true,
+    confederation: Confederation::None,
     families: FamilySet(0b11),
     first_as: None,
     extended_next_hop: false,
@@ -261,6 +262,78 @@ fn editing_a_block_keeps_order_and_what_is_not_edited() {
     assert_eq!((info.med, info.local_pref, info.path_len), (Some(5), Some(100), 1));
     assert_eq!(usize::from(info.split), 4 + 3 + 6);
     assert_eq!(Draft::of(&out).number(kind::MULTI_EXIT_DISC), Some(5));
+}
+
+/// RFC 5065: segments of a confederation in front of the others.
+#[test]
+fn paths_inside_a_confederation() {
+    let member = |asn, path: &[u8]| {
+        let mut out = Vec::new();
+        path::prepend_member(asn, path, &mut out);
+        out
+    };
+    let from_outside = [2, 2, 0, 0, 0, 7, 0, 0, 0, 8];
+    let path = member(65002, &member(65001, &from_outside));
+    assert_eq!(path::display(&path), "(65002 65001) 7 8");
+    assert_eq!((path::length(&path), path::neighbor(&path)), (2, Some(7)));
+    assert_eq!((path::member(&path), path::member(&from_outside)), (Some(65002), None));
+    assert_eq!(path::outside(&path), from_outside);
+    assert_eq!(path::numbers_of(&path, true).collect::<Vec<_>>(), [65002, 65001]);
+    let mut longer = Vec::new();
+    path::prepend(&[9], &path, &mut longer);
+    assert_eq!(path::display(&longer), "(65002 65001) 9 7 8");
+    assert_eq!(path::display(&path::map(&path, |_| None)), "(65002 65001)");
+    let set = [&[4, 1, 0, 0, 0xfd, 0xe9][..], &from_outside].concat();
+    assert_eq!(path::display(&set), "[65001] 7 8");
+    assert_eq!(path::length(&set), 2);
+
+    // Who may send what.
+    use Confederation::{OtherMember, SameMember};
+    let judge = |octets: &[u8], confederation, first_as| {
+        let mut attributes = vec![(0x40, 1, &[0][..]), (0x40, 2, octets)];
+        attributes.extend([(0x40, 3, &[192, 0, 2, 1][..]), (0x40, 5, &[0, 0, 0, 100])]);
+        let body = rfc7606::update(&attributes, &[8, 10]);
+        let context = Context { external: false, confederation, first_as, ..EXTERNAL };
+        let mut block = AttributeBlock::default();
+        !parse_update(&body, &context, &mut block).unwrap().treat_as_withdraw()
+    };
+    for (octets, confederation, accepted) in [
+        (&path[..], Confederation::None, false),
+        (&path, SameMember, true),
+        (&path, OtherMember, true),
+        (&from_outside, SameMember, true),
+        (&from_outside, OtherMember, false),
+        (&set, SameMember, true),
+        (&set, OtherMember, false),
+    ] {
+        assert_eq!(judge(octets, confederation, None), accepted, "{confederation:?}");
+    }
+    assert!(judge(&path, OtherMember, Some(65002)) && !judge(&path, OtherMember, Some(65001)));
+
+    // Towards two octets, the long AS numbers stand beside the path without the inside.
+    let long = member(65001, &[2, 1, 0, 1, 0, 0]);
+    let mut block = Vec::new();
+    push(&mut block, flag::TRANSITIVE, kind::ORIGIN, &[0]);
+    push(&mut block, flag::TRANSITIVE, kind::AS_PATH, &long);
+    push(&mut block, flag::TRANSITIVE, kind::LOCAL_PREF, &[0; 4]);
+    let encoder = UpdateEncoder {
+        four_octet_as: false,
+        extended_messages: false,
+        extended_next_hop: false,
+        add_path: false,
+    };
+    let announcement = Announcement {
+        block: block.clone(),
+        next_hop: NextHop::new(IpAddr::from([192, 0, 2, 1])),
+        prefixes: vec!["10.0.0.0/8".parse().unwrap()],
+    };
+    let octets = announcement.encode(encoder);
+    let context =
+        Context { external: false, four_octet_as: false, confederation: SameMember, ..EXTERNAL };
+    let mut read = AttributeBlock::default();
+    let body = frames(&octets, MAX_LEN)[0].body;
+    assert!(parse_update(body, &context, &mut read).unwrap().errors.is_empty());
+    assert_eq!(path::display(attributes::as_path(&read.bytes)), "(65001) 65536");
 }
 
 #[test]

@@ -10,6 +10,18 @@ use super::{
     AS_TRANS, Family, FamilySet, Notification, Prefix4, Prefix6, Prefixes, Reader, code, path,
 };
 
+/// How sender and receiver stand to each other in a confederation (RFC 5065).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Confederation {
+    /// They are not in one together.
+    #[default]
+    None,
+    /// They are in the same member AS of one.
+    SameMember,
+    /// They are in different members of one. Such a sender is not external.
+    OtherMember,
+}
+
 /// What was agreed with the sender, as far as it changes how an UPDATE reads.
 #[derive(Clone, Copy, Debug)]
 pub struct Context {
@@ -17,6 +29,8 @@ pub struct Context {
     pub four_octet_as: bool,
     /// The sender is in another AS.
     pub external: bool,
+    /// The confederation that both are in.
+    pub confederation: Confederation,
     /// Families negotiated; NLRI of others are ignored.
     pub families: FamilySet,
     /// Families whose NLRI have path identifiers (RFC 7911).
@@ -264,7 +278,8 @@ impl<'a> Walk<'a> {
         // External peers may not send these: ignored whatever they look like.
         let internal_only =
             matches!(kind, kind::LOCAL_PREF | kind::ORIGINATOR_ID | kind::CLUSTER_LIST);
-        if internal_only && self.context.external {
+        let member = self.context.confederation == Confederation::OtherMember;
+        if internal_only && (self.context.external || (member && kind != kind::LOCAL_PREF)) {
             self.discard(kind, "the attribute came from an external peer");
             return Ok(());
         }
@@ -465,6 +480,7 @@ impl<'a> Walk<'a> {
             self.withdraw(kind::NEXT_HOP, "NEXT_HOP is missing");
         }
         if !self.context.external
+            && self.context.confederation != Confederation::OtherMember
             && !has(self, kind::LOCAL_PREF)
             && !complained(self, kind::LOCAL_PREF)
         {
@@ -495,7 +511,8 @@ impl<'a> Walk<'a> {
             return;
         };
         let width = if self.context.four_octet_as { 4 } else { 2 };
-        if let Err(error) = path::normalise(value, width, &mut block.scratch) {
+        let inside = self.context.confederation != Confederation::None;
+        if let Err(error) = path::normalise(value, width, inside, &mut block.scratch) {
             self.withdraw(kind::AS_PATH, error.reason());
             return;
         }
@@ -511,9 +528,17 @@ impl<'a> Walk<'a> {
             path::merge(&block.scratch, as4_path, &mut merged);
             block.scratch = merged;
         }
-        if let Some(first) = self.context.first_as
-            && self.context.external
-            && path::neighbor(&block.scratch) != Some(first)
+        let sender = match self.context.confederation {
+            Confederation::OtherMember => path::member(&block.scratch),
+            _ => path::neighbor(&block.scratch),
+        };
+        if self.context.confederation == Confederation::OtherMember && sender.is_none() {
+            // RFC 5065 section 5.
+            self.withdraw(kind::AS_PATH, "AS_PATH does not start with a member AS");
+        } else if let Some(first) = self.context.first_as
+            && (self.context.external || inside)
+            && self.context.confederation != Confederation::SameMember
+            && sender != Some(first)
         {
             self.withdraw(kind::AS_PATH, "the first AS of AS_PATH is not the peer's");
         }

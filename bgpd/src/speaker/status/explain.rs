@@ -124,8 +124,10 @@ impl Core {
         let explain = |(at, path): (usize, &Path)| {
             let side = self.side(path);
             let peer = (!side.rank.local).then_some(side.rank);
-            let internal = |rank: &PeerRank| {
-                if rank.external { PeerType::External } else { PeerType::Internal }
+            let internal = |rank: &PeerRank| match (rank.external, rank.internal) {
+                (true, _) => PeerType::External,
+                (_, true) => PeerType::Internal,
+                (false, false) => PeerType::Confederation,
             };
             PathExplanation {
                 path: self.path_status(at, path),

@@ -41,6 +41,8 @@ pub struct SpeakerStatus {
     pub router_id: Ipv4Addr,
     /// AS number.
     pub asn: u32,
+    /// The AS number of the confederation that it is a member of (RFC 5065).
+    pub confederation: Option<u32>,
     /// How far it has come since it started.
     pub progress: Progress,
     /// Prefixes known, IPv4 and IPv6.
@@ -113,6 +115,7 @@ impl Core {
         SpeakerStatus {
             router_id: self.config.router_id,
             asn: self.config.asn,
+            confederation: self.config.confederation.as_ref().map(|c| c.identifier),
             progress: self.progress,
             prefixes: [self.rib.v4.len(), self.rib.v6.len()],
             attribute_sets: self.rib.attrs.len(),

@@ -7,8 +7,8 @@ use proptest::test_runner::{Config, RngAlgorithm, TestRng, TestRunner};
 use super::strategies::{announcement, open_strategy};
 use super::{EXTERNAL, encoder_max};
 use crate::wire::{
-    AttributeBlock, Context, FamilySet, Frame, HEADER_LEN, MAX_LEN, MessageType, Notification,
-    Open, Reach, RouteRefresh, Unreach, UpdateEncoder, frame, parse_update,
+    AttributeBlock, Confederation, Context, FamilySet, Frame, HEADER_LEN, MAX_LEN, MessageType,
+    Notification, Open, Reach, RouteRefresh, Unreach, UpdateEncoder, frame, parse_update,
 };
 
 const MESSAGES: usize = 200_000;
@@ -151,6 +151,11 @@ fn mutated_messages_do_no_harm() {
         let context = Context {
             four_octet_as: random.below(2) == 0,
             external: random.below(2) == 0,
+            confederation: [
+                Confederation::None,
+                Confederation::SameMember,
+                Confederation::OtherMember,
+            ][random.below(3)],
             extended_next_hop: random.below(2) == 0,
             add_path: FamilySet(u8::try_from(random.below(4)).unwrap()),
             ..EXTERNAL
