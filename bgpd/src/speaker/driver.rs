@@ -17,7 +17,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::{Bytes, BytesMut};
+use bytes::{Buf as _, Bytes, BytesMut};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Notify, mpsc, oneshot};
 use tokio::task::{AbortHandle, JoinSet};
@@ -36,6 +36,9 @@ const READ: usize = 64 * 1024;
 const EVENTS: usize = 64;
 /// How long a last word may take.
 const FAREWELL: Duration = Duration::from_secs(2);
+/// Connections from one address that wait at once for their last word to be read. Only somebody
+/// who connects again and again has more, and is not waited for that long.
+const FAREWELLS: usize = 64;
 
 enum Event {
     Accepted(TcpStream, SocketAddr),
@@ -81,6 +84,7 @@ pub(super) fn run(
             keys: HashMap::new(),
             connections: HashMap::new(),
             farewells: JoinSet::new(),
+            waiting: HashMap::new(),
             bfd: BfdLink::new(seed()),
         };
         driver.set_keys();
@@ -154,6 +158,8 @@ struct Driver {
     keys: HashMap<IpAddr, (Arc<PeerConfig>, bool)>,
     connections: HashMap<ConnId, Connection>,
     farewells: JoinSet<()>,
+    /// The same by the address of the peer, oldest first.
+    waiting: HashMap<IpAddr, Vec<AbortHandle>>,
     bfd: BfdLink,
 }
 
@@ -186,7 +192,9 @@ impl Driver {
                 }
                 () = sleep_until(deadline) => {}
                 () = tokio::task::yield_now(), if more => {}
-                Some(_done) = self.farewells.join_next() => {}
+                Some(_done) = self.farewells.join_next() => {
+                    self.waiting.retain(|_, tasks| tasks.iter().any(|task| !task.is_finished()));
+                }
             }
             for _ in 0..EVENTS {
                 let Ok(event) = events.try_recv() else { break };
@@ -311,8 +319,29 @@ impl Driver {
         let stream = connection.stream.take();
         connection.task.abort();
         if let Some(stream) = stream.filter(|_| !last.is_empty()) {
-            self.farewells.spawn(farewell(stream, last));
+            self.say_farewell(stream, last);
         }
+    }
+
+    /// Sends the last words at once, where the socket takes them, and sees to it that they arrive.
+    fn say_farewell(&mut self, stream: Arc<TcpStream>, mut last: Vec<Bytes>) {
+        // Without an address it is not connected any more.
+        let Ok(remote) = stream.peer_addr() else { return };
+        for chunk in &mut last {
+            match stream.try_write(chunk) {
+                Ok(n) => chunk.advance(n),
+                Err(_) => break,
+            }
+            if !chunk.is_empty() {
+                break;
+            }
+        }
+        let task = self.farewells.spawn(farewell(stream, last));
+        let waiting = self.waiting.entry(remote.ip()).or_default();
+        waiting.push(task);
+        waiting.retain(|task| !task.is_finished());
+        let many = waiting.len().saturating_sub(FAREWELLS);
+        waiting.drain(..many).for_each(|oldest| oldest.abort());
     }
 
     fn request(&mut self, request: Request) {
