@@ -14,6 +14,7 @@ mod families;
 mod four_octet_as;
 mod graceful_restart;
 mod hold_time;
+mod hostile;
 #[allow(dead_code, unused_imports, reason = "a kit is for tests to come, too")]
 mod kit;
 mod max_prefixes;

@@ -81,6 +81,11 @@ impl Process {
         });
     }
 
+    /// How many files, sockets and so on it has open.
+    pub(crate) fn descriptors(&self) -> usize {
+        fs::read_dir(format!("/proc/{}/fd", self.pid())).unwrap().count()
+    }
+
     /// A line of `/proc/PID/status` in KiB, such as `VmRSS`.
     pub(crate) fn memory(&self, line: &str) -> u64 {
         let status = fs::read_to_string(format!("/proc/{}/status", self.pid())).unwrap();
