@@ -54,6 +54,11 @@ pub struct Config {
     /// Long-lived graceful restart (RFC 9494).
     #[serde(default)]
     pub long_lived_graceful_restart: LongLivedGracefulRestart,
+    /// Announce a learned route only once all consumers of the forwarding table have acknowledged
+    /// what they were told of its prefix; until then peers have what they were told before. Where
+    /// there are no consumers, and for our own networks, this means nothing.
+    #[serde(default)]
+    pub advertise_after_install: bool,
     /// Equal-cost paths.
     #[serde(default)]
     pub multipath: Multipath,
@@ -99,6 +104,7 @@ impl Config {
             networks: Vec::new(),
             graceful_restart: GracefulRestart::default(),
             long_lived_graceful_restart: LongLivedGracefulRestart::default(),
+            advertise_after_install: false,
             multipath: Multipath::default(),
             ebgp_requires_policy: None,
             graceful_shutdown: false,

@@ -15,7 +15,7 @@ use super::several::Several;
 use super::transform::{Departure, Origin};
 use crate::config::{NextHopMode, SentPaths};
 use crate::policy::{Applied, Compiled, Narrowed, NextHopChange, Outcome, PeerType, Route, Source};
-use crate::rib::{AttrId, DestId, DirtyList, PeerId, Rib, RibPrefix, Table};
+use crate::rib::{AttrId, Bitmap, DestId, DirtyList, PeerId, Rib, RibPrefix, SetId, Table};
 use crate::speaker::Time;
 use crate::wire::{Family, NextHop, Nlri, UpdateEncoder};
 
@@ -246,11 +246,15 @@ impl Group {
         sink: &mut impl Sink,
         limit: usize,
         now: Time,
+        awaited: &Bitmap,
     ) {
         let mut memo = Memo::default();
         let mut plan = Plan::default();
         for _ in 0..limit {
             let Some(dest) = self.pending.pop() else { break };
+            // What needs no route in the kernel, as our own networks do not, does not wait for it.
+            let needed = P::table(rib).dest(dest).next_hops != SetId::NONE;
+            self.pace.wait_for_kernel(needed && awaited.contains(dest));
             match self.key.paths {
                 None => self.plan_best::<P>(dest, rib, &mut memo, &mut plan),
                 Some(which) => self.plan_several::<P>(dest, which, rib, &mut memo, &mut plan),

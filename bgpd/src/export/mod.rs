@@ -25,7 +25,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
-use crate::rib::{Decided, DestId, PeerId, Rib, RibPrefix, with_family};
+use crate::rib::{Bitmap, Decided, DestId, PeerId, Rib, RibPrefix, with_family};
 use crate::speaker::Time;
 use crate::wire::Family;
 
@@ -121,6 +121,17 @@ impl UpdateGroups {
         again
     }
 
+    /// Has a destination looked at again that had to wait.
+    pub(crate) fn mark_again<P: RibPrefix>(
+        &mut self,
+        table: &mut crate::rib::Table<P>,
+        dest: DestId,
+    ) {
+        for group in self.groups.iter_mut().filter(|g| g.key.family == P::FAMILY) {
+            group.mark(table, dest);
+        }
+    }
+
     /// Notes that a destination has other paths.
     pub(crate) fn mark<P: RibPrefix>(&mut self, table: &mut crate::rib::Table<P>, new: Decided) {
         for group in self.groups.iter_mut().filter(|g| g.key.family == P::FAMILY) {
@@ -131,8 +142,15 @@ impl UpdateGroups {
     }
 
     /// Queues what there is to say for all neighbors that have room; returns whether there is
-    /// more that could be said at once. What must wait is said after [`Self::deadline`].
-    pub(crate) fn flush(&mut self, now: Time, rib: &mut Rib, sink: &mut impl Sink) -> bool {
+    /// more that could be said at once. What must wait is said after [`Self::deadline`], or when it is
+    /// [marked again](Self::mark_again): the destinations of `awaited`, which are not in the kernel yet.
+    pub(crate) fn flush(
+        &mut self,
+        now: Time,
+        rib: &mut Rib,
+        awaited: &[Bitmap; 2],
+        sink: &mut impl Sink,
+    ) -> bool {
         let mut more = false;
         let mut at = 0;
         while at < self.groups.len() {
@@ -141,7 +159,7 @@ impl UpdateGroups {
             let group = &mut self.groups[at];
             let blocked = group.members.iter().any(|m| sink.queued(m.peer) > QUEUE_HIGH);
             if !blocked && !group.pending.is_empty() {
-                with_family!(group.key.family, P => group.flush::<P>(rib, sink, CHUNK, now));
+                with_family!(group.key.family, P => group.flush::<P>(rib, sink, CHUNK, now, &awaited[group.key.family.index()]));
                 more |= !group.pending.is_empty();
             }
             if group.is_done() {

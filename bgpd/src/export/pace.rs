@@ -1,4 +1,4 @@
-//! Announcements that wait: for the members' advertisement interval.
+//! Announcements that wait: for the members' advertisement interval, or for the kernel.
 
 use super::group::Sent;
 use crate::rib::{AttrId, Bitmap, DestId};
@@ -12,6 +12,8 @@ pub(super) struct Pace {
     until: Option<Time>,
     /// Something was announced since the last interval.
     announced: bool,
+    /// The kernel has not yet what the destination that is looked at is to have.
+    kernel: bool,
     held: Bitmap,
 }
 
@@ -21,7 +23,13 @@ impl Pace {
     /// round.
     pub(super) fn must_wait(&self, old: Sent, new: Sent, told: impl Fn() -> bool) -> bool {
         let withdraws = old.attr != AttrId::NONE && old.source != new.source;
-        self.until.is_some() && new.attr != AttrId::NONE && !(withdraws && told())
+        let interval = self.until.is_some() && !(withdraws && told());
+        new.attr != AttrId::NONE && (self.kernel || interval)
+    }
+
+    /// Says whether the destination that is looked at from here on must wait for the kernel.
+    pub(super) const fn wait_for_kernel(&mut self, wait: bool) {
+        self.kernel = wait;
     }
 
     pub(super) fn hold(&mut self, dest: DestId) {

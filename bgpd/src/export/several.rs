@@ -7,7 +7,7 @@ use smallvec::SmallVec;
 use super::group::{Group, Memo, Sent, Target};
 use super::plan::Plan;
 use crate::config::SentPaths;
-use crate::rib::{AttrId, DestId, Path, Rib, RibPrefix};
+use crate::rib::{AttrId, DestId, Path, Reason, Rib, RibPrefix};
 
 /// A path that was sent.
 #[derive(Clone, Copy, Debug)]
@@ -64,7 +64,9 @@ impl Group {
         plan: &mut Plan,
     ) {
         let wanted = |path: &&Path| match which {
-            SentPaths::All => path.attr != AttrId::NONE,
+            SentPaths::All => {
+                path.attr != AttrId::NONE && path.reason != Reason::NextHopUnreachable
+            }
             SentPaths::Used => path.is_used(),
         };
         let paths = P::table(rib).dest(dest).paths.iter().filter(wanted);

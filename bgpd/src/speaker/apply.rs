@@ -116,10 +116,17 @@ impl Core {
         if new.graceful_shutdown != old.graceful_shutdown {
             note(vec!["graceful-shutdown"], Effect::ReEvaluated);
         }
+        let wait = new.advertise_after_install;
+        if wait != old.advertise_after_install {
+            note(vec!["advertise-after-install"], Effect::Live);
+        }
         if new.multipath != old.multipath {
             note(vec!["multipath"], Effect::ReEvaluated);
             self.rib.multipath = new.multipath;
             self.rib.touch_all();
+        }
+        if wait != old.advertise_after_install {
+            self.wait_for_kernel(wait);
         }
         reset_all
     }

@@ -115,6 +115,7 @@ impl Core {
         };
         let deferral = Duration::from_secs(config.graceful_restart.selection_deferral_time.into());
         core.arm(TimerKey::Deferral, now + deferral);
+        core.wait_for_kernel(config.advertise_after_install);
         let _report = core.apply(now, config);
         core
     }
@@ -194,9 +195,9 @@ impl Core {
         }
         let mut caught_up = Vec::new();
         let more = {
-            let Self { rib, groups, neighbors, outputs, .. } = self;
+            let Self { rib, groups, neighbors, outputs, fib, .. } = self;
             let mut sink = Queues { clock: now, neighbors, outputs, caught_up: &mut caught_up };
-            groups.flush(now, rib, &mut sink)
+            groups.flush(now, rib, &fib.awaited, &mut sink)
         };
         for (peer, family, told) in caught_up {
             self.told(peer, family, told);

@@ -9,6 +9,7 @@ use serde::Serialize;
 use tokio::sync::Notify;
 
 use super::core::Core;
+use super::installed::Unconfirmed;
 use crate::rib::{
     Bitmap, DestId, DirtyList, FibNextHops, Rib, RibPrefix, SetId, Table, with_family,
 };
@@ -45,6 +46,7 @@ struct Subscriber {
     pending: [DirtyList; 2],
     sequence: u64,
     unacknowledged: VecDeque<u64>,
+    unconfirmed: Unconfirmed,
     /// Knows that the initial convergence is over.
     converged: bool,
     wake: Arc<Notify>,
@@ -67,7 +69,14 @@ impl Subscriber {
         }
     }
 
-    fn take<P: RibPrefix>(&mut self, rib: &mut Rib, max: usize, deltas: &mut Vec<FibDelta>) {
+    /// Up to `max` changes; `settled` are those that nobody waits for.
+    fn take<P: RibPrefix>(
+        &mut self,
+        rib: &mut Rib,
+        max: usize,
+        deltas: &mut Vec<FibDelta>,
+        settled: &mut Vec<(Family, DestId)>,
+    ) {
         let family = P::FAMILY.index();
         while deltas.len() < max {
             let Some(dest) = self.pending[family].pop() else { return };
@@ -79,6 +88,12 @@ impl Subscriber {
                 self.told[family].insert(dest);
                 true
             };
+            if set == SetId::NONE {
+                self.unconfirmed.forget(P::FAMILY, dest);
+                settled.push((P::FAMILY, dest));
+            } else {
+                self.unconfirmed.taken(P::FAMILY, dest, self.sequence + 1);
+            }
             if told {
                 deltas.push(FibDelta { prefix, next_hops: rib.next_hops.get(set) });
             }
@@ -110,13 +125,51 @@ impl Subscriber {
 pub(crate) struct Fib {
     subscribers: Vec<Subscriber>,
     last: u64,
+    /// Announcements wait until the kernel has the route.
+    wait: bool,
+    /// Destinations with changes that a consumer has not carried out yet, by family; empty unless
+    /// announcements wait for that.
+    pub(super) awaited: [Bitmap; 2],
 }
 
 impl Fib {
     pub(super) fn mark<P: RibPrefix>(&mut self, table: &mut Table<P>, dest: DestId) {
         for subscriber in &mut self.subscribers {
             subscriber.mark(table, dest);
+            if self.wait {
+                subscriber.unconfirmed.mark(P::FAMILY, dest);
+                self.awaited[P::FAMILY.index()].insert(dest);
+            }
         }
+    }
+
+    pub(super) fn unconfirmed(&mut self, id: u64) -> Option<&mut Unconfirmed> {
+        self.subscribers.iter_mut().find(|s| s.id == id).map(|s| &mut s.unconfirmed)
+    }
+
+    /// Whether the destination was awaited, and now no consumer has it still to carry out.
+    pub(super) fn settle(&mut self, family: Family, dest: DestId) -> bool {
+        let more = self.subscribers.iter().any(|s| s.unconfirmed.contains(family, dest));
+        !more && self.awaited[family.index()].remove(dest)
+    }
+
+    /// Has announcements wait, or not; returns those that need not any more.
+    pub(super) fn wait_for_kernel(&mut self, wait: bool) -> Vec<(Family, DestId)> {
+        self.wait = wait;
+        if wait {
+            return Vec::new();
+        }
+        for subscriber in &mut self.subscribers {
+            subscriber.unconfirmed = Unconfirmed::default();
+        }
+        let awaited = std::mem::take(&mut self.awaited);
+        let of = |family: Family| awaited[family.index()].iter().map(move |dest| (family, dest));
+        Family::ALL.into_iter().flat_map(of).collect()
+    }
+
+    /// Prefixes with changes that a consumer has not carried out yet.
+    pub(super) fn awaited(&self) -> usize {
+        self.awaited.iter().map(Bitmap::len).sum()
     }
 
     /// Wakes those that have something to take.
@@ -147,6 +200,7 @@ impl Core {
             pending: Default::default(),
             sequence: 0,
             unacknowledged: VecDeque::new(),
+            unconfirmed: Unconfirmed::default(),
             converged: false,
             wake,
         };
@@ -160,6 +214,10 @@ impl Core {
                     .collect();
                 for dest in all {
                     subscriber.mark(table, dest);
+                    if self.fib.wait {
+                        subscriber.unconfirmed.mark(family, dest);
+                        self.fib.awaited[family.index()].insert(dest);
+                    }
                 }
             });
         }
@@ -171,6 +229,7 @@ impl Core {
     pub(crate) fn unsubscribe(&mut self, id: u64) {
         if let Some(at) = self.fib.subscribers.iter().position(|s| s.id == id) {
             let subscriber = self.fib.subscribers.swap_remove(at);
+            self.confirm_all(&subscriber.unconfirmed);
             subscriber.release(&mut self.rib);
         }
     }
@@ -180,8 +239,11 @@ impl Core {
         let converged = self.progress.converged;
         let subscriber = self.fib.subscribers.iter_mut().find(|s| s.id == id)?;
         let mut deltas = Vec::new();
+        let mut settled = Vec::new();
         for family in Family::ALL {
-            with_family!(family, P => subscriber.take::<P>(&mut self.rib, max, &mut deltas));
+            with_family!(family, P => {
+                subscriber.take::<P>(&mut self.rib, max, &mut deltas, &mut settled);
+            });
         }
         let more = !subscriber.is_empty();
         subscriber.converged |= converged && !more;
@@ -192,8 +254,11 @@ impl Core {
         if more {
             subscriber.wake.notify_one();
         }
-        let sequence = subscriber.sequence;
-        Some(FibBatch { sequence, deltas, more, converged: subscriber.converged })
+        let (sequence, converged) = (subscriber.sequence, subscriber.converged);
+        for (family, dest) in settled {
+            self.fib.settle(family, dest);
+        }
+        Some(FibBatch { sequence, deltas, more, converged })
     }
 
     /// A consumer has carried out all batches up to this one.
@@ -201,5 +266,6 @@ impl Core {
         if let Some(subscriber) = self.fib.subscribers.iter_mut().find(|s| s.id == id) {
             subscriber.unacknowledged.retain(|taken| *taken > sequence);
         }
+        self.confirm(id, sequence);
     }
 }

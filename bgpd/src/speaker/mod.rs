@@ -10,6 +10,7 @@ mod driver;
 mod fib;
 mod history;
 mod import;
+mod installed;
 mod limits;
 mod long_lived;
 mod neighbor;

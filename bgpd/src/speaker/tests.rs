@@ -2,6 +2,7 @@
 
 mod bfd;
 mod confederation;
+mod installed;
 mod leaving;
 mod limits;
 mod live;

@@ -55,6 +55,8 @@ pub struct SpeakerStatus {
     pub fib_pending: usize,
     /// Batches of forwarding changes taken and not acknowledged yet.
     pub fib_unacknowledged: usize,
+    /// Prefixes that are announced once a consumer has acknowledged their changes.
+    pub fib_awaited: usize,
     /// BFD packets that were for no session or not to be believed; None if there is no BFD.
     pub bfd_discarded: Option<crate::bfd::Discarded>,
 }
@@ -122,6 +124,7 @@ impl Core {
             update_groups: self.groups.len(),
             fib_pending,
             fib_unacknowledged,
+            fib_awaited: self.fib.awaited(),
             bfd_discarded: None,
         }
     }
