@@ -20,6 +20,7 @@ mod kit;
 mod max_prefixes;
 mod md5;
 mod reflection;
+mod restart_forms;
 mod rfc7606;
 mod route_refresh;
 mod shutdown;

@@ -1,0 +1,119 @@
+//! What came after graceful restart and route refresh: over a NOTIFICATION (RFC 8538), for long (RFC
+//! 9494), with a beginning and an end (RFC 7313).
+
+use std::time::Duration;
+
+use anyhow::ensure;
+
+use crate::kit::{Bird, Daemon, Frr, LIMIT, Pair, eventually, pair, throughout};
+
+const LONG_LIVED: &str = "
+graceful-restart: {restart-time: 1}
+long-lived-graceful-restart: {enabled: true, stale-time: 600}
+";
+const BIRD_LONG_LIVED: &str = "
+  graceful restart on; graceful restart time 1;
+  long lived graceful restart on; long lived stale time 600;
+";
+
+#[test]
+fn bird_keeps_ours_for_long() {
+    let pair = Pair::new();
+    let bird = Bird::start(&pair.peer, &pair::bird(BIRD_LONG_LIVED));
+    let mut us = Daemon::start(&pair.us, &[&pair::ours(""), LONG_LIVED].concat());
+    us.established("peer");
+    bird.until_route("10.1.0.0/24");
+    us.process_mut().kill();
+    eventually("BIRD's mark on our route", LIMIT, || {
+        let route = bird.route("10.1.0.0/24")?;
+        ensure!(route.contains("(65535,6)"), "{route}");
+        Ok(())
+    });
+}
+
+#[test]
+fn we_keep_birds_for_long() {
+    let pair = Pair::new();
+    let mut bird = Bird::start(&pair.peer, &pair::bird(BIRD_LONG_LIVED));
+    let us = Daemon::start(&pair.us, &[&pair::ours(""), LONG_LIVED].concat());
+    us.established("peer");
+    us.until_route("10.2.0.0/24");
+    let neighbor = us.neighbor("peer").unwrap();
+    assert_eq!(neighbor["families"][0]["long_lived_time"], 600, "{neighbor}");
+    bird.kill();
+    eventually("our mark on BIRD's route", LIMIT, || {
+        let path = us.until_path("10.2.0.0/24");
+        let communities = path["communities"].to_string();
+        ensure!(communities.contains("llgr-stale"), "{path}");
+        Ok(())
+    });
+    bird.restart();
+    us.established("peer");
+    eventually("BIRD's route, announced again", LIMIT, || {
+        let path = us.until_path("10.2.0.0/24");
+        ensure!(!path["communities"].to_string().contains("llgr-stale"), "{path}");
+        Ok(())
+    });
+}
+
+#[test]
+fn bird_and_we_say_where_a_refresh_begins_and_ends() {
+    let pair = Pair::new();
+    let bird = Bird::start(&pair.peer, &pair::bird(""));
+    let us = Daemon::start(&pair.us, &pair::ours(""));
+    us.established("peer");
+    us.until_route("10.2.0.0/24");
+    bird.until_route("10.1.0.0/24");
+    let neighbor = us.neighbor("peer").unwrap();
+    assert_eq!(neighbor["session"]["enhanced_route_refresh"], true, "{neighbor}");
+    // It sends its routes again: beginning and end of each family.
+    bird.birdc("reload out ours").unwrap();
+    eventually("BIRD's refresh", LIMIT, || {
+        let neighbor = us.neighbor("peer")?;
+        let heard = neighbor["counters"]["route_refreshes_received"].as_u64();
+        ensure!(heard >= Some(4), "{neighbor}");
+        for family in [0, 1] {
+            let family = &neighbor["families"][family];
+            ensure!(family["refreshing"] == false && family["received"] == 1, "{neighbor}");
+        }
+        Ok(())
+    });
+    // It asks for ours: what it has not got again by our end, it forgets.
+    let refreshes = us.neighbor("peer").unwrap()["counters"]["route_refreshes_sent"].as_u64();
+    bird.birdc("reload in ours").unwrap();
+    eventually("our refresh", LIMIT, || {
+        let neighbor = us.neighbor("peer")?;
+        let said = neighbor["counters"]["route_refreshes_sent"].as_u64();
+        ensure!(said >= refreshes.map(|n| n + 4), "{neighbor}");
+        Ok(())
+    });
+    throughout("our route at BIRD", Duration::from_secs(1), || bird.route("10.1.0.0/24").map(drop));
+    us.established("peer");
+}
+
+#[test]
+fn frr_resets_the_session_and_no_route_is_lost() {
+    let pair = Pair::new();
+    let notification = "
+router bgp 65002
+ bgp graceful-restart
+ bgp graceful-restart notification
+ no bgp hard-administrative-reset
+";
+    let frr = Frr::start(&pair.peer, &[pair::FRR, notification].concat());
+    let ours = [&pair::ours(""), "graceful-restart: {notification: true}\n"].concat();
+    let us = Daemon::start(&pair.us, &ours);
+    us.established("peer");
+    us.until_route("10.2.0.0/24");
+    let neighbor = us.neighbor("peer").unwrap();
+    assert_eq!(neighbor["session"]["restart_notification"], true, "{neighbor}");
+    frr.vtysh(&["clear bgp 10.0.1.1"]).unwrap();
+    eventually("FRR's reset", LIMIT, || {
+        let neighbor = us.neighbor("peer")?;
+        let said = neighbor["last_down"]["reason"].as_str().unwrap_or_default();
+        ensure!(said.contains("received Cease/Administrative Reset"), "{neighbor}");
+        us.route("10.2.0.0/24").map(drop)
+    });
+    throughout("FRR's route", Duration::from_secs(2), || us.route("10.2.0.0/24").map(drop));
+    us.established("peer");
+}
