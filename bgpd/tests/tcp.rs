@@ -6,7 +6,7 @@
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener};
 use std::time::{Duration, Instant};
 
-use bgpd::config::Password;
+use bgpd::config::{ListenRange, Password, PeerAs};
 use bgpd::{
     Config, NeighborStatus, Network, PeerConfig, RouteQuery, RouteStatus, Shutdown, Speaker,
     SpeakerHandle, State,
@@ -256,6 +256,46 @@ async fn md5_keys_must_agree_and_change_without_a_reset() {
     let target: SocketAddr = a.config.listen[0];
     let tried = tokio::time::timeout(Duration::from_millis(500), socket.connect(target)).await;
     assert!(!matches!(tried, Ok(Ok(_))), "the listener checks keys");
+}
+
+/// One key for all of a range; who has a key of its own keeps it.
+#[tokio::test]
+async fn a_listen_range_has_one_key() {
+    let (mut a, mut b, mut c, mut d) = (site(16, 1), site(16, 2), site(16, 3), site(16, 4));
+    a.peers_with(&d);
+    a.config.peers[0].passive = true;
+    a.config = with_key(&a, "n4", Some("delta"));
+    let mut peer = PeerConfig::template("rack", PeerAs::External);
+    peer.password = Some(Password::new("all"));
+    a.config.listen_ranges = vec![ListenRange::new("127.0.16.0/24".parse().unwrap(), peer)];
+    for (site, key) in [(&mut b, "all"), (&mut c, "wrong"), (&mut d, "delta")] {
+        site.peers_with(&a);
+        site.config = with_key(site, "n1", Some(key));
+    }
+    let first = a.start().await;
+    let (second, third, fourth) = (b.start().await, c.start().await, d.start().await);
+    if !md5_works(&fourth, "n1").await {
+        return;
+    }
+    until_up(&second, "n1").await;
+    until_route(&first, "10.16.2.0/24").await;
+    until_route(&first, "10.16.4.0/24").await;
+    assert_eq!(neighbor(&third, "n1").await.counters.established, 0);
+    let names = |all: Vec<NeighborStatus>| all.into_iter().map(|n| n.name).collect::<Vec<_>>();
+    assert_eq!(names(first.neighbors().await.unwrap()), ["n4", "rack-127.0.16.2"]);
+
+    // The key changes under the sessions, here first.
+    let mut changed = a.config.clone();
+    changed.listen_ranges[0].peer.password = Some(Password::new("beta"));
+    changed.networks.push(Network::new("10.16.99.0/24".parse().unwrap()));
+    first.apply(changed).await.unwrap();
+    second.apply(with_key(&b, "n1", Some("beta"))).await.unwrap();
+    until_route(&second, "10.16.99.0/24").await;
+    third.apply(with_key(&c, "n1", Some("beta"))).await.unwrap();
+    until_up(&third, "n1").await;
+    for speaker in [&second, &fourth] {
+        assert_eq!(neighbor(speaker, "n1").await.counters.established, 1);
+    }
 }
 
 #[tokio::test]

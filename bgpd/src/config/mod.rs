@@ -1,15 +1,19 @@
 //! The speaker's whole desired state, as a library value and as the daemon's YAML.
 
 mod bfd;
+mod listen_range;
 mod peer;
+mod peer_as;
 #[cfg(test)]
 mod tests;
 mod validate;
 
 pub use bfd::Bfd;
+pub use listen_range::ListenRange;
 pub use peer::{
     AddPaths, LocalAs, MaxPrefixes, NextHopMode, Password, PeerConfig, RemovePrivateAs, SentPaths,
 };
+pub use peer_as::PeerAs;
 pub use validate::{ConfigError, InvalidField, is_asn};
 
 use std::collections::BTreeMap;
@@ -45,6 +49,9 @@ pub struct Config {
     /// The neighbors, each with a name of its own.
     #[serde(default)]
     pub peers: Vec<PeerConfig>,
+    /// Where neighbors come from that are not named one by one.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub listen_ranges: Vec<ListenRange>,
     /// Routes of our own.
     #[serde(default)]
     pub networks: Vec<Network>,
@@ -101,6 +108,7 @@ impl Config {
             cluster_id: None,
             listen: default_listen(),
             peers: Vec::new(),
+            listen_ranges: Vec::new(),
             networks: Vec::new(),
             graceful_restart: GracefulRestart::default(),
             long_lived_graceful_restart: LongLivedGracefulRestart::default(),

@@ -5,7 +5,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use serde::{Deserialize, Serialize};
 
-use super::{Bfd, Config, PORT};
+use super::{Bfd, Config, PORT, PeerAs};
 use crate::policy::{PeerType, Policy};
 use crate::wire::{Family, Role};
 
@@ -157,7 +157,8 @@ pub struct PeerConfig {
     /// For people.
     #[serde(default)]
     pub description: String,
-    /// The peer's address.
+    /// The peer's address. Absent (unspecified) only for those of a [`super::ListenRange`].
+    #[serde(default = "no_address", skip_serializing_if = "IpAddr::is_unspecified")]
     pub address: IpAddr,
     /// The port we connect to.
     #[serde(default = "default_port")]
@@ -165,8 +166,8 @@ pub struct PeerConfig {
     /// The interface of a link-local address (`if_nametoindex(3)`); 0 for others.
     #[serde(default)]
     pub scope_id: u32,
-    /// The peer's AS number.
-    pub asn: u32,
+    /// The peer's AS number, or which it may be.
+    pub asn: PeerAs,
     /// Our AS number towards this peer, in place of the speaker's own. None: the speaker's.
     #[serde(default)]
     pub local_asn: Option<u32>,
@@ -280,6 +281,11 @@ pub struct PeerConfig {
     pub export: Option<Policy>,
 }
 
+/// Stands for an address that is not there.
+const fn no_address() -> IpAddr {
+    IpAddr::V6(Ipv6Addr::UNSPECIFIED)
+}
+
 const fn default_port() -> u16 {
     PORT
 }
@@ -309,7 +315,7 @@ impl PeerConfig {
             address,
             port: PORT,
             scope_id: 0,
-            asn,
+            asn: asn.into(),
             local_asn: None,
             local_as: LocalAs::default(),
             source_address: None,
@@ -345,6 +351,11 @@ impl PeerConfig {
         }
     }
 
+    /// What the neighbors of a [`super::ListenRange`] are: a neighbor without address.
+    pub fn template(name: impl Into<String>, asn: PeerAs) -> Self {
+        Self { asn, ..Self::new(name, no_address(), 0) }
+    }
+
     /// Whether we offer to take IPv4 routes with an IPv6 next hop.
     pub(crate) fn extended_next_hop(&self) -> bool {
         self.extended_next_hop.unwrap_or(self.address.is_ipv6() && self.next_hop_v4.is_none())
@@ -353,7 +364,9 @@ impl PeerConfig {
     /// Our AS number towards this peer: that of the confederation, if we are in one and it is not.
     pub(crate) fn local_asn(&self, speaker: &Config) -> u32 {
         let outside = speaker.confederation.as_ref().filter(|confederation| {
-            self.asn != speaker.asn && !confederation.members.contains(&self.asn)
+            // One that may be of several is checked to be all members, or none.
+            let member = self.asn.are_of(&confederation.members) == Some(true);
+            self.asn.is_external(speaker.asn) && !member
         });
         self.local_asn.or(outside.map(|c| c.identifier)).unwrap_or(speaker.asn)
     }
@@ -361,9 +374,9 @@ impl PeerConfig {
     /// How the peer stands to us.
     pub(crate) fn peer_type(&self, speaker: &Config) -> PeerType {
         let confederation = speaker.confederation.as_ref().filter(|_| self.local_asn.is_none());
-        if self.asn == self.local_asn(speaker) {
+        if !self.asn.is_external(self.local_asn(speaker)) {
             PeerType::Internal
-        } else if confederation.is_some_and(|c| c.members.contains(&self.asn)) {
+        } else if confederation.is_some_and(|c| self.asn.are_of(&c.members) == Some(true)) {
             PeerType::Confederation
         } else {
             PeerType::External

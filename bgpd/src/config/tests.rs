@@ -189,3 +189,92 @@ fn peers_of_one_address_have_one_bfd_session() {
     config.peers[1].source_address = Some("192.0.2.7".parse().unwrap());
     config.validate().unwrap();
 }
+
+const RANGE: &str = r#"
+router-id: 192.0.2.1
+asn: 65001
+peers:
+  - {name: tor1, address: 192.0.2.2, asn: external, password: one}
+listen-ranges:
+  - prefix: 192.0.2.0/24
+    peer: {name: rack, asn: [65002, 65010-65019], password: all}
+"#;
+
+#[test]
+fn listen_ranges() {
+    let config = parse(RANGE).unwrap();
+    assert_eq!(config.peers[0].asn, PeerAs::External);
+    let range = &config.listen_ranges[0];
+    assert_eq!((range.limit, &*range.peer.name), (100, "rack"));
+    assert_eq!(range.peer.asn, PeerAs::OneOf(vec![65002..=65002, 65010..=65019]));
+    let peer = range.neighbor("192.0.2.7".parse().unwrap(), 0);
+    assert_eq!((&*peer.name, peer.passive), ("rack-192.0.2.7", true));
+    // What is written is what was read, but for the keys.
+    let again: Config = serde_json::from_value(serde_json::to_value(&config).unwrap()).unwrap();
+    assert_eq!(again.listen_ranges[0].peer.asn, range.peer.asn);
+    assert!(again.listen_ranges[0].peer.address.is_unspecified());
+    for (from, to, wanted) in [
+        ("192.0.2.0/24", "192.0.2.1/24", "listen-range \"rack\": prefix: "),
+        ("name: rack", "name: tor1", "listen-range \"tor1\": peer.name: "),
+        ("name: rack", "address: 192.0.2.9, name: rack", "listen-range \"rack\": peer.address: "),
+        ("name: rack", "source-address: fd00::1, name: rack", "rack\": peer.source-address: "),
+        ("    peer:", "    limit: 0\n    peer:", "listen-range \"rack\": limit: "),
+        (", password: one", "", "listen-range \"rack\": peer.password: peer \"tor1\""),
+        ("65010-65019", "65000-65019", "listen-range \"rack\": asn: has our own"),
+        ("65010-65019", "65019-65010", "listen-range \"rack\": asn: has a range"),
+        ("65010-65019", "many", "a list like [65001, 65010-65019]"),
+        ("[65002, 65010-65019]", "[]", "listen-range \"rack\": asn: is empty"),
+        ("external", "0", "peer \"tor1\": asn: "),
+        ("external", "anybody", "a list like [65001, 65010-65019]"),
+        ("asn: external", "asn: external, route-reflector-client: true", "tor1\": route-reflector"),
+        ("name: tor1, address: 192.0.2.2", "name: tor1", "peer \"tor1\": address: "),
+    ] {
+        let text = RANGE.replacen(from, to, 1);
+        assert_ne!(text, RANGE, "{from} is in the YAML");
+        let error = parse(&text).unwrap_err();
+        assert!(error.contains(wanted), "{to}: {error}");
+    }
+}
+
+/// Members are external in another way than others.
+#[test]
+fn in_a_confederation_it_is_said_whether_a_peer_is_a_member() {
+    let with = |asn: &str| {
+        let asn = format!(
+            "asn: 65001\nconfederation: {{identifier: 100, members: [65002, 65003]}}\n\
+                           peers: [{{name: a, address: 192.0.2.2, asn: {asn}}}]\n"
+        );
+        let config = parse(&format!("router-id: 192.0.2.1\n{asn}"))?;
+        let peer = &config.peers[0];
+        Ok::<_, String>((peer.peer_type(&config), peer.local_asn(&config)))
+    };
+    use crate::policy::PeerType::{Confederation, External, Internal};
+    assert_eq!(with("internal"), Ok((Internal, 65001)));
+    assert_eq!(with("[65002, 65003]"), Ok((Confederation, 65001)));
+    assert_eq!(with("[65010-65019]"), Ok((External, 100)));
+    for asn in ["external", "[65003-65009]", "[65002, 65010]"] {
+        let error = with(asn).unwrap_err();
+        assert!(error.contains("asn: may be of a member"), "{asn}: {error}");
+    }
+}
+
+#[test]
+fn who_a_peer_may_be() {
+    let of = |text: &str| serde_json::from_str::<PeerAs>(text).unwrap();
+    for (text, number, external, admitted, refused) in [
+        ("65002", Some(65002), true, &[65002][..], &[65001, 65003][..]),
+        ("65001", Some(65001), false, &[65001], &[65002]),
+        ("\"internal\"", Some(65001), false, &[65001], &[65002]),
+        ("\"external\"", None, true, &[1, 4_200_000_000], &[65001]),
+        ("\"65010-65012\"", None, true, &[65010, 65012], &[65009, 65013]),
+        ("[65007, \"65010-65012\"]", None, true, &[65007, 65011], &[65001]),
+        ("[65007]", Some(65007), true, &[65007], &[65001]),
+        ("[65001]", Some(65001), false, &[65001], &[65002]),
+    ] {
+        let wanted = of(text);
+        assert_eq!((wanted.number(65001), wanted.is_external(65001)), (number, external), "{text}");
+        assert!(admitted.iter().all(|asn| wanted.admits(*asn, 65001)), "{text}");
+        assert!(!refused.iter().any(|asn| wanted.admits(*asn, 65001)), "{text}");
+        assert_eq!(of(&serde_json::to_string(&wanted).unwrap()), wanted, "{text}");
+    }
+}

@@ -3,7 +3,7 @@
 use std::collections::HashSet;
 use std::net::{IpAddr, SocketAddr};
 
-use super::{Bfd, Config, PeerConfig, RemovePrivateAs};
+use super::{Bfd, Config, PeerAs, PeerConfig, RemovePrivateAs};
 use crate::policy::{PeerType, Way, validate_prefixes};
 
 /// A field of a neighbor with a value that makes no sense.
@@ -14,6 +14,12 @@ pub struct InvalidField {
     pub field: &'static str,
     /// What is wrong with it.
     pub reason: String,
+}
+
+impl InvalidField {
+    fn of(self, object: String) -> ConfigError {
+        ConfigError::Invalid { object, field: self.field, reason: self.reason }
+    }
 }
 
 /// Why a configuration is refused. Nothing of it has been applied.
@@ -116,35 +122,50 @@ impl Config {
             if !sessions.insert((peer.address, peer.scope_id, peer.port, peer.source_address)) {
                 return fail(&object, "address", "another peer has the same address and port");
             }
-            if let Err(InvalidField { field, reason }) = peer.validate() {
-                return fail(&object, field, &reason);
-            }
+            peer.validate().map_err(|e| e.of(object.clone()))?;
             if let Some(field) = self.bfd_conflict(peer) {
                 let reason = "another peer has the same address, and with it the same BFD session, \
                               but other settings for it";
                 return fail(&object, field, reason);
             }
-            for (field, policy) in [("import", &peer.import), ("export", &peer.export)] {
-                if let Some(Err(reason)) = policy.as_ref().map(|p| p.check_sets(self)) {
-                    return fail(&object, field, &reason);
-                }
-            }
-            if self.confederation.as_ref().is_some_and(|c| c.identifier == peer.asn) {
-                return fail(&object, "asn", "is that of our confederation, not of a member");
-            }
-            let external = peer.peer_type(self) == PeerType::External;
-            for (field, given) in [
-                ("as-override", peer.as_override),
-                ("remove-private-as", peer.remove_private_as != RemovePrivateAs::Off),
-                ("role", peer.role.is_some()),
-            ] {
-                if given && !external {
-                    return fail(&object, field, "is for external peers only");
-                }
-            }
-            if peer.route_reflector_client && peer.asn != peer.local_asn.unwrap_or(self.asn) {
-                let reason = "only an internal peer can be a client";
-                return fail(&object, "route-reflector-client", reason);
+            peer.validate_in(self).map_err(|e| e.of(object))?;
+        }
+        self.validate_ranges(&names)
+    }
+
+    fn validate_ranges(&self, names: &HashSet<&str>) -> Result<(), ConfigError> {
+        let mut names = names.clone();
+        let mut prefixes = HashSet::new();
+        let mut neighbors = self.peers.len();
+        for range in &self.listen_ranges {
+            let object = || format!("listen-range {:?}", range.peer.name);
+            let check = |ok: bool, field, reason: &str| {
+                let wrong = || InvalidField { field, reason: reason.to_owned() }.of(object());
+                if ok { Ok(()) } else { Err(wrong()) }
+            };
+            let prefix = range.prefix;
+            check(names.insert(&range.peer.name), "peer.name", "is that of another")?;
+            check(prefix.trunc() == prefix, "prefix", "has bits set beyond its length")?;
+            check(prefixes.insert(prefix), "prefix", "is that of another range")?;
+            check((1..=10_000).contains(&range.limit), "limit", "must be 1 to 10000 neighbors")?;
+            neighbors = neighbors.saturating_add(range.limit as usize);
+            let reason = "there may be 60000 neighbors in all";
+            check(neighbors <= 60_000, "limit", reason)?;
+            let peer = &range.peer;
+            check(peer.address.is_unspecified(), "peer.address", "is where the neighbor is")?;
+            let source = peer.source_address.is_none_or(|s| s.is_ipv4() == prefix.addr().is_ipv4());
+            check(source, "peer.source-address", "is not of the prefix's family")?;
+            let reason = "strict: nobody is watched over before it connects";
+            check(!peer.bfd.is_some_and(|bfd| bfd.strict), "peer.bfd", reason)?;
+            peer.validate_settings().map_err(|e| e.of(object()))?;
+            peer.validate_in(self).map_err(|e| e.of(object()))?;
+            // The kernel asks everybody with a key for it.
+            let keyless = self.peers.iter().find(|p| {
+                p.password.is_none() && peer.password.is_some() && prefix.contains(&p.address)
+            });
+            if let Some(keyless) = keyless {
+                let reason = format!("peer {:?}, which has none, is in the prefix", keyless.name);
+                return Err(InvalidField { field: "peer.password", reason }.of(object()));
             }
         }
         Ok(())
@@ -155,7 +176,7 @@ impl Config {
     /// Peers that differ only in their port have one BFD session (RFC 5882 section 2).
     fn bfd_conflict(&self, peer: &PeerConfig) -> Option<&'static str> {
         let session = |p: &PeerConfig| {
-            p.bfd_session(p.asn != p.local_asn(self)).filter(|_| p.shutdown.is_none())
+            p.bfd_session(p.peer_type(self) == PeerType::External).filter(|_| p.shutdown.is_none())
         };
         let (key, wanted) = session(peer)?;
         let mut others = self.peers.iter().filter_map(session);
@@ -163,12 +184,16 @@ impl Config {
     }
 }
 
+fn check(ok: bool, field: &'static str, reason: &str) -> Result<(), InvalidField> {
+    if ok { Ok(()) } else { Err(InvalidField { field, reason: reason.to_owned() }) }
+}
+
 fn is_unicast(address: IpAddr) -> bool {
     let broadcast = matches!(address, IpAddr::V4(v4) if v4.is_broadcast());
     !address.is_unspecified() && !address.is_multicast() && !broadcast
 }
 
-const RESERVED_ASN: &str = "0, 23456 and 4294967295 are reserved";
+pub(super) const RESERVED_ASN: &str = "0, 23456 and 4294967295 are reserved";
 
 /// Whether a speaker may have this AS number: not 0 (RFC 7607), AS_TRANS (RFC 6793), or the last
 /// one (RFC 7300).
@@ -182,18 +207,52 @@ impl PeerConfig {
     /// # Errors
     /// The first value that makes no sense.
     pub fn validate(&self) -> Result<(), InvalidField> {
-        let check = |ok: bool, field, reason: &str| {
-            if ok { Ok(()) } else { Err(InvalidField { field, reason: reason.to_owned() }) }
-        };
+        check(is_unicast(self.address), "address", "is not a unicast address")?;
+        let source = self.source_address.is_none_or(|s| s.is_ipv4() == self.address.is_ipv4());
+        check(source, "source-address", "is not of the family of the peer's address")?;
+        self.validate_settings()
+    }
+
+    /// What depends on the speaker that it is a neighbor of.
+    fn validate_in(&self, speaker: &Config) -> Result<(), InvalidField> {
+        let local = self.local_asn(speaker);
+        if let Some(reason) = self.asn.problem(local) {
+            return Err(InvalidField { field: "asn", reason: reason.to_owned() });
+        }
+        for (field, policy) in [("import", &self.import), ("export", &self.export)] {
+            if let Some(Err(reason)) = policy.as_ref().map(|p| p.check_sets(speaker)) {
+                return Err(InvalidField { field, reason });
+            }
+        }
+        if let Some(confederation) = &speaker.confederation {
+            let identifier = confederation.identifier;
+            let reason = "is that of our confederation, not of a member";
+            check(self.asn.number(local) != Some(identifier), "asn", reason)?;
+            let reason = "may be of a member of our confederation, or of none: which is to be said";
+            check(self.asn.are_of(&confederation.members).is_some(), "asn", reason)?;
+        }
+        let external = self.peer_type(speaker) == PeerType::External;
+        for (field, given) in [
+            ("as-override", self.as_override),
+            ("remove-private-as", self.remove_private_as != RemovePrivateAs::Off),
+            ("role", self.role.is_some()),
+        ] {
+            check(!given || external, field, "is for external peers only")?;
+        }
+        let internal = self.peer_type(speaker) == PeerType::Internal;
+        let possible = !self.route_reflector_client || internal;
+        check(possible, "route-reflector-client", "only an internal peer can be a client")
+    }
+
+    /// All but who and where it is.
+    fn validate_settings(&self) -> Result<(), InvalidField> {
         let restart = self.restart_time.is_none_or(|t| (1..=4095).contains(&t));
         let password = self.password.as_ref().is_none_or(|p| (1..=80).contains(&p.bytes().len()));
-        let source = self.source_address.is_none_or(|s| s.is_ipv4() == self.address.is_ipv4());
         check(!self.name.is_empty(), "name", "is empty")?;
-        check(is_unicast(self.address), "address", "is not a unicast address")?;
         check(self.port != 0, "port", "0 is not a port to connect to")?;
-        check(is_asn(self.asn), "asn", RESERVED_ASN)?;
+        let asn = if let PeerAs::Number(asn) = self.asn { is_asn(asn) } else { true };
+        check(asn, "asn", RESERVED_ASN)?;
         check(self.local_asn.is_none_or(is_asn), "local-asn", RESERVED_ASN)?;
-        check(source, "source-address", "is not of the family of the peer's address")?;
         check(password, "password", "must have 1 to 80 octets")?;
         let hops = self.ttl_security.is_none_or(|h| (1..=254).contains(&h));
         check(hops, "ttl-security", "must be 1 to 254 hops")?;

@@ -111,7 +111,7 @@ fn departing(change: impl FnOnce(&mut crate::PeerConfig)) -> GroupKey {
     peer.local_asn = Some(65000);
     change(&mut peer);
     let speaker = crate::Config::new(Ipv4Addr::new(1, 1, 1, 1), 64999);
-    let departure = Departure::of(&peer, &speaker, PeerType::External);
+    let departure = Departure::of(&peer, &speaker, PeerType::External, 65002);
     GroupKey { departure, ..key(PeerType::External) }
 }
 
@@ -191,6 +191,7 @@ fn routes_of_a_session_about_to_end_are_the_last_choice() {
         &crate::PeerConfig::new("p", "192.0.2.9".parse().unwrap(), 65002),
         &crate::Config { graceful_shutdown: true, ..crate::Config::new([1, 1, 1, 1].into(), 1) },
         PeerType::Internal,
+        1,
     );
     let internal = GroupKey { departure: drained, ..key(PeerType::Internal) };
     let preferred = (flag::TRANSITIVE, kind::LOCAL_PREF, &[0, 0, 0, 200][..]);

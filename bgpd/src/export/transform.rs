@@ -25,7 +25,8 @@ pub(crate) struct Departure {
 }
 
 impl Departure {
-    pub(crate) fn of(peer: &PeerConfig, speaker: &Config, sort: PeerType) -> Self {
+    /// `asn`: the neighbor's AS number.
+    pub(crate) fn of(peer: &PeerConfig, speaker: &Config, sort: PeerType, asn: u32) -> Self {
         let drained = peer.graceful_shutdown || speaker.graceful_shutdown;
         if sort != PeerType::External {
             return Self { drained, ..Self::default() };
@@ -35,10 +36,10 @@ impl Departure {
             RemovePrivateAs::All => Some(PrivateAs::Remove),
             RemovePrivateAs::Replace => Some(PrivateAs::Replace),
         };
-        let other = peer.local_asn.is_some_and(|asn| asn != speaker.asn);
+        let other = peer.local_asn.is_some_and(|own| own != speaker.asn);
         Self {
-            overridden: peer.as_override.then_some(peer.asn),
-            private: private.map(|what| (what, peer.asn)),
+            overridden: peer.as_override.then_some(asn),
+            private: private.map(|what| (what, asn)),
             behind: (other && !peer.local_as.replace_as).then_some(speaker.asn),
             role: peer.role,
             drained,

@@ -2,6 +2,7 @@
 
 use std::net::Ipv4Addr;
 
+use crate::config::PeerAs;
 use crate::wire::{
     Capability, Family, FamilyAddPath, FamilySet, LongLivedFamily, NextHopFamily, Notification,
     Open, Role, code,
@@ -11,7 +12,8 @@ use crate::wire::{
 #[derive(Clone, Debug)]
 pub(crate) struct Offer {
     pub(crate) asn: u32,
-    pub(crate) peer_asn: u32,
+    /// Which AS the peer may be of.
+    pub(crate) peer_as: PeerAs,
     pub(crate) router_id: Ipv4Addr,
     /// Seconds.
     pub(crate) hold_time: u16,
@@ -91,6 +93,8 @@ impl PeerLongLived {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Negotiated {
     pub(crate) router_id: Ipv4Addr,
+    /// The peer's AS number.
+    pub(crate) asn: u32,
     pub(crate) external: bool,
     /// Seconds; 0: neither KEEPALIVEs nor a hold timer.
     pub(crate) hold_time: u16,
@@ -177,7 +181,7 @@ pub(crate) fn negotiate(offer: &Offer, open: &Open) -> Result<Negotiated, Notifi
     let error =
         |subcode, data: &[u8], reason| Err(Notification::new(code::OPEN, subcode, data, reason));
     let asn = open.asn();
-    if asn == 0 || asn != offer.peer_asn {
+    if asn == 0 || !offer.peer_as.admits(asn, offer.asn) {
         return error(2, &[], "the peer's AS number is not the configured one");
     }
     // RFC 6286: any non-zero identifier; inside an AS it must differ from ours.
@@ -272,6 +276,7 @@ pub(crate) fn negotiate(offer: &Offer, open: &Open) -> Result<Negotiated, Notifi
     let offers_long_lived = offer.restart.is_some() && offer.long_lived.is_some();
     Ok(Negotiated {
         router_id: open.router_id,
+        asn,
         external: asn != offer.asn,
         hold_time,
         keepalive_time,

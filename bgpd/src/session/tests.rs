@@ -6,7 +6,7 @@ mod fsm;
 fn offer() -> Offer {
     Offer {
         asn: 65001,
-        peer_asn: 65002,
+        peer_as: 65002.into(),
         router_id: Ipv4Addr::new(1, 1, 1, 1),
         hold_time: 90,
         keepalive_time: None,
@@ -23,7 +23,7 @@ fn offer() -> Offer {
 
 fn peer_open() -> Open {
     let mut peer = offer();
-    (peer.asn, peer.peer_asn) = (65002, 65001);
+    (peer.asn, peer.peer_as) = (65002, 65001.into());
     peer.router_id = Ipv4Addr::new(2, 2, 2, 2);
     peer.open()
 }
@@ -202,7 +202,7 @@ fn several_paths_go_where_one_offers_to_send_and_the_other_to_receive() {
     let v4 = FamilySet::from_iter([Family::Ipv4Unicast]);
     let ours = Offer { receive_paths: all, send_paths: v4, ..offer() };
     let mut theirs = Offer { receive_paths: all, send_paths: v4, ..offer() };
-    (theirs.asn, theirs.peer_asn) = (65002, 65001);
+    (theirs.asn, theirs.peer_as) = (65002, 65001.into());
     theirs.router_id = Ipv4Addr::new(2, 2, 2, 2);
     let agreed = negotiate(&ours, &theirs.open()).unwrap();
     assert_eq!((agreed.receive_paths, agreed.send_paths), (v4, v4));
@@ -229,7 +229,7 @@ fn long_lived_restart_needs_both_sides_and_graceful_restart() {
         let mut own = offer();
         (own.restart, own.long_lived) = (restart(ours.0), ours.1);
         let mut peer = offer();
-        (peer.asn, peer.peer_asn) = (65002, 65001);
+        (peer.asn, peer.peer_as) = (65002, 65001.into());
         peer.router_id = Ipv4Addr::new(2, 2, 2, 2);
         (peer.restart, peer.long_lived) = (restart(theirs.0), theirs.1);
         let agreed = negotiate(&own, &peer.open()).unwrap();

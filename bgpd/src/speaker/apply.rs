@@ -9,7 +9,7 @@ use serde::Serialize;
 
 use super::core::{Core, Time};
 use super::neighbor::Neighbor;
-use crate::config::{Config, Network, PeerConfig};
+use crate::config::{Config, ListenRange, Network, PeerConfig};
 use crate::rib::{Path, PeerId, RibPrefix, with_family};
 use crate::session::{Direction, Event, State};
 use crate::wire::attributes::{flag, kind, push};
@@ -57,12 +57,17 @@ impl Core {
     pub(crate) fn apply(&mut self, now: Time, mut config: Config) -> Report {
         self.clock = now;
         let mut report = Report::default();
-        let peers = std::mem::take(&mut config.peers);
+        let mut peers = std::mem::take(&mut config.peers);
         let networks = std::mem::take(&mut config.networks);
         let old = std::mem::replace(&mut self.config, config);
         self.policies.update(&old, &self.config);
         let reset_all = self.apply_speaker(&old, &mut report);
+        note_ranges(&old.listen_ranges, &self.config.listen_ranges, &mut report);
+        let dynamic = self.dynamic_peers(&peers);
+        let names: Vec<String> = dynamic.iter().map(|p| p.name.clone()).collect();
+        peers.extend(dynamic);
         self.apply_peers(now, peers, reset_all, &mut report);
+        self.assign_ranges(&names);
         self.bfd_configured(now);
         self.apply_networks(networks, &mut report);
         self.policies.tidy();
@@ -148,7 +153,8 @@ impl Core {
             .collect();
         for peer in gone {
             let name = self.neighbor(peer).map_or_else(String::new, |n| n.config.name.clone());
-            self.remove_neighbor(now, peer);
+            let notification = Notification::cease(cease::PEER_DECONFIGURED, "removed");
+            self.remove_neighbor(now, peer, &notification);
             report.changes.push(Change {
                 object: format!("peer {name:?}"),
                 fields: Vec::new(),
@@ -195,7 +201,7 @@ impl Core {
         }
     }
 
-    fn add_neighbor(&mut self, now: Time, config: PeerConfig) {
+    pub(super) fn add_neighbor(&mut self, now: Time, config: PeerConfig) -> PeerId {
         // A number is free again once no update group tells routes by it.
         let free = (1..self.neighbors.len())
             .filter(|at| self.neighbors[*at].is_none())
@@ -209,11 +215,12 @@ impl Core {
         self.neighbors[peer.index()] = Some(neighbor);
         self.bfd_changed = true;
         self.start(now, peer, Direction::Outgoing);
+        peer
     }
 
-    fn remove_neighbor(&mut self, now: Time, peer: PeerId) {
-        let notification = Notification::cease(cease::PEER_DECONFIGURED, "removed");
-        self.stop(now, peer, Some(&notification));
+    /// Forgets a neighbor, with a last word to it if there is a connection.
+    pub(super) fn remove_neighbor(&mut self, now: Time, peer: PeerId, word: &Notification) {
+        self.stop(now, peer, Some(word));
         for family in Family::ALL {
             self.purge(peer, family);
         }
@@ -245,8 +252,12 @@ impl Core {
         let (old_import, old_export) = (neighbor.import.clone(), neighbor.export.clone());
         let (old_arrival, old_departure) = (neighbor.arrival, neighbor.departure);
         let config = Arc::new(config);
+        let (old_type, known) = (neighbor.peer_type, neighbor.asn());
         neighbor.configure(config.clone(), speaker, policies);
-        let (fields, effect) = differences(&old, &config);
+        // Another way to say who it may be, and it still may.
+        let admitted = known.is_some_and(|asn| config.asn.admits(asn, neighbor.local_asn));
+        let same_as = admitted && neighbor.peer_type == old_type;
+        let (fields, effect) = differences(&old, &config, same_as);
         let import = neighbor.import != old_import
             || neighbor.arrival != old_arrival
             || old.allowas_in != config.allowas_in
@@ -383,6 +394,39 @@ impl Core {
     }
 }
 
+/// Says which listen ranges are new, gone or different; what became of their neighbors is said of
+/// each.
+fn note_ranges(old: &[ListenRange], new: &[ListenRange], report: &mut Report) {
+    let mut note = |range: &ListenRange, fields, effect| {
+        let object = format!("listen-range {:?}", range.peer.name);
+        report.changes.push(Change { object, fields, effect });
+    };
+    let find = |all: &'_ [ListenRange], range: &ListenRange| {
+        all.iter().position(|other| other.peer.name == range.peer.name)
+    };
+    for range in old.iter().filter(|range| find(new, range).is_none()) {
+        note(range, Vec::new(), Effect::Removed);
+    }
+    for range in new {
+        let Some(known) = find(old, range).map(|at| &old[at]) else {
+            note(range, Vec::new(), Effect::Added);
+            continue;
+        };
+        let ListenRange { prefix, limit, peer } = range;
+        let fields: Vec<_> = [
+            ("prefix", *prefix != known.prefix),
+            ("limit", *limit != known.limit),
+            ("peer", *peer != known.peer),
+        ]
+        .into_iter()
+        .filter_map(|(field, differs)| differs.then_some(field))
+        .collect();
+        if !fields.is_empty() {
+            note(range, fields, Effect::Live);
+        }
+    }
+}
+
 /// The attributes of a route of our own.
 fn block(network: &Network) -> Vec<u8> {
     const OPTIONAL_TRANSITIVE: u8 = flag::OPTIONAL | flag::TRANSITIVE;
@@ -413,8 +457,9 @@ fn add_paths_effect(old: &PeerConfig, new: &PeerConfig) -> Effect {
     if offer(old) == offer(new) { Effect::ReEvaluated } else { Effect::SessionReset }
 }
 
-/// Which fields differ, and the strongest effect any of them has.
-fn differences(old: &PeerConfig, new: &PeerConfig) -> (Vec<&'static str>, Effect) {
+/// Which fields differ, and the strongest effect any of them has. `same_as`: the peer's AS is right
+/// under both.
+fn differences(old: &PeerConfig, new: &PeerConfig, same_as: bool) -> (Vec<&'static str>, Effect) {
     let mut fields = Vec::new();
     let mut effect = Effect::Live;
     // Every field is named once here, so that a new one without an effect does not compile.
@@ -463,7 +508,7 @@ fn differences(old: &PeerConfig, new: &PeerConfig) -> (Vec<&'static str>, Effect
         ("address", *address != old.address, Effect::SessionReset),
         ("port", *port != old.port, Effect::NextSession),
         ("scope-id", *scope_id != old.scope_id, Effect::SessionReset),
-        ("asn", *asn != old.asn, Effect::SessionReset),
+        ("asn", *asn != old.asn, if same_as { Effect::Live } else { Effect::SessionReset }),
         ("local-asn", *local_asn != old.local_asn, Effect::SessionReset),
         ("local-as", *local_as != old.local_as, Effect::ReEvaluated),
         ("source-address", *source_address != old.source_address, Effect::SessionReset),

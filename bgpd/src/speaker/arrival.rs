@@ -19,14 +19,21 @@ pub(super) struct Arrival {
 }
 
 impl Arrival {
-    pub(super) fn of(peer: &PeerConfig, speaker: &Config, sort: PeerType, local_asn: u32) -> Self {
+    /// `local_asn` and `asn`: ours and the neighbor's.
+    pub(super) fn of(
+        peer: &PeerConfig,
+        speaker: &Config,
+        sort: PeerType,
+        local_asn: u32,
+        asn: u32,
+    ) -> Self {
         if sort != PeerType::External {
             return Self::default();
         }
         let visible = peer.local_asn.is_some() && !peer.local_as.no_prepend;
         Self {
             local_as: visible.then_some(local_asn),
-            role: peer.role.map(|role| (role, peer.asn)),
+            role: peer.role.map(|role| (role, asn)),
             honors_shutdown: peer.honor_graceful_shutdown,
             drained: peer.graceful_shutdown || speaker.graceful_shutdown,
         }

@@ -50,7 +50,7 @@ impl Core {
     /// Which connection stays.
     fn survivor(&self, peer: PeerId, negotiated: &Negotiated) -> Option<Direction> {
         let neighbor = self.neighbors.get(peer.index())?.as_ref()?;
-        let remote = (negotiated.router_id, neighbor.config.asn);
+        let remote = (negotiated.router_id, negotiated.asn);
         let local = (self.config.router_id, neighbor.local_asn);
         Some(surviving(local, remote))
     }

@@ -26,9 +26,14 @@ impl Core {
             n.config.address == ip && (n.config.scope_id == 0 || n.config.scope_id == scope)
         });
         // Several neighbors of one address differ by ours.
-        let neighbor = candidates
+        let known = candidates
             .filter(|n| n.config.source_address.is_none_or(|s| s == canonical(local).0))
-            .max_by_key(|n| (n.config.source_address.is_some(), Reverse(n.state())))?;
+            .max_by_key(|n| (n.config.source_address.is_some(), Reverse(n.state())));
+        let id = match known {
+            Some(neighbor) => neighbor.id,
+            None => self.admit(now, ip, scope)?,
+        };
+        let neighbor = self.neighbors.get(id.index())?.as_ref()?;
         let (id, config) = (neighbor.id, neighbor.config.clone());
         if config.shutdown.is_some() || neighbor.is_halted(now) || !neighbor.path_is_good(now) {
             return None;

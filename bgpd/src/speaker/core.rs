@@ -86,6 +86,8 @@ pub(crate) struct Core {
     pub(super) block: AttributeBlock,
     /// The BFD sessions wanted may be others than when they were last asked for.
     pub(super) bfd_changed: bool,
+    /// By listen range: connections refused because it is full.
+    pub(super) refused: BTreeMap<String, u64>,
 }
 
 impl Core {
@@ -112,6 +114,7 @@ impl Core {
             advertise: Deadline::default(),
             block: AttributeBlock::default(),
             bfd_changed: false,
+            refused: BTreeMap::new(),
         };
         let deferral = Duration::from_secs(config.graceful_restart.selection_deferral_time.into());
         core.arm(TimerKey::Deferral, now + deferral);
@@ -181,6 +184,7 @@ impl Core {
         for conn in std::mem::take(&mut self.released) {
             self.received(now, conn, &[]);
         }
+        self.dismiss(now);
         self.check_convergence();
         if self.progress.selecting {
             for family in Family::ALL {

@@ -18,6 +18,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::{Buf as _, Bytes, BytesMut};
+use ipnet::IpNet;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Notify, mpsc, oneshot};
 use tokio::task::{AbortHandle, JoinSet};
@@ -155,7 +156,7 @@ struct Driver {
     events: mpsc::Sender<Event>,
     listeners: HashMap<SocketAddr, Listener>,
     /// Keys that the listeners have, and whether all of them took it.
-    keys: HashMap<IpAddr, (Arc<PeerConfig>, bool)>,
+    keys: HashMap<IpNet, (Password, bool)>,
     connections: HashMap<ConnId, Connection>,
     farewells: JoinSet<()>,
     /// The same by the address of the peer, oldest first.
@@ -254,7 +255,8 @@ impl Driver {
     fn accepted(&mut self, stream: TcpStream, remote: SocketAddr) {
         let Ok(local) = stream.local_addr() else { return };
         // A peer that has a key may not come in where the kernel would not check it.
-        let unsafe_key = self.keys.get(&remote.ip().to_canonical()).is_some_and(|(_, ok)| !ok);
+        let ip = remote.ip().to_canonical();
+        let unsafe_key = self.keys.iter().any(|(net, (_, ok))| !ok && net.contains(&ip));
         let accepted =
             if unsafe_key { None } else { self.core.accepted(self.now(), remote, local) };
         let Some((conn, peer)) = accepted else {
@@ -437,7 +439,7 @@ impl Driver {
             let mut result = Ok(());
             if old.password != new.password {
                 let key = new.password.as_ref().map(Password::bytes);
-                result = tcp::set_md5(stream, new, key);
+                result = tcp::set_md5(stream, new.address.into(), key);
             }
             if old.ttl_security != new.ttl_security || old.multihop != new.multihop {
                 result = result.and(tcp::set_ttl(stream, new, external));
@@ -450,38 +452,30 @@ impl Driver {
 
     /// Gives the listeners the keys of all peers that have one, and takes back the others.
     fn set_keys(&mut self) {
-        let wanted: HashMap<IpAddr, Arc<PeerConfig>> = self
-            .core
-            .peers()
-            .filter(|p| p.password.is_some())
-            .map(|p| (p.address, p.clone()))
-            .collect();
-        for (address, (peer, _)) in &self.keys {
-            if !wanted.contains_key(address) {
-                self.set_key(peer, None);
+        let wanted = self.core.keys();
+        for net in self.keys.keys() {
+            if !wanted.contains_key(net) {
+                self.set_key(*net, None);
             }
         }
         let mut keys = HashMap::new();
-        for (address, peer) in wanted {
-            let known = self.keys.get(&address);
-            let unchanged = known.filter(|(old, ok)| *ok && old.password == peer.password);
-            let ok = unchanged.is_some() || {
-                let key = peer.password.as_ref().map(Password::bytes);
-                self.set_key(&peer, key)
-            };
-            keys.insert(address, (peer, ok));
+        for (net, password) in wanted {
+            let known = self.keys.get(&net);
+            let unchanged = known.is_some_and(|(old, ok)| *ok && *old == password);
+            let ok = unchanged || self.set_key(net, Some(password.bytes()));
+            keys.insert(net, (password, ok));
         }
         self.keys = keys;
     }
 
-    fn set_key(&self, peer: &PeerConfig, key: Option<&[u8]>) -> bool {
+    fn set_key(&self, net: IpNet, key: Option<&[u8]>) -> bool {
         let mut ok = true;
         for (address, listener) in &self.listeners {
-            if address.is_ipv4() != peer.address.is_ipv4() {
+            if address.is_ipv4() != net.addr().is_ipv4() {
                 continue;
             }
-            if let Err(error) = tcp::set_md5(&*listener.socket, peer, key) {
-                tracing::error!(peer = peer.name, %address, %error, "no key for the listener");
+            if let Err(error) = tcp::set_md5(&*listener.socket, net, key) {
+                tracing::error!(peer = %net, %address, %error, "no key for the listener");
                 ok = false;
             }
         }

@@ -35,7 +35,7 @@ impl Core {
             families: neighbor.families(),
             extended_next_hop: session.negotiated.extended_next_hop,
             add_path: session.negotiated.receive_paths,
-            first_as: neighbor.config.enforce_first_as.then_some(neighbor.config.asn),
+            first_as: neighbor.config.enforce_first_as.then_some(session.negotiated.asn),
         };
         let mut block = std::mem::take(&mut self.block);
         let result = match parse_update(body, &context, &mut block) {

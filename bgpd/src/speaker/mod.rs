@@ -7,6 +7,7 @@ mod collision;
 mod connections;
 mod core;
 mod driver;
+mod dynamic;
 mod fib;
 mod history;
 mod import;
@@ -25,6 +26,7 @@ mod tests;
 
 pub use apply::{Change, Effect, Report};
 pub(crate) use core::{ConnId, Core, Output, Time};
+pub use dynamic::ListenRangeStatus;
 pub use fib::{FibBatch, FibDelta};
 use status::Cursor;
 pub(crate) use status::seconds;

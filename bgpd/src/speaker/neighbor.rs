@@ -148,6 +148,10 @@ pub(super) struct Neighbor {
     pub(super) departure: Departure,
     pub(super) peer_type: PeerType,
     pub(super) local_asn: u32,
+    /// The AS number of the last session.
+    pub(super) learned_asn: Option<u32>,
+    /// The listen range that it came by, by name; None: it is configured.
+    pub(super) range: Option<String>,
     pub(super) slots: [Slot; 2],
     pub(super) session: Option<Session>,
     /// The destinations it has paths to, by family.
@@ -166,6 +170,8 @@ pub(super) struct Neighbor {
     pub(super) stale_timers: [Deadline; 2],
     /// Until paths that a refresh did not bring are removed though it has not ended.
     pub(super) refresh_timer: Deadline,
+    /// Since when it is known.
+    pub(super) added: Time,
     /// Since when the state is what it is.
     pub(super) since: Time,
     /// Why the last session ended.
@@ -202,6 +208,8 @@ impl Neighbor {
             id,
             peer_type: PeerType::External,
             local_asn: 0,
+            learned_asn: None,
+            range: None,
             import: Arc::default(),
             export: Arc::default(),
             arrival: Arrival::default(),
@@ -217,6 +225,7 @@ impl Neighbor {
             long_lived_times: [0; 2],
             stale_timers: Default::default(),
             refresh_timer: Deadline::default(),
+            added: now,
             since: now,
             last_down: None,
             last_error: None,
@@ -243,8 +252,6 @@ impl Neighbor {
     ) {
         self.local_asn = config.local_asn(speaker);
         self.peer_type = config.peer_type(speaker);
-        self.arrival = Arrival::of(&config, speaker, self.peer_type, self.local_asn);
-        self.departure = Departure::of(&config, speaker, self.peer_type);
         let external = self.peer_type == PeerType::External;
         let needs_policy = external && speaker.ebgp_requires_policy.unwrap_or(false);
         let mut policy = |given: &Option<Policy>| match given {
@@ -254,7 +261,28 @@ impl Neighbor {
         };
         self.import = policy(&config.import);
         self.export = policy(&config.export);
+        let local = self.local_asn;
+        self.learned_asn = self.learned_asn.filter(|asn| config.asn.admits(*asn, local));
         self.config = config;
+        self.know_as(speaker);
+    }
+
+    /// What depends on its AS number, as far as that is known.
+    fn know_as(&mut self, speaker: &Config) {
+        let (config, sort, asn) = (&*self.config, self.peer_type, self.asn().unwrap_or(0));
+        self.arrival = Arrival::of(config, speaker, sort, self.local_asn, asn);
+        self.departure = Departure::of(config, speaker, sort, asn);
+    }
+
+    /// Its OPEN has told its AS number.
+    pub(super) fn learn_as(&mut self, asn: u32, speaker: &Config) {
+        self.learned_asn = Some(asn);
+        self.know_as(speaker);
+    }
+
+    /// Its AS number, if it can be only one or has been Established.
+    pub(super) fn asn(&self) -> Option<u32> {
+        self.config.asn.number(self.local_asn).or(self.learned_asn)
     }
 
     pub(super) const fn slot(&mut self, direction: Direction) -> &mut Slot {
@@ -299,7 +327,7 @@ impl Neighbor {
         let none = FamilySet::default();
         Offer {
             asn: self.local_asn,
-            peer_asn: self.config.asn,
+            peer_as: self.config.asn.clone(),
             router_id: speaker.router_id,
             hold_time: self.config.hold_time,
             keepalive_time: self.config.keepalive_time,

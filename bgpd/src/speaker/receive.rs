@@ -73,8 +73,10 @@ impl Core {
             Some(_) => self.event(now, peer, other, &Event::CollisionDump),
             None => return,
         }
-        let Some(neighbor) = self.neighbor(peer) else { return };
+        let Self { config, neighbors, .. } = self;
+        let Some(Some(neighbor)) = neighbors.get_mut(peer.index()) else { return };
         let Some(negotiated) = neighbor.slot(direction).negotiated.clone() else { return };
+        neighbor.learn_as(negotiated.asn, config);
         neighbor.failures = 0;
         neighbor.last_error = None;
         neighbor.counters.established += 1;

@@ -160,6 +160,9 @@ impl Core {
         let (mut heard_any, mut select, mut converged) = (false, true, true);
         for neighbor in self.neighbors.iter().flatten() {
             let Some(session) = &neighbor.session else {
+                if neighbor.range.is_some() {
+                    continue; // Nobody is expected from there.
+                }
                 let absent = neighbor.config.shutdown.is_some() || neighbor.is_away();
                 select &= absent;
                 converged &= absent;

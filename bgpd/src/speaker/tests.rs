@@ -2,6 +2,7 @@
 
 mod bfd;
 mod confederation;
+mod dynamic;
 mod installed;
 mod leaving;
 mod limits;

@@ -7,6 +7,7 @@ use std::mem::{MaybeUninit, size_of};
 use std::net::{IpAddr, SocketAddr, SocketAddrV6};
 use std::os::fd::{AsFd, AsRawFd};
 
+use ipnet::IpNet;
 use socket2::{Domain, Protocol, SockAddr, SockRef, Socket, Type};
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
 
@@ -18,6 +19,9 @@ const BACKLOG: i32 = 4096;
 const MAX_TTL: libc::c_int = 255;
 /// `TCP_MD5SIG_MAXKEYLEN` of `linux/tcp.h`.
 const MD5_KEY_MAX: usize = 80;
+/// `TCP_MD5SIG_EXT` and `TCP_MD5SIG_FLAG_PREFIX` of `linux/tcp.h`.
+const TCP_MD5SIG_EXT: libc::c_int = 32;
+const TCP_MD5SIG_FLAG_PREFIX: u8 = 1;
 /// `IPV6_MINHOPCOUNT` of `linux/in6.h`.
 const IPV6_MINHOPCOUNT: libc::c_int = 73;
 
@@ -46,7 +50,7 @@ pub(crate) async fn connect(peer: &PeerConfig, external: bool) -> io::Result<Tcp
         socket.bind(&SocketAddr::new(source, 0).into())?;
     }
     if let Some(password) = &peer.password {
-        set_md5(&socket, peer, Some(password.bytes()))?;
+        set_md5(&socket, peer.address.into(), Some(password.bytes()))?;
     }
     set_ttl(&socket, peer, external)?;
     let stream = TcpSocket::from_std_stream(socket.into()).connect(remote).await?;
@@ -108,9 +112,9 @@ struct TcpMd5Sig {
     key: [u8; MD5_KEY_MAX],
 }
 
-/// Sets the MD5 key for segments to and from a peer, or removes it. Works on listeners and on
-/// live connections.
-pub(crate) fn set_md5(socket: &impl AsFd, peer: &PeerConfig, key: Option<&[u8]>) -> io::Result<()> {
+/// Sets the MD5 key for segments to and from the addresses of a prefix, or removes it. Works on
+/// listeners and on live connections. Of several keys that of the most specific prefix counts.
+pub(crate) fn set_md5(socket: &impl AsFd, peers: IpNet, key: Option<&[u8]>) -> io::Result<()> {
     let key = key.unwrap_or_default();
     let keylen = u16::try_from(key.len()).unwrap_or(u16::MAX);
     let mut bytes = [0; MD5_KEY_MAX];
@@ -118,7 +122,7 @@ pub(crate) fn set_md5(socket: &impl AsFd, peer: &PeerConfig, key: Option<&[u8]>)
         return Err(io::Error::new(io::ErrorKind::InvalidInput, "the MD5 key is too long"));
     };
     place.copy_from_slice(key);
-    let remote = SockAddr::from(address(peer, 0));
+    let remote = SockAddr::from(SocketAddr::new(peers.addr(), 0));
     // SAFETY: `sockaddr_storage` is plain integers, for which all zeros is a value.
     let mut addr: libc::sockaddr_storage = unsafe { MaybeUninit::zeroed().assume_init() };
     let len = remote.len() as usize;
@@ -131,8 +135,14 @@ pub(crate) fn set_md5(socket: &impl AsFd, peer: &PeerConfig, key: Option<&[u8]>)
             len.min(size_of::<libc::sockaddr_storage>()),
         );
     }
-    let option = TcpMd5Sig { addr, flags: 0, prefixlen: 0, keylen, ifindex: 0, key: bytes };
-    match set(socket, libc::IPPROTO_TCP, libc::TCP_MD5SIG, &option) {
+    let (name, flags) = if peers.prefix_len() == peers.max_prefix_len() {
+        (libc::TCP_MD5SIG, 0)
+    } else {
+        (TCP_MD5SIG_EXT, TCP_MD5SIG_FLAG_PREFIX)
+    };
+    let prefixlen = peers.prefix_len();
+    let option = TcpMd5Sig { addr, flags, prefixlen, keylen, ifindex: 0, key: bytes };
+    match set(socket, libc::IPPROTO_TCP, name, &option) {
         // Removing what is not there is done already.
         Err(e) if keylen == 0 && e.raw_os_error() == Some(libc::ENOENT) => Ok(()),
         Err(e) => Err(io::Error::new(e.kind(), format!("TCP MD5: {e}"))),

@@ -121,7 +121,7 @@ impl Peering {
         let pools = pools.filter_map(|pool| pool.spec.cidr.parse().ok());
         let pools: Vec<PrefixMatch> = pools.map(PrefixMatch::inside).collect();
         for session in &mut config.peers {
-            if session.asn != session.local_asn.unwrap_or(config.asn) {
+            if session.asn.is_external(session.local_asn.unwrap_or(config.asn)) {
                 continue;
             }
             let other = self
@@ -336,7 +336,7 @@ impl Peering {
                 self.refine(&mut session, spec)?;
                 if !named && let Some(asn) = session.local_asn.take() {
                     // The number of the node that the object is for: here, of the other one.
-                    session.asn = asn;
+                    session.asn = asn.into();
                 }
                 finish(&mut session, node, self.own_as(node));
                 self.filter(&mut session, spec, problems)?;
@@ -451,7 +451,7 @@ fn finish(session: &mut PeerConfig, node: &Node, asn: u32) {
             Family::Ipv6Unicast => !own || node.ipv6.is_some(),
         })
         .collect();
-    let external = session.local_asn.unwrap_or(asn) != session.asn;
+    let external = session.asn.is_external(session.local_asn.unwrap_or(asn));
     session.multihop = (external && session.ttl_security.is_none()).then_some(EXTERNAL_TTL);
     let learned = Rule {
         source: Some(Source::RemotePeers),

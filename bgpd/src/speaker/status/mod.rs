@@ -20,6 +20,7 @@ use serde::Serialize;
 use super::core::Core;
 use crate::config::Config;
 use crate::policy::PeerType;
+use crate::speaker::ListenRangeStatus;
 use crate::wire::Family;
 
 /// How far the speaker has come since it started.
@@ -59,6 +60,8 @@ pub struct SpeakerStatus {
     pub fib_awaited: usize,
     /// BFD packets that were for no session or not to be believed; None if there is no BFD.
     pub bfd_discarded: Option<crate::bfd::Discarded>,
+    /// Where neighbors come from that are not configured one by one.
+    pub listen_ranges: Vec<ListenRangeStatus>,
 }
 
 /// An update group: neighbors that are told the same, each thing encoded once for all of them.
@@ -126,6 +129,7 @@ impl Core {
             fib_unacknowledged,
             fib_awaited: self.fib.awaited(),
             bfd_discarded: None,
+            listen_ranges: self.range_statuses(),
         }
     }
 

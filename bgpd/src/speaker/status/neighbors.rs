@@ -146,8 +146,10 @@ pub struct NeighborStatus {
     pub description: String,
     /// The peer's address.
     pub address: IpAddr,
-    /// The peer's AS number.
+    /// The peer's AS number; 0: it may be of several, and has not been Established yet.
     pub asn: u32,
+    /// The listen range that it came by, by name; None: it is configured.
+    pub listen_range: Option<String>,
     /// Our AS number towards it.
     pub local_asn: u32,
     /// In our AS or in another.
@@ -398,7 +400,8 @@ impl Core {
             name: config.name.clone(),
             description: config.description.clone(),
             address: config.address,
-            asn: config.asn,
+            asn: neighbor.asn().unwrap_or(0),
+            listen_range: neighbor.range.clone(),
             local_asn: neighbor.local_asn,
             peer_type: neighbor.peer_type,
             state: neighbor.state(),

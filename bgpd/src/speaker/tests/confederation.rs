@@ -20,7 +20,7 @@ fn confederation(seed: u64) -> Network {
                 c.confederation =
                     Some(Confederation { identifier: 1000, members: vec![65001, 65002] });
             } else {
-                c.peers[0].asn = 1000;
+                c.peers[0].asn = 1000.into();
             }
         });
     }

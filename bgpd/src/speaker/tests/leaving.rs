@@ -66,7 +66,7 @@ fn an_as_number_for_one_peer_shows_where_it_is_wanted() {
     let mut network = chain(52, &[1000, 2000, 4000]);
     network.change(1, |c| c.networks = own(&["10.1.0.0/26"]));
     network.change(1, |c| c.peers[0].local_asn = Some(3000));
-    network.change(0, |c| c.peers[0].asn = 3000);
+    network.change(0, |c| c.peers[0].asn = 3000.into());
     network.run_for(MINUTE);
     let both = |n: &mut Network| {
         let told = path(n, 0, "10.1.0.0/26", 1).unwrap().as_path;

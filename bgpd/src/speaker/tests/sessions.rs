@@ -114,7 +114,7 @@ fn without_a_hold_time_nothing_expires() {
 #[test]
 fn a_wrong_as_is_refused_and_named_and_tried_ever_less_often() {
     let mut network = mesh(6, &[65001, 65002]);
-    network.change(0, |c| c.peers[0].asn = 65009);
+    network.change(0, |c| c.peers[0].asn = 65009.into());
     network.run_for(10 * MINUTE);
     let status = network.neighbor(0, 1);
     assert!(status.last_down.is_none(), "it never was up");
