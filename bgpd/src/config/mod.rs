@@ -66,6 +66,10 @@ pub struct Config {
     /// there are no consumers, and for our own networks, this means nothing.
     #[serde(default)]
     pub advertise_after_install: bool,
+    /// Seconds between the router advertisements on interfaces that neighbors are named by, 1 to
+    /// 1800.
+    #[serde(default = "default_advertisement_interval")]
+    pub router_advertisement_interval: u16,
     /// Equal-cost paths.
     #[serde(default)]
     pub multipath: Multipath,
@@ -87,6 +91,10 @@ pub struct Config {
     /// AS path patterns by name.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub as_path_sets: BTreeMap<String, Vec<AsPathPattern>>,
+}
+
+const fn default_advertisement_interval() -> u16 {
+    10
 }
 
 fn default_listen() -> Vec<SocketAddr> {
@@ -113,6 +121,7 @@ impl Config {
             graceful_restart: GracefulRestart::default(),
             long_lived_graceful_restart: LongLivedGracefulRestart::default(),
             advertise_after_install: false,
+            router_advertisement_interval: default_advertisement_interval(),
             multipath: Multipath::default(),
             ebgp_requires_policy: None,
             graceful_shutdown: false,

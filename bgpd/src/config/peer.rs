@@ -157,9 +157,15 @@ pub struct PeerConfig {
     /// For people.
     #[serde(default)]
     pub description: String,
-    /// The peer's address. Absent (unspecified) only for those of a [`super::ListenRange`].
+    /// The peer's address. Absent (unspecified) only for those of a [`super::ListenRange`],
+    /// or where `interface` says where the peer is.
     #[serde(default = "no_address", skip_serializing_if = "IpAddr::is_unspecified")]
     pub address: IpAddr,
+    /// The interface that the peer is on. Without `address` the peer is whoever is found at its
+    /// other end by router advertisements (RFC 4861), which are sent there too; with a link-local
+    /// address this is in place of `scope-id`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub interface: Option<String>,
     /// The port we connect to.
     #[serde(default = "default_port")]
     pub port: u16,
@@ -313,6 +319,7 @@ impl PeerConfig {
             name: name.into(),
             description: String::new(),
             address,
+            interface: None,
             port: PORT,
             scope_id: 0,
             asn: asn.into(),
@@ -349,6 +356,11 @@ impl PeerConfig {
             import: None,
             export: None,
         }
+    }
+
+    /// Whoever is at the other end of an interface.
+    pub fn unnumbered(name: impl Into<String>, interface: impl Into<String>, asn: PeerAs) -> Self {
+        Self { interface: Some(interface.into()), ..Self::template(name, asn) }
     }
 
     /// What the neighbors of a [`super::ListenRange`] are: a neighbor without address.

@@ -88,6 +88,10 @@ impl Config {
             let reason = "needs graceful-restart";
             return fail("long-lived-graceful-restart", "enabled", reason);
         }
+        if !(1..=1800).contains(&self.router_advertisement_interval) {
+            let reason = "must be 1 to 1800 seconds";
+            return fail("speaker", "router-advertisement-interval", reason);
+        }
         for (field, paths) in [("ebgp", self.multipath.ebgp), ("ibgp", self.multipath.ibgp)] {
             if !(1..=256).contains(&paths) {
                 return fail("multipath", field, "must be 1 to 256 paths");
@@ -119,7 +123,8 @@ impl Config {
             if !names.insert(peer.name.as_str()) {
                 return fail(&object, "name", "appears twice");
             }
-            if !sessions.insert((peer.address, peer.scope_id, peer.port, peer.source_address)) {
+            let place = (peer.address, peer.scope_id, &peer.interface);
+            if !sessions.insert((place, peer.port, peer.source_address)) {
                 return fail(&object, "address", "another peer has the same address and port");
             }
             peer.validate().map_err(|e| e.of(object.clone()))?;
@@ -153,6 +158,7 @@ impl Config {
             check(neighbors <= 60_000, "limit", reason)?;
             let peer = &range.peer;
             check(peer.address.is_unspecified(), "peer.address", "is where the neighbor is")?;
+            check(peer.interface.is_none(), "peer.interface", "is where the neighbor is")?;
             let source = peer.source_address.is_none_or(|s| s.is_ipv4() == prefix.addr().is_ipv4());
             check(source, "peer.source-address", "is not of the prefix's family")?;
             let reason = "strict: nobody is watched over before it connects";
@@ -176,7 +182,7 @@ impl Config {
     /// Peers that differ only in their port have one BFD session (RFC 5882 section 2).
     fn bfd_conflict(&self, peer: &PeerConfig) -> Option<&'static str> {
         let session = |p: &PeerConfig| {
-            p.bfd_session(p.peer_type(self) == PeerType::External).filter(|_| p.shutdown.is_none())
+            p.bfd_session(p.peer_type(self) != PeerType::Internal).filter(|_| p.shutdown.is_none())
         };
         let (key, wanted) = session(peer)?;
         let mut others = self.peers.iter().filter_map(session);
@@ -207,7 +213,20 @@ impl PeerConfig {
     /// # Errors
     /// The first value that makes no sense.
     pub fn validate(&self) -> Result<(), InvalidField> {
-        check(is_unicast(self.address), "address", "is not a unicast address")?;
+        let known = is_unicast(self.address);
+        match &self.interface {
+            None => check(known, "address", "is not a unicast address")?,
+            Some(name) => {
+                let link_local =
+                    matches!(self.address, IpAddr::V6(v6) if v6.is_unicast_link_local());
+                let unnumbered = self.address.is_unspecified();
+                let reason = "has a meaning only without address, or with a link-local one";
+                check(unnumbered || link_local, "interface", reason)?;
+                let possible = (1..=15).contains(&name.len()) && !name.contains(['/', ' ']);
+                check(possible, "interface", "is not the name of an interface")?;
+                check(self.scope_id == 0, "scope-id", "is that of interface")?;
+            }
+        }
         let source = self.source_address.is_none_or(|s| s.is_ipv4() == self.address.is_ipv4());
         check(source, "source-address", "is not of the family of the peer's address")?;
         self.validate_settings()

@@ -125,6 +125,9 @@ impl Core {
         if wait != old.advertise_after_install {
             note(vec!["advertise-after-install"], Effect::Live);
         }
+        if new.router_advertisement_interval != old.router_advertisement_interval {
+            note(vec!["router-advertisement-interval"], Effect::Live);
+        }
         if new.multipath != old.multipath {
             note(vec!["multipath"], Effect::ReEvaluated);
             self.rib.multipath = new.multipath;
@@ -180,7 +183,8 @@ impl Core {
     /// not where its connection would have to change at the same time.
     fn rename(&mut self, peers: &[PeerConfig], report: &mut Report) {
         let key = |peer: &PeerConfig| {
-            let address = (peer.address, peer.scope_id, peer.port, peer.source_address);
+            let place = (peer.address, peer.scope_id, peer.interface.clone());
+            let address = (place, peer.port, peer.source_address);
             (address, peer.password.clone(), peer.ttl_security, peer.multihop)
         };
         let known: HashSet<String> =
@@ -188,10 +192,11 @@ impl Core {
         let nameless = self.neighbors.iter_mut().flatten();
         for neighbor in nameless.filter(|n| peers.iter().all(|p| p.name != n.config.name)) {
             let same = |peer: &&PeerConfig| {
-                !known.contains(&peer.name) && key(peer) == key(&neighbor.config)
+                !known.contains(&peer.name) && key(peer) == key(&neighbor.given)
             };
             if let Some(peer) = peers.iter().find(same) {
                 Arc::make_mut(&mut neighbor.config).name.clone_from(&peer.name);
+                Arc::make_mut(&mut neighbor.given).name.clone_from(&peer.name);
                 report.changes.push(Change {
                     object: format!("peer {:?}", peer.name),
                     fields: vec!["name"],
@@ -248,7 +253,7 @@ impl Core {
         let Some(Some(neighbor)) = neighbors.get_mut(peer.index()) else {
             return (Vec::new(), Effect::Live);
         };
-        let old = neighbor.config.clone();
+        let old = neighbor.given.clone();
         let (old_import, old_export) = (neighbor.import.clone(), neighbor.export.clone());
         let (old_arrival, old_departure) = (neighbor.arrival, neighbor.departure);
         let config = Arc::new(config);
@@ -467,6 +472,7 @@ fn differences(old: &PeerConfig, new: &PeerConfig, same_as: bool) -> (Vec<&'stat
         name: _,
         description,
         address,
+        interface,
         port,
         scope_id,
         asn,
@@ -506,6 +512,7 @@ fn differences(old: &PeerConfig, new: &PeerConfig, same_as: bool) -> (Vec<&'stat
     for (field, differs, its_effect) in [
         ("description", *description != old.description, Effect::Live),
         ("address", *address != old.address, Effect::SessionReset),
+        ("interface", *interface != old.interface, Effect::SessionReset),
         ("port", *port != old.port, Effect::NextSession),
         ("scope-id", *scope_id != old.scope_id, Effect::SessionReset),
         ("asn", *asn != old.asn, if same_as { Effect::Live } else { Effect::SessionReset }),

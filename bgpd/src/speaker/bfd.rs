@@ -55,7 +55,7 @@ impl Watch {
 impl Neighbor {
     fn bfd_session(&self) -> Option<(Key, Wanted)> {
         let wanted = self.config.bfd_session(self.peer_type != PeerType::Internal);
-        wanted.filter(|_| self.config.shutdown.is_none())
+        wanted.filter(|_| self.config.shutdown.is_none() && self.is_placed())
     }
 
     /// From when on a session may begin; None: not as things are.

@@ -22,9 +22,7 @@ impl Core {
     ) -> Option<(ConnId, Arc<PeerConfig>)> {
         self.clock = now;
         let (ip, scope) = canonical(remote);
-        let candidates = self.neighbors.iter().flatten().filter(|n| {
-            n.config.address == ip && (n.config.scope_id == 0 || n.config.scope_id == scope)
-        });
+        let candidates = self.neighbors.iter().flatten().filter(|n| n.answers_to(ip, scope));
         // Several neighbors of one address differ by ours.
         let known = candidates
             .filter(|n| n.config.source_address.is_none_or(|s| s == canonical(local).0))
@@ -33,6 +31,7 @@ impl Core {
             Some(neighbor) => neighbor.id,
             None => self.admit(now, ip, scope)?,
         };
+        self.settle(now, id, ip);
         let neighbor = self.neighbors.get(id.index())?.as_ref()?;
         let (id, config) = (neighbor.id, neighbor.config.clone());
         if config.shutdown.is_some() || neighbor.is_halted(now) || !neighbor.path_is_good(now) {

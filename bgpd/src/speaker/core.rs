@@ -277,6 +277,7 @@ impl Core {
         let Some(neighbor) = self.neighbor(peer) else { return };
         let other = neighbor.slot(direction.other()).state;
         let unwanted = neighbor.is_halted(now)
+            || !neighbor.is_placed()
             || neighbor.config.passive
             || neighbor.config.shutdown.is_some()
             || direction == Direction::Incoming

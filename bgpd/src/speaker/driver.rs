@@ -28,6 +28,7 @@ use super::watch::BfdLink;
 use super::{ConnId, Core, Output, Report, Request, Shutdown, Time};
 use crate::config::{Config, ConfigError, Password, PeerConfig};
 use crate::policy::PeerType;
+use crate::transport::discovery::{Discovery, Found};
 use crate::transport::tcp;
 use crate::wire::{Notification, cease};
 
@@ -47,6 +48,7 @@ enum Event {
     Data(ConnId, Bytes),
     Closed(ConnId, String),
     Writable(ConnId),
+    Found(Found),
 }
 
 /// Runs a speaker until it is shut down. Says through `started` when it listens.
@@ -87,8 +89,10 @@ pub(super) fn run(
             farewells: JoinSet::new(),
             waiting: HashMap::new(),
             bfd: BfdLink::new(seed()),
+            discovery: None,
         };
         driver.set_keys();
+        driver.set_discovery();
         driver.run(requests, receiver).await;
     });
 }
@@ -162,6 +166,8 @@ struct Driver {
     /// The same by the address of the peer, oldest first.
     waiting: HashMap<IpAddr, Vec<AbortHandle>>,
     bfd: BfdLink,
+    /// Only where a neighbor is named by its interface.
+    discovery: Option<Discovery>,
 }
 
 impl Driver {
@@ -249,6 +255,11 @@ impl Driver {
             Event::Data(conn, octets) => self.core.received(now, conn, &octets),
             Event::Closed(conn, error) => self.core.closed(now, conn, &error),
             Event::Writable(conn) => self.write(conn),
+            Event::Found(found) => {
+                self.core.found(now, &found);
+                // Keys go by address.
+                self.set_keys();
+            }
         }
     }
 
@@ -420,6 +431,7 @@ impl Driver {
             self.core.peers().map(|p| (p.name.clone(), p.clone())).collect();
         let report = self.core.apply(self.now(), config);
         self.set_keys();
+        self.set_discovery();
         let peers: Vec<Arc<PeerConfig>> = self.core.peers().cloned().collect();
         for peer in peers {
             if let Some(old) = old.get(&peer.name) {
@@ -447,6 +459,18 @@ impl Driver {
             if let Err(error) = result {
                 tracing::warn!(peer = new.name, %error, "cannot change the live connection");
             }
+        }
+    }
+
+    /// Looks after the interfaces that neighbors are named by.
+    fn set_discovery(&mut self) {
+        let interfaces = self.core.interfaces();
+        let interval = self.core.advertisement_interval();
+        if interfaces.is_empty() {
+            self.discovery = None;
+        } else if !self.discovery.as_ref().is_some_and(|d| d.is(&interfaces, interval)) {
+            let events = self.events.clone();
+            self.discovery = Some(Discovery::start(interfaces, interval, events, Event::Found));
         }
     }
 

@@ -110,7 +110,7 @@ impl Core {
     pub(super) fn dynamic_peers(&self, configured: &[PeerConfig]) -> Vec<PeerConfig> {
         let free = |n: &&Neighbor| {
             configured.iter().all(|peer| {
-                let same = peer.address == n.config.address;
+                let same = peer.address == n.config.address && peer.interface.is_none();
                 peer.name != n.config.name && !(same && peer.scope_id == n.config.scope_id)
             })
         };
@@ -149,7 +149,8 @@ impl Core {
     /// The MD5 keys of those that may connect.
     pub(crate) fn keys(&self) -> HashMap<IpNet, Password> {
         let ranges = self.config.listen_ranges.iter().map(|r| (r.prefix, &r.peer));
-        let configured = self.neighbors.iter().flatten().filter(|n| n.range.is_none());
+        let configured =
+            self.neighbors.iter().flatten().filter(|n| n.range.is_none() && n.is_placed());
         let peers = configured.map(|n| (IpNet::from(n.config.address), &*n.config));
         let keyed = |(net, peer): (IpNet, &PeerConfig)| Some((net, peer.password.clone()?));
         ranges.chain(peers).filter_map(keyed).collect()

@@ -19,6 +19,7 @@ mod receive;
 mod refresh;
 mod restart;
 mod status;
+mod unnumbered;
 mod watch;
 
 #[cfg(test)]

@@ -140,7 +140,10 @@ pub(super) struct Session {
 #[derive(Debug)]
 pub(super) struct Neighbor {
     pub(super) id: PeerId,
+    /// With the address and interface where it is now.
     pub(super) config: Arc<PeerConfig>,
+    /// As it was configured.
+    pub(super) given: Arc<PeerConfig>,
     pub(super) import: Arc<Compiled>,
     pub(super) export: Arc<Compiled>,
     /// What is done to routes beside these.
@@ -215,6 +218,7 @@ impl Neighbor {
             arrival: Arrival::default(),
             departure: Departure::default(),
             config: config.clone(),
+            given: config.clone(),
             slots: Default::default(),
             session: None,
             routes: Default::default(),
@@ -263,7 +267,20 @@ impl Neighbor {
         self.export = policy(&config.export);
         let local = self.local_asn;
         self.learned_asn = self.learned_asn.filter(|asn| config.asn.admits(*asn, local));
-        self.config = config;
+        self.given = config.clone();
+        self.config = match &config.interface {
+            // Where it is has not changed by that.
+            Some(interface) if self.config.interface.as_ref() == Some(interface) => {
+                let address = if config.address.is_unspecified() {
+                    self.config.address
+                } else {
+                    config.address
+                };
+                let scope_id = self.config.scope_id;
+                Arc::new(PeerConfig { address, scope_id, ..(*config).clone() })
+            }
+            _ => config,
+        };
         self.know_as(speaker);
     }
 

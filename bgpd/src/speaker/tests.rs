@@ -20,6 +20,7 @@ mod refresh;
 mod restart;
 mod sessions;
 mod storm;
+mod unnumbered;
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::time::Duration;

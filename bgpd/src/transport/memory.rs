@@ -12,6 +12,7 @@ use std::time::Duration;
 
 use crate::config::Config;
 use crate::speaker::{ConnId, Core, Output, Report, Time};
+use crate::transport::discovery::Found;
 
 /// A generator that needs nothing but a seed (xorshift64*).
 #[derive(Clone, Debug)]
@@ -174,6 +175,13 @@ impl Network {
     pub(crate) fn bfd(&mut self, at: usize, key: &crate::bfd::Key, status: &crate::bfd::Status) {
         let now = self.now;
         self.core(at).bfd(now, key, status);
+        self.carry_out(at);
+    }
+
+    /// Tells a node what was found out about an interface.
+    pub(crate) fn discover(&mut self, at: usize, found: &Found) {
+        let now = self.now;
+        self.core(at).found(now, found);
         self.carry_out(at);
     }
 

@@ -3,6 +3,7 @@
 //! The core knows neither. It names connections by number, says what it wants
 //! ([`crate::speaker::Output`]), and is told what happened.
 
+pub(crate) mod discovery;
 pub(crate) mod tcp;
 
 #[cfg(test)]

@@ -25,3 +25,4 @@ mod rfc7606;
 mod route_refresh;
 mod shutdown;
 mod ttl_security;
+mod unnumbered;

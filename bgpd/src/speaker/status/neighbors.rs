@@ -26,6 +26,8 @@ pub enum DownReason {
     ConnectionLost(String),
     /// The peer connected anew while the old connection was still there: it has restarted.
     Reconnected,
+    /// The peer's interface is down, or it is not known who is there.
+    Link(String),
     /// We ended it without a word, for the peer to keep our routes.
     Stopped,
 }
@@ -51,7 +53,7 @@ impl DownReason {
             Self::NotificationSent(n) | Self::NotificationReceived(n) => {
                 self.is_collision() || (notification && !n.is_hard_reset())
             }
-            Self::Stopped => false,
+            Self::Link(_) | Self::Stopped => false,
         }
     }
 }
@@ -62,6 +64,7 @@ impl std::fmt::Display for DownReason {
             Self::NotificationSent(n) => write!(f, "sent {n}"),
             Self::NotificationReceived(n) => write!(f, "received {n}"),
             Self::ConnectionLost(error) => write!(f, "connection: {error}"),
+            Self::Link(why) => write!(f, "interface {why}"),
             Self::Reconnected => f.write_str("the peer connected anew"),
             Self::Stopped => f.write_str("stopped without notification"),
         }
@@ -144,8 +147,10 @@ pub struct NeighborStatus {
     pub name: String,
     /// The description in the configuration.
     pub description: String,
-    /// The peer's address.
+    /// The peer's address; unspecified while it is not known.
     pub address: IpAddr,
+    /// The interface it is named by.
+    pub interface: Option<String>,
     /// The peer's AS number; 0: it may be of several, and has not been Established yet.
     pub asn: u32,
     /// The listen range that it came by, by name; None: it is configured.
@@ -400,6 +405,7 @@ impl Core {
             name: config.name.clone(),
             description: config.description.clone(),
             address: config.address,
+            interface: config.interface.clone(),
             asn: neighbor.asn().unwrap_or(0),
             listen_range: neighbor.range.clone(),
             local_asn: neighbor.local_asn,
