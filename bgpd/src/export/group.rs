@@ -359,7 +359,7 @@ impl Group {
             let mut out = Vec::new();
             let encoder = self.key.encoder;
             let nlri = items.iter().map(nlri);
-            let messages = encoder.announce(&set.block, &set.info, set.next_hop, nlri, &mut out);
+            let messages = encoder.announce(set.block, set.info, set.next_hop, nlri, &mut out);
             self.send(Target::Except(sent.source), out, messages, sink);
         }
     }
@@ -454,8 +454,8 @@ impl Group {
         let narrowed = memo.narrowed.entry((attr, from)).or_insert_with(|| {
             let set = rib.attrs.get(attr);
             policy.narrow(&Route {
-                block: &set.block,
-                info: &set.info,
+                block: set.block,
+                info: set.info,
                 next_hop: set.next_hop,
                 source: if rank.local { Source::Local } else { Source::RemotePeers },
                 peer_type: self.key.peer_type,

@@ -61,17 +61,17 @@ impl GroupKey {
     /// if they must not have the route.
     pub(super) fn transform(
         &self,
-        set: &AttrSet,
+        set: AttrSet<'_>,
         origin: Origin,
         applied: &Applied,
     ) -> Option<Vec<u8>> {
         let Departure { role, drained, .. } = self.departure;
         // RFC 9234 section 5, egress 2: what came down goes further down only.
-        let marked = find(&set.block, kind::ONLY_TO_CUSTOMER).is_some();
+        let marked = find(set.block, kind::ONLY_TO_CUSTOMER).is_some();
         if marked && role.is_some_and(Role::hears_downwards) {
             return None;
         }
-        let mut draft = Draft::of(&set.block);
+        let mut draft = Draft::of(set.block);
         let external = self.peer_type == PeerType::External;
         if external {
             // Section 5.1.4: a MED from one AS is not told to another. The policy may set one.

@@ -182,7 +182,7 @@ pub(super) fn select(
     let equal_cost =
         {
             let mut round = Round { paths, left: &mut left, last: &mut last };
-            let info = |path: &Path| &attrs.get(path.attr).info;
+            let info = |path: &Path| attrs.info(path.attr);
             let rank = |path: &Path| &ranks[path.peer.index()];
             round.keep_lowest(Reason::LocalNetwork, |p| !rank(p).local);
             round.keep_lowest(Reason::LongLivedStale, |p| info(p).llgr_stale);
@@ -209,13 +209,13 @@ pub(super) fn select(
 
     let external = ranks[paths[best].peer.index()].external;
     let limit = usize::from(if external { multipath.ebgp } else { multipath.ibgp });
-    let best_path = attributes::as_path(&attrs.get(paths[best].attr).block);
+    let best_path = attributes::as_path(attrs.get(paths[best].attr).block);
     let mut used: SmallVec<[Path; 4]> = equal_cost
         .iter()
         .filter(|at| **at != best)
         .map(|at| paths[*at])
         .filter(|p| {
-            multipath.as_path_relax || attributes::as_path(&attrs.get(p.attr).block) == best_path
+            multipath.as_path_relax || attributes::as_path(attrs.get(p.attr).block) == best_path
         })
         .collect();
     // Which ones, where there are more than may be used, is as stable as the best one is.

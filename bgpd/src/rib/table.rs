@@ -157,6 +157,16 @@ impl<P: Prefix> Table<P> {
         self.index.find(hash, |id| self.dests[id.index()].prefix == *prefix).copied()
     }
 
+    /// Brings what is known of prefixes near to the processor. One look-up waits for memory most of
+    /// its time; many that do not depend on each other wait together.
+    pub(crate) fn prefetch(&self, prefixes: impl Iterator<Item = P>) {
+        let mut found = 0_usize;
+        for prefix in prefixes {
+            found += usize::from(self.find(&prefix).is_some());
+        }
+        std::hint::black_box(found);
+    }
+
     /// The destination of a prefix, new if need be.
     pub(crate) fn entry(&mut self, prefix: P) -> DestId {
         let Self { dests, index, hasher, free, .. } = self;

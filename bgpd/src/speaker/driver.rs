@@ -36,6 +36,11 @@ use crate::wire::{Notification, cease};
 const READ: usize = 64 * 1024;
 /// Events taken in before routes are decided.
 const EVENTS: usize = 64;
+/// Octets of routes taken in before they are decided: as many as what is touched for them stays
+/// near to the processor.
+const TURN: usize = 256 * 1024;
+/// Events that wait to be taken in: few, as each may hold [`READ`] octets.
+const WAITING: usize = 16;
 /// How long a last word may take.
 const FAREWELL: Duration = Duration::from_secs(2);
 /// Connections from one address that wait at once for their last word to be read. Only somebody
@@ -65,7 +70,7 @@ pub(super) fn run(
         }
     };
     runtime.block_on(async {
-        let (events, receiver) = mpsc::channel(EVENTS);
+        let (events, receiver) = mpsc::channel(WAITING);
         let mut listeners = HashMap::new();
         for address in &config.listen {
             match Listener::start(*address, &events) {
@@ -203,9 +208,16 @@ impl Driver {
                     self.waiting.retain(|_, tasks| tasks.iter().any(|task| !task.is_finished()));
                 }
             }
+            let mut taken = 0;
             for _ in 0..EVENTS {
                 let Ok(event) = events.try_recv() else { break };
+                if let Event::Data(_, octets) = &event {
+                    taken += octets.len();
+                }
                 self.event(event);
+                if taken >= TURN {
+                    break;
+                }
             }
             more = self.turn();
         }

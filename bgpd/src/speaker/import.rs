@@ -123,6 +123,7 @@ impl Core {
     }
 
     fn withdraw<P: RibPrefix>(&mut self, peer: PeerId, prefixes: Prefixes<'_, P>) {
+        P::table(&self.rib).prefetch(prefixes.map(|nlri| nlri.prefix));
         for Nlri { prefix, path_id } in prefixes {
             if let Some(dest) = P::table(&self.rib).find(&prefix) {
                 self.remove::<P>(dest, (peer, path_id));
@@ -143,6 +144,7 @@ impl Core {
         let mut judge = Judge::new(neighbor, config, attr_in, rib);
         let family = P::FAMILY.index();
         let mut over = None;
+        P::table(rib).prefetch(prefixes.map(|nlri| nlri.prefix));
         for Nlri { prefix, path_id } in prefixes {
             let (attr, reason) = judge.judge(prefix, rib);
             rib.attrs.retain(attr_in);
@@ -240,17 +242,17 @@ struct Judge<'a> {
 impl<'a> Judge<'a> {
     fn new(neighbor: &'a mut Neighbor, config: &crate::Config, attr_in: AttrId, rib: &Rib) -> Self {
         let set = rib.attrs.get(attr_in);
-        let refused = if loops(neighbor, config, attributes::as_path(&set.block))
+        let refused = if loops(neighbor, config, attributes::as_path(set.block))
             > usize::from(neighbor.config.allowas_in)
         {
             Some(Reason::AsPathLoop)
         } else if set.info.originator == Some(config.router_id) {
             Some(Reason::OriginatorLoop)
-        } else if attributes::clusters(&set.block).any(|cluster| cluster == config.cluster()) {
+        } else if attributes::clusters(set.block).any(|cluster| cluster == config.cluster()) {
             Some(Reason::ClusterLoop)
         } else if !is_usable(neighbor, set.next_hop) {
             Some(Reason::NextHop)
-        } else if neighbor.arrival.is_leak(&set.block) {
+        } else if neighbor.arrival.is_leak(set.block) {
             Some(Reason::RouteLeak)
         } else {
             None
@@ -258,15 +260,15 @@ impl<'a> Judge<'a> {
         let verdict = match refused {
             Some(reason) => Err(reason),
             None => Ok(neighbor.import.narrow(&Route {
-                block: &set.block,
-                info: &set.info,
+                block: set.block,
+                info: set.info,
                 next_hop: set.next_hop,
                 source: Source::RemotePeers,
                 peer_type: neighbor.peer_type,
                 neighbor: Some(neighbor.config.address),
             })),
         };
-        let touched = neighbor.arrival.changes(&set.block);
+        let touched = neighbor.arrival.changes(set.block);
         Self { neighbor, attr_in, verdict, changed: SmallVec::new(), touched }
     }
 
@@ -297,7 +299,7 @@ impl<'a> Judge<'a> {
         }
         let policy = &self.neighbor.import;
         let set = rib.attrs.get(self.attr_in);
-        let mut draft = Draft::of(&set.block);
+        let mut draft = Draft::of(set.block);
         self.neighbor.arrival.begin(&mut draft);
         policy.apply(&applied, &mut draft, self.neighbor.local_asn);
         self.neighbor.arrival.finish(&mut draft);

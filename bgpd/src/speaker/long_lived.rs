@@ -59,14 +59,14 @@ impl Core {
 
 fn mark(attr_in: AttrId, rib: &mut Rib) -> Option<AttrId> {
     let set = rib.attrs.get(attr_in);
-    if attributes::communities(&set.block).any(|c| c == Community::NO_LLGR) {
+    if attributes::communities(set.block).any(|c| c == Community::NO_LLGR) {
         return None;
     }
     if set.info.llgr_stale {
         rib.attrs.retain(attr_in);
         return Some(attr_in);
     }
-    let mut draft = Draft::of(&set.block);
+    let mut draft = Draft::of(set.block);
     let mut communities = draft.get(kind::COMMUNITIES).unwrap_or_default().to_vec();
     communities.extend(Community::LLGR_STALE.0.to_be_bytes());
     draft.put_list(kind::COMMUNITIES, communities);

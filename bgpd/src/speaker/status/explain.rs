@@ -148,7 +148,7 @@ impl Core {
 
     fn side(&self, path: &Path) -> Side<'_> {
         let rank = self.rib.ranks.get(path.peer.index()).unwrap_or(&PeerRank::LOCAL);
-        Side { info: &self.rib.attrs.get(shown(path)).info, rank }
+        Side { info: self.rib.attrs.get(shown(path)).info, rank }
     }
 
     /// What decided over the path in this place.

@@ -251,7 +251,7 @@ impl Core {
         {
             return false;
         }
-        let block = || &self.rib.attrs.get(shown(path)).block;
+        let block = || self.rib.attrs.get(shown(path)).block;
         let has_as = |asn| path::numbers(attributes::as_path(block())).any(|a| a == asn);
         let has_origin = |asn| path::numbers(attributes::as_path(block())).last() == Some(asn);
         community.is_none_or(|c| attributes::communities(block()).any(|it| it == c))
@@ -287,7 +287,7 @@ impl Core {
             reason: path.reason,
             stale: path.is_stale(),
             next_hop: set.next_hop.addr,
-            as_path: path::display(attributes::as_path(&set.block)),
+            as_path: path::display(attributes::as_path(set.block)),
             origin: match set.info.origin {
                 0 => "igp",
                 1 => "egp",
@@ -296,11 +296,11 @@ impl Core {
             local_pref: set.info.local_pref,
             med: set.info.med,
             originator: set.info.originator,
-            clusters: attributes::clusters(&set.block).collect(),
-            communities: attributes::communities(&set.block).collect(),
-            large_communities: attributes::large_communities(&set.block).collect(),
-            extended_communities: attributes::extended_communities(&set.block).collect(),
-            unknown_attributes: attributes::iter(&set.block)
+            clusters: attributes::clusters(set.block).collect(),
+            communities: attributes::communities(set.block).collect(),
+            large_communities: attributes::large_communities(set.block).collect(),
+            extended_communities: attributes::extended_communities(set.block).collect(),
+            unknown_attributes: attributes::iter(set.block)
                 .map(|a| a.kind)
                 .filter(|k| {
                     *k > kind::CLUSTER_LIST
