@@ -7,6 +7,8 @@
 //!   policy/     import and export filters
 //!   rib/        interned attributes, prefix tables, the decision process
 //!   export/     update groups: one encoding for all peers that would get the same octets
+//!   bmp         messages to monitoring stations (RFC 7854)
+//!   mrt/        tables and message streams in files (RFC 6396)
 //!   transport/  TCP with MD5 and TTL security; in tests a network in memory with virtual time
 //!   speaker/    one core that owns all of the above, and the handle that talks to it
 //! ```
@@ -16,8 +18,12 @@
 //! packed. See [`Speaker`] for the way in.
 
 pub mod bfd;
+mod bmp;
 pub mod config;
 mod export;
+#[cfg(any(test, feature = "fuzzing"))]
+pub mod fuzz;
+pub mod mrt;
 pub mod policy;
 mod rib;
 mod session;

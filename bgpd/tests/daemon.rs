@@ -3,6 +3,8 @@
 //! Each test has loopback addresses and a folder of its own, and waits for conditions.
 #![allow(clippy::unwrap_used, clippy::panic, reason = "tests may")]
 
+use std::io::{Read, Write};
+use std::net::TcpStream;
 use std::net::{Ipv4Addr, TcpListener};
 use std::path::PathBuf;
 use std::process::{Child, Command, Output, Stdio};
@@ -160,4 +162,126 @@ fn every_question_has_an_answer_for_people_and_one_for_programs() {
         let said = String::from_utf8_lossy(&output.stderr);
         assert!(!output.status.success() && said.contains(complaint), "{words:?}: {said}");
     }
+}
+
+fn get(address: (Ipv4Addr, u16), request: &str) -> String {
+    let mut stream = TcpStream::connect(address).unwrap();
+    stream.set_read_timeout(Some(LIMIT)).unwrap();
+    write!(stream, "{request}\r\nHost: x\r\n\r\n").unwrap();
+    let mut text = String::new();
+    stream.read_to_string(&mut text).unwrap();
+    text
+}
+
+#[test]
+fn prometheus_finds_what_it_needs() {
+    let metrics = place(2, 1);
+    let first = format!("metrics-listen: \"{}:{}\"\n", metrics.0, metrics.1);
+    let (first, _second) = pair(2, &first, "networks:\n- prefix: 10.1.0.0/16\n");
+    first.until(&["routes"], |routes| routes.as_array().is_some_and(|r| r.len() == 1));
+    let text = get(metrics, "GET /metrics HTTP/1.1");
+    let (head, body) = text.split_once("\r\n\r\n").unwrap();
+    assert!(head.starts_with("HTTP/1.0 200 OK\r\n"), "{head}");
+    assert!(head.contains(&format!("Content-Length: {}", body.len())), "{head}");
+    let peer = "peer=\"127.1.2.2\",name=\"other\"";
+    for line in [
+        format!("bgp_peer_up{{{peer}}} 1"),
+        format!("bgp_peer_state{{{peer},state=\"established\"}} 1"),
+        format!("bgp_peer_state{{{peer},state=\"idle\"}} 0"),
+        format!("bgp_peer_prefixes_accepted{{{peer},family=\"ipv4-unicast\"}} 1"),
+        format!("bgp_session_ups_total{{{peer}}} 1"),
+        format!("bgp_messages_total{{{peer},direction=\"received\",type=\"open\"}} "),
+        format!("bgp_update_errors_total{{{peer},treatment=\"treat-as-withdraw\"}} 0"),
+        "bgp_rib_prefixes{family=\"ipv4-unicast\"} 1".to_owned(),
+        "bgp_attribute_sets ".to_owned(),
+    ] {
+        assert!(
+            body.lines().any(|l| l == line || line.ends_with(' ') && l.starts_with(&line)),
+            "no {line} in\n{body}"
+        );
+    }
+    assert!(body.ends_with("# EOF\n"));
+    let unanswered = TcpStream::connect(metrics).unwrap();
+    assert!(get(metrics, "GET / HTTP/1.1").starts_with("HTTP/1.0 404 "));
+    assert!(get(metrics, "POST /metrics HTTP/1.1").starts_with("HTTP/1.0 405 "));
+    assert_eq!(get(metrics, &format!("GET /{} HTTP/1.1", "x".repeat(9000))), "", "too long");
+    drop(unanswered);
+}
+
+#[test]
+fn a_table_and_what_happens_can_be_had_as_mrt() {
+    let id = std::process::id();
+    let updates = std::env::temp_dir().join(format!("bgpd-daemon-{id}-updates.mrt"));
+    let dump = updates.with_extension("dump");
+    let first = format!("mrt: {{updates: {}, rotate-seconds: 3600}}\n", updates.display());
+    let (mut first, _second) = pair(3, &first, "networks:\n- prefix: 10.1.0.0/16\n");
+    first.until(&["routes"], |routes| routes.as_array().is_some_and(|r| r.len() == 1));
+    let output = first.ask(&["mrt", "dump", dump.to_str().unwrap()]);
+    assert!(output.status.success(), "{output:?}");
+    let bodies = |path: &PathBuf| {
+        let octets = std::fs::read(path).unwrap();
+        let (mut rest, mut bodies) = (&octets[..], Vec::new());
+        while let Ok(Some((record, len))) = bgpd::mrt::record(rest) {
+            bodies.push(format!("{:?}", record.body));
+            rest = &rest[len..];
+        }
+        assert!(rest.is_empty());
+        std::fs::remove_file(path).unwrap();
+        bodies
+    };
+    let table = bodies(&dump);
+    assert!(table.len() == 2 && table[1].contains("10.1.0.0/16"), "{table:?}");
+    // Ended in an orderly way, it has written down all.
+    terminate(&first.child);
+    first.child.wait().unwrap();
+    let stream = bodies(&updates);
+    assert!(stream.iter().any(|r| r.contains("OpenConfirm, Established")), "{stream:?}");
+    assert!(stream.iter().filter(|r| r.starts_with("Message")).count() >= 3, "{stream:?}");
+    assert!(stream.last().unwrap().contains("Idle"), "{stream:?}");
+}
+
+fn terminate(child: &Child) {
+    let status = Command::new("kill").arg(child.id().to_string()).status().unwrap();
+    assert!(status.success());
+}
+
+/// Connects as a station does, and reads until it has seen so many messages of each type.
+#[test]
+fn a_monitoring_station_is_connected_to_and_told_and_told_of_the_end() {
+    let listener = TcpListener::bind((Ipv4Addr::new(127, 1, 4, 9), 0)).unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let first = format!(
+        "bmp:\n- address: 127.1.4.9\n  port: {port}\n  monitor: [pre-policy, loc-rib]\n  \
+         stats-interval: 1\n"
+    );
+    let (mut first, _second) = pair(4, &first, "networks:\n- prefix: 10.1.0.0/16\n");
+    let until = |wanted: &[u8], stream: &mut TcpStream| {
+        stream.set_read_timeout(Some(LIMIT)).unwrap();
+        let mut missing = wanted.to_vec();
+        while !missing.is_empty() {
+            let mut header = [0; 6];
+            stream.read_exact(&mut header).unwrap();
+            assert_eq!(header[0], 3);
+            let len = u32::from_be_bytes([header[1], header[2], header[3], header[4]]);
+            let mut body = vec![0; usize::try_from(len).unwrap() - 6];
+            stream.read_exact(&mut body).unwrap();
+            if let Some(at) = missing.iter().position(|sort| *sort == header[5]) {
+                missing.remove(at);
+            }
+        }
+    };
+    let (mut stream, _) = listener.accept().unwrap();
+    // Initiation, two peers up, a route in each RIB, statistics.
+    until(&[4, 3, 3, 0, 0, 1], &mut stream);
+    // It breaks, and is made anew, with everything from the start.
+    drop(stream);
+    let (mut stream, _) = listener.accept().unwrap();
+    until(&[4, 3, 3, 0, 0], &mut stream);
+    terminate(&first.child);
+    // The session goes down, and then all ends.
+    until(&[2, 5], &mut stream);
+    let mut rest = Vec::new();
+    stream.read_to_end(&mut rest).unwrap();
+    assert!(rest.is_empty());
+    first.child.wait().unwrap();
 }

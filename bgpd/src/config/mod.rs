@@ -2,6 +2,7 @@
 
 mod bfd;
 mod listen_range;
+mod observe;
 mod peer;
 mod peer_as;
 #[cfg(test)]
@@ -10,6 +11,7 @@ mod validate;
 
 pub use bfd::Bfd;
 pub use listen_range::ListenRange;
+pub use observe::{BmpStation, Monitored, Mrt};
 pub use peer::{
     AddPaths, LocalAs, MaxPrefixes, NextHopMode, Password, PeerConfig, RemovePrivateAs, SentPaths,
 };
@@ -91,6 +93,16 @@ pub struct Config {
     /// AS path patterns by name.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub as_path_sets: BTreeMap<String, Vec<AsPathPattern>>,
+    /// Where the daemon answers `GET /metrics` over HTTP. None: nowhere. The library does not look
+    /// at it: who embeds a speaker has metrics of its own.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub metrics_listen: Option<SocketAddr>,
+    /// Files of what happens, in the format of RFC 6396. None: none are written.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mrt: Option<Mrt>,
+    /// Monitoring stations to tell what happens (RFC 7854), each address and port once.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub bmp: Vec<BmpStation>,
 }
 
 const fn default_advertisement_interval() -> u16 {
@@ -128,6 +140,9 @@ impl Config {
             prefix_sets: BTreeMap::new(),
             community_sets: BTreeMap::new(),
             as_path_sets: BTreeMap::new(),
+            metrics_listen: None,
+            mrt: None,
+            bmp: Vec::new(),
         }
     }
 }

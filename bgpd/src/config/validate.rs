@@ -102,6 +102,9 @@ impl Config {
                 return fail(&format!("prefix set {name:?}"), "prefixes", &reason);
             }
         }
+        if let Err((object, field, reason)) = self.validate_observers() {
+            return fail(object, field, &reason);
+        }
         let mut prefixes = HashSet::new();
         for network in &self.networks {
             let object = format!("network {}", network.prefix);

@@ -1,6 +1,6 @@
 //! The control socket: one line of JSON asks, one answers.
 
-use std::io::{self, BufRead, BufReader, Write};
+use std::io::{self, BufRead, BufReader, Read, Write};
 use std::net::IpAddr;
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixStream;
@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use anyhow::Context;
 use bgpd::{RouteQuery, SpeakerHandle};
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
@@ -37,6 +38,8 @@ pub(crate) enum Question {
     Explain(IpNet),
     /// [`SpeakerHandle::explain_address`]
     ExplainAddress(IpAddr),
+    /// [`SpeakerHandle::mrt_dump`]
+    MrtDump,
     /// [`SpeakerHandle::status`]
     Status,
     /// [`SpeakerHandle::config`]
@@ -47,12 +50,14 @@ pub(crate) enum Question {
     Memory,
 }
 
-/// What comes back: one value or error, or any number of parts and an end.
+/// What comes back: one value or error, or any number of parts or octets and an end.
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 enum Answer {
     Value(Value),
     Part(Vec<Value>),
+    /// So many octets follow the line.
+    Octets(usize),
     End,
     Error(String),
 }
@@ -131,6 +136,7 @@ async fn answer(stream: tokio::net::UnixStream, speaker: &SpeakerHandle) -> io::
     patiently(reader.read_line(&mut line)).await?;
     let last = match serde_json::from_str(&line) {
         Ok(Question::Routes(query)) => stream_routes(*query, speaker, &mut writer).await?,
+        Ok(Question::MrtDump) => stream_dump(speaker, &mut writer).await?,
         Ok(question) => reply(question, speaker).await.map_or_else(Answer::Error, Answer::Value),
         Err(error) => Answer::Error(format!("not a question: {error}")),
     };
@@ -170,6 +176,20 @@ async fn stream_routes(
     }
 }
 
+async fn stream_dump(speaker: &SpeakerHandle, writer: &mut Writer) -> io::Result<Answer> {
+    let mut stream = speaker.mrt_dump();
+    loop {
+        match stream.next().await {
+            Ok(Some(records)) => {
+                say(&Answer::Octets(records.len()), writer).await?;
+                patiently(writer.write_all(&records)).await?;
+            }
+            Ok(None) => return Ok(Answer::End),
+            Err(error) => return Ok(Answer::Error(error.to_string())),
+        }
+    }
+}
+
 fn unknown(name: &str) -> String {
     format!("there is no neighbor {name:?}")
 }
@@ -182,7 +202,7 @@ async fn reply(question: Question, speaker: &SpeakerHandle) -> Result<Value, Str
             Ok(None) => Err(unknown(&name)),
             known => to_value(known),
         },
-        Question::Routes(query) => to_value(speaker.routes(*query).await),
+        Question::Routes(_) | Question::MrtDump => Err("this has no single answer".to_owned()),
         Question::Explain(prefix) => match speaker.explain(prefix).await {
             Ok(None) => Err(no_route(&prefix)),
             known => to_value(known),
@@ -209,6 +229,49 @@ pub(crate) fn ask(
     question: &Question,
     mut take: impl FnMut(Value) -> anyhow::Result<()>,
 ) -> anyhow::Result<()> {
+    converse(path, question, |part| match part {
+        Part::Value(value) => take(value),
+        Part::Octets(_) => anyhow::bail!("octets where a value was asked for"),
+    })
+}
+
+/// Writes the daemon's table to a file. What is not whole does not take the place of what is there.
+pub(crate) fn dump(path: &Path, file: &Path) -> anyhow::Result<()> {
+    let mut partial = file.as_os_str().to_owned();
+    partial.push(".part");
+    let partial = PathBuf::from(partial);
+    let written = (|| {
+        let create = std::fs::File::create(&partial);
+        let mut out = io::BufWriter::new(create.with_context(|| format!("{}", partial.display()))?);
+        converse(path, &Question::MrtDump, |part| match part {
+            Part::Octets(octets) => out.write_all(&octets).context("the file"),
+            Part::Value(_) => anyhow::bail!("a value where octets were asked for"),
+        })
+        .with_context(|| format!("cannot ask the daemon at {}", path.display()))?;
+        out.flush()?;
+        std::fs::rename(&partial, file).with_context(|| format!("{}", file.display()))
+    })();
+    if written.is_err() {
+        // Left alone if there never was one.
+        let _gone = std::fs::remove_file(&partial);
+    }
+    written
+}
+
+/// A part of an answer.
+enum Part {
+    Value(Value),
+    Octets(Vec<u8>),
+}
+
+/// The most octets that one part of an answer has.
+const PART_MAX: usize = 64 << 20;
+
+fn converse(
+    path: &Path,
+    question: &Question,
+    mut take: impl FnMut(Part) -> anyhow::Result<()>,
+) -> anyhow::Result<()> {
     let mut stream = UnixStream::connect(path)?;
     stream.set_read_timeout(Some(PATIENCE))?;
     stream.set_write_timeout(Some(PATIENCE))?;
@@ -222,8 +285,14 @@ pub(crate) fn ask(
         reader.read_line(&mut text)?;
         anyhow::ensure!(!text.is_empty(), "the daemon has ended before its answer did");
         match serde_json::from_str(&text)? {
-            Answer::Value(value) => return take(value),
-            Answer::Part(values) => take(Value::Array(values))?,
+            Answer::Value(value) => return take(Part::Value(value)),
+            Answer::Part(values) => take(Part::Value(Value::Array(values)))?,
+            Answer::Octets(len) => {
+                anyhow::ensure!(len <= PART_MAX, "a part of {len} octets");
+                let mut octets = vec![0; len];
+                reader.read_exact(&mut octets)?;
+                take(Part::Octets(octets))?;
+            }
             Answer::End => return Ok(()),
             Answer::Error(error) => anyhow::bail!(error),
         }

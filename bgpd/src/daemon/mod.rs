@@ -2,8 +2,10 @@
 
 mod ask;
 mod control;
+mod metrics;
 mod show;
 
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
 use anyhow::Context;
@@ -36,9 +38,21 @@ enum Command {
     },
     #[command(flatten)]
     Ask(ask::Ask),
+    /// Tables in the format of RFC 6396.
+    #[command(subcommand)]
+    Mrt(MrtCommand),
     /// Show one of the following.
     #[command(subcommand)]
     Show(ask::Ask),
+}
+
+#[derive(Debug, Subcommand)]
+enum MrtCommand {
+    /// Write the routes of all neighbors, as received, to a file (TABLE_DUMP_V2).
+    Dump {
+        /// The file, which is replaced.
+        file: PathBuf,
+    },
 }
 
 impl Args {
@@ -57,6 +71,7 @@ impl Args {
                 let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
                 runtime.block_on(run(&config, &socket))
             }
+            Command::Mrt(MrtCommand::Dump { file }) => control::dump(&socket, &file),
             Command::Ask(ask) | Command::Show(ask) => ask.run(&socket),
         }
     }
@@ -83,11 +98,18 @@ async fn run(path: &Path, socket: &Path) -> anyhow::Result<()> {
     // The socket first: a second daemon ends here, before it disturbs a session.
     let control = control::Server::bind(socket)
         .with_context(|| format!("cannot listen on {}", socket.display()))?;
+    let metrics_listen = config.metrics_listen;
     let speaker = Speaker::start(config).await?;
     let serving = tokio::spawn(control.serve(speaker.clone()));
+    let mut metrics = None;
+    set_metrics(&mut metrics, metrics_listen, &speaker).await;
     let how = loop {
         tokio::select! {
-            _ = hangup.recv() => reload(path, &speaker).await,
+            _ = hangup.recv() => {
+                if let Some(metrics_listen) = reload(path, &speaker).await {
+                    set_metrics(&mut metrics, metrics_listen, &speaker).await;
+                }
+            }
             _ = terminate.recv() => break Shutdown::Administrative(String::new()),
             _ = interrupt.recv() => break Shutdown::Administrative(String::new()),
             _ = restart.recv() => break Shutdown::ForRestart,
@@ -98,15 +120,35 @@ async fn run(path: &Path, socket: &Path) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Applies the file as it is now; a wrong one changes nothing.
-async fn reload(path: &Path, speaker: &SpeakerHandle) {
+/// Answers for metrics where the configuration says, or no more. A daemon that cannot goes on: its
+/// sessions are worth more.
+async fn set_metrics(
+    server: &mut Option<metrics::Server>,
+    wanted: Option<SocketAddr>,
+    speaker: &SpeakerHandle,
+) {
+    if server.as_ref().map(|server| server.address) == wanted {
+        return;
+    }
+    *server = None;
+    let Some(address) = wanted else { return };
+    match metrics::Server::start(address, speaker.clone()).await {
+        Ok(started) => *server = Some(started),
+        Err(error) => tracing::error!(%address, %error, "metrics-listen: no metrics are served"),
+    }
+}
+
+/// Applies the file as it is now; a wrong one changes nothing. Returns where metrics are to be
+/// served, if it was applied.
+async fn reload(path: &Path, speaker: &SpeakerHandle) -> Option<Option<SocketAddr>> {
     let config = match load(path) {
         Ok(config) => config,
         Err(error) => {
             tracing::error!(error = format!("{error:#}"), "configuration not changed");
-            return;
+            return None;
         }
     };
+    let metrics_listen = config.metrics_listen;
     match speaker.apply(config).await {
         Ok(report) => {
             for change in report.changes {
@@ -114,7 +156,11 @@ async fn reload(path: &Path, speaker: &SpeakerHandle) {
                 tracing::info!(object, ?fields, ?effect, "configuration changed");
             }
             tracing::info!("configuration applied");
+            Some(metrics_listen)
         }
-        Err(error) => tracing::error!(%error, "configuration not changed"),
+        Err(error) => {
+            tracing::error!(%error, "configuration not changed");
+            None
+        }
     }
 }

@@ -17,7 +17,7 @@ pub(crate) fn table(question: &Question, answer: &Value) -> String {
         Question::Config => {
             serde_json::to_string_pretty(answer).unwrap_or_else(|error| error.to_string())
         }
-        Question::Status | Question::Memory => fields(answer),
+        Question::Status | Question::Memory | Question::MrtDump => fields(answer),
     }
 }
 

@@ -25,7 +25,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
-use crate::rib::{Bitmap, Decided, DestId, PeerId, Rib, RibPrefix, with_family};
+use crate::rib::{AttrId, Bitmap, Decided, DestId, PeerId, Rib, RibPrefix, with_family};
 use crate::speaker::Time;
 use crate::wire::Family;
 
@@ -40,6 +40,8 @@ pub(crate) trait Sink {
     fn queue(&mut self, peer: PeerId, octets: &Bytes, messages: usize);
     /// Octets queued for a neighbor and not sent yet.
     fn queued(&self, peer: PeerId) -> usize;
+    /// Members of a group were told something else of a destination.
+    fn told(&mut self, family: Family, dest: DestId);
     /// A neighbor has been told everything.
     fn caught_up(&mut self, peer: PeerId, family: Family, told: Told);
 }
@@ -193,6 +195,18 @@ impl UpdateGroups {
         self.position(peer, family).is_some_and(|at| self.groups[at].is_advertised(peer, dest))
     }
 
+    /// What a neighbor has been told of a destination: the attributes, as encoded for it, with the
+    /// path identifiers (RFC 7911), which are 0 where it takes one path only.
+    pub(crate) fn sent(
+        &self,
+        peer: PeerId,
+        family: Family,
+        dest: DestId,
+    ) -> impl Iterator<Item = (u32, AttrId)> {
+        let group = self.position(peer, family).map(|at| &self.groups[at]);
+        group.into_iter().flat_map(move |group| group.sent_to(peer, dest))
+    }
+
     /// All groups as they are.
     pub(crate) fn summaries(&self) -> impl Iterator<Item = Summary<'_>> {
         self.groups.iter().map(|group| Summary {
@@ -269,5 +283,5 @@ impl UpdateGroups {
 }
 
 impl Sent {
-    const NOTHING: Self = Self { attr: crate::rib::AttrId::NONE, source: PeerId::LOCAL };
+    const NOTHING: Self = Self { attr: AttrId::NONE, source: PeerId::LOCAL };
 }

@@ -32,6 +32,11 @@ impl Several {
         self.0.get(&dest).into_iter().flatten().map(|path| &path.sent)
     }
 
+    /// As [`Self::of`], with our numbers of the paths.
+    pub(super) fn numbered(&self, dest: DestId) -> impl Iterator<Item = (u32, Sent)> {
+        self.0.get(&dest).into_iter().flatten().map(|path| (path.number, path.sent))
+    }
+
     /// Counts one more reference to everything.
     pub(super) fn retain(&self, rib: &mut Rib) {
         for path in self.0.values().flatten() {

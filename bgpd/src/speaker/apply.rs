@@ -128,6 +128,15 @@ impl Core {
         if new.router_advertisement_interval != old.router_advertisement_interval {
             note(vec!["router-advertisement-interval"], Effect::Live);
         }
+        if new.metrics_listen != old.metrics_listen {
+            note(vec!["metrics-listen"], Effect::Live);
+        }
+        if new.mrt != old.mrt {
+            note(vec!["mrt"], Effect::Live);
+        }
+        if new.bmp != old.bmp {
+            note(vec!["bmp"], Effect::Live);
+        }
         if new.multipath != old.multipath {
             note(vec!["multipath"], Effect::ReEvaluated);
             self.rib.multipath = new.multipath;

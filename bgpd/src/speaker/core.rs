@@ -16,12 +16,14 @@ use ipnet::IpNet;
 use rustc_hash::FxHashMap;
 
 use super::fib::Fib;
+use super::monitor::Monitor;
 use super::neighbor::{Deadline, Neighbor, Slot};
-use super::status::{DownReason, Progress};
+use super::status::{DownReason, Progress, Work};
+use super::updates::Tap;
 use crate::config::{Config, Network, PeerConfig};
 use crate::export::{Sink, Told, UpdateGroups};
 use crate::policy::Library;
-use crate::rib::{PeerId, Rib, with_family};
+use crate::rib::{DestId, PeerId, Rib, with_family};
 use crate::session::{Action, Direction, Event, State, Timer, step};
 use crate::wire::attributes::AttributeBlock;
 use crate::wire::{Family, MAX_EXTENDED_LEN, MessageType, Notification, encode_keepalive, frame};
@@ -88,6 +90,10 @@ pub(crate) struct Core {
     pub(super) bfd_changed: bool,
     /// By listen range: connections refused because it is full.
     pub(super) refused: BTreeMap<String, u64>,
+    pub(super) work_done: Work,
+    /// None: nobody wants to know what happens.
+    pub(super) tap: Option<Tap>,
+    pub(super) monitor: Monitor,
 }
 
 impl Core {
@@ -115,6 +121,9 @@ impl Core {
             block: AttributeBlock::default(),
             bfd_changed: false,
             refused: BTreeMap::new(),
+            work_done: Work::default(),
+            tap: None,
+            monitor: Monitor::default(),
         };
         let deferral = Duration::from_secs(config.graceful_restart.selection_deferral_time.into());
         core.arm(TimerKey::Deferral, now + deferral);
@@ -185,11 +194,15 @@ impl Core {
             self.received(now, conn, &[]);
         }
         self.dismiss(now);
+        self.work_done.rounds += 1;
         self.check_convergence();
         if self.progress.selecting {
             for family in Family::ALL {
-                let Self { rib, groups, fib, .. } = self;
+                let Self { rib, groups, fib, work_done, monitor, .. } = self;
                 with_family!(family, P => rib.decide::<P>(|table, decided| {
+                    work_done.best_changes += u64::from(decided.best);
+                    work_done.fib_changes += u64::from(decided.fib);
+                    monitor.mark(table, decided.dest);
                     groups.mark(table, decided);
                     if decided.fib {
                         fib.mark(table, decided.dest);
@@ -197,12 +210,15 @@ impl Core {
                 }));
             }
         }
-        let mut caught_up = Vec::new();
+        let (mut caught_up, mut told) = (Vec::new(), Vec::new());
         let more = {
-            let Self { rib, groups, neighbors, outputs, fib, .. } = self;
-            let mut sink = Queues { clock: now, neighbors, outputs, caught_up: &mut caught_up };
+            let Self { rib, groups, neighbors, outputs, fib, monitor, .. } = self;
+            let told = (!monitor.is_empty()).then_some(&mut told);
+            let caught_up = &mut caught_up;
+            let mut sink = Queues { clock: now, neighbors, outputs, caught_up, told };
             groups.flush(now, rib, &fib.awaited, &mut sink)
         };
+        self.monitor_told(&told);
         for (peer, family, told) in caught_up {
             self.told(peer, family, told);
         }
@@ -295,11 +311,18 @@ impl Core {
         let (state, actions) = step(slot.state, event);
         let transition = slot.state != state;
         slot.state = state;
-        if neighbor.state() != before {
+        let after = neighbor.state();
+        if after != before {
             neighbor.since = now;
         }
         if transition {
             tracing::debug!(peer = neighbor.config.name, ?direction, %state, "session state");
+        }
+        if after != before
+            && let Some(tap) = &mut self.tap
+            && let Some(Some(neighbor)) = self.neighbors.get(peer.index())
+        {
+            tap.state(now, neighbor, before, after);
         }
         for action in actions {
             self.act(now, peer, direction, action);
@@ -520,6 +543,8 @@ struct Queues<'a> {
     neighbors: &'a mut [Option<Neighbor>],
     outputs: &'a mut Vec<Output>,
     caught_up: &'a mut Vec<(PeerId, Family, Told)>,
+    /// Destinations of which somebody was told something else; None: nobody wants to know.
+    told: Option<&'a mut Vec<(Family, DestId)>>,
 }
 
 impl Sink for Queues<'_> {
@@ -540,6 +565,12 @@ impl Sink for Queues<'_> {
         let neighbor = self.neighbors.get(peer.index()).and_then(Option::as_ref);
         let session = neighbor.and_then(|n| Some((n, n.session.as_ref()?)));
         session.map_or(0, |(n, session)| n.slots[session.direction.index()].out.len())
+    }
+
+    fn told(&mut self, family: Family, dest: DestId) {
+        if let Some(told) = &mut self.told {
+            told.push((family, dest));
+        }
     }
 
     fn caught_up(&mut self, peer: PeerId, family: Family, told: Told) {

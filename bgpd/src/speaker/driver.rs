@@ -15,7 +15,7 @@ use std::collections::HashMap;
 use std::io::{self, IoSlice};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use bytes::{Buf as _, Bytes, BytesMut};
 use ipnet::IpNet;
@@ -24,6 +24,8 @@ use tokio::sync::{Notify, mpsc, oneshot};
 use tokio::task::{AbortHandle, JoinSet};
 use tokio::time::Instant;
 
+use super::station::{Station, StationEvent};
+use super::updates::Writer;
 use super::watch::BfdLink;
 use super::{ConnId, Core, Output, Report, Request, Shutdown, Time};
 use crate::config::{Config, ConfigError, Password, PeerConfig};
@@ -54,6 +56,7 @@ enum Event {
     Closed(ConnId, String),
     Writable(ConnId),
     Found(Found),
+    Station(SocketAddr, StationEvent),
 }
 
 /// Runs a speaker until it is shut down. Says through `started` when it listens.
@@ -95,7 +98,10 @@ pub(super) fn run(
             waiting: HashMap::new(),
             bfd: BfdLink::new(seed()),
             discovery: None,
+            mrt: None,
+            stations: HashMap::new(),
         };
+        driver.set_observers();
         driver.set_keys();
         driver.set_discovery();
         driver.run(requests, receiver).await;
@@ -173,6 +179,10 @@ struct Driver {
     bfd: BfdLink,
     /// Only where a neighbor is named by its interface.
     discovery: Option<Discovery>,
+    /// Writes down what happens.
+    mrt: Option<Writer>,
+    /// Monitoring stations.
+    stations: HashMap<SocketAddr, Station>,
 }
 
 impl Driver {
@@ -242,7 +252,95 @@ impl Driver {
                 Output::Close { conn, last } => self.close(conn, last),
             }
         }
+        if let Some(writer) = &self.mrt {
+            writer.take(&mut self.core);
+        }
+        self.feed_stations() || more
+    }
+
+    fn station(&mut self, address: SocketAddr, event: StationEvent) {
+        let Some(station) = self.stations.get_mut(&address) else { return };
+        match event {
+            StationEvent::Up(batches) => {
+                station.batches = Some(batches);
+                let since_1970 = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+                let now = self.epoch.elapsed();
+                self.core.station_up(address, since_1970.saturating_sub(now));
+            }
+            StationEvent::Down => {
+                station.batches = None;
+                self.core.station_down(address);
+            }
+            StationEvent::Statistics => {
+                let now = self.epoch.elapsed();
+                self.core.station_statistics(now, address);
+            }
+            StationEvent::Room => {}
+        }
+    }
+
+    /// Gives each station that has room one batch; returns whether one of them could take more.
+    fn feed_stations(&mut self) -> bool {
+        let mut more = false;
+        for (address, station) in &mut self.stations {
+            let Some(batches) = &station.batches else { continue };
+            if batches.capacity() == 0 {
+                continue;
+            }
+            match self.core.station_batch(*address) {
+                Ok(Some(batch)) => {
+                    // There is room, and nobody else sends; a station that is gone says so itself.
+                    more |= batches.try_send(batch).is_ok();
+                }
+                Ok(None) => {}
+                Err(error) => {
+                    tracing::warn!(%address, error, "BMP station is told everything anew");
+                    let config = station.config.clone();
+                    *station = Station::start(config, self.events.clone(), Event::Station);
+                    self.core.station_down(*address);
+                }
+            }
+        }
         more
+    }
+
+    /// Connects to the stations of the configuration, and to no others.
+    fn set_stations(&mut self) {
+        let wanted = self.core.config.bmp.clone();
+        let Self { stations, core, .. } = self;
+        stations.retain(|address, station| {
+            let stays = wanted.contains(&station.config);
+            if !stays {
+                core.station_down(*address);
+            }
+            stays
+        });
+        for config in wanted {
+            let address = config.address();
+            self.stations
+                .entry(address)
+                .or_insert_with(|| Station::start(config, self.events.clone(), Event::Station));
+        }
+    }
+
+    /// Starts or ends to write down what happens, as the configuration says.
+    fn set_observers(&mut self) {
+        self.set_stations();
+        let wanted = self.core.config.mrt.clone();
+        if self.mrt.as_ref().map(|w| &w.config) == wanted.as_ref() {
+            return;
+        }
+        self.core.observe(None);
+        self.mrt = wanted.and_then(|mrt| {
+            let path = mrt.updates.clone();
+            Writer::start(mrt)
+                .inspect_err(|error| tracing::error!(path = %path.display(), %error, "no MRT file"))
+                .ok()
+        });
+        if self.mrt.is_some() {
+            let since_1970 = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+            self.core.observe(Some(since_1970.saturating_sub(self.now())));
+        }
     }
 
     fn event(&mut self, event: Event) {
@@ -272,6 +370,7 @@ impl Driver {
                 // Keys go by address.
                 self.set_keys();
             }
+            Event::Station(address, event) => self.station(address, event),
         }
     }
 
@@ -402,6 +501,9 @@ impl Driver {
             Request::Explain(net, exact, reply) => {
                 drop(reply.send(self.core.explain(net, exact)));
             }
+            Request::Dump(dump, reply) => {
+                drop(reply.send(self.core.dump_slice(self.now(), dump)));
+            }
             Request::Config(reply) => drop(reply.send(Box::new(self.core.configuration()))),
             Request::Groups(reply) => drop(reply.send(self.core.group_statuses())),
             Request::Memory(reply) => drop(reply.send(self.core.memory())),
@@ -442,6 +544,7 @@ impl Driver {
         let old: HashMap<String, Arc<PeerConfig>> =
             self.core.peers().map(|p| (p.name.clone(), p.clone())).collect();
         let report = self.core.apply(self.now(), config);
+        self.set_observers();
         self.set_keys();
         self.set_discovery();
         let peers: Vec<Arc<PeerConfig>> = self.core.peers().cloned().collect();
@@ -537,6 +640,16 @@ impl Driver {
         // word: by then the peer knows of the restart from the end of the connection, which a word
         // could be taken to be against (RFC 5882 section 4.3.2.2).
         self.bfd.stop(matches!(how, Shutdown::Administrative(_)));
+        for (address, station) in self.stations.drain() {
+            // The end of the sessions first, and what else there still is to say.
+            let mut last = self.core.station_batch(address).ok().flatten().unwrap_or_default();
+            last.extend(Core::station_farewell());
+            station.finish(last).await;
+        }
+        if let Some(writer) = self.mrt.take() {
+            writer.take(&mut self.core);
+            writer.finish();
+        }
     }
 }
 

@@ -7,6 +7,7 @@ mod collision;
 mod connections;
 mod core;
 mod driver;
+mod dump;
 mod dynamic;
 mod fib;
 mod history;
@@ -14,12 +15,15 @@ mod import;
 mod installed;
 mod limits;
 mod long_lived;
+mod monitor;
 mod neighbor;
 mod receive;
 mod refresh;
 mod restart;
+mod station;
 mod status;
 mod unnumbered;
+mod updates;
 mod watch;
 
 #[cfg(test)]
@@ -27,6 +31,7 @@ mod tests;
 
 pub use apply::{Change, Effect, Report};
 pub(crate) use core::{ConnId, Core, Output, Time};
+use dump::Dump;
 pub use dynamic::ListenRangeStatus;
 pub use fib::{FibBatch, FibDelta};
 use status::Cursor;
@@ -34,12 +39,13 @@ pub(crate) use status::seconds;
 pub use status::{
     Counters, DownReason, Explanation, Failure, FamilyStatus, GroupStatus, MemoryStatus,
     MessageStatus, NeighborDetail, NeighborStatus, OpenStatus, PathExplanation, PathStatus,
-    PrefixMatch, Progress, RouteQuery, RouteStatus, SessionStatus, SpeakerStatus, Step,
+    PrefixMatch, Progress, RouteQuery, RouteStatus, SessionStatus, SpeakerStatus, Step, Work,
 };
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::sync::Arc;
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use ipnet::IpNet;
 use tokio::sync::{Notify, mpsc, oneshot};
@@ -68,6 +74,9 @@ pub struct Stopped;
 /// Part of the answer to a query, and where it goes on.
 type RouteSlice = (Vec<RouteStatus>, Option<Cursor>);
 
+/// Records of a dump, and where it goes on.
+type DumpSlice = (Vec<u8>, Option<Box<Dump>>);
+
 /// What the handle asks of the core.
 pub(crate) enum Request {
     Apply(Box<Config>, oneshot::Sender<Result<Report, ConfigError>>),
@@ -76,6 +85,7 @@ pub(crate) enum Request {
     Neighbor(String, oneshot::Sender<Option<Box<NeighborDetail>>>),
     Routes(Arc<RouteQuery>, Cursor, oneshot::Sender<RouteSlice>),
     Explain(IpNet, bool, oneshot::Sender<Option<Explanation>>),
+    Dump(Box<Dump>, oneshot::Sender<DumpSlice>),
     Config(oneshot::Sender<Box<Config>>),
     Groups(oneshot::Sender<Vec<GroupStatus>>),
     Memory(oneshot::Sender<MemoryStatus>),
@@ -195,6 +205,14 @@ impl SpeakerHandle {
         self.ask(|reply| Request::Explain(address.into(), false, reply)).await
     }
 
+    /// The table as received from the neighbors, in MRT TABLE_DUMP_V2 records (RFC 6396), some ten
+    /// kilobytes at a time. As with [`Self::route_stream`], other work goes on in between.
+    pub fn mrt_dump(&self) -> DumpStream {
+        let wall = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        let wall = u32::try_from(wall.as_secs()).unwrap_or(u32::MAX);
+        DumpStream { handle: self.clone(), next: Some(Box::new(Dump::new(wall))) }
+    }
+
     /// The configuration as it is applied. Passwords show only that there is one.
     ///
     /// # Errors
@@ -280,6 +298,26 @@ impl RouteStream {
         let (routes, next) = self.handle.ask(request).await?;
         self.next = next;
         Ok(Some(routes))
+    }
+}
+
+/// A table as MRT records, part by part.
+#[derive(Debug)]
+pub struct DumpStream {
+    handle: SpeakerHandle,
+    next: Option<Box<Dump>>,
+}
+
+impl DumpStream {
+    /// The next whole records, maybe none; None at the end.
+    ///
+    /// # Errors
+    /// [`Stopped`]
+    pub async fn next(&mut self) -> Result<Option<Vec<u8>>, Stopped> {
+        let Some(dump) = self.next.take() else { return Ok(None) };
+        let (records, next) = self.handle.ask(|reply| Request::Dump(dump, reply)).await?;
+        self.next = next;
+        Ok(Some(records))
     }
 }
 

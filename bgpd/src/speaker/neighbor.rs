@@ -311,11 +311,7 @@ impl Neighbor {
         self.counters.count(message.kind, true, 1);
         self.history.received(now, message.kind, message.body);
         if message.kind == MessageType::Open {
-            let [high, low] = u16::try_from(message.len).unwrap_or(u16::MAX).to_be_bytes();
-            let slot = self.slot(direction);
-            slot.open_received = vec![0xff; 16];
-            slot.open_received.extend_from_slice(&[high, low, 1]);
-            slot.open_received.extend_from_slice(message.body);
+            self.slot(direction).open_received = message.octets();
         }
     }
 

@@ -24,6 +24,12 @@ impl Core {
     ) {
         let Some(neighbor) = self.neighbor(peer) else { return };
         neighbor.note_received(now, direction, message);
+        if let Some(tap) = &mut self.tap
+            && let Some(Some(neighbor)) = self.neighbors.get(peer.index())
+        {
+            tap.message(now, neighbor, direction, message);
+        }
+        let Some(neighbor) = self.neighbor(peer) else { return };
         match message.kind {
             MessageType::Open => self.open_message(now, peer, direction, message.body),
             MessageType::Keepalive => {
@@ -105,6 +111,7 @@ impl Core {
             refreshing: FamilySet::default(),
         });
         self.set_rank(peer, rank);
+        self.monitor_up(peer);
         self.peer_is_back(now, peer);
         if self.progress.selecting {
             for family in families.iter() {
@@ -176,6 +183,7 @@ impl Core {
         tracing::info!(peer = neighbor.config.name, %reason, "session down");
         neighbor.last_down = Some((now, reason.clone()));
         neighbor.refresh_timer.at = None;
+        self.monitor_down(now, peer, &reason);
         for family in Family::ALL {
             self.groups.leave(peer, family, &mut self.rib);
         }

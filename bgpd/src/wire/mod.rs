@@ -210,6 +210,17 @@ pub struct Frame<'a> {
     pub len: usize,
 }
 
+impl Frame<'_> {
+    /// The whole message, header included.
+    pub(crate) fn octets(&self) -> Vec<u8> {
+        let mut out = Vec::with_capacity(self.len);
+        let start = begin(&mut out, self.kind);
+        out.extend_from_slice(self.body);
+        finish(&mut out, start);
+        out
+    }
+}
+
 /// Takes the first message off `buf`; None when more octets are needed. A header that can never
 /// become a message is refused as soon as its octets are here. `max` is [`MAX_LEN`] or
 /// [`MAX_EXTENDED_LEN`].
@@ -254,30 +265,34 @@ fn finish(out: &mut [u8], start: usize) {
 
 /// A cursor over received octets. Every read either succeeds whole or leaves the cursor alone.
 #[derive(Clone, Copy)]
-struct Reader<'a>(&'a [u8]);
+pub(crate) struct Reader<'a>(pub(crate) &'a [u8]);
 
 impl<'a> Reader<'a> {
-    fn take(&mut self, n: usize) -> Option<&'a [u8]> {
+    pub(crate) fn take(&mut self, n: usize) -> Option<&'a [u8]> {
         let (head, tail) = self.0.split_at_checked(n)?;
         self.0 = tail;
         Some(head)
     }
 
-    fn array<const N: usize>(&mut self) -> Option<[u8; N]> {
+    pub(crate) fn array<const N: usize>(&mut self) -> Option<[u8; N]> {
         let (head, tail) = self.0.split_first_chunk::<N>()?;
         self.0 = tail;
         Some(*head)
     }
 
-    fn u8(&mut self) -> Option<u8> {
+    pub(crate) fn u8(&mut self) -> Option<u8> {
         self.array::<1>().map(|[b]| b)
     }
 
-    fn u16(&mut self) -> Option<u16> {
+    pub(crate) fn u16(&mut self) -> Option<u16> {
         self.array().map(u16::from_be_bytes)
     }
 
-    fn is_empty(&self) -> bool {
+    pub(crate) fn u32(&mut self) -> Option<u32> {
+        self.array().map(u32::from_be_bytes)
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
 }

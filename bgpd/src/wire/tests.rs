@@ -4,6 +4,7 @@
 mod differential;
 mod mutation;
 mod rfc7606;
+mod rustbgpd;
 mod strategies;
 
 use std::net::{IpAddr, Ipv4Addr};

@@ -23,7 +23,7 @@ pub enum Confederation {
 }
 
 /// What was agreed with the sender, as far as it changes how an UPDATE reads.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Default)]
 pub struct Context {
     /// AS numbers have four octets in AS_PATH and AGGREGATOR (RFC 6793).
     pub four_octet_as: bool,

@@ -35,6 +35,17 @@ pub struct Progress {
     pub converged: bool,
 }
 
+/// What a speaker has done since it started.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Work {
+    /// Times it looked what there was to do.
+    pub rounds: u64,
+    /// Decisions that gave a prefix another best path.
+    pub best_changes: u64,
+    /// Decisions that gave a prefix other next hops.
+    pub fib_changes: u64,
+}
+
 /// The speaker as a whole.
 #[derive(Clone, Debug, Serialize)]
 pub struct SpeakerStatus {
@@ -52,6 +63,8 @@ pub struct SpeakerStatus {
     pub attribute_sets: usize,
     /// Update groups.
     pub update_groups: usize,
+    /// What it has done since it started.
+    pub work: Work,
     /// Forwarding changes not taken yet, of the subscriber that is furthest behind.
     pub fib_pending: usize,
     /// Batches of forwarding changes taken and not acknowledged yet.
@@ -125,6 +138,7 @@ impl Core {
             prefixes: [self.rib.v4.len(), self.rib.v6.len()],
             attribute_sets: self.rib.attrs.len(),
             update_groups: self.groups.len(),
+            work: self.work_done,
             fib_pending,
             fib_unacknowledged,
             fib_awaited: self.fib.awaited(),

@@ -172,6 +172,8 @@ pub struct NeighborStatus {
     pub last_down: Option<Failure>,
     /// Why the last attempt since then failed; None once a session is up.
     pub last_error: Option<Failure>,
+    /// Octets queued and not sent yet.
+    pub queued_octets: usize,
     /// Counters.
     pub counters: Counters,
     /// What was agreed on; None unless Established.
@@ -242,8 +244,6 @@ pub struct NeighborDetail {
     pub open_sent: Option<OpenStatus>,
     /// The peer's OPEN on that connection.
     pub open_received: Option<OpenStatus>,
-    /// Octets queued and not sent yet.
-    pub queued_octets: usize,
     /// The last messages, oldest first.
     pub messages: Vec<MessageStatus>,
 }
@@ -417,6 +417,7 @@ impl Core {
             since: now.saturating_sub(neighbor.since),
             last_down: neighbor.last_down.as_ref().map(failure),
             last_error: neighbor.last_error.as_ref().map(failure),
+            queued_octets: neighbor.slots.iter().map(|s| s.out.len()).sum(),
             counters: neighbor.counters,
             session: session.map(|session| {
                 let slot = &neighbor.slots[session.direction.index()];
@@ -464,7 +465,6 @@ impl Core {
             status: self.neighbor_status(neighbor, now),
             open_sent: OpenStatus::of(&slot.open_sent),
             open_received: OpenStatus::of(&slot.open_received),
-            queued_octets: neighbor.slots.iter().map(|s| s.out.len()).sum(),
             messages: neighbor.history.statuses(now),
         })
     }

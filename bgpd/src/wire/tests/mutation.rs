@@ -4,12 +4,10 @@
 use proptest::strategy::{Strategy, ValueTree};
 use proptest::test_runner::{Config, RngAlgorithm, TestRng, TestRunner};
 
+use super::encoder_max;
 use super::strategies::{announcement, open_strategy};
-use super::{EXTERNAL, encoder_max};
-use crate::wire::{
-    AttributeBlock, Confederation, Context, FamilySet, Frame, HEADER_LEN, MAX_LEN, MessageType,
-    Notification, Open, Reach, RouteRefresh, Unreach, UpdateEncoder, frame, parse_update,
-};
+use crate::fuzz;
+use crate::wire::{Frame, HEADER_LEN, MAX_LEN, MessageType, UpdateEncoder, frame};
 
 const MESSAGES: usize = 200_000;
 
@@ -84,57 +82,21 @@ fn mutate(body: &mut Vec<u8>, random: &mut Random) {
     }
 }
 
-/// Runs everything that touches a message's octets.
-fn consume(kind: MessageType, body: &[u8], context: &Context, block: &mut AttributeBlock) {
+/// Runs everything that touches a message's octets; `how` says what was negotiated.
+fn consume(kind: MessageType, body: &[u8], how: [u8; 2]) {
     match kind {
-        MessageType::Open => {
-            if let Ok(open) = Open::parse(body) {
-                let _asn = open.asn();
-                let mut out = Vec::new();
-                open.encode(&mut out);
-            }
-        }
-        MessageType::Notification => {
-            let _text = Notification::parse(body).to_string();
-        }
-        MessageType::RouteRefresh => {
-            for enhanced in [false, true] {
-                match RouteRefresh::parse(body, enhanced) {
-                    Err(error) => assert_eq!((error.code, error.subcode, enhanced), (7, 1, true)),
-                    Ok(_family) => {}
-                }
-            }
-        }
+        MessageType::Open => fuzz::open(body),
+        MessageType::Notification => fuzz::notification(body),
+        MessageType::RouteRefresh => fuzz::route_refresh(body),
         MessageType::Keepalive => {}
-        MessageType::Update => match parse_update(body, context, block) {
-            Err(error) => {
-                assert_eq!(error.code, 3);
-                assert!(matches!(error.subcode, 1 | 2 | 9 | 10), "{error}");
-            }
-            Ok(update) => {
-                let mut count = update.withdrawn.count();
-                match update.unreach {
-                    Some(Unreach::V4(p)) => count += p.count(),
-                    Some(Unreach::V6(p)) => count += p.count(),
-                    None => {}
-                }
-                let announced = update.announced.map(|(hop, p)| Reach::V4(hop, p));
-                for reach in [announced, update.reach].into_iter().flatten() {
-                    match reach {
-                        Reach::V4(_, p) => count += p.count(),
-                        Reach::V6(_, p) => count += p.count(),
-                    }
-                }
-                assert!(count <= body.len(), "a prefix takes at least an octet");
-                // Two-octet AS numbers double, attributes are never repeated.
-                assert!(block.bytes.len() <= 4 * body.len() + 64);
-                let info = crate::wire::Info::of(&block.bytes);
-                if !update.treat_as_withdraw() && update.reach.is_some() {
-                    assert!(info.origin <= 2);
-                }
-            }
-        },
+        MessageType::Update => fuzz::update(&[&how, body].concat()),
     }
+}
+
+/// How many messages: as many as the environment says, for the long run.
+fn messages() -> usize {
+    let given = std::env::var("BGPD_MUTATIONS").ok();
+    given.map_or(MESSAGES, |n| n.parse().expect("BGPD_MUTATIONS is a number"))
 }
 
 #[test]
@@ -142,28 +104,47 @@ fn mutated_messages_do_no_harm() {
     let seeds = seeds();
     assert!(seeds.len() > 100);
     let mut random = Random(0x9e37_79b9_7f4a_7c15);
-    let mut block = AttributeBlock::default();
     let mut kinds = [0_usize; 5];
-    for _ in 0..MESSAGES {
+    let messages = messages();
+    for _ in 0..messages {
         let (kind, body) = &seeds[random.below(seeds.len())];
         let mut body = body.clone();
         mutate(&mut body, &mut random);
-        let context = Context {
-            four_octet_as: random.below(2) == 0,
-            external: random.below(2) == 0,
-            confederation: [
-                Confederation::None,
-                Confederation::SameMember,
-                Confederation::OtherMember,
-            ][random.below(3)],
-            extended_next_hop: random.below(2) == 0,
-            add_path: FamilySet(u8::try_from(random.below(4)).unwrap()),
-            ..EXTERNAL
-        };
-        consume(*kind, &body, &context, &mut block);
+        // Both families, but for one message in eight: what is not negotiated is not looked at.
+        let how = random.octet() & if random.below(8) == 0 { 0xff } else { 0b1111_0011 };
+        consume(*kind, &body, [how, random.octet()]);
         kinds[*kind as usize] += 1;
     }
-    assert!(kinds[MessageType::Update as usize] > MESSAGES / 4, "{kinds:?}");
+    assert!(kinds[MessageType::Update as usize] > messages / 4, "{kinds:?}");
+}
+
+#[test]
+fn mutated_bfd_packets_do_no_harm() {
+    let mut good = vec![0x20, 0xc0, 3, 24, 0, 0, 0, 1, 0, 0, 0, 2];
+    good.extend([50_000_u32, 50_000, 0].iter().flat_map(|n| n.to_be_bytes()));
+    assert!(crate::bfd::Packet::parse(&good).is_ok());
+    let mut random = Random(3);
+    for _ in 0..messages() / 4 {
+        let mut octets = good.clone();
+        mutate(&mut octets, &mut random);
+        fuzz::bfd(&octets);
+    }
+}
+
+#[test]
+fn mutated_configurations_are_refused_or_taken() {
+    let good = "router-id: 192.0.2.1\nasn: 65001\nlisten: [\"127.0.0.1:179\"]\npeers:\n- name: a\n  \
+                address: 192.0.2.2\n  asn: 65002\n  families: [ipv4-unicast]\n  import:\n    \
+                default: accept\n    rules: []\nnetworks:\n- prefix: 10.0.0.0/8\n  \
+                communities: [\"65001:1\"]\nmrt: {updates: /tmp/x}\n";
+    let config: crate::Config = serde_saphyr::from_str(good).unwrap();
+    config.validate().unwrap();
+    let mut random = Random(7);
+    for _ in 0..messages() / 200 {
+        let mut text = good.as_bytes().to_vec();
+        mutate(&mut text, &mut random);
+        fuzz::yaml(&text);
+    }
 }
 
 #[test]

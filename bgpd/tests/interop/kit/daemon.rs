@@ -82,6 +82,12 @@ impl<'a> Daemon<'a> {
         Ok(serde_json::from_str(&self.node.run(&words)?)?)
     }
 
+    /// Runs a command of our program that prints what it prints.
+    pub(crate) fn command(&self, words: &[&str]) -> Result<String> {
+        let socket = self.socket.to_str().context("a path of ours")?;
+        self.node.run(&[&[PROGRAM], words, &["--socket", socket]].concat())
+    }
+
     /// One neighbor's status.
     pub(crate) fn neighbor(&self, name: &str) -> Result<Value> {
         let all = self.ask(&["neighbors"])?;
