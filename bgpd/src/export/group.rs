@@ -1,6 +1,5 @@
 //! One update group.
 
-use std::collections::HashMap;
 use std::net::Ipv4Addr;
 use std::sync::Arc;
 
@@ -12,6 +11,7 @@ use super::Sink;
 use super::pace::Pace;
 use super::plan::{Item, Plan};
 use super::several::Several;
+use super::sources::Sources;
 use super::transform::{Departure, Origin};
 use crate::config::{NextHopMode, SentPaths};
 use crate::policy::{Applied, Compiled, Narrowed, NextHopChange, Outcome, PeerType, Route, Source};
@@ -79,9 +79,11 @@ pub(super) struct Group {
     /// In place of that, where the members take several paths.
     pub(super) several: Several,
     /// How many paths that were sent are from each source.
-    pub(super) sources: FxHashMap<PeerId, usize>,
+    pub(super) sources: Sources,
     pub(super) pending: DirtyList,
     pub(super) pace: Pace,
+    /// There may be another group that says the same.
+    pub(super) apart: bool,
 }
 
 /// What was found out in one flush about attribute sets.
@@ -91,6 +93,8 @@ pub(super) struct Memo {
     narrowed: FxHashMap<(AttrId, PeerId), Narrowed>,
     /// What becomes of it under these rules; holds one reference to the result.
     exported: FxHashMap<(AttrId, PeerId, Applied), AttrId>,
+    /// The last of these: most routes have the attributes of the one before.
+    last: Option<((AttrId, PeerId, Applied), AttrId)>,
 }
 
 impl Group {
@@ -100,9 +104,10 @@ impl Group {
             members: SmallVec::from_slice(&[Member { peer, joining: true, refreshing: false }]),
             sent: Vec::new(),
             several: Several::default(),
-            sources: HashMap::default(),
+            sources: Sources::default(),
             pending: DirtyList::default(),
             pace: Pace::default(),
+            apart: true,
         }
     }
 
@@ -121,6 +126,7 @@ impl Group {
     /// The members have another key, and another interval with it.
     pub(super) fn rekey(&mut self, key: Arc<GroupKey>) {
         self.key = key;
+        self.apart = true;
         for dest in self.pace.stop().iter() {
             self.pending.insert(dest);
         }
@@ -157,6 +163,10 @@ impl Group {
     }
 
     pub(super) fn mark<P: RibPrefix>(&mut self, table: &mut Table<P>, dest: DestId) {
+        let source = table.dest(dest).best_path().map(|path| path.peer);
+        if source.is_some() && source == self.only_member() && !self.holds(dest) {
+            return;
+        }
         self.change(table, dest, |group| {
             group.pending.insert(dest);
         });
@@ -184,6 +194,7 @@ impl Group {
             sent: self.sent.clone(),
             several: self.several.clone(),
             sources: self.sources.clone(),
+            apart: true,
             pending: self.pending.clone(),
             pace: self.pace.clone(),
         };
@@ -209,7 +220,7 @@ impl Group {
             attrs.release(sent.attr);
         }
         self.several.clear(rib);
-        self.sources.clear();
+        self.sources = Sources::default();
         self.pending = DirtyList::default();
         self.pace = Pace::default();
         let table = P::table_mut(rib);
@@ -229,8 +240,7 @@ impl Group {
     }
 
     pub(super) fn advertised(&self, peer: PeerId) -> usize {
-        let all: usize = self.sources.values().sum();
-        all - self.sources.get(&peer).copied().unwrap_or(0)
+        self.sources.total() - self.sources.of(peer)
     }
 
     pub(super) fn is_advertised(&self, peer: PeerId, dest: DestId) -> bool {
@@ -286,9 +296,10 @@ impl Group {
             rib.attrs.release(attr);
         }
         let table = P::table_mut(rib);
-        for dest in plan.looked_at {
-            if !self.holds(dest) {
-                table.unhold(dest);
+        for some in plan.looked_at.chunks(64) {
+            table.prefetch_unused(some.iter().copied());
+            for dest in some.iter().filter(|dest| !self.holds(**dest)) {
+                table.unhold(*dest);
             }
         }
     }
@@ -302,7 +313,12 @@ impl Group {
         plan: &mut Plan,
     ) {
         let best = P::table(rib).dest(dest).best();
-        let new = best.map_or(Sent::NOTHING, |best| self.export::<P>(dest, best, rib, memo));
+        let new = match best {
+            Some(best) if self.only_member() != Some(best.0) => {
+                self.export::<P>(dest, best, rib, memo)
+            }
+            _ => Sent::NOTHING,
+        };
         let old = self.sent(dest);
         if new == old {
             self.pace.remove(dest);
@@ -311,28 +327,54 @@ impl Group {
         } else {
             self.pace.remove(dest);
             self.plan(plan, dest, old, new);
-            if dest.index() >= self.sent.len() {
-                self.sent.resize(dest.index() + 1, Sent::NOTHING);
-            }
-            self.sent[dest.index()] = new;
-            self.count(old, new, rib);
+            self.store(dest, old, new, rib);
         }
+    }
+
+    fn store(&mut self, dest: DestId, old: Sent, new: Sent, rib: &mut Rib) {
+        if dest.index() >= self.sent.len() {
+            self.sent.resize(dest.index() + 1, Sent::NOTHING);
+        }
+        self.sent[dest.index()] = new;
+        self.count(old, new, rib);
+    }
+
+    /// The member that is told nothing of routes of its own, which are then not worth remembering.
+    /// Where several paths are sent, all are remembered.
+    fn only_member(&self) -> Option<PeerId> {
+        match &*self.members {
+            [only] if self.key.paths.is_none() => Some(only.peer),
+            _ => None,
+        }
+    }
+
+    /// Takes the members of another group in, which was told the same, and with them what this one
+    /// has not remembered as long as it had but one member.
+    pub(super) fn take_in<P: RibPrefix>(&mut self, other: &mut Self, rib: &mut Rib) {
+        if let Some(only) = self.only_member() {
+            let theirs = (0..).map(DestId::new).zip(&other.sent);
+            for (dest, sent) in theirs.filter(|(_, sent)| sent.source == only) {
+                let old = self.sent(dest);
+                if sent.attr != AttrId::NONE && old == Sent::NOTHING {
+                    self.store(dest, old, *sent, rib);
+                    P::table_mut(rib).hold(dest);
+                }
+            }
+        }
+        self.members.append(&mut other.members);
+        self.pace.join(&other.pace);
+        other.clear::<P>(rib);
     }
 
     /// Counts what is remembered instead of what was, with its references.
     pub(super) fn count(&mut self, old: Sent, new: Sent, rib: &mut Rib) {
         rib.attrs.retain(new.attr);
         rib.attrs.release(old.attr);
-        if old.attr != AttrId::NONE
-            && let Some(count) = self.sources.get_mut(&old.source)
-        {
-            *count -= 1;
-            if *count == 0 {
-                self.sources.remove(&old.source);
-            }
+        if old.attr != AttrId::NONE {
+            self.sources.remove(old.source);
         }
         if new.attr != AttrId::NONE {
-            *self.sources.entry(new.source).or_default() += 1;
+            self.sources.add(new.source);
         }
     }
 
@@ -433,7 +475,12 @@ impl Group {
             (false, false) => PeerId(u16::MAX),
         };
         let key = (attr, origin, applied);
-        let out = if let Some(out) = memo.exported.get(&key) {
+        let out = if let Some((last, out)) = &memo.last
+            && *last == key
+        {
+            *out
+        } else if let Some(out) = memo.exported.get(&key) {
+            memo.last = Some((key, *out));
             *out
         } else {
             let originator = reflected.then_some(rank.router_id);

@@ -13,6 +13,7 @@ mod group;
 mod pace;
 mod plan;
 mod several;
+mod sources;
 #[cfg(test)]
 mod tests;
 mod transform;
@@ -212,14 +213,14 @@ impl UpdateGroups {
         self.groups.iter().map(|group| Summary {
             key: &group.key,
             members: group.members.iter().map(|m| m.peer).collect(),
-            advertised: group.sources.values().sum(),
+            advertised: group.sources.total(),
             pending: group.pending.len(),
         })
     }
 
     /// Whether anything still tells routes from others by this neighbor's number.
     pub(crate) fn mentions(&self, peer: PeerId) -> bool {
-        self.groups.iter().any(|g| g.sources.get(&peer).is_some_and(|n| *n > 0))
+        self.groups.iter().any(|g| g.sources.of(peer) > 0)
     }
 
     /// How many groups there are.
@@ -265,19 +266,24 @@ impl UpdateGroups {
         let mut at = 0;
         while at < self.groups.len() {
             let group = &self.groups[at];
-            let into = if group.is_done() {
-                self.groups[..at].iter().position(|g| g.is_done() && g.key == group.key)
-            } else {
-                None
-            };
-            let Some(into) = into else {
+            if !group.apart || !group.is_done() {
+                at += 1;
+                continue;
+            }
+            let same =
+                |(other, g): (usize, &Group)| (other != at && g.key == group.key).then_some(other);
+            let mut others = self.groups.iter().enumerate().filter_map(same).peekable();
+            let alone = others.peek().is_none();
+            let Some(into) = others.find(|other| self.groups[*other].is_done()) else {
+                self.groups[at].apart = !alone;
                 at += 1;
                 continue;
             };
             let mut group = self.groups.swap_remove(at);
-            self.groups[into].members.append(&mut group.members);
-            self.groups[into].pace.join(&group.pace);
-            with_family!(group.key.family, P => group.clear::<P>(rib));
+            // The last one has taken its place.
+            let into = if into == self.groups.len() { at } else { into };
+            let into = &mut self.groups[into];
+            with_family!(group.key.family, P => into.take_in::<P>(&mut group, rib));
         }
     }
 }

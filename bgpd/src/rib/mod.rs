@@ -185,12 +185,16 @@ impl Rib {
     /// Decides all destinations whose paths changed, and reports what came of it.
     pub(crate) fn decide<P: RibPrefix>(&mut self, mut report: impl FnMut(&mut Table<P>, Decided)) {
         let mut dirty = P::table_mut(self).take_dirty();
-        for touched in dirty.drain(..) {
-            let decided = self.decide_one::<P>(touched);
-            let table = P::table_mut(self);
-            report(table, decided);
-            table.free_if_unused(touched.id);
+        for some in dirty.chunks(64) {
+            P::table(self).prefetch_unused(some.iter().map(|touched| touched.id));
+            for touched in some {
+                let decided = self.decide_one::<P>(*touched);
+                let table = P::table_mut(self);
+                report(table, decided);
+                table.free_if_unused(touched.id);
+            }
         }
+        dirty.clear();
         P::table_mut(self).give_back_dirty(dirty);
     }
 

@@ -13,6 +13,10 @@ use crate::wire::Prefix;
 pub(crate) struct DestId(u32);
 
 impl DestId {
+    pub(crate) const fn new(index: u32) -> Self {
+        Self(index)
+    }
+
     pub(crate) const fn index(self) -> usize {
         self.0 as usize
     }
@@ -165,6 +169,12 @@ impl<P: Prefix> Table<P> {
             found += usize::from(self.find(&prefix).is_some());
         }
         std::hint::black_box(found);
+    }
+
+    /// As [`Self::prefetch`], of those destinations that may be about to go.
+    pub(crate) fn prefetch_unused(&self, ids: impl Iterator<Item = DestId>) {
+        let dests = ids.map(|id| self.dest(id));
+        self.prefetch(dests.filter(|dest| dest.paths.is_empty()).map(|dest| dest.prefix));
     }
 
     /// The destination of a prefix, new if need be.
