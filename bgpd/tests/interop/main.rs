@@ -4,6 +4,7 @@
 //! One file per feature; see [`kit`] for what they are made of.
 #![allow(clippy::unwrap_used, clippy::panic, clippy::expect_used, reason = "tests may")]
 
+mod add_paths;
 mod as_path;
 mod bfd;
 mod collision;
