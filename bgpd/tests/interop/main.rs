@@ -20,6 +20,7 @@ mod hostile;
 mod kit;
 mod max_prefixes;
 mod md5;
+mod policies;
 mod reflection;
 mod restart_forms;
 mod rfc7606;
