@@ -5,6 +5,7 @@
 #![allow(clippy::unwrap_used, clippy::panic, clippy::expect_used, reason = "tests may")]
 
 mod add_paths;
+mod announcements;
 mod as_path;
 mod bfd;
 mod collision;
@@ -21,6 +22,7 @@ mod kit;
 mod max_prefixes;
 mod md5;
 mod policies;
+mod reconfiguration;
 mod reflection;
 mod restart_forms;
 mod rfc7606;

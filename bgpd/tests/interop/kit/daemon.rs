@@ -56,15 +56,26 @@ impl<'a> Daemon<'a> {
 
     /// Gives it another configuration, as an operator does, and waits until it is in effect.
     pub(crate) fn reload(&self, yaml: &str) {
-        let seen = |log: &str| log.matches("configuration applied").count();
-        let before = seen(&self.process.log());
+        self.hang_up(yaml, "configuration applied");
+    }
+
+    /// Gives it a configuration that it refuses, and returns what it logs of it.
+    pub(crate) fn reload_refused(&self, yaml: &str) -> String {
+        self.hang_up(yaml, "configuration not changed")
+    }
+
+    /// Replaces its configuration and tells it so; what it has logged up to the line that is waited
+    /// for, which is included.
+    fn hang_up(&self, yaml: &str, line: &str) -> String {
+        let before = self.process.log().len();
         fs::write(&self.config, yaml).unwrap();
         self.process.signal(libc::SIGHUP);
-        eventually("the new configuration", LIMIT, || {
-            let log = self.process.log();
-            ensure!(seen(&log) > before, "not applied");
-            Ok(())
-        });
+        eventually(line, LIMIT, || {
+            let log = self.process.log().get(before..).context("a longer log")?.to_owned();
+            let end = log.find(line).with_context(|| format!("not said: {log}"))?;
+            let end = log[end..].find('\n').context("half a line")? + end;
+            Ok(log[..end].to_owned())
+        })
     }
 
     pub(crate) fn process(&self) -> &Process {
