@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use anyhow::ensure;
 
-use crate::kit::{Bird, Daemon, Frr, LIMIT, Pair, eventually, pair, throughout};
+use crate::kit::{Bird, Daemon, Frr, Gobgp, LIMIT, Pair, eventually, pair, throughout};
 
 const LONG_LIVED: &str = "
 graceful-restart: {restart-time: 1}
@@ -15,6 +15,142 @@ const BIRD_LONG_LIVED: &str = "
   graceful restart on; graceful restart time 1;
   long lived graceful restart on; long lived stale time 600;
 ";
+
+const NOTIFICATION: &str = "graceful-restart: {notification: true}\n";
+const FRR_LONG_LIVED: &str = "
+router bgp 65002
+ bgp graceful-restart
+ bgp graceful-restart preserve-fw-state
+ bgp graceful-restart restart-time 1
+ bgp long-lived-graceful-restart stale-time 600
+";
+const GOBGP_LONG_LIVED: &str = "
+    graceful-restart:
+      config: {enabled: true, restart-time: 1, long-lived-enabled: true, notification-enabled: true}
+    afi-safis:
+      - config: {afi-safi-name: ipv4-unicast}
+        mp-graceful-restart: {config: {enabled: true}}
+        long-lived-graceful-restart: {config: {enabled: true, restart-time: 600}}
+      - config: {afi-safi-name: ipv6-unicast}
+        mp-graceful-restart: {config: {enabled: true}}
+        long-lived-graceful-restart: {config: {enabled: true, restart-time: 600}}
+";
+
+/// The peer is killed. Waits until its route is kept for long.
+fn killed(us: &Daemon<'_>, kill: impl FnOnce()) {
+    let path = us.until_path("10.2.0.0/24");
+    assert!(!path["communities"].to_string().contains("llgr-stale"), "{path}");
+    let neighbor = us.neighbor("peer").unwrap();
+    assert_eq!(neighbor["families"][0]["long_lived_time"], 600, "{neighbor}");
+    kill();
+    eventually("our mark on the peer's route", LIMIT, || {
+        let path = us.route("10.2.0.0/24")?["paths"][0].clone();
+        ensure!(path["communities"].to_string().contains("llgr-stale"), "{path}");
+        ensure!(path["used"] == true, "{path}");
+        Ok(())
+    });
+}
+
+#[test]
+fn frr_keeps_ours_for_long() {
+    let pair = Pair::new();
+    let frr = Frr::start(&pair.peer, &[pair::FRR, FRR_LONG_LIVED].concat());
+    let mut us = Daemon::start(&pair.us, &[&pair::ours(""), LONG_LIVED].concat());
+    us.established("peer");
+    frr.until_path("10.1.0.0/24");
+    us.process_mut().kill();
+    eventually("FRR's mark on our route", LIMIT, || {
+        let route = frr.route("10.1.0.0/24")?;
+        let communities = route["paths"][0]["community"]["string"].as_str().unwrap_or_default();
+        ensure!(communities.contains("llgr-stale"), "{route}");
+        Ok(())
+    });
+}
+
+#[test]
+fn we_keep_frrs_for_long() {
+    let pair = Pair::new();
+    let mut frr = Frr::start(&pair.peer, &[pair::FRR, FRR_LONG_LIVED].concat());
+    let us = Daemon::start(&pair.us, &[&pair::ours(""), LONG_LIVED].concat());
+    us.established("peer");
+    killed(&us, || frr.kill());
+    frr.start_bgpd();
+    us.established("peer");
+    eventually("FRR's route, announced again", LIMIT, || {
+        let path = us.until_path("10.2.0.0/24");
+        ensure!(!path["communities"].to_string().contains("llgr-stale"), "{path}");
+        Ok(())
+    });
+}
+
+#[test]
+fn gobgp_keeps_ours_for_long() {
+    let pair = Pair::new();
+    let gobgp = Gobgp::start(&pair.peer, &pair::gobgp("", GOBGP_LONG_LIVED));
+    let mut us = Daemon::start(&pair.us, &[&pair::ours(""), LONG_LIVED].concat());
+    us.established("peer");
+    gobgp.until_path("10.1.0.0/24");
+    us.process_mut().kill();
+    eventually("GoBGP's mark on our route", LIMIT, || {
+        let route = gobgp.route("10.1.0.0/24")?.to_string();
+        // LLGR_STALE as one number.
+        ensure!(route.contains(&0xffff_0006_u32.to_string()), "{route}");
+        Ok(())
+    });
+}
+
+#[test]
+fn we_keep_gobgps_for_long() {
+    let pair = Pair::new();
+    let mut gobgp = Gobgp::start(&pair.peer, &pair::gobgp("", GOBGP_LONG_LIVED));
+    let us = Daemon::start(&pair.us, &[&pair::ours(""), LONG_LIVED].concat());
+    us.established("peer");
+    gobgp.run("global rib add 10.2.0.0/24 -a ipv4").unwrap();
+    killed(&us, || gobgp.kill());
+}
+
+/// Both agree to keep routes over a NOTIFICATION.
+fn over_a_notification(pair: &Pair) -> (Daemon<'_>, Gobgp<'_>) {
+    let long = GOBGP_LONG_LIVED.replace("restart-time: 1,", "restart-time: 600,");
+    let gobgp = Gobgp::start(&pair.peer, &pair::gobgp("", &long));
+    let us = Daemon::start(&pair.us, &(pair::ours("") + NOTIFICATION));
+    us.established("peer");
+    gobgp.run("global rib add 10.2.0.0/24 -a ipv4").unwrap();
+    us.until_route("10.2.0.0/24");
+    gobgp.until_path("10.1.0.0/24");
+    let neighbor = us.neighbor("peer").unwrap();
+    assert_eq!(neighbor["session"]["restart_notification"], true, "{neighbor}");
+    (us, gobgp)
+}
+
+#[test]
+fn gobgp_resets_the_session_and_no_route_is_lost() {
+    let pair = Pair::new();
+    let (us, gobgp) = over_a_notification(&pair);
+    gobgp.run("neighbor 10.0.1.1 reset").unwrap();
+    eventually("GoBGP's reset", LIMIT, || {
+        let neighbor = us.neighbor("peer")?;
+        let said = neighbor["last_down"]["reason"].as_str().unwrap_or_default();
+        ensure!(said.contains("received Cease/Administrative Reset"), "{neighbor}");
+        us.route("10.2.0.0/24").map(drop)
+    });
+    // GoBGP is in no hurry to come back.
+    throughout("GoBGP's route", Duration::from_secs(2), || us.route("10.2.0.0/24").map(drop));
+    assert_eq!(us.until_path("10.2.0.0/24")["used"], true);
+}
+
+#[test]
+fn we_reset_the_session_and_gobgp_loses_no_route() {
+    let pair = Pair::new();
+    let (us, gobgp) = over_a_notification(&pair);
+    us.reload(&(pair::ours("families: [ipv4-unicast]") + NOTIFICATION));
+    eventually("GoBGP's mark on our route", LIMIT, || {
+        let path = gobgp.route("10.1.0.0/24")?[0].clone();
+        ensure!(path["stale"] == true, "{path}");
+        Ok(())
+    });
+    throughout("our route", Duration::from_secs(2), || gobgp.route("10.1.0.0/24").map(drop));
+}
 
 #[test]
 fn bird_keeps_ours_for_long() {
@@ -101,8 +237,7 @@ router bgp 65002
  no bgp hard-administrative-reset
 ";
     let frr = Frr::start(&pair.peer, &[pair::FRR, notification].concat());
-    let ours = [&pair::ours(""), "graceful-restart: {notification: true}\n"].concat();
-    let us = Daemon::start(&pair.us, &ours);
+    let us = Daemon::start(&pair.us, &(pair::ours("") + NOTIFICATION));
     us.established("peer");
     us.until_route("10.2.0.0/24");
     let neighbor = us.neighbor("peer").unwrap();

@@ -32,6 +32,11 @@ impl<'a> Gobgp<'a> {
         gobgp
     }
 
+    /// Kills it.
+    pub(crate) fn kill(&mut self) {
+        self.process.kill();
+    }
+
     /// Runs a command of `gobgp`.
     pub(crate) fn run(&self, command: &str) -> Result<String> {
         let mut words = vec!["gobgp"];
