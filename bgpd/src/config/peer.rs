@@ -183,6 +183,11 @@ pub struct PeerConfig {
     /// The local address of the session. None: what the kernel chooses.
     #[serde(default)]
     pub source_address: Option<IpAddr>,
+    /// The interface of the session, or its VRF if it is in one: connections are made by way of it
+    /// and taken only from it, whatever the routes are. While it is not there the peer is down.
+    /// None: what the kernel chooses, and any.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub source_interface: Option<String>,
     /// Never connect, only accept.
     #[serde(default)]
     pub passive: bool,
@@ -326,6 +331,7 @@ impl PeerConfig {
             local_asn: None,
             local_as: LocalAs::default(),
             source_address: None,
+            source_interface: None,
             passive: false,
             shutdown: None,
             password: None,

@@ -74,6 +74,12 @@ fn errors_name_object_and_field() {
         ),
         ("next-hop: self", "ttl-security: 255", "peer \"tor1\": ttl-security: "),
         ("next-hop: self", "source-address: fd00::1", "peer \"tor1\": source-address: "),
+        ("next-hop: self", "source-interface: a/b", "peer \"tor1\": source-interface: is not the"),
+        (
+            "address: 192.0.2.2",
+            "interface: eth0\n    source-interface: eth1",
+            "peer \"tor1\": source-interface: interface says already",
+        ),
         ("max-length: 26", "max-length: 33", "peer \"tor1\": import: rules[0].prefixes: "),
         (
             "prefix-sets: [site]",

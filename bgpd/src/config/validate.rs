@@ -202,6 +202,14 @@ fn is_unicast(address: IpAddr) -> bool {
     !address.is_unspecified() && !address.is_multicast() && !broadcast
 }
 
+const NO_INTERFACE: &str = "is not the name of an interface";
+
+/// Whether an interface may have this name (`dev_valid_name` of the kernel).
+fn is_interface(name: &str) -> bool {
+    let odd = |c: char| matches!(c, '/' | ':' | '\0') || c.is_whitespace();
+    (1..=15).contains(&name.len()) && !name.contains(odd) && !matches!(name, "." | "..")
+}
+
 pub(super) const RESERVED_ASN: &str = "0, 23456 and 4294967295 are reserved";
 
 /// Whether a speaker may have this AS number: not 0 (RFC 7607), AS_TRANS (RFC 6793), or the last
@@ -225,8 +233,9 @@ impl PeerConfig {
                 let unnumbered = self.address.is_unspecified();
                 let reason = "has a meaning only without address, or with a link-local one";
                 check(unnumbered || link_local, "interface", reason)?;
-                let possible = (1..=15).contains(&name.len()) && !name.contains(['/', ' ']);
-                check(possible, "interface", "is not the name of an interface")?;
+                check(is_interface(name), "interface", NO_INTERFACE)?;
+                let one = self.source_interface.is_none();
+                check(one, "source-interface", "interface says already where the session is")?;
                 check(self.scope_id == 0, "scope-id", "is that of interface")?;
             }
         }
@@ -276,6 +285,8 @@ impl PeerConfig {
         check(asn, "asn", RESERVED_ASN)?;
         check(self.local_asn.is_none_or(is_asn), "local-asn", RESERVED_ASN)?;
         check(password, "password", "must have 1 to 80 octets")?;
+        let interface = self.source_interface.as_deref().is_none_or(is_interface);
+        check(interface, "source-interface", NO_INTERFACE)?;
         let hops = self.ttl_security.is_none_or(|h| (1..=254).contains(&h));
         check(hops, "ttl-security", "must be 1 to 254 hops")?;
         check(self.multihop != Some(0), "multihop", "must be 1 to 255")?;

@@ -193,7 +193,8 @@ impl Core {
     fn rename(&mut self, peers: &[PeerConfig], report: &mut Report) {
         let key = |peer: &PeerConfig| {
             let place = (peer.address, peer.scope_id, peer.interface.clone());
-            let address = (place, peer.port, peer.source_address);
+            let source = (peer.source_address, peer.source_interface.clone());
+            let address = (place, peer.port, source);
             (address, peer.password.clone(), peer.ttl_security, peer.multihop)
         };
         let known: HashSet<String> =
@@ -488,6 +489,7 @@ fn differences(old: &PeerConfig, new: &PeerConfig, same_as: bool) -> (Vec<&'stat
         local_asn,
         local_as,
         source_address,
+        source_interface,
         passive,
         shutdown,
         password,
@@ -528,6 +530,7 @@ fn differences(old: &PeerConfig, new: &PeerConfig, same_as: bool) -> (Vec<&'stat
         ("local-asn", *local_asn != old.local_asn, Effect::SessionReset),
         ("local-as", *local_as != old.local_as, Effect::ReEvaluated),
         ("source-address", *source_address != old.source_address, Effect::SessionReset),
+        ("source-interface", *source_interface != old.source_interface, Effect::SessionReset),
         ("passive", *passive != old.passive, Effect::Live),
         ("shutdown", *shutdown != old.shutdown, Effect::Live),
         ("password", *password != old.password, Effect::Live),

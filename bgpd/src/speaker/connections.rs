@@ -13,12 +13,14 @@ use crate::session::{Direction, Event, State, Timer};
 use crate::wire::{MAX_EXTENDED_LEN, MAX_LEN, MessageType, frame};
 
 impl Core {
-    /// A peer has connected; None if no neighbor wants the connection.
+    /// A peer has connected, by way of an interface, if that is known; None if no neighbor wants
+    /// the connection.
     pub(crate) fn accepted(
         &mut self,
         now: Time,
         remote: SocketAddr,
         local: SocketAddr,
+        interface: Option<&str>,
     ) -> Option<(ConnId, Arc<PeerConfig>)> {
         self.clock = now;
         let (ip, scope) = canonical(remote);
@@ -29,8 +31,11 @@ impl Core {
             .max_by_key(|n| (n.config.source_address.is_some(), Reverse(n.state())));
         let id = match known {
             Some(neighbor) => neighbor.id,
-            None => self.admit(now, ip, scope)?,
+            None => self.admit(now, ip, scope, interface)?,
         };
+        if !self.is_way(now, id, interface) {
+            return None;
+        }
         self.settle(now, id, ip);
         let neighbor = self.neighbors.get(id.index())?.as_ref()?;
         let (id, config) = (neighbor.id, neighbor.config.clone());
@@ -62,6 +67,28 @@ impl Core {
         let conn = self.new_conn(id, Direction::Incoming);
         self.open(now, conn, local, remote);
         Some((conn, config))
+    }
+
+    /// Whether it matters by which interface connections come in.
+    pub(crate) fn binds_to_interfaces(&self) -> bool {
+        let ranges = self.config.listen_ranges.iter().map(|range| &range.peer);
+        let mut peers = ranges.chain(self.peers().map(|peer| &**peer));
+        peers.any(|peer| peer.source_interface.is_some())
+    }
+
+    /// Whether a connection of a neighbor may come in by an interface.
+    fn is_way(&mut self, now: Time, peer: PeerId, interface: Option<&str>) -> bool {
+        let Some(neighbor) = self.neighbor(peer) else { return false };
+        let Some(wanted) = neighbor.config.source_interface.as_deref() else { return true };
+        if interface == Some(wanted) {
+            return true;
+        }
+        if neighbor.session.is_none() {
+            let by = interface.unwrap_or("one that is not known");
+            let why = format!("{wanted}: a connection came in by another: {by}");
+            neighbor.last_error = Some((now, DownReason::Link(why)));
+        }
+        false
     }
 
     /// An [`Output::Connect`] succeeded. False: nobody wants the connection any more.

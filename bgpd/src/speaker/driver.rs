@@ -379,8 +379,13 @@ impl Driver {
         // A peer that has a key may not come in where the kernel would not check it.
         let ip = remote.ip().to_canonical();
         let unsafe_key = self.keys.iter().any(|(net, (_, ok))| !ok && net.contains(&ip));
-        let accepted =
-            if unsafe_key { None } else { self.core.accepted(self.now(), remote, local) };
+        let accepted = if unsafe_key {
+            None
+        } else {
+            let asked = self.core.binds_to_interfaces();
+            let interface = asked.then(|| tcp::interface(&stream)).flatten();
+            self.core.accepted(self.now(), remote, local, interface.as_deref())
+        };
         let Some((conn, peer)) = accepted else {
             tracing::debug!(%remote, "connection refused");
             return;

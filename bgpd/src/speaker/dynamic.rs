@@ -46,9 +46,16 @@ impl Neighbor {
 
 impl Core {
     /// Makes a neighbor of whoever connects from an address that is nobody's, if a range holds it.
-    pub(super) fn admit(&mut self, now: Time, address: IpAddr, scope_id: u32) -> Option<PeerId> {
+    pub(super) fn admit(
+        &mut self,
+        now: Time,
+        address: IpAddr,
+        scope_id: u32,
+        interface: Option<&str>,
+    ) -> Option<PeerId> {
         let range = range_of(&self.config.listen_ranges, address)?;
-        if range.peer.shutdown.is_some() {
+        let way = range.peer.source_interface.as_deref();
+        if range.peer.shutdown.is_some() || way.is_some() && way != interface {
             return None;
         }
         let config = range.neighbor(address, scope_id);

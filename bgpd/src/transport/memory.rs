@@ -356,7 +356,7 @@ impl Network {
         }
         let now = self.now;
         let core = self.nodes.get_mut(to).and_then(|n| n.core.as_mut());
-        let accepted = core.and_then(|core| core.accepted(now, local, remote));
+        let accepted = core.and_then(|core| core.accepted(now, local, remote, None));
         let Some((conn, _)) = accepted else {
             self.arrive(id, 0, Arrival::Refused);
             if to < self.nodes.len() {

@@ -3,6 +3,7 @@
 //! The core knows neither. It names connections by number, says what it wants
 //! ([`crate::speaker::Output`]), and is told what happened.
 
+mod arrival;
 pub(crate) mod discovery;
 pub(crate) mod tcp;
 

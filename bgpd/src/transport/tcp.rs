@@ -11,6 +11,7 @@ use ipnet::IpNet;
 use socket2::{Domain, Protocol, SockAddr, SockRef, Socket, Type};
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
 
+use super::arrival;
 use crate::config::PeerConfig;
 
 /// Connections that may wait to be accepted.
@@ -46,6 +47,9 @@ pub(crate) async fn connect(peer: &PeerConfig, external: bool) -> io::Result<Tcp
     let remote = address(peer, peer.port);
     let socket = Socket::new(Domain::for_address(remote), Type::STREAM, Some(Protocol::TCP))?;
     socket.set_nonblocking(true)?;
+    if let Some(interface) = &peer.source_interface {
+        bind_interface(&socket, interface)?;
+    }
     if let Some(source) = peer.source_address {
         socket.bind(&SocketAddr::new(source, 0).into())?;
     }
@@ -61,7 +65,25 @@ pub(crate) async fn connect(peer: &PeerConfig, external: bool) -> io::Result<Tcp
 /// Sets up a connection that a peer has opened. Its MD5 key came with the listener.
 pub(crate) fn prepare(stream: &TcpStream, peer: &PeerConfig, external: bool) -> io::Result<()> {
     stream.set_nodelay(true)?;
+    if let Some(interface) = &peer.source_interface {
+        bind_interface(stream, interface)?;
+    }
     set_ttl(stream, peer, external)
+}
+
+/// The interface that a connection came in by; None, and a word in the log, where the kernel does
+/// not say.
+pub(crate) fn interface(stream: &TcpStream) -> Option<String> {
+    let ipv4 = stream.local_addr().ok()?.is_ipv4();
+    arrival::name(stream, ipv4)
+        .inspect_err(|error| tracing::warn!(%error, "by which interface did a connection come?"))
+        .ok()
+}
+
+/// Sends by way of an interface only, and takes nothing that comes by another.
+fn bind_interface(socket: &impl AsFd, interface: &str) -> io::Result<()> {
+    let bound = SockRef::from(socket).bind_device(Some(interface.as_bytes()));
+    bound.map_err(|e| io::Error::new(e.kind(), format!("source-interface {interface}: {e}")))
 }
 
 /// Whether octets, or the end of the stream, wait to be read.

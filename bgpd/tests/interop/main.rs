@@ -28,5 +28,6 @@ mod restart_forms;
 mod rfc7606;
 mod route_refresh;
 mod shutdown;
+mod source;
 mod ttl_security;
 mod unnumbered;

@@ -151,6 +151,8 @@ pub struct NeighborStatus {
     pub address: IpAddr,
     /// The interface it is named by.
     pub interface: Option<String>,
+    /// The interface that the session is bound to.
+    pub source_interface: Option<String>,
     /// The peer's AS number; 0: it may be of several, and has not been Established yet.
     pub asn: u32,
     /// The listen range that it came by, by name; None: it is configured.
@@ -406,6 +408,7 @@ impl Core {
             description: config.description.clone(),
             address: config.address,
             interface: config.interface.clone(),
+            source_interface: config.source_interface.clone(),
             asn: neighbor.asn().unwrap_or(0),
             listen_range: neighbor.range.clone(),
             local_asn: neighbor.local_asn,

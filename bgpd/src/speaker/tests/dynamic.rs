@@ -42,7 +42,7 @@ impl Network {
         let now = self.now;
         let remote: SocketAddr = format!("{remote}:40000").parse().unwrap();
         let local = SocketAddr::new(address(0), 179);
-        self.core(0).accepted(now, remote, local).is_some()
+        self.core(0).accepted(now, remote, local, None).is_some()
     }
 }
 
@@ -217,4 +217,33 @@ fn going_away_does_not_lift_a_limit_of_prefixes() {
     network.change(1, |c| c.networks = own(&["10.1.0.0/24"]));
     network.run_for(6 * MINUTE);
     assert_eq!(network.seen(), [("rack-192.0.0.2".to_owned(), true)]);
+}
+
+#[test]
+fn connections_by_another_interface_are_refused() {
+    let mut network = around(&[65001, 65002], PeerAs::External);
+    network.change(0, |c| {
+        c.peers = vec![peer(0, 8, 65002)];
+        c.peers[0].passive = true;
+        c.peers[0].source_interface = Some("eth1".into());
+        c.listen_ranges[0].peer.source_interface = Some("eth2".into());
+    });
+    let come = |network: &mut Network, host: usize, interface| {
+        let (now, local) = (network.now, SocketAddr::new(address(0), 179));
+        let remote = SocketAddr::new(address(host), 40000);
+        network.core(0).accepted(now, remote, local, interface).is_some()
+    };
+    // One that is configured is never one of the range, whatever it comes by.
+    for (host, right) in [(8, "eth1"), (9, "eth2")] {
+        for other in [Some("eth3"), None, Some(if host == 8 { "eth2" } else { "eth1" })] {
+            assert!(!come(&mut network, host, other), "{host} by {other:?}");
+        }
+        assert_eq!(network.seen().len(), 1, "nobody was made a neighbor");
+        assert!(network.seen().iter().all(|(name, _)| name == "n8"));
+        if host == 8 {
+            let why = network.neighbor(0, 8).last_error.unwrap().reason.to_string();
+            assert_eq!(why, "interface eth1: a connection came in by another: eth2");
+        }
+        assert!(come(&mut network, host, Some(right)), "{host}");
+    }
 }

@@ -92,7 +92,7 @@ fn an_import_policy_needs_no_refresh() {
 #[test]
 fn what_the_open_says_resets_the_session_and_nothing_else_does() {
     type Edit = fn(&mut Config);
-    let cases: [(Edit, Effect); 19] = [
+    let cases: [(Edit, Effect); 20] = [
         (|c| c.peers[0].description = "x".into(), Effect::Live),
         (|c| c.peers[0].hold_time = 30, Effect::NextSession),
         (|c| c.peers[0].keepalive_time = Some(5), Effect::Live),
@@ -111,6 +111,7 @@ fn what_the_open_says_resets_the_session_and_nothing_else_does() {
         (|c| c.peers[0].graceful_shutdown = true, Effect::ReEvaluated),
         (|c| c.peers[0].role = Some(crate::wire::Role::Peer), Effect::SessionReset),
         (|c| c.peers[0].families = vec![crate::Family::Ipv4Unicast], Effect::SessionReset),
+        (|c| c.peers[0].source_interface = Some("eth0".into()), Effect::SessionReset),
         (|c| c.peers[0].local_asn = Some(65001), Effect::SessionReset),
     ];
     for (at, (edit, effect)) in cases.into_iter().enumerate() {

@@ -371,8 +371,8 @@ fn a_second_connection_changes_nothing_before_it_is_a_session() {
         let local = (address(0), 179).into();
         for said in [&[][..], &[0; 64], &keepalive, &[0xff; 7]] {
             let (now, since) = (network.now, network.neighbor(0, 1).since);
-            let (silent, _) = network.core(0).accepted(now, remote, local).unwrap();
-            let (conn, _) = network.core(0).accepted(now, remote, local).unwrap();
+            let (silent, _) = network.core(0).accepted(now, remote, local, None).unwrap();
+            let (conn, _) = network.core(0).accepted(now, remote, local, None).unwrap();
             assert!(network.core(0).outgoing(silent).is_none(), "at most one waits");
             network.core(0).received(now, conn, said);
             network.run_for(Duration::from_secs(300));
@@ -403,6 +403,6 @@ fn beside_a_session_without_graceful_restart_no_connection_is_taken() {
     network.run_for(MINUTE);
     let now = network.now;
     let remote = (address(1), 50000).into();
-    assert!(network.core(0).accepted(now, remote, (address(0), 179).into()).is_none());
+    assert!(network.core(0).accepted(now, remote, (address(0), 179).into(), None).is_none());
     assert!(network.is_up(0, 1));
 }
