@@ -285,3 +285,29 @@ fn a_monitoring_station_is_connected_to_and_told_and_told_of_the_end() {
     assert!(rest.is_empty());
     first.child.wait().unwrap();
 }
+
+#[test]
+fn the_configurations_that_come_with_it_are_right() {
+    let folder = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../manifests/bgpd");
+    let files: Vec<PathBuf> =
+        std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path()).collect();
+    assert!(files.len() >= 2, "{files:?}");
+    let check = |file: &PathBuf| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_bgpd"));
+        command.args(["run", "--check", "--config"]).arg(file).output().unwrap()
+    };
+    for file in &files {
+        let output = check(file);
+        let error = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success() && error.is_empty(), "{error}");
+    }
+    // The control: what is wrong is named.
+    let id = std::process::id();
+    let wrong = std::env::temp_dir().join(format!("bgpd-daemon-{id}-wrong.yaml"));
+    let text = std::fs::read_to_string(&files[0]).unwrap();
+    std::fs::write(&wrong, text.replace("asn:", "asm:")).unwrap();
+    let output = check(&wrong);
+    std::fs::remove_file(&wrong).unwrap();
+    let error = String::from_utf8_lossy(&output.stderr);
+    assert!(!output.status.success() && error.contains("asm"), "{error}");
+}
