@@ -19,6 +19,7 @@ mod hold_time;
 mod hostile;
 #[allow(dead_code, unused_imports, reason = "a kit is for tests to come, too")]
 mod kit;
+mod listen_range;
 mod max_prefixes;
 mod md5;
 mod policies;
