@@ -5,6 +5,7 @@ mod listen_range;
 mod observe;
 mod peer;
 mod peer_as;
+mod tcp_ao;
 #[cfg(test)]
 mod tests;
 mod validate;
@@ -16,6 +17,7 @@ pub use peer::{
     AddPaths, LocalAs, MaxPrefixes, NextHopMode, Password, PeerConfig, RemovePrivateAs, SentPaths,
 };
 pub use peer_as::PeerAs;
+pub use tcp_ao::{TcpAo, TcpAoAlgorithm, TcpAoKey};
 pub use validate::{ConfigError, InvalidField, is_asn};
 
 use std::collections::BTreeMap;

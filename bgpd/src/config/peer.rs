@@ -5,7 +5,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use serde::{Deserialize, Serialize};
 
-use super::{Bfd, Config, PORT, PeerAs};
+use super::{Bfd, Config, PORT, PeerAs, TcpAo};
 use crate::policy::{PeerType, Policy};
 use crate::wire::{Family, Role};
 
@@ -23,7 +23,7 @@ pub enum NextHopMode {
     Keep,
 }
 
-/// A TCP MD5 key (RFC 2385), 1 to 80 octets. Never shown, nor serialized.
+/// A key of TCP MD5 (RFC 2385) or TCP-AO (RFC 5925), 1 to 80 octets. Never shown, nor serialized.
 #[derive(Clone, PartialEq, Eq, Deserialize)]
 #[serde(transparent)]
 pub struct Password(String);
@@ -41,6 +41,10 @@ impl Password {
 
     pub(crate) fn bytes(&self) -> &[u8] {
         self.0.as_bytes()
+    }
+
+    pub(super) fn is_possible(&self) -> bool {
+        (1..=80).contains(&self.0.len())
     }
 }
 
@@ -197,6 +201,9 @@ pub struct PeerConfig {
     /// TCP MD5 key (RFC 2385).
     #[serde(default)]
     pub password: Option<Password>,
+    /// TCP-AO keys (RFC 5925), in place of `password`. A change of them begins the session anew.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tcp_ao: Option<TcpAo>,
     /// The peer is at most this many hops away, 1 to 254: packets from further are dropped (RFC 5082).
     #[serde(default)]
     pub ttl_security: Option<u8>,
@@ -335,6 +342,7 @@ impl PeerConfig {
             passive: false,
             shutdown: None,
             password: None,
+            tcp_ao: None,
             ttl_security: None,
             multihop: None,
             bfd: None,
@@ -372,6 +380,11 @@ impl PeerConfig {
     /// What the neighbors of a [`super::ListenRange`] are: a neighbor without address.
     pub fn template(name: impl Into<String>, asn: PeerAs) -> Self {
         Self { asn, ..Self::new(name, no_address(), 0) }
+    }
+
+    /// Whether the kernel signs and checks segments.
+    pub(crate) const fn is_signed(&self) -> bool {
+        self.password.is_some() || self.tcp_ao.is_some()
     }
 
     /// Whether we offer to take IPv4 routes with an IPv6 next hop.

@@ -58,6 +58,18 @@ fn a_password_is_never_shown() {
     let debug = format!("{config:?}");
     let json = serde_json::to_string(&config).unwrap();
     assert!(!debug.contains("hunter2") && !json.contains("hunter2"));
+
+    let ao = "tcp-ao: {keys: [{send-id: 1, recv-id: 2, algorithm: aes-128-cmac-96, key: hunter2}, \
+              {send-id: 3, recv-id: 4, key: hunter3}]}";
+    let config = parse(&YAML.replace("password: hunter2", ao)).unwrap();
+    let keys = &config.peers[0].tcp_ao.as_ref().unwrap().keys;
+    assert_eq!((keys[0].send_id, keys[0].recv_id, keys[0].key.reveal()), (1, 2, "hunter2"));
+    assert_eq!(keys[0].algorithm, TcpAoAlgorithm::Aes128Cmac);
+    assert_eq!(keys[1].algorithm, TcpAoAlgorithm::HmacSha1);
+    let debug = format!("{config:?}");
+    let json = serde_json::to_string(&config).unwrap();
+    assert!(json.contains("hmac-sha-1-96"));
+    assert!(!debug.contains("hunter") && !json.contains("hunter"));
 }
 
 #[test]
@@ -110,6 +122,30 @@ fn errors_name_object_and_field() {
         ("asn: 65002", "asn: 65001\n    role: peer", "role: is for external peers only"),
         ("asn: 65002", "asn: 65001\n    as-override: true", "as-override: is for external peers"),
         ("password: hunter2", "password: ''", "peer \"tor1\": password: "),
+        (
+            "next-hop: self",
+            "tcp-ao: {keys: [{send-id: 1, recv-id: 2, key: k}]}",
+            "peer \"tor1\": tcp-ao: there is a password already",
+        ),
+        ("password: hunter2", "tcp-ao: {keys: []}", "peer \"tor1\": tcp-ao: must have 1 to 16"),
+        (
+            "password: hunter2",
+            "tcp-ao: {keys: [{send-id: 1, recv-id: 2, key: ''}]}",
+            "peer \"tor1\": tcp-ao: a key must have 1 to 80 octets",
+        ),
+        (
+            "password: hunter2",
+            "tcp-ao: {keys: [{send-id: 1, recv-id: 2, key: a}, {send-id: 2, recv-id: 2, key: b}]}",
+            "peer \"tor1\": tcp-ao: no two keys may have the same",
+        ),
+        ("password: hunter2", "tcp-ao: {keys: [{send-id: 256, recv-id: 2, key: a}]}", "256"),
+        (
+            "    password: hunter2",
+            "    tcp-ao: {keys: [{send-id: 1, recv-id: 2, key: a}]}\n  \
+             - {name: b, address: 192.0.2.2, port: 1179, asn: 65002}\n  \
+             - name: c\n    address: 192.0.2.3\n    asn: 65002",
+            "peer \"tor1\": tcp-ao: another peer has the same address",
+        ),
         ("restart-time: 60", "restart-time: 5000", "graceful-restart: restart-time: "),
         (
             "graceful-restart:",
@@ -224,6 +260,11 @@ fn listen_ranges() {
         ("name: rack", "name: tor1", "listen-range \"tor1\": peer.name: "),
         ("name: rack", "address: 192.0.2.9, name: rack", "listen-range \"rack\": peer.address: "),
         ("name: rack", "source-address: fd00::1, name: rack", "rack\": peer.source-address: "),
+        (
+            "password: all",
+            "tcp-ao: {keys: [{send-id: 1, recv-id: 2, key: a}]}",
+            "listen-range \"rack\": peer.tcp-ao: is for single peers",
+        ),
         ("    peer:", "    limit: 0\n    peer:", "listen-range \"rack\": limit: "),
         (", password: one", "", "listen-range \"rack\": peer.password: peer \"tor1\""),
         ("65010-65019", "65000-65019", "listen-range \"rack\": asn: has our own"),

@@ -136,6 +136,11 @@ impl Config {
                               but other settings for it";
                 return fail(&object, field, reason);
             }
+            let mut others = self.peers.iter().filter(|p| p.address == peer.address);
+            if others.any(|p| !peer.address.is_unspecified() && p.tcp_ao != peer.tcp_ao) {
+                let reason = "another peer has the same address, but other keys or none";
+                return fail(&object, "tcp-ao", reason);
+            }
             peer.validate_in(self).map_err(|e| e.of(object))?;
         }
         self.validate_ranges(&names)
@@ -164,6 +169,8 @@ impl Config {
             check(peer.interface.is_none(), "peer.interface", "is where the neighbor is")?;
             let source = peer.source_address.is_none_or(|s| s.is_ipv4() == prefix.addr().is_ipv4());
             check(source, "peer.source-address", "is not of the prefix's family")?;
+            let reason = "is for single peers only";
+            check(peer.tcp_ao.is_none(), "peer.tcp-ao", reason)?;
             let reason = "strict: nobody is watched over before it connects";
             check(!peer.bfd.is_some_and(|bfd| bfd.strict), "peer.bfd", reason)?;
             peer.validate_settings().map_err(|e| e.of(object()))?;
@@ -278,13 +285,18 @@ impl PeerConfig {
     /// All but who and where it is.
     fn validate_settings(&self) -> Result<(), InvalidField> {
         let restart = self.restart_time.is_none_or(|t| (1..=4095).contains(&t));
-        let password = self.password.as_ref().is_none_or(|p| (1..=80).contains(&p.bytes().len()));
+        let password = self.password.as_ref().is_none_or(super::Password::is_possible);
         check(!self.name.is_empty(), "name", "is empty")?;
         check(self.port != 0, "port", "0 is not a port to connect to")?;
         let asn = if let PeerAs::Number(asn) = self.asn { is_asn(asn) } else { true };
         check(asn, "asn", RESERVED_ASN)?;
         check(self.local_asn.is_none_or(is_asn), "local-asn", RESERVED_ASN)?;
         check(password, "password", "must have 1 to 80 octets")?;
+        if let Some(keys) = &self.tcp_ao {
+            check(self.password.is_none(), "tcp-ao", "there is a password already")?;
+            keys.validate()
+                .map_err(|reason| InvalidField { field: "tcp-ao", reason: reason.to_owned() })?;
+        }
         let interface = self.source_interface.as_deref().is_none_or(is_interface);
         check(interface, "source-interface", NO_INTERFACE)?;
         let hops = self.ttl_security.is_none_or(|h| (1..=254).contains(&h));

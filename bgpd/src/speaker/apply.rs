@@ -195,7 +195,8 @@ impl Core {
             let place = (peer.address, peer.scope_id, peer.interface.clone());
             let source = (peer.source_address, peer.source_interface.clone());
             let address = (place, peer.port, source);
-            (address, peer.password.clone(), peer.ttl_security, peer.multihop)
+            let keys = (peer.password.clone(), peer.tcp_ao.clone());
+            (address, keys, peer.ttl_security, peer.multihop)
         };
         let known: HashSet<String> =
             self.neighbors.iter().flatten().map(|n| n.config.name.clone()).collect();
@@ -493,6 +494,7 @@ fn differences(old: &PeerConfig, new: &PeerConfig, same_as: bool) -> (Vec<&'stat
         passive,
         shutdown,
         password,
+        tcp_ao,
         ttl_security,
         multihop,
         bfd,
@@ -534,6 +536,7 @@ fn differences(old: &PeerConfig, new: &PeerConfig, same_as: bool) -> (Vec<&'stat
         ("passive", *passive != old.passive, Effect::Live),
         ("shutdown", *shutdown != old.shutdown, Effect::Live),
         ("password", *password != old.password, Effect::Live),
+        ("tcp-ao", *tcp_ao != old.tcp_ao, Effect::SessionReset),
         ("ttl-security", *ttl_security != old.ttl_security, Effect::Live),
         ("multihop", *multihop != old.multihop, Effect::Live),
         ("bfd", *bfd != old.bfd, Effect::Live),

@@ -18,7 +18,6 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use bytes::{Buf as _, Bytes, BytesMut};
-use ipnet::IpNet;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Notify, mpsc, oneshot};
 use tokio::task::{AbortHandle, JoinSet};
@@ -31,6 +30,7 @@ use super::{ConnId, Core, Output, Report, Request, Shutdown, Time};
 use crate::config::{Config, ConfigError, Password, PeerConfig};
 use crate::policy::PeerType;
 use crate::transport::discovery::{Discovery, Found};
+use crate::transport::keys::Keys;
 use crate::transport::tcp;
 use crate::wire::{Notification, cease};
 
@@ -92,7 +92,7 @@ pub(super) fn run(
             epoch,
             events,
             listeners,
-            keys: HashMap::new(),
+            keys: Keys::default(),
             connections: HashMap::new(),
             farewells: JoinSet::new(),
             waiting: HashMap::new(),
@@ -170,8 +170,8 @@ struct Driver {
     epoch: Instant,
     events: mpsc::Sender<Event>,
     listeners: HashMap<SocketAddr, Listener>,
-    /// Keys that the listeners have, and whether all of them took it.
-    keys: HashMap<IpNet, (Password, bool)>,
+    /// Those that the listeners have.
+    keys: Keys,
     connections: HashMap<ConnId, Connection>,
     farewells: JoinSet<()>,
     /// The same by the address of the peer, oldest first.
@@ -378,13 +378,12 @@ impl Driver {
         let Ok(local) = stream.local_addr() else { return };
         // A peer that has a key may not come in where the kernel would not check it.
         let ip = remote.ip().to_canonical();
-        let unsafe_key = self.keys.iter().any(|(net, (_, ok))| !ok && net.contains(&ip));
-        let accepted = if unsafe_key {
-            None
-        } else {
+        let accepted = if self.keys.admit(&stream, ip) {
             let asked = self.core.binds_to_interfaces();
             let interface = asked.then(|| tcp::interface(&stream)).flatten();
             self.core.accepted(self.now(), remote, local, interface.as_deref())
+        } else {
+            None
         };
         let Some((conn, peer)) = accepted else {
             tracing::debug!(%remote, "connection refused");
@@ -544,7 +543,7 @@ impl Driver {
         let rebound = !new.is_empty();
         self.listeners.extend(new);
         if rebound {
-            self.keys.clear();
+            self.keys.renew();
         }
         let old: HashMap<String, Arc<PeerConfig>> =
             self.core.peers().map(|p| (p.name.clone(), p.clone())).collect();
@@ -596,34 +595,12 @@ impl Driver {
 
     /// Gives the listeners the keys of all peers that have one, and takes back the others.
     fn set_keys(&mut self) {
-        let wanted = self.core.keys();
-        for net in self.keys.keys() {
-            if !wanted.contains_key(net) {
-                self.set_key(*net, None);
-            }
+        let listeners = self.listeners.iter().map(|(address, it)| (*address, &*it.socket));
+        self.keys.set(listeners, self.core.keys());
+        let now = self.now();
+        for (net, why) in self.keys.failures() {
+            self.core.lacks_key(now, net, why);
         }
-        let mut keys = HashMap::new();
-        for (net, password) in wanted {
-            let known = self.keys.get(&net);
-            let unchanged = known.is_some_and(|(old, ok)| *ok && *old == password);
-            let ok = unchanged || self.set_key(net, Some(password.bytes()));
-            keys.insert(net, (password, ok));
-        }
-        self.keys = keys;
-    }
-
-    fn set_key(&self, net: IpNet, key: Option<&[u8]>) -> bool {
-        let mut ok = true;
-        for (address, listener) in &self.listeners {
-            if address.is_ipv4() != net.addr().is_ipv4() {
-                continue;
-            }
-            if let Err(error) = tcp::set_md5(&*listener.socket, net, key) {
-                tracing::error!(peer = %net, %address, %error, "no key for the listener");
-                ok = false;
-            }
-        }
-        ok
     }
 
     async fn shutdown(&mut self, how: &Shutdown) {

@@ -10,8 +10,10 @@ use serde::Serialize;
 
 use super::core::{Core, Time};
 use super::neighbor::Neighbor;
-use crate::config::{ListenRange, Password, PeerConfig};
+use super::status::DownReason;
+use crate::config::{ListenRange, PeerConfig};
 use crate::rib::PeerId;
+use crate::transport::keys::Key;
 use crate::wire::{Notification, cease};
 
 /// How long a connection has for becoming a session before it may lose its place to another.
@@ -153,14 +155,24 @@ impl Core {
         self.config.listen_ranges.iter().map(status).collect()
     }
 
-    /// The MD5 keys of those that may connect.
-    pub(crate) fn keys(&self) -> HashMap<IpNet, Password> {
+    /// The keys of those that may connect.
+    pub(crate) fn keys(&self) -> HashMap<IpNet, Key> {
         let ranges = self.config.listen_ranges.iter().map(|r| (r.prefix, &r.peer));
         let configured =
             self.neighbors.iter().flatten().filter(|n| n.range.is_none() && n.is_placed());
         let peers = configured.map(|n| (IpNet::from(n.config.address), &*n.config));
-        let keyed = |(net, peer): (IpNet, &PeerConfig)| Some((net, peer.password.clone()?));
+        let keyed = |(net, peer): (IpNet, &PeerConfig)| Some((net, Key::of(peer)?));
         ranges.chain(peers).filter_map(keyed).collect()
+    }
+
+    /// No key could be set for the addresses of a prefix: whoever is there stays out.
+    pub(crate) fn lacks_key(&mut self, now: Time, net: IpNet, why: &str) {
+        for neighbor in self.neighbors.iter_mut().flatten() {
+            let concerned = neighbor.config.is_signed() && net.contains(&neighbor.config.address);
+            if concerned && neighbor.session.is_none() {
+                neighbor.last_error = Some((now, DownReason::ConnectionLost(why.to_owned())));
+            }
+        }
     }
 }
 

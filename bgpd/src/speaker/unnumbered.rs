@@ -35,7 +35,7 @@ impl Neighbor {
         let on_link = scope_id != 0 && self.config.scope_id == scope_id;
         // Which address it has is known from its advertisements, or by this; but not where the
         // kernel has to know it for checking a key, nor from a second one beside a session.
-        let any = self.is_unnumbered() && self.config.password.is_none() && self.session.is_none();
+        let any = self.is_unnumbered() && !self.config.is_signed() && self.session.is_none();
         on_link && (self.config.address == address || any)
     }
 

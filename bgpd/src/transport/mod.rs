@@ -5,7 +5,9 @@
 
 mod arrival;
 pub(crate) mod discovery;
+pub(crate) mod keys;
 pub(crate) mod tcp;
+mod tcp_ao;
 
 #[cfg(test)]
 pub(crate) mod memory;

@@ -11,7 +11,7 @@ use ipnet::IpNet;
 use socket2::{Domain, Protocol, SockAddr, SockRef, Socket, Type};
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
 
-use super::arrival;
+use super::{arrival, tcp_ao};
 use crate::config::PeerConfig;
 
 /// Connections that may wait to be accepted.
@@ -55,6 +55,12 @@ pub(crate) async fn connect(peer: &PeerConfig, external: bool) -> io::Result<Tcp
     }
     if let Some(password) = &peer.password {
         set_md5(&socket, peer.address.into(), Some(password.bytes()))?;
+    }
+    if let Some(ao) = &peer.tcp_ao {
+        tcp_ao::supported()?;
+        for (at, key) in ao.keys.iter().enumerate() {
+            tcp_ao::add(&socket, peer.address.into(), key, at == 0)?;
+        }
     }
     set_ttl(&socket, peer, external)?;
     let stream = TcpSocket::from_std_stream(socket.into()).connect(remote).await?;
@@ -144,19 +150,7 @@ pub(crate) fn set_md5(socket: &impl AsFd, peers: IpNet, key: Option<&[u8]>) -> i
         return Err(io::Error::new(io::ErrorKind::InvalidInput, "the MD5 key is too long"));
     };
     place.copy_from_slice(key);
-    let remote = SockAddr::from(SocketAddr::new(peers.addr(), 0));
-    // SAFETY: `sockaddr_storage` is plain integers, for which all zeros is a value.
-    let mut addr: libc::sockaddr_storage = unsafe { MaybeUninit::zeroed().assume_init() };
-    let len = remote.len() as usize;
-    // SAFETY: `remote` holds `len` initialised bytes, at most the size of `sockaddr_storage`, and
-    // the two do not overlap.
-    unsafe {
-        std::ptr::copy_nonoverlapping(
-            remote.as_ptr().cast::<u8>(),
-            (&raw mut addr).cast::<u8>(),
-            len.min(size_of::<libc::sockaddr_storage>()),
-        );
-    }
+    let addr = storage(peers.addr());
     let (name, flags) = if peers.prefix_len() == peers.max_prefix_len() {
         (libc::TCP_MD5SIG, 0)
     } else {
@@ -170,6 +164,24 @@ pub(crate) fn set_md5(socket: &impl AsFd, peers: IpNet, key: Option<&[u8]>) -> i
         Err(e) => Err(io::Error::new(e.kind(), format!("TCP MD5: {e}"))),
         Ok(()) => Ok(()),
     }
+}
+
+/// An address without a port, as the kernel takes it.
+pub(super) fn storage(address: IpAddr) -> libc::sockaddr_storage {
+    let address = SockAddr::from(SocketAddr::new(address, 0));
+    // SAFETY: `sockaddr_storage` is plain integers, for which all zeros is a value.
+    let mut storage: libc::sockaddr_storage = unsafe { MaybeUninit::zeroed().assume_init() };
+    let len = address.len() as usize;
+    // SAFETY: `address` holds `len` initialised bytes, at most the size of `sockaddr_storage`, and
+    // the two do not overlap.
+    unsafe {
+        std::ptr::copy_nonoverlapping(
+            address.as_ptr().cast::<u8>(),
+            (&raw mut storage).cast::<u8>(),
+            len.min(size_of::<libc::sockaddr_storage>()),
+        );
+    }
+    storage
 }
 
 /// Sets a socket option that has no safe interface.

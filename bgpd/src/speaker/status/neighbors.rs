@@ -153,6 +153,8 @@ pub struct NeighborStatus {
     pub interface: Option<String>,
     /// The interface that the session is bound to.
     pub source_interface: Option<String>,
+    /// How the kernel signs segments: `md5` (RFC 2385) or `tcp-ao` (RFC 5925). None: not at all.
+    pub authentication: Option<&'static str>,
     /// The peer's AS number; 0: it may be of several, and has not been Established yet.
     pub asn: u32,
     /// The listen range that it came by, by name; None: it is configured.
@@ -409,6 +411,11 @@ impl Core {
             address: config.address,
             interface: config.interface.clone(),
             source_interface: config.source_interface.clone(),
+            authentication: match (&config.password, &config.tcp_ao) {
+                (_, Some(_)) => Some("tcp-ao"),
+                (Some(_), None) => Some("md5"),
+                (None, None) => None,
+            },
             asn: neighbor.asn().unwrap_or(0),
             listen_range: neighbor.range.clone(),
             local_asn: neighbor.local_asn,

@@ -1,7 +1,8 @@
 //! Reconfiguration while sessions are up.
 
 use super::*;
-use crate::config::NextHopMode;
+
+use crate::config::{NextHopMode, Password, TcpAo, TcpAoAlgorithm, TcpAoKey};
 use crate::policy::{Action, Changes, Policy, PrefixMatch, Rule};
 use crate::speaker::Effect;
 
@@ -89,10 +90,15 @@ fn an_import_policy_needs_no_refresh() {
     assert_eq!(network.neighbor(0, 1).counters.messages_received, received);
 }
 
+fn ao() -> TcpAo {
+    let (algorithm, key) = (TcpAoAlgorithm::HmacSha1, Password::new("k"));
+    TcpAo { keys: vec![TcpAoKey { send_id: 1, recv_id: 2, algorithm, key }] }
+}
+
 #[test]
 fn what_the_open_says_resets_the_session_and_nothing_else_does() {
     type Edit = fn(&mut Config);
-    let cases: [(Edit, Effect); 20] = [
+    let cases: [(Edit, Effect); 21] = [
         (|c| c.peers[0].description = "x".into(), Effect::Live),
         (|c| c.peers[0].hold_time = 30, Effect::NextSession),
         (|c| c.peers[0].keepalive_time = Some(5), Effect::Live),
@@ -100,7 +106,7 @@ fn what_the_open_says_resets_the_session_and_nothing_else_does() {
         (|c| c.peers[0].restart_time = Some(7), Effect::NextSession),
         (|c| c.peers[0].passive = true, Effect::Live),
         (|c| c.peers[0].port = 1179, Effect::NextSession),
-        (|c| c.peers[0].password = Some(crate::config::Password::new("k")), Effect::Live),
+        (|c| c.peers[0].password = Some(Password::new("k")), Effect::Live),
         (|c| c.peers[0].ttl_security = Some(1), Effect::Live),
         (|c| c.peers[0].next_hop = NextHopMode::Keep, Effect::ReEvaluated),
         (|c| c.peers[0].allowas_in = 1, Effect::ReEvaluated),
@@ -111,6 +117,7 @@ fn what_the_open_says_resets_the_session_and_nothing_else_does() {
         (|c| c.peers[0].graceful_shutdown = true, Effect::ReEvaluated),
         (|c| c.peers[0].role = Some(crate::wire::Role::Peer), Effect::SessionReset),
         (|c| c.peers[0].families = vec![crate::Family::Ipv4Unicast], Effect::SessionReset),
+        (|c| c.peers[0].tcp_ao = Some(ao()), Effect::SessionReset),
         (|c| c.peers[0].source_interface = Some("eth0".into()), Effect::SessionReset),
         (|c| c.peers[0].local_asn = Some(65001), Effect::SessionReset),
     ];
