@@ -11,31 +11,33 @@
 //! All of them are tasks of one thread. A reader whose octets the core has not taken does not
 //! read on, so TCP slows the peer down.
 
+mod requests;
+mod sockets;
+
 use std::collections::HashMap;
 use std::io::{self, IoSlice};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{SystemTime, UNIX_EPOCH};
 
-use bytes::{Buf as _, Bytes, BytesMut};
-use tokio::net::{TcpListener, TcpStream};
+use bytes::{Buf as _, Bytes};
+use tokio::net::TcpStream;
 use tokio::sync::{Notify, mpsc, oneshot};
 use tokio::task::{AbortHandle, JoinSet};
 use tokio::time::Instant;
 
+use self::sockets::{Listener, farewell, read};
 use super::station::{Station, StationEvent};
 use super::updates::Writer;
 use super::watch::BfdLink;
-use super::{ConnId, Core, Output, Report, Request, Shutdown, Time};
-use crate::config::{Config, ConfigError, Password, PeerConfig};
+use super::{ConnId, Core, Output, Request, Shutdown, Time};
+use crate::config::{Config, ConfigError, PeerConfig};
 use crate::policy::PeerType;
 use crate::transport::discovery::{Discovery, Found};
 use crate::transport::keys::Keys;
 use crate::transport::tcp;
 use crate::wire::{Notification, cease};
 
-/// Octets read from a connection at a time.
-const READ: usize = 64 * 1024;
 /// Events taken in before routes are decided.
 const EVENTS: usize = 64;
 /// Octets of routes taken in before they are decided: as many as what is touched for them stays
@@ -43,8 +45,6 @@ const EVENTS: usize = 64;
 const TURN: usize = 256 * 1024;
 /// Events that wait to be taken in: few, as each may hold [`READ`] octets.
 const WAITING: usize = 16;
-/// How long a last word may take.
-const FAREWELL: Duration = Duration::from_secs(2);
 /// Connections from one address that wait at once for their last word to be read. Only somebody
 /// who connects again and again has more, and is not waited for that long.
 const FAREWELLS: usize = 64;
@@ -112,43 +112,6 @@ pub(super) fn run(
 fn seed() -> u64 {
     use std::hash::{BuildHasher, Hasher};
     std::collections::hash_map::RandomState::new().build_hasher().finish()
-}
-
-struct Listener {
-    socket: Arc<TcpListener>,
-    task: AbortHandle,
-}
-
-impl Listener {
-    fn start(address: SocketAddr, events: &mpsc::Sender<Event>) -> Result<Self, ConfigError> {
-        let socket =
-            tcp::listen(address).map_err(|source| ConfigError::Listen { address, source })?;
-        let socket = Arc::new(socket);
-        let (accepting, events) = (socket.clone(), events.clone());
-        let task = tokio::spawn(async move {
-            loop {
-                match accepting.accept().await {
-                    Ok((stream, remote)) => {
-                        if events.send(Event::Accepted(stream, remote)).await.is_err() {
-                            return;
-                        }
-                    }
-                    Err(error) => {
-                        // Out of descriptors, say: it must not spin.
-                        tracing::warn!(%address, %error, "cannot accept a connection");
-                        tokio::time::sleep(Duration::from_millis(100)).await;
-                    }
-                }
-            }
-        });
-        Ok(Self { socket, task: task.abort_handle() })
-    }
-}
-
-impl Drop for Listener {
-    fn drop(&mut self) {
-        self.task.abort();
-    }
 }
 
 struct Connection {
@@ -472,115 +435,6 @@ impl Driver {
         waiting.drain(..many).for_each(|oldest| oldest.abort());
     }
 
-    fn request(&mut self, request: Request) {
-        // A caller that does not wait for its answer any more has lost interest.
-        match request {
-            Request::Apply(config, reply) => drop(reply.send(self.apply(*config))),
-            Request::Status(reply) => {
-                self.bfd.complete(self.core.status(), reply, |status, bfd| {
-                    status.bfd_discarded = Some(bfd.discarded);
-                });
-            }
-            Request::Neighbors(reply) => {
-                let keys = self.core.bfd_keys();
-                let neighbors = self.core.neighbor_statuses(self.now());
-                self.bfd.complete(neighbors, reply, move |neighbors, bfd| {
-                    for neighbor in neighbors {
-                        neighbor.bfd = bfd.session(keys.get(&neighbor.name));
-                    }
-                });
-            }
-            Request::Neighbor(name, reply) => {
-                let key = self.core.bfd_keys().remove(&name);
-                let detail = self.core.neighbor_detail(&name, self.now()).map(Box::new);
-                self.bfd.complete(detail, reply, move |detail, bfd| {
-                    if let Some(detail) = detail {
-                        detail.status.bfd = bfd.session(key.as_ref());
-                    }
-                });
-            }
-            Request::Routes(query, cursor, reply) => {
-                drop(reply.send(self.core.route_slice(&query, cursor)));
-            }
-            Request::Explain(net, exact, reply) => {
-                drop(reply.send(self.core.explain(net, exact)));
-            }
-            Request::Dump(dump, reply) => {
-                drop(reply.send(self.core.dump_slice(self.now(), dump)));
-            }
-            Request::Config(reply) => drop(reply.send(Box::new(self.core.configuration()))),
-            Request::Groups(reply) => drop(reply.send(self.core.group_statuses())),
-            Request::Memory(reply) => drop(reply.send(self.core.memory())),
-            Request::NextHops(known, reply) => drop(reply.send(self.core.rib.resolve(known))),
-            Request::Subscribe(wake, reply) => {
-                let id = self.core.subscribe(wake);
-                if reply.send(id).is_err() {
-                    self.core.unsubscribe(id);
-                }
-            }
-            Request::Unsubscribe(id) => self.core.unsubscribe(id),
-            Request::Take(id, max, reply) => {
-                // What a caller that is gone would have got must not be lost.
-                if !reply.is_closed()
-                    && let Some(batch) = self.core.take_deltas(id, max)
-                {
-                    drop(reply.send(batch));
-                }
-            }
-            Request::Acknowledge(id, sequence) => self.core.acknowledge(id, sequence),
-            Request::Shutdown(_, reply) => drop(reply),
-        }
-    }
-
-    fn apply(&mut self, config: Config) -> Result<Report, ConfigError> {
-        let mut new = HashMap::new();
-        for address in &config.listen {
-            if !self.listeners.contains_key(address) {
-                new.insert(*address, Listener::start(*address, &self.events)?);
-            }
-        }
-        self.listeners.retain(|address, _| config.listen.contains(address));
-        let rebound = !new.is_empty();
-        self.listeners.extend(new);
-        if rebound {
-            self.keys.renew();
-        }
-        let old: HashMap<String, Arc<PeerConfig>> =
-            self.core.peers().map(|p| (p.name.clone(), p.clone())).collect();
-        let report = self.core.apply(self.now(), config);
-        self.set_observers();
-        self.set_keys();
-        self.set_discovery();
-        let peers: Vec<Arc<PeerConfig>> = self.core.peers().cloned().collect();
-        for peer in peers {
-            if let Some(old) = old.get(&peer.name) {
-                self.change_sockets(old, &peer);
-            }
-        }
-        Ok(report)
-    }
-
-    /// Gives live connections a changed key or TTL.
-    fn change_sockets(&self, old: &PeerConfig, new: &PeerConfig) {
-        let external =
-            self.core.peer_type(&new.name).is_some_and(|sort| sort != PeerType::Internal);
-        for conn in self.core.connections_of(&new.name) {
-            let connection = self.connections.get(&conn);
-            let Some(stream) = connection.and_then(|c| c.stream.as_deref()) else { continue };
-            let mut result = Ok(());
-            if old.password != new.password {
-                let key = new.password.as_ref().map(Password::bytes);
-                result = tcp::set_md5(stream, new.address.into(), key);
-            }
-            if old.ttl_security != new.ttl_security || old.multihop != new.multihop {
-                result = result.and(tcp::set_ttl(stream, new, external));
-            }
-            if let Err(error) = result {
-                tracing::warn!(peer = new.name, %error, "cannot change the live connection");
-            }
-        }
-    }
-
     /// Looks after the interfaces that neighbors are named by.
     fn set_discovery(&mut self) {
         let interfaces = self.core.interfaces();
@@ -639,81 +493,5 @@ async fn sleep_until(deadline: Option<Instant>) {
     match deadline {
         Some(at) => tokio::time::sleep_until(at).await,
         None => std::future::pending().await,
-    }
-}
-
-/// Reads until the connection ends, and says when a full socket buffer has room again.
-async fn read(
-    conn: ConnId,
-    stream: Arc<TcpStream>,
-    blocked: Arc<Notify>,
-    events: mpsc::Sender<Event>,
-) {
-    let mut buffer = BytesMut::new();
-    let end = loop {
-        tokio::select! {
-            ready = stream.readable() => {
-                if let Err(error) = ready {
-                    break error.to_string();
-                }
-                buffer.reserve(READ);
-                match stream.try_read_buf(&mut buffer) {
-                    Ok(0) => break "closed by the peer".to_owned(),
-                    Ok(_) => {
-                        let octets = buffer.split().freeze();
-                        if events.send(Event::Data(conn, octets)).await.is_err() {
-                            return;
-                        }
-                    }
-                    Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-                    Err(error) => break error.to_string(),
-                }
-            }
-            ready = writable(&stream, &blocked) => {
-                if let Err(error) = ready {
-                    break error.to_string();
-                }
-                if events.send(Event::Writable(conn)).await.is_err() {
-                    return;
-                }
-            }
-        }
-    };
-    let _gone = events.send(Event::Closed(conn, end)).await;
-}
-
-async fn writable(stream: &TcpStream, blocked: &Notify) -> io::Result<()> {
-    blocked.notified().await;
-    stream.writable().await
-}
-
-/// Sends the last words, and waits for the peer to close so that they are not lost to a reset.
-async fn farewell(stream: Arc<TcpStream>, last: Vec<Bytes>) {
-    let goodbye = async {
-        for chunk in last {
-            let mut rest = &chunk[..];
-            while !rest.is_empty() {
-                stream.writable().await?;
-                match stream.try_write(rest) {
-                    Ok(n) => rest = &rest[n..],
-                    Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-                    Err(error) => return Err(error),
-                }
-            }
-        }
-        socket2::SockRef::from(&*stream).shutdown(std::net::Shutdown::Write)?;
-        let mut scratch = [0; 4096];
-        loop {
-            stream.readable().await?;
-            match stream.try_read(&mut scratch) {
-                Ok(0) => return Ok(()),
-                Ok(_) => {}
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-                Err(error) => return Err(error),
-            }
-        }
-    };
-    if let Ok(Err(error)) = tokio::time::timeout(FAREWELL, goodbye).await {
-        tracing::debug!(%error, "the last message may not have arrived");
     }
 }

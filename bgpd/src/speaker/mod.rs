@@ -6,6 +6,7 @@ mod bfd;
 mod collision;
 mod connections;
 mod core;
+mod differences;
 mod driver;
 mod dump;
 mod dynamic;
