@@ -22,6 +22,7 @@ mod kit;
 mod listen_range;
 mod max_prefixes;
 mod md5;
+mod mrt;
 mod policies;
 mod reconfiguration;
 mod reflection;

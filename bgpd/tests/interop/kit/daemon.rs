@@ -99,6 +99,12 @@ impl<'a> Daemon<'a> {
         self.node.run(&[&[PROGRAM], words, &["--socket", socket]].concat())
     }
 
+    /// Writes the table to a file, as MRT.
+    pub(crate) fn dump(&self, file: &Path) {
+        let (socket, file) = (self.socket.to_str().unwrap(), file.to_str().unwrap());
+        self.node.run(&[PROGRAM, "mrt", "dump", file, "--socket", socket]).unwrap();
+    }
+
     /// One neighbor's status.
     pub(crate) fn neighbor(&self, name: &str) -> Result<Value> {
         let all = self.ask(&["neighbors"])?;
