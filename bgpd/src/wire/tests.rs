@@ -4,6 +4,7 @@
 mod differential;
 mod mutation;
 mod rfc7606;
+mod round_trip;
 mod rustbgpd;
 mod strategies;
 
@@ -14,7 +15,7 @@ use proptest::prelude::*;
 
 use super::attributes::{flag, kind, push};
 use super::*;
-use strategies::{Announcement, announcement, open_strategy};
+use strategies::Announcement;
 
 pub(crate) const EXTERNAL: Context = Context {
     four_octet_as: true,
@@ -33,6 +34,45 @@ fn frames(mut octets: &[u8], max: usize) -> Vec<Frame<'_>> {
         let message = frame(octets, max).unwrap().expect("whole messages only");
         octets = &octets[message.len..];
         all.push(message);
+    }
+    all
+}
+
+const fn encoder_max(encoder: UpdateEncoder) -> usize {
+    if encoder.extended_messages { MAX_EXTENDED_LEN } else { MAX_LEN }
+}
+
+/// What the parser makes of everything in `octets`.
+fn read_back(octets: &[u8], encoder: UpdateEncoder, external: bool) -> Vec<Announcement> {
+    let context = Context {
+        four_octet_as: encoder.four_octet_as,
+        extended_next_hop: encoder.extended_next_hop,
+        add_path: FamilySet(if encoder.add_path { 0b11 } else { 0 }),
+        external,
+        ..EXTERNAL
+    };
+    let mut ids = (1..).map(|id| if encoder.add_path { id } else { 0 });
+    let max = if encoder.extended_messages { MAX_EXTENDED_LEN } else { MAX_LEN };
+    let mut all = Vec::new();
+    for message in frames(octets, max) {
+        let mut block = AttributeBlock::default();
+        let update = parse_update(message.body, &context, &mut block).unwrap();
+        assert!(update.errors.is_empty(), "{:?}", update.errors);
+        let announced = update.announced.map(|(hop, p)| Reach::V4(hop, p));
+        for reach in [announced, update.reach].into_iter().flatten() {
+            let (next_hop, numbered) = match reach {
+                Reach::V4(hop, nlri) => {
+                    (hop, nlri.map(|n| (n.path_id, n.prefix.to_net())).collect())
+                }
+                Reach::V6(hop, nlri) => {
+                    (hop, nlri.map(|n| (n.path_id, n.prefix.to_net())).collect())
+                }
+            };
+            let numbered: Vec<(u32, IpNet)> = numbered;
+            assert!(numbered.iter().all(|(id, _)| ids.next() == Some(*id)), "{numbered:?}");
+            let prefixes = numbered.into_iter().map(|(_, prefix)| prefix).collect();
+            all.push(Announcement { block: block.bytes.clone(), next_hop, prefixes });
+        }
     }
     all
 }
@@ -405,121 +445,6 @@ fn link_local_next_hops() {
     assert_eq!(hop("::", Some("fe80::1")), ("fe80::1".into(), None));
     assert_eq!(hop("fe80::1", Some("fe80::1")), ("fe80::1".into(), None));
     assert_eq!(hop("fd00::1", Some("fd00::2")), ("fd00::1".into(), None));
-}
-
-/// What the parser makes of everything in `octets`.
-fn read_back(octets: &[u8], encoder: UpdateEncoder, external: bool) -> Vec<Announcement> {
-    let context = Context {
-        four_octet_as: encoder.four_octet_as,
-        extended_next_hop: encoder.extended_next_hop,
-        add_path: FamilySet(if encoder.add_path { 0b11 } else { 0 }),
-        external,
-        ..EXTERNAL
-    };
-    let mut ids = (1..).map(|id| if encoder.add_path { id } else { 0 });
-    let max = if encoder.extended_messages { MAX_EXTENDED_LEN } else { MAX_LEN };
-    let mut all = Vec::new();
-    for message in frames(octets, max) {
-        let mut block = AttributeBlock::default();
-        let update = parse_update(message.body, &context, &mut block).unwrap();
-        assert!(update.errors.is_empty(), "{:?}", update.errors);
-        let announced = update.announced.map(|(hop, p)| Reach::V4(hop, p));
-        for reach in [announced, update.reach].into_iter().flatten() {
-            let (next_hop, numbered) = match reach {
-                Reach::V4(hop, nlri) => {
-                    (hop, nlri.map(|n| (n.path_id, n.prefix.to_net())).collect())
-                }
-                Reach::V6(hop, nlri) => {
-                    (hop, nlri.map(|n| (n.path_id, n.prefix.to_net())).collect())
-                }
-            };
-            let numbered: Vec<(u32, IpNet)> = numbered;
-            assert!(numbered.iter().all(|(id, _)| ids.next() == Some(*id)), "{numbered:?}");
-            let prefixes = numbered.into_iter().map(|(_, prefix)| prefix).collect();
-            all.push(Announcement { block: block.bytes.clone(), next_hop, prefixes });
-        }
-    }
-    all
-}
-
-proptest! {
-    #[test]
-    fn opens_read_back(open in open_strategy()) {
-        let mut out = Vec::new();
-        open.encode(&mut out);
-        prop_assert_eq!(Open::parse(frames(&out, MAX_LEN)[0].body).unwrap(), open);
-    }
-
-    /// Every route comes out once, with its attributes and next hop, in messages that fit.
-    #[test]
-    fn announcements_read_back(
-        announcement in announcement(),
-        four_octet_as: bool,
-        extended_messages: bool,
-        add_path: bool,
-    ) {
-        let encoder =
-            UpdateEncoder { four_octet_as, extended_messages, extended_next_hop: true, add_path };
-        let out = announcement.encode(encoder);
-        let read = read_back(&out, encoder, false);
-        prop_assert!(!read.is_empty());
-        let mut prefixes = Vec::new();
-        for part in read {
-            prop_assert_eq!(&part.block, &announcement.block);
-            prop_assert_eq!(part.next_hop, announcement.next_hop);
-            prefixes.extend(part.prefixes);
-        }
-        prop_assert_eq!(prefixes, announcement.prefixes);
-    }
-
-    #[test]
-    fn withdrawals_read_back(announcement in announcement(), extended_messages: bool) {
-        let encoder = UpdateEncoder {
-            four_octet_as: true,
-            extended_messages,
-            extended_next_hop: true,
-            add_path: false,
-        };
-        let out = announcement.encode_withdraw(encoder);
-        let mut prefixes = Vec::new();
-        for message in frames(&out, encoder_max(encoder)) {
-            let mut block = AttributeBlock::default();
-            let update = parse_update(message.body, &EXTERNAL, &mut block).unwrap();
-            prefixes.extend(update.withdrawn.map(|n| n.prefix.to_net()));
-            match update.unreach {
-                Some(Unreach::V4(p)) => prefixes.extend(p.map(|n| n.prefix.to_net())),
-                Some(Unreach::V6(p)) => prefixes.extend(p.map(|n| n.prefix.to_net())),
-                None => {}
-            }
-            prop_assert!(update.errors.is_empty());
-        }
-        prop_assert_eq!(prefixes, announcement.prefixes);
-    }
-
-    /// Bits beyond the length mean nothing (RFC 4271 section 4.3).
-    #[test]
-    fn host_bits_are_cleared(addr: [u8; 16], len in 0..=128_u8) {
-        let octets = &addr[..usize::from(len.div_ceil(8))];
-        let v6 = Prefix6::from_octets(octets, len).to_net();
-        prop_assert_eq!(v6, v6.trunc());
-        prop_assert_eq!(Prefix6::from_net(&v6).map(Prefix::to_net), Some(v6));
-        let len = len.min(32);
-        let v4 = Prefix4::from_octets(&addr[..usize::from(len.div_ceil(8))], len).to_net();
-        prop_assert_eq!(v4, v4.trunc());
-        prop_assert_eq!(v4.prefix_len(), len);
-    }
-
-    #[test]
-    fn communities_have_one_text_form(value: u32, parts: [u32; 3]) {
-        let community = Community(value);
-        prop_assert_eq!(community.to_string().parse::<Community>().unwrap(), community);
-        let large = LargeCommunity(parts);
-        prop_assert_eq!(large.to_string().parse::<LargeCommunity>().unwrap(), large);
-    }
-}
-
-const fn encoder_max(encoder: UpdateEncoder) -> usize {
-    if encoder.extended_messages { MAX_EXTENDED_LEN } else { MAX_LEN }
 }
 
 #[test]
