@@ -62,6 +62,7 @@ impl Step {
             Reason::ImportPolicy => (0, "RFC 4271 9.1.1, import policy"),
             Reason::AsPathLoop => (0, "RFC 4271 9.1.2, AS loop"),
             Reason::OriginatorLoop | Reason::ClusterLoop => (0, "RFC 4456 8"),
+            Reason::RouteLeak => (0, "RFC 9234 5"),
             Reason::NextHopUnreachable => (0, "RFC 4271 9.1.2.1"),
             Reason::NotUnicast | Reason::NextHop => (0, "RFC 4271 6.3"),
             Reason::LocalNetwork => (1, "own networks first"),
@@ -76,8 +77,6 @@ impl Step {
             Reason::ClusterList => (10, "RFC 4456 9"),
             Reason::PeerAddress => (11, "RFC 4271 9.1.2.2 g"),
             Reason::PathId => (12, "RFC 7911, the lowest path identifier"),
-            #[allow(unreachable_patterns, reason = "a reason without a step of its own")]
-            _ => (0, "RFC 4271 9.1.2"),
         };
         Self { number, source }
     }

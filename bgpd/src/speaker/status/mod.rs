@@ -1,5 +1,6 @@
 //! What a speaker says about itself.
 
+mod capabilities;
 mod explain;
 mod neighbors;
 mod routes;

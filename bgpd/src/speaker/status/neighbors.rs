@@ -5,14 +5,12 @@ use std::time::Duration;
 
 use serde::Serialize;
 
-use super::{seconds, text};
+use super::{capabilities, seconds, text};
 use crate::policy::PeerType;
 use crate::session::{Direction, State};
 use crate::speaker::core::{Core, Time};
 use crate::speaker::neighbor::Neighbor;
-use crate::wire::{
-    Capability, Family, HEADER_LEN, MessageType, Notification, Open, Role, cease, code,
-};
+use crate::wire::{Family, HEADER_LEN, MessageType, Notification, Open, Role, cease, code};
 
 /// Why a session went down, or did not come up.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -305,37 +303,8 @@ impl OpenStatus {
             asn: open.asn(),
             hold_time: open.hold_time,
             router_id: open.router_id,
-            capabilities: open.capabilities.iter().map(capability).collect(),
+            capabilities: open.capabilities.iter().map(capabilities::text).collect(),
         })
-    }
-}
-
-fn family_text(afi: u16, safi: u8) -> String {
-    Family::from_wire(afi, safi).map_or_else(|| format!("{afi}/{safi}"), |f| f.to_string())
-}
-
-fn capability(capability: &Capability) -> String {
-    match capability {
-        Capability::Multiprotocol(afi, safi) => {
-            format!("multiprotocol {}", family_text(*afi, *safi))
-        }
-        Capability::RouteRefresh => "route-refresh".to_owned(),
-        Capability::ExtendedMessage => "extended-message".to_owned(),
-        Capability::FourOctetAs(asn) => format!("four-octet-as {asn}"),
-        Capability::GracefulRestart { restarting, notification, time, families } => {
-            let mut text = format!("graceful-restart {time}s");
-            for (set, flag) in [(restarting, " restarting"), (notification, " notification")] {
-                text.push_str(if *set { flag } else { "" });
-            }
-            for family in families {
-                text.push(' ');
-                text.push_str(&family_text(family.afi, family.safi));
-                text.push_str(if family.forwarding { " (forwarding kept)" } else { "" });
-            }
-            text
-        }
-        #[allow(unreachable_patterns, reason = "what has no shorter form is shown as it is")]
-        other => format!("{other:?}"),
     }
 }
 
