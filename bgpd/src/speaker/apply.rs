@@ -361,7 +361,7 @@ impl Core {
 
     /// Asks a neighbor for its routes again (RFC 2918), where routes were refused that were not
     /// kept.
-    fn request_routes(&mut self, peer: PeerId) {
+    pub(super) fn request_routes(&mut self, peer: PeerId) {
         let Some(neighbor) = self.neighbor(peer) else { return };
         let families = neighbor.families();
         let Some(session) = &neighbor.session else { return };

@@ -22,6 +22,7 @@ mod refresh;
 mod restart;
 mod sessions;
 mod storm;
+mod topology;
 mod unnumbered;
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};

@@ -5,6 +5,10 @@
 //! more of them are under way than a window allows. Nodes can be killed, links cut, connections
 //! reset.
 
+mod random;
+
+pub(crate) use random::Random;
+
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet, BinaryHeap, VecDeque};
 use std::net::{IpAddr, SocketAddr, SocketAddrV6};
@@ -13,32 +17,6 @@ use std::time::Duration;
 use crate::config::Config;
 use crate::speaker::{ConnId, Core, Output, Report, Time};
 use crate::transport::discovery::Found;
-
-/// A generator that needs nothing but a seed (xorshift64*).
-#[derive(Clone, Debug)]
-pub(crate) struct Random(u64);
-
-impl Random {
-    pub(crate) fn new(seed: u64) -> Self {
-        Self(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1)
-    }
-
-    pub(crate) fn next(&mut self) -> u64 {
-        self.0 ^= self.0 >> 12;
-        self.0 ^= self.0 << 25;
-        self.0 ^= self.0 >> 27;
-        self.0.wrapping_mul(0x2545_f491_4f6c_dd1d)
-    }
-
-    /// 0 to `n` - 1.
-    pub(crate) fn below(&mut self, n: usize) -> usize {
-        usize::try_from(self.next() >> 33).unwrap() % n.max(1)
-    }
-
-    pub(crate) fn chance(&mut self, per_cent: usize) -> bool {
-        self.below(100) < per_cent
-    }
-}
 
 /// One speaker; its place in [`Network::nodes`] is its name.
 pub(crate) struct Node {
@@ -50,6 +28,8 @@ pub(crate) struct Node {
     wires: BTreeMap<ConnId, (u64, usize)>,
     /// Reads nothing: what is sent to it piles up.
     pub(crate) stuck: bool,
+    /// When its core wants to be called, as [`Network::deadlines`] knows it.
+    deadline: Option<Time>,
 }
 
 /// One end of a connection.
@@ -78,6 +58,13 @@ struct Wire {
     addresses: [SocketAddr; 2],
 }
 
+impl Wire {
+    fn is_between(&self, a: usize, b: usize) -> bool {
+        let nodes = [self.ends[0].node, self.ends[1].node];
+        nodes == [a, b] || nodes == [b, a]
+    }
+}
+
 #[derive(Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum Due {
     Syn(u64),
@@ -92,6 +79,8 @@ pub(crate) struct Network {
     wires: BTreeMap<u64, Wire>,
     cut: BTreeSet<(usize, usize)>,
     due: BinaryHeap<Reverse<(Time, u64, Due)>>,
+    /// When which node's core wants to be called.
+    deadlines: BTreeSet<(Time, usize)>,
     sequence: u64,
     /// Octets that may be under way on a connection.
     pub(crate) window: usize,
@@ -108,6 +97,7 @@ impl Network {
             wires: BTreeMap::new(),
             cut: BTreeSet::new(),
             due: BinaryHeap::new(),
+            deadlines: BTreeSet::new(),
             sequence: 0,
             window: 16 * 1024,
             latency: Duration::from_millis(20),
@@ -117,7 +107,8 @@ impl Network {
     /// Adds a speaker, which [`Self::start`] starts: one that starts before another is there finds
     /// nobody.
     pub(crate) fn add(&mut self, address: IpAddr, config: Config) -> usize {
-        let node = Node { address, config, core: None, wires: BTreeMap::new(), stuck: false };
+        let wires = BTreeMap::new();
+        let node = Node { address, config, core: None, wires, stuck: false, deadline: None };
         self.nodes.push(node);
         self.nodes.len() - 1
     }
@@ -144,6 +135,7 @@ impl Network {
     /// As `kill -9`: the kernel closes the connections, nothing is said.
     pub(crate) fn kill(&mut self, at: usize) {
         self.nodes[at].core = None;
+        self.note_deadline(at);
         let wires = std::mem::take(&mut self.nodes[at].wires);
         for (wire, end) in wires.into_values() {
             self.close_end(wire, end, &[]);
@@ -171,6 +163,12 @@ impl Network {
         report
     }
 
+    /// Has a speaker ask a neighbor for its routes again.
+    pub(crate) fn ask_again(&mut self, at: usize, neighbor: &str) {
+        self.core(at).ask_again(neighbor);
+        self.carry_out(at);
+    }
+
     /// Tells a speaker of a BFD session.
     pub(crate) fn bfd(&mut self, at: usize, key: &crate::bfd::Key, status: &crate::bfd::Status) {
         let now = self.now;
@@ -189,10 +187,8 @@ impl Network {
     pub(crate) fn set_link(&mut self, a: usize, b: usize, up: bool) {
         let link = (a.min(b), a.max(b));
         if up {
-            self.cut.remove(&link);
-            let wires: Vec<u64> = self.wires.keys().copied().collect();
-            for wire in wires {
-                self.schedule_arrivals(wire);
+            if self.cut.remove(&link) {
+                self.schedule_waiting(|wire| wire.is_between(a, b));
             }
         } else {
             self.cut.insert(link);
@@ -201,15 +197,8 @@ impl Network {
 
     /// Breaks the connections between two nodes.
     pub(crate) fn reset(&mut self, a: usize, b: usize) {
-        let between: Vec<u64> = self
-            .wires
-            .iter()
-            .filter(|(_, w)| {
-                let nodes = [w.ends[0].node, w.ends[1].node];
-                nodes == [a, b] || nodes == [b, a]
-            })
-            .map(|(id, _)| *id)
-            .collect();
+        let between: Vec<u64> =
+            self.wires.iter().filter(|(_, w)| w.is_between(a, b)).map(|(id, _)| *id).collect();
         for wire in between {
             for end in 0..2 {
                 self.arrive(wire, end, Arrival::Closed);
@@ -220,26 +209,35 @@ impl Network {
     /// How many connections there are between two nodes.
     pub(crate) fn connections(&self, a: usize, b: usize) -> usize {
         let open = |w: &&Wire| w.ends.iter().all(|e| e.conn.is_some());
-        let between = |w: &&Wire| {
-            let nodes = [w.ends[0].node, w.ends[1].node];
-            nodes == [a, b] || nodes == [b, a]
-        };
-        self.wires.values().filter(open).filter(between).count()
+        self.wires.values().filter(open).filter(|w| w.is_between(a, b)).count()
     }
 
     /// Lets a stuck node read again.
     pub(crate) fn set_stuck(&mut self, at: usize, stuck: bool) {
-        self.nodes[at].stuck = stuck;
-        if !stuck {
-            let wires: Vec<u64> = self.wires.keys().copied().collect();
-            for wire in wires {
-                self.schedule_arrivals(wire);
+        let was = std::mem::replace(&mut self.nodes[at].stuck, stuck);
+        if was && !stuck {
+            self.schedule_waiting(|wire| wire.ends.iter().any(|end| end.node == at));
+        }
+    }
+
+    /// The most octets that wait on any connection, to be sent or to arrive.
+    pub(crate) fn backlog(&mut self) -> usize {
+        let under_way = self.wires.values().flat_map(|w| w.ends.iter().map(|e| e.under_way));
+        let mut most = under_way.max().unwrap_or(0);
+        for node in &mut self.nodes {
+            let Some(core) = &mut node.core else { continue };
+            for conn in node.wires.keys() {
+                if let Some(queue) = core.outgoing(*conn) {
+                    most = most.max(queue.len());
+                }
             }
         }
+        most
     }
 
     pub(crate) fn run_for(&mut self, duration: Duration) {
         let end = self.now + duration;
+        self.note_deadlines();
         while self.step(end) {}
         self.now = end;
     }
@@ -248,18 +246,14 @@ impl Network {
     pub(crate) fn run_until(&mut self, limit: Duration, mut done: impl FnMut(&mut Self) -> bool) {
         let end = self.now + limit;
         while !done(self) {
+            self.note_deadlines();
             assert!(self.step(end), "not done after {limit:?} of virtual time");
         }
     }
 
     /// Carries out what is due first; false if nothing is until `end`.
     fn step(&mut self, end: Time) -> bool {
-        let timer = self
-            .nodes
-            .iter()
-            .enumerate()
-            .filter_map(|(at, n)| Some((n.core.as_ref()?.next_deadline()?, at)))
-            .min();
+        let timer = self.deadlines.first().copied();
         let event = self.due.peek().map(|Reverse((at, ..))| *at);
         match (event, timer) {
             (Some(at), timer) if at <= end && timer.is_none_or(|(t, _)| at <= t) => {
@@ -280,6 +274,24 @@ impl Network {
         }
     }
 
+    /// Takes note of what all cores want: others than the network itself may have called them.
+    fn note_deadlines(&mut self) {
+        for at in 0..self.nodes.len() {
+            self.note_deadline(at);
+        }
+    }
+
+    fn note_deadline(&mut self, at: usize) {
+        let node = &mut self.nodes[at];
+        let deadline = node.core.as_ref().and_then(Core::next_deadline);
+        if deadline != node.deadline {
+            if let Some(before) = std::mem::replace(&mut node.deadline, deadline) {
+                self.deadlines.remove(&(before, at));
+            }
+            self.deadlines.extend(deadline.map(|deadline| (deadline, at)));
+        }
+    }
+
     fn schedule(&mut self, at: Time, due: Due) {
         self.sequence += 1;
         self.due.push(Reverse((at, self.sequence, due)));
@@ -292,6 +304,11 @@ impl Network {
 
     /// Works a core off and carries out what it asks for.
     fn carry_out(&mut self, at: usize) {
+        self.work_off(at);
+        self.note_deadline(at);
+    }
+
+    fn work_off(&mut self, at: usize) {
         let now = self.now;
         loop {
             let Some(core) = self.nodes[at].core.as_mut() else { return };
@@ -385,12 +402,19 @@ impl Network {
         self.schedule(at, Due::Arrival(id, end));
     }
 
-    fn schedule_arrivals(&mut self, id: u64) {
-        for end in 0..2 {
-            let waiting = self.wires.get(&id).map_or(0, |w| w.ends[end].arriving.len());
-            for _ in 0..waiting {
-                let now = self.now;
-                self.schedule(now, Due::Arrival(id, end));
+    /// Schedules again what waits on some connections.
+    fn schedule_waiting(&mut self, wanted: impl Fn(&Wire) -> bool) {
+        let wires: Vec<(u64, [usize; 2])> = self
+            .wires
+            .iter()
+            .filter(|(_, wire)| wanted(wire))
+            .map(|(id, wire)| (*id, [0, 1].map(|end| wire.ends[end].arriving.len())))
+            .collect();
+        for (id, waiting) in wires {
+            for (end, waiting) in waiting.into_iter().enumerate() {
+                for _ in 0..waiting {
+                    self.schedule(self.now, Due::Arrival(id, end));
+                }
             }
         }
     }
@@ -444,6 +468,7 @@ impl Network {
         });
         if let Some((node, conn)) = sender {
             self.pump(node, conn);
+            self.note_deadline(node);
         }
     }
 

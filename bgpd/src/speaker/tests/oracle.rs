@@ -1,163 +1,368 @@
-//! The slow, obvious way: what every speaker must hold, computed from scratch over maps until
-//! nothing changes any more.
+//! The slow, obvious way: what every speaker must hold, computed from scratch from what all are
+//! configured to be, over maps, until nothing changes any more. Prefixes have nothing to do with each
+//! other, so each is computed for itself.
 
+use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::*;
+use crate::config::SentPaths;
+use crate::policy::{Action, MedChange, Policy};
 
-/// A route as one speaker has it from another.
-#[derive(Clone, Debug, PartialEq, Eq)]
+/// A route as one speaker has it.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 struct Route {
     path: Vec<u32>,
     next_hop: IpAddr,
+    local_pref: Option<u32>,
+    med: Option<u32>,
+    originator: Option<Ipv4Addr>,
+    clusters: Vec<Ipv4Addr>,
 }
 
-/// What is known to one speaker: by prefix, by neighbor; its own networks are from itself.
-type Table = BTreeMap<IpNet, BTreeMap<usize, Route>>;
+/// A route from a neighbor, and whether it may be used.
+type Held = (Route, bool);
 
-/// The best neighbor, and all next hops to use.
-type Choice = (usize, BTreeSet<IpAddr>);
+/// What one speaker knows of a prefix, by neighbor; its own network is from itself.
+type Known = BTreeMap<usize, Vec<Held>>;
+
+/// What is compared: all paths with who they are from, and the best one's neighbor with all next
+/// hops that are used.
+type Seen = (Vec<(usize, Route)>, Option<(usize, BTreeSet<IpAddr>)>);
+
+/// What an oracle can be without.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Feature {
+    Reflection,
+    SeveralPaths,
+    ImportPolicies,
+    ExportPolicies,
+    Multipath,
+}
 
 pub(super) struct Oracle {
-    asns: Vec<u32>,
-    links: BTreeSet<(usize, usize)>,
-    tables: Vec<Table>,
+    configs: Vec<Config>,
+    addresses: BTreeMap<IpAddr, usize>,
+    /// By node: those it has a session with, and how they are configured.
+    links: Vec<BTreeMap<usize, PeerConfig>>,
+    known: BTreeMap<IpNet, Vec<Known>>,
 }
 
 impl Oracle {
     /// What the configurations of these nodes come to, with all sessions up.
     pub(super) fn of(network: &Network) -> Self {
+        Self::reading(network, |_| {})
+    }
+
+    /// The same of one that does not know of a feature.
+    pub(super) fn lacking(network: &Network, feature: Feature) -> Self {
+        Self::reading(network, |config| {
+            if matches!(feature, Feature::Multipath) {
+                config.multipath.ebgp = 1;
+                config.multipath.ibgp = 1;
+            }
+            for peer in &mut config.peers {
+                match feature {
+                    Feature::Reflection => peer.route_reflector_client = false,
+                    Feature::SeveralPaths => peer.add_paths = crate::config::AddPaths::default(),
+                    Feature::ImportPolicies => peer.import = None,
+                    Feature::ExportPolicies => peer.export = None,
+                    Feature::Multipath => {}
+                }
+            }
+        })
+    }
+
+    fn reading(network: &Network, read: impl Fn(&mut Config)) -> Self {
         let nodes = &network.nodes;
-        let asns = nodes.iter().map(|n| n.config.asn).collect();
-        let mut links = BTreeSet::new();
-        for (at, node) in nodes.iter().enumerate() {
-            for peer in &node.config.peers {
-                let other = nodes.iter().position(|n| n.address == peer.address).unwrap();
-                links.insert((at, other));
-            }
+        let mut configs: Vec<Config> = nodes.iter().map(|n| n.config.clone()).collect();
+        configs.iter_mut().for_each(read);
+        let addresses: BTreeMap<IpAddr, usize> =
+            nodes.iter().enumerate().map(|(at, n)| (n.address, at)).collect();
+        let mut links: Vec<BTreeMap<usize, PeerConfig>> = configs
+            .iter()
+            .map(|c| c.peers.iter().map(|p| (addresses[&p.address], p.clone())).collect())
+            .collect();
+        // A session takes two who want it.
+        let wanted: BTreeSet<(usize, usize)> = links
+            .iter()
+            .enumerate()
+            .flat_map(|(at, peers)| peers.keys().map(move |other| (at, *other)))
+            .collect();
+        for (at, peers) in links.iter_mut().enumerate() {
+            peers.retain(|other, _| wanted.contains(&(*other, at)));
         }
-        let mut oracle = Self { asns, links, tables: vec![Table::new(); nodes.len()] };
-        for (at, node) in nodes.iter().enumerate() {
-            for own in &node.config.networks {
-                let next_hop = IpAddr::V4(Ipv4Addr::UNSPECIFIED);
-                let route = Route { path: Vec::new(), next_hop };
-                oracle.tables[at].entry(own.prefix).or_default().insert(at, route);
-            }
+        let mut oracle = Self { configs, addresses, links, known: BTreeMap::new() };
+        let prefixes: BTreeSet<IpNet> =
+            oracle.configs.iter().flat_map(|c| c.networks.iter().map(|n| n.prefix)).collect();
+        for prefix in prefixes {
+            let known = oracle.converge(&prefix);
+            oracle.known.insert(prefix, known);
         }
-        while oracle.round() {}
         oracle
     }
 
+    /// Whether two nodes, by place, are to have a session.
+    pub(super) fn linked(&self, a: usize, b: usize) -> bool {
+        self.links[a].contains_key(&b)
+    }
+
+    /// The node that a neighbor's name stands for.
+    pub(super) fn named(&self, at: usize, name: &str) -> usize {
+        let peer = self.configs[at].peers.iter().find(|p| p.name == name).unwrap();
+        self.addresses[&peer.address]
+    }
+
+    /// Those who have news tell everybody, until nobody has any.
+    fn converge(&self, prefix: &IpNet) -> Vec<Known> {
+        let mut all = vec![Known::new(); self.configs.len()];
+        for (at, config) in self.configs.iter().enumerate() {
+            if let Some(own) = config.networks.iter().find(|n| n.prefix == *prefix) {
+                let route = Route {
+                    path: Vec::new(),
+                    next_hop: Ipv4Addr::UNSPECIFIED.into(),
+                    local_pref: own.local_pref,
+                    med: own.med,
+                    originator: None,
+                    clusters: Vec::new(),
+                };
+                all[at].insert(at, vec![(route, true)]);
+            }
+        }
+        let mut news: BTreeSet<usize> = (0..all.len()).filter(|at| !all[*at].is_empty()).collect();
+        for round in 0.. {
+            assert!(round < 1000, "{prefix} does not settle: the topology is no good one");
+            let mut arriving = Vec::new();
+            for from in std::mem::take(&mut news) {
+                let used = self.used(from, &all[from]);
+                for to in self.links[from].keys() {
+                    let told = self.told(from, *to, prefix, (&all[from], &used));
+                    let held: Vec<Held> =
+                        told.into_iter().map(|r| self.judge(from, *to, prefix, r)).collect();
+                    if all[*to].get(&from).map_or(&[][..], |h| h) != held {
+                        arriving.push((from, *to, held));
+                    }
+                }
+            }
+            if arriving.is_empty() {
+                break;
+            }
+            for (from, to, held) in arriving {
+                news.insert(to);
+                if held.is_empty() {
+                    all[to].remove(&from);
+                } else {
+                    all[to].insert(from, held);
+                }
+            }
+        }
+        all
+    }
+
     fn external(&self, a: usize, b: usize) -> bool {
-        self.asns[a] != self.asns[b]
+        self.configs[a].asn != self.configs[b].asn
     }
 
-    fn usable(&self, at: usize, from: usize, route: &Route) -> bool {
+    /// What becomes of a route that arrives: loops are refused, the rest is up to the policy.
+    fn judge(&self, from: usize, at: usize, prefix: &IpNet, route: Route) -> Held {
+        let config = &self.configs[at];
         let own = [address(at), address_v6(at).into()];
-        from == at || (!route.path.contains(&self.asns[at]) && !own.contains(&route.next_hop))
+        let looped = route.path.contains(&config.asn)
+            || route.originator == Some(config.router_id)
+            || route.clusters.contains(&config.cluster())
+            || own.contains(&route.next_hop);
+        if looped {
+            return (route, false);
+        }
+        match apply(self.links[at][&from].import.as_ref(), prefix, &route, config.asn) {
+            Some(changed) => (changed, true),
+            None => (route, false),
+        }
     }
 
-    /// Our own; else the shortest path; else external; among these the lowest address, which is
-    /// the BGP Identifier here, and all are used.
-    fn choose(&self, at: usize, prefix: &IpNet) -> Option<Choice> {
-        let candidates = self.tables[at].get(prefix)?;
-        let rank =
-            |from: usize, route: &Route| (from != at, route.path.len(), !self.external(at, from));
-        let usable: Vec<_> =
-            candidates.iter().filter(|(from, r)| self.usable(at, **from, r)).collect();
-        let best = usable.iter().map(|(from, r)| rank(**from, r)).min()?;
-        let equal: Vec<_> =
-            usable.into_iter().filter(|(from, r)| rank(**from, r) == best).collect();
-        let first = *equal[0].0;
-        let hops = if first == at {
-            BTreeSet::new()
-        } else {
-            equal.iter().map(|(_, r)| r.next_hop).collect()
+    /// The paths that are used, the best one first.
+    fn used(&self, at: usize, known: &Known) -> Vec<(usize, Route)> {
+        let mut left: Vec<(usize, Route)> = known
+            .iter()
+            .flat_map(|(from, held)| held.iter().map(move |held| (*from, held)))
+            .filter(|(_, (_, usable))| *usable)
+            .map(|(from, (route, _))| (from, route.clone()))
+            .collect();
+        keep_lowest(&mut left, |(from, r)| {
+            (*from != at, Reverse(r.local_pref.unwrap_or(100)), r.path.len())
+        });
+        // MULTI_EXIT_DISC says something only among routes of one neighboring AS.
+        let all = left.clone();
+        left.retain(|(_, r)| {
+            let better = |(_, other): &(usize, Route)| {
+                other.path.first() == r.path.first() && other.med.unwrap_or(0) < r.med.unwrap_or(0)
+            };
+            !all.iter().any(better)
+        });
+        keep_lowest(&mut left, |(from, _)| !self.external(at, *from));
+        left.sort_by_key(|(from, r)| {
+            (r.originator.unwrap_or(self.configs[*from].router_id), r.clusters.len(), *from)
+        });
+        let multipath = self.configs[at].multipath;
+        let external = left.first().is_some_and(|(from, _)| self.external(at, *from));
+        left.truncate(usize::from(if external { multipath.ebgp } else { multipath.ibgp }));
+        left
+    }
+
+    /// What one speaker, by what it knows and uses of it, tells another of a prefix.
+    fn told(
+        &self,
+        from: usize,
+        to: usize,
+        prefix: &IpNet,
+        (known, used): (&Known, &[(usize, Route)]),
+    ) -> Vec<Route> {
+        let takes_several = self.links[to][&from].add_paths.receive;
+        let which = self.links[from][&to].add_paths.send.filter(|_| takes_several);
+        let mut paths: Vec<(usize, Route)> = match which {
+            Some(SentPaths::All) => known
+                .iter()
+                .flat_map(|(source, held)| held.iter().map(move |held| (*source, held)))
+                .filter(|(_, (_, usable))| *usable)
+                .map(|(source, (route, _))| (source, route.clone()))
+                .collect(),
+            Some(SentPaths::Used) => used.to_vec(),
+            None => used.first().cloned().into_iter().collect(),
         };
-        Some((first, hops))
+        paths.retain(|(source, _)| *source != to);
+        let mut told: Vec<Route> = paths
+            .into_iter()
+            .filter_map(|(source, route)| self.export(from, source, to, prefix, route))
+            .collect();
+        told.sort();
+        told
     }
 
-    fn told(&self, from: usize, to: usize, prefix: &IpNet) -> Option<Route> {
-        let (best, _) = self.choose(from, prefix)?;
-        let internal_source = best != from && !self.external(from, best);
-        if best == to || (internal_source && !self.external(from, to)) {
+    /// What a route from `source` is on the way from one speaker to another.
+    fn export(
+        &self,
+        from: usize,
+        source: usize,
+        to: usize,
+        prefix: &IpNet,
+        mut route: Route,
+    ) -> Option<Route> {
+        let external = self.external(from, to);
+        let reflected = source != from && !self.external(from, source) && !external;
+        let client = |of: usize| self.links[from][&of].route_reflector_client;
+        if reflected && !client(source) && !client(to) {
             return None;
         }
-        let mut route = self.tables[from][prefix][&best].clone();
-        let ourselves: IpAddr =
-            if prefix.addr().is_ipv4() { address(from) } else { address_v6(from).into() };
-        if self.external(from, to) {
-            route.path.insert(0, self.asns[from]);
+        if external && source != from {
+            route.med = None;
         }
-        if self.external(from, to) || best == from {
-            route.next_hop = ourselves;
+        let config = &self.configs[from];
+        let policy = self.links[from][&to].export.as_ref();
+        let mut route = apply(policy, prefix, &route, config.asn)?;
+        if external {
+            route.path.insert(0, config.asn);
+            route.local_pref = None;
+            route.originator = None;
+            route.clusters.clear();
+        } else {
+            route.local_pref = Some(route.local_pref.unwrap_or(100));
+        }
+        if reflected {
+            route.originator.get_or_insert(self.configs[source].router_id);
+            route.clusters.insert(0, config.cluster());
+        }
+        if external || source == from {
+            let v4 = prefix.addr().is_ipv4();
+            route.next_hop = if v4 { address(from) } else { address_v6(from).into() };
         }
         Some(route)
     }
 
-    /// Everybody tells everybody; whether that changed anything.
-    fn round(&mut self) -> bool {
-        let prefixes: BTreeSet<IpNet> =
-            self.tables.iter().flat_map(BTreeMap::keys).copied().collect();
-        let mut news = Vec::new();
-        for &(from, to) in &self.links {
-            for prefix in &prefixes {
-                let told = self.told(from, to, prefix);
-                let known = self.tables[to].get(prefix).and_then(|t| t.get(&from));
-                if told.as_ref() != known {
-                    news.push((from, to, *prefix, told));
-                }
-            }
-        }
-        for (from, to, prefix, told) in &news {
-            let entry = self.tables[*to].entry(*prefix).or_default();
-            match told {
-                Some(route) => entry.insert(*from, route.clone()),
-                None => entry.remove(from),
-            };
-        }
-        !news.is_empty()
-    }
-
     /// Compares with what a speaker holds.
     pub(super) fn check(&self, network: &mut Network, at: usize) -> Result<(), String> {
-        let mut wanted = BTreeMap::new();
-        for (prefix, routes) in &self.tables[at] {
-            let paths: BTreeMap<Option<String>, (String, IpAddr)> = routes
-                .iter()
-                .map(|(from, route)| {
-                    let name = (*from != at).then(|| format!("n{from}"));
-                    let path: Vec<String> = route.path.iter().map(u32::to_string).collect();
-                    (name, (path.join(" "), route.next_hop))
-                })
-                .collect();
-            if !paths.is_empty() {
-                let best = self
-                    .choose(at, prefix)
-                    .map(|(best, hops)| ((best != at).then(|| format!("n{best}")), hops));
-                wanted.insert(*prefix, (paths, best));
-            }
-        }
-        let mut held = BTreeMap::new();
-        for route in network.routes(at) {
-            let paths: BTreeMap<_, _> = route
-                .paths
-                .iter()
-                .map(|p| (p.neighbor.clone(), (p.as_path.clone(), p.next_hop)))
-                .collect();
-            let hops = route.next_hops.iter().map(|h| h.addr).collect::<BTreeSet<_>>();
-            let best = route.paths.iter().find(|p| p.best).map(|p| (p.neighbor.clone(), hops));
-            held.insert(route.prefix, (paths, best));
-        }
+        let wanted: BTreeMap<IpNet, Seen> = self
+            .known
+            .iter()
+            .filter(|(_, known)| !known[at].is_empty())
+            .map(|(prefix, known)| (*prefix, self.seen(at, &known[at])))
+            .collect();
+        let held: BTreeMap<IpNet, Seen> =
+            network.routes(at).iter().map(|r| (r.prefix, self.shown(at, r))).collect();
         if wanted == held {
             return Ok(());
         }
         let prefixes: BTreeSet<&IpNet> = wanted.keys().chain(held.keys()).collect();
         let different = prefixes.into_iter().find(|p| wanted.get(p) != held.get(p)).unwrap();
         Err(format!(
-            "node {at}, {different}:\n wanted {:?}\n  holds {:?}",
+            "node {at}, {different}:\n wanted {:#?}\n  holds {:#?}",
             wanted.get(different),
             held.get(different)
         ))
     }
+
+    fn seen(&self, at: usize, known: &Known) -> Seen {
+        let mut paths: Vec<(usize, Route)> = known
+            .iter()
+            .flat_map(|(from, held)| held.iter().map(|(route, _)| (*from, route.clone())))
+            .collect();
+        paths.sort();
+        let used = self.used(at, known);
+        let hops = used.iter().filter(|(from, _)| *from != at).map(|(_, r)| r.next_hop).collect();
+        (paths, used.first().map(|(best, _)| (*best, hops)))
+    }
+
+    fn shown(&self, at: usize, route: &RouteStatus) -> Seen {
+        let from = |path: &crate::speaker::PathStatus| {
+            path.neighbor.as_ref().map_or(at, |name| self.named(at, name))
+        };
+        let mut paths: Vec<(usize, Route)> = route
+            .paths
+            .iter()
+            .map(|path| {
+                let route = Route {
+                    path: path.as_path.split_whitespace().map(|n| n.parse().unwrap()).collect(),
+                    next_hop: path.next_hop,
+                    local_pref: path.local_pref,
+                    med: path.med,
+                    originator: path.originator,
+                    clusters: path.clusters.clone(),
+                };
+                (from(path), route)
+            })
+            .collect();
+        paths.sort();
+        let hops = route.next_hops.iter().map(|h| h.addr).collect();
+        (paths, route.paths.iter().find(|p| p.best).map(|path| (from(path), hops)))
+    }
+}
+
+fn keep_lowest<K: Ord>(left: &mut Vec<(usize, Route)>, key: impl Fn(&(usize, Route)) -> K) {
+    let lowest = left.iter().map(&key).min();
+    left.retain(|it| Some(key(it)) == lowest);
+}
+
+/// What a policy makes of a route; None if it rejects it. As much of policies as the storms have.
+fn apply(policy: Option<&Policy>, prefix: &IpNet, route: &Route, asn: u32) -> Option<Route> {
+    let mut route = route.clone();
+    let Some(policy) = policy else { return Some(route) };
+    let mut action = policy.default;
+    for rule in &policy.rules {
+        if rule.prefixes.as_ref().is_some_and(|all| !all.iter().any(|p| p.matches(prefix))) {
+            continue;
+        }
+        if rule.action != Action::Reject {
+            route.local_pref = rule.set.local_pref.or(route.local_pref);
+            if let Some(MedChange::Set(med)) = rule.set.med {
+                route.med = Some(med);
+            }
+            for _ in 0..rule.set.prepend_own {
+                route.path.insert(0, asn);
+            }
+        }
+        if rule.action != Action::Continue {
+            action = rule.action;
+            break;
+        }
+    }
+    (action == Action::Accept).then_some(route)
 }
