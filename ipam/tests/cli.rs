@@ -174,7 +174,8 @@ async fn finds_what_is_wrong() {
     for handle in ["a", "b", "c"] {
         node.v4(handle).await.unwrap();
     }
-    let block = node.ipam.blocks().borrow()[0];
+    // Told soon after the answer, not with it.
+    let block = node.ipam.blocks().wait_for(|blocks| !blocks.is_empty()).await.unwrap()[0];
     let store = EtcdStore::new(&etcd.config()).unwrap();
     // Pools as calicoctl writes them.
     let put = async |key: &str, json: &str| {
