@@ -10,6 +10,7 @@
 //! slow neighbor holds up nobody, is sent only the latest state, and costs bounded memory.
 
 mod group;
+mod outcome;
 mod pace;
 mod plan;
 mod several;
@@ -19,7 +20,7 @@ mod tests;
 mod transform;
 
 pub(crate) use group::GroupKey;
-use group::{Group, Sent};
+use group::{Group, Member, Sent};
 pub(crate) use transform::Departure;
 
 use std::sync::Arc;
@@ -196,16 +197,19 @@ impl UpdateGroups {
         self.position(peer, family).is_some_and(|at| self.groups[at].is_advertised(peer, dest))
     }
 
-    /// What a neighbor has been told of a destination: the attributes, as encoded for it, with the
-    /// path identifiers (RFC 7911), which are 0 where it takes one path only.
+    /// What neighbors have been told of a destination: the attributes, as encoded for them, with the
+    /// path identifiers (RFC 7911), which are 0 where a neighbor takes one path only.
     pub(crate) fn sent(
         &self,
-        peer: PeerId,
         family: Family,
         dest: DestId,
-    ) -> impl Iterator<Item = (u32, AttrId)> {
-        let group = self.position(peer, family).map(|at| &self.groups[at]);
-        group.into_iter().flat_map(move |group| group.sent_to(peer, dest))
+    ) -> impl Iterator<Item = (PeerId, u32, AttrId)> {
+        let groups = self.groups.iter().filter(move |group| group.key.family == family);
+        groups.flat_map(move |group| {
+            group.members.iter().flat_map(move |Member { peer, .. }| {
+                group.sent_to(*peer, dest).map(|(number, attr)| (*peer, number, attr))
+            })
+        })
     }
 
     /// All groups as they are.

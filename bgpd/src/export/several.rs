@@ -4,7 +4,8 @@
 use rustc_hash::FxHashMap;
 use smallvec::SmallVec;
 
-use super::group::{Group, Memo, Sent, Target};
+use super::group::{Group, Sent, Target};
+use super::outcome::Memo;
 use super::plan::Plan;
 use crate::config::SentPaths;
 use crate::rib::{AttrId, DestId, Path, Reason, Rib, RibPrefix};

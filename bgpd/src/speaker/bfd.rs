@@ -18,8 +18,9 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use super::core::{Core, Time, TimerKey};
+use super::core::{Core, Time};
 use super::neighbor::Neighbor;
+use super::timers::TimerKey;
 use crate::bfd::{Key, State as BfdState, Status, Wanted};
 use crate::policy::PeerType;
 use crate::rib::PeerId;

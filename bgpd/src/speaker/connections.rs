@@ -4,9 +4,10 @@ use std::cmp::Reverse;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use super::core::{ConnId, Core, Time, TimerKey};
+use super::core::{ConnId, Core, Time};
 use super::neighbor::Outgoing;
 use super::status::DownReason;
+use super::timers::TimerKey;
 use crate::config::PeerConfig;
 use crate::rib::PeerId;
 use crate::session::{Direction, Event, State, Timer};

@@ -18,15 +18,17 @@ use rustc_hash::FxHashMap;
 use super::fib::Fib;
 use super::monitor::Monitor;
 use super::neighbor::{Deadline, Neighbor, Slot};
+use super::queues::Queues;
 use super::status::{DownReason, Progress, Work};
+use super::timers::TimerKey;
 use super::updates::Tap;
 use crate::config::{Config, Network, PeerConfig};
-use crate::export::{Sink, Told, UpdateGroups};
+use crate::export::UpdateGroups;
 use crate::policy::Library;
-use crate::rib::{DestId, PeerId, Rib, with_family};
+use crate::rib::{PeerId, Rib, with_family};
 use crate::session::{Action, Direction, Event, State, Timer, step};
 use crate::wire::attributes::AttributeBlock;
-use crate::wire::{Family, MAX_EXTENDED_LEN, MessageType, Notification, encode_keepalive, frame};
+use crate::wire::{Family, MAX_EXTENDED_LEN, Notification, encode_keepalive, frame};
 
 /// Time since some fixed instant, the same for all calls.
 pub(crate) type Time = Duration;
@@ -46,21 +48,6 @@ pub(crate) enum Output {
     Close { conn: ConnId, last: Vec<Bytes> },
 }
 
-/// The hold time before the peer's OPEN (RFC 4271 section 8.2.2).
-const OPEN_HOLD: Duration = Duration::from_secs(240);
-/// The least time until a peer that takes nothing in is given up (RFC 9687 section 3).
-const SEND_HOLD: Duration = Duration::from_secs(480);
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) enum TimerKey {
-    Slot(PeerId, Direction, Timer),
-    Stale(PeerId, Family),
-    Refresh(PeerId),
-    Bfd(PeerId),
-    Deferral,
-    Advertise,
-}
-
 #[derive(Debug)]
 pub(crate) struct Core {
     pub(super) config: Config,
@@ -74,17 +61,17 @@ pub(crate) struct Core {
     pub(super) neighbors: Vec<Option<Neighbor>>,
     pub(super) connections: FxHashMap<ConnId, (PeerId, Direction)>,
     last_conn: u64,
-    timers: BinaryHeap<Reverse<(Time, TimerKey)>>,
-    outputs: Vec<Output>,
+    pub(super) timers: BinaryHeap<Reverse<(Time, TimerKey)>>,
+    pub(super) outputs: Vec<Output>,
     /// Connections whose OPEN has waited long enough.
     pub(super) released: Vec<ConnId>,
-    random: u64,
+    pub(super) random: u64,
     /// When the driver last told of anything.
     pub(super) clock: Time,
     pub(super) fib: Fib,
     pub(super) progress: Progress,
     pub(super) deferral: Deadline,
-    advertise: Deadline,
+    pub(super) advertise: Deadline,
     pub(super) block: AttributeBlock,
     /// The BFD sessions wanted may be others than when they were last asked for.
     pub(super) bfd_changed: bool,
@@ -443,138 +430,6 @@ impl Core {
         {
             self.outputs.push(Output::Write(conn));
         }
-    }
-
-    /// Starts the send hold timer where something waits to be sent.
-    fn watch_sending(&mut self, now: Time) {
-        for at in 1..self.neighbors.len() {
-            let Some(neighbor) = &mut self.neighbors[at] else { continue };
-            let id = neighbor.id;
-            let Some(session) = &neighbor.session else { continue };
-            let direction = session.direction;
-            let slot = neighbor.slot(direction);
-            if slot.out.len() > 0 && slot.timer(Timer::SendHold).at.is_none() {
-                self.start_timer(now, id, direction, Timer::SendHold);
-            }
-        }
-    }
-
-    pub(super) fn start_timer(
-        &mut self,
-        now: Time,
-        peer: PeerId,
-        direction: Direction,
-        timer: Timer,
-    ) {
-        if direction == Direction::Incoming && timer == Timer::ConnectRetry {
-            return; // This machine accepts, it never connects.
-        }
-        let Some(neighbor) = self.neighbor(peer) else { return };
-        let halted = neighbor.is_halted(now);
-        let negotiated = neighbor.slots[direction.index()].negotiated.as_ref();
-        let seconds = |s: u16| Duration::from_secs(s.into());
-        let duration = match timer {
-            Timer::ConnectRetry => Some(seconds(neighbor.config.connect_retry_time)),
-            Timer::IdleHold => neighbor.pause(now),
-            Timer::Hold => match negotiated {
-                None => Some(OPEN_HOLD),
-                Some(n) => (n.hold_time > 0).then(|| seconds(n.hold_time)),
-            },
-            Timer::Keepalive => {
-                negotiated.filter(|n| n.keepalive_time > 0).map(|n| seconds(n.keepalive_time))
-            }
-            Timer::SendHold => negotiated
-                .filter(|n| n.hold_time > 0)
-                .map(|n| SEND_HOLD.max(seconds(n.hold_time) * 2)),
-        };
-        let Some(mut duration) = duration else {
-            if let Some(slot) = self.slot(peer, direction) {
-                slot.timer(timer).at = None;
-            }
-            return;
-        };
-        // RFC 4271 section 10: these are jittered, so that neighbors do not act in step.
-        let jittered = matches!(timer, Timer::ConnectRetry | Timer::IdleHold | Timer::Keepalive);
-        if jittered && !halted {
-            duration = self.jitter(duration);
-        }
-        self.arm(TimerKey::Slot(peer, direction, timer), now + duration);
-    }
-
-    /// 75 to 100 per cent of a duration.
-    fn jitter(&mut self, duration: Duration) -> Duration {
-        self.random ^= self.random << 13;
-        self.random ^= self.random >> 7;
-        self.random ^= self.random << 17;
-        let per_mille = 750 + u32::try_from(self.random % 251).unwrap_or(0);
-        duration * per_mille / 1000
-    }
-
-    fn deadline(&mut self, key: TimerKey) -> Option<&mut Deadline> {
-        match key {
-            TimerKey::Slot(peer, direction, timer) => {
-                Some(self.slot(peer, direction)?.timer(timer))
-            }
-            TimerKey::Stale(peer, family) => {
-                Some(&mut self.neighbor(peer)?.stale_timers[family.index()])
-            }
-            TimerKey::Refresh(peer) => Some(&mut self.neighbor(peer)?.refresh_timer),
-            TimerKey::Bfd(peer) => Some(&mut self.neighbor(peer)?.bfd_timer),
-            TimerKey::Deferral => Some(&mut self.deferral),
-            TimerKey::Advertise => Some(&mut self.advertise),
-        }
-    }
-
-    /// Sets a timer. One that is put off, as the hold timer is by every message, costs nothing in
-    /// the queue.
-    pub(super) fn arm(&mut self, key: TimerKey, at: Time) {
-        let Some(deadline) = self.deadline(key) else { return };
-        deadline.at = Some(at);
-        if deadline.queued.is_none_or(|queued| queued > at) {
-            deadline.queued = Some(at);
-            self.timers.push(Reverse((at, key)));
-        }
-    }
-}
-
-/// The neighbors' queues, as the update groups see them.
-struct Queues<'a> {
-    clock: Time,
-    neighbors: &'a mut [Option<Neighbor>],
-    outputs: &'a mut Vec<Output>,
-    caught_up: &'a mut Vec<(PeerId, Family, Told)>,
-    /// Destinations of which somebody was told something else; None: nobody wants to know.
-    told: Option<&'a mut Vec<(Family, DestId)>>,
-}
-
-impl Sink for Queues<'_> {
-    fn queue(&mut self, peer: PeerId, octets: &Bytes, messages: usize) {
-        let Some(Some(neighbor)) = self.neighbors.get_mut(peer.index()) else { return };
-        neighbor.note_sent(self.clock, MessageType::Update, messages, octets);
-        let Some(slot) = neighbor.session_slot() else { return };
-        let was_empty = slot.out.len() == 0;
-        slot.out.push(octets.clone());
-        if let Some(conn) = slot.conn
-            && was_empty
-        {
-            self.outputs.push(Output::Write(conn));
-        }
-    }
-
-    fn queued(&self, peer: PeerId) -> usize {
-        let neighbor = self.neighbors.get(peer.index()).and_then(Option::as_ref);
-        let session = neighbor.and_then(|n| Some((n, n.session.as_ref()?)));
-        session.map_or(0, |(n, session)| n.slots[session.direction.index()].out.len())
-    }
-
-    fn told(&mut self, family: Family, dest: DestId) {
-        if let Some(told) = &mut self.told {
-            told.push((family, dest));
-        }
-    }
-
-    fn caught_up(&mut self, peer: PeerId, family: Family, told: Told) {
-        self.caught_up.push((peer, family, told));
     }
 }
 

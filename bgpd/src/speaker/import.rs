@@ -93,11 +93,24 @@ impl Core {
     ) -> Result<(), Notification> {
         let Some(neighbor) = self.neighbor(peer) else { return Ok(()) };
         let mut disabled = FamilySet::default();
+        // A peer that sends them without end shall not fill the log: it is said once for a session.
+        let session = neighbor.session.as_mut();
+        let known = session.is_some_and(|session| std::mem::replace(&mut session.complained, true));
         for error in &update.errors {
-            let name = &neighbor.config.name;
+            let peer = &neighbor.config.name;
             let (attribute, disposition) = (error.kind, error.disposition);
             let reason = error.reason;
-            tracing::warn!(peer = name, attribute, ?disposition, reason, "malformed UPDATE");
+            if known {
+                tracing::debug!(peer, attribute, ?disposition, reason, "malformed UPDATE");
+            } else {
+                tracing::warn!(
+                    peer,
+                    attribute,
+                    ?disposition,
+                    reason,
+                    "malformed UPDATE; more of this session are only counted"
+                );
+            }
             match error.disposition {
                 Disposition::DiscardAttribute => neighbor.counters.attributes_discarded += 1,
                 Disposition::TreatAsWithdraw => neighbor.counters.treated_as_withdraw += 1,

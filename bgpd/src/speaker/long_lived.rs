@@ -3,7 +3,8 @@
 
 use rustc_hash::FxHashMap;
 
-use super::core::{Core, Time, TimerKey};
+use super::core::{Core, Time};
+use super::timers::TimerKey;
 use crate::rib::{AttrId, Path, PeerId, Rib, RibPrefix, with_family};
 use crate::wire::attributes::{self, kind};
 use crate::wire::{Community, Draft, Family};

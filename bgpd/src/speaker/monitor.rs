@@ -104,11 +104,8 @@ impl Station {
             }
         }
         if self.wants(Monitored::AdjRibOut) {
-            for peer in &self.up {
-                for (path_id, attr) in groups.sent(*peer, P::FAMILY, dest) {
-                    current.push((Monitored::AdjRibOut, *peer, path_id, attr));
-                }
-            }
+            let told = groups.sent(P::FAMILY, dest).filter(|(peer, ..)| known(*peer));
+            current.extend(told.map(|(peer, id, attr)| (Monitored::AdjRibOut, peer, id, attr)));
         }
         if self.wants(Monitored::LocRib)
             && let Some((_, attr)) = entry.best()

@@ -134,6 +134,8 @@ pub(super) struct Session {
     pub(super) sent_end: FamilySet,
     /// The peer sends its routes again, and has not said yet that these were all (RFC 7313).
     pub(super) refreshing: FamilySet,
+    /// It was said that the peer sends malformed UPDATEs: more of them are counted, not said again.
+    pub(super) complained: bool,
 }
 
 /// A neighbor.

@@ -109,6 +109,7 @@ impl Core {
             received_end: FamilySet::default(),
             sent_end: FamilySet::default(),
             refreshing: FamilySet::default(),
+            complained: false,
         });
         self.set_rank(peer, rank);
         self.monitor_up(peer);

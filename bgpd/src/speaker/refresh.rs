@@ -3,7 +3,8 @@
 
 use std::time::Duration;
 
-use super::core::{Core, Time, TimerKey};
+use super::core::{Core, Time};
+use super::timers::TimerKey;
 use crate::export::Told;
 use crate::rib::PeerId;
 use crate::wire::{Family, Notification, RouteRefresh, encode_end_of_rib};

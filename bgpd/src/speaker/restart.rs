@@ -2,9 +2,10 @@
 
 use std::time::Duration;
 
-use super::core::{Core, Time, TimerKey};
+use super::core::{Core, Time};
 use super::neighbor::{Neighbor, Session};
 use super::status::DownReason;
+use super::timers::TimerKey;
 use crate::rib::{Path, PeerId, RibPrefix, with_family};
 use crate::session::Direction;
 use crate::wire::Family;

@@ -75,9 +75,7 @@ fn what_changes_within_the_advertisement_interval_is_not_lost() {
 #[test]
 fn nothing_waits_for_a_kernel_that_there_is_not() {
     let lab = Lab::new();
-    let [us, one, two] = ["us", "frr", "bird"].map(|name| lab.node(name));
-    lab.link(&us, &one);
-    lab.link(&us, &two);
+    let (us, [one, two]) = lab.star(["frr", "bird"]);
     let frr = Frr::start(&one, pair::FRR);
     let bird =
         Bird::start(&two, &pair::bird("").replace("10.0.1.", "10.0.2.").replace("10.2.", "10.3."));

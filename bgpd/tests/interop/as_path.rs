@@ -54,10 +54,7 @@ fn until(frr: &Frr<'_>, prefix: &str, path: &str) {
 #[test]
 fn as_numbers_are_overridden_removed_and_replaced() {
     let lab = Lab::new();
-    let us = lab.node("us");
-    let [one, two] = ["one", "two"].map(|name| lab.node(name));
-    lab.link(&us, &one);
-    lab.link(&us, &two);
+    let (us, [one, two]) = lab.star(["one", "two"]);
     let _one = Frr::start(&one, &frr(64512, 65001, 1, 2, "", ""));
     let two = Frr::start(&two, &frr(64512, 65001, 2, 3, "", ""));
     let daemon = Daemon::start(&us, &between("asn: 64512", "asn: 64512, as-override: true"));
@@ -77,10 +74,7 @@ fn as_numbers_are_overridden_removed_and_replaced() {
 #[test]
 fn private_as_numbers_and_a_local_as() {
     let lab = Lab::new();
-    let us = lab.node("us");
-    let [one, two] = ["one", "two"].map(|name| lab.node(name));
-    lab.link(&us, &one);
-    lab.link(&us, &two);
+    let (us, [one, two]) = lab.star(["one", "two"]);
     let one = Frr::start(&one, &frr(64512, 3000, 1, 2, "", ""));
     let two = Frr::start(&two, &frr(4000, 65001, 2, 3, "", ""));
     let ours = |local: &str, private: &str| {
@@ -102,10 +96,7 @@ fn private_as_numbers_and_a_local_as() {
 #[test]
 fn a_confederation_with_frr_in_another_member() {
     let lab = Lab::new();
-    let us = lab.node("us");
-    let [one, two] = ["one", "two"].map(|name| lab.node(name));
-    lab.link(&us, &one);
-    lab.link(&us, &two);
+    let (us, [one, two]) = lab.star(["one", "two"]);
     let router = " bgp confederation identifier 1000\n bgp confederation peers 65001";
     let one = Frr::start(&one, &frr(65002, 65001, 1, 2, router, ""));
     let two = Frr::start(&two, &frr(4000, 1000, 2, 3, "", ""));
@@ -126,10 +117,7 @@ fn a_confederation_with_frr_in_another_member() {
 #[test]
 fn roles_and_graceful_shutdown() {
     let lab = Lab::new();
-    let us = lab.node("us");
-    let [one, two] = ["one", "two"].map(|name| lab.node(name));
-    lab.link(&us, &one);
-    lab.link(&us, &two);
+    let (us, [one, two]) = lab.star(["one", "two"]);
     let provider = " neighbor US local-role provider strict-mode";
     let one = Frr::start(&one, &frr(3000, 65001, 1, 2, "", provider));
     let two = Frr::start(&two, &frr(4000, 65001, 2, 3, "", " neighbor US local-role peer"));

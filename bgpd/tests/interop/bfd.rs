@@ -216,12 +216,7 @@ router bgp 65002
 #[test]
 fn frr_over_two_hops() {
     let lab = Lab::new();
-    let (us, router, peer) = (lab.node("us"), lab.node("router"), lab.node("peer"));
-    lab.link(&us, &router);
-    lab.link(&router, &peer);
-    router.forward();
-    us.ip("route add 10.0.2.0/24 via 10.0.1.2");
-    peer.ip("route add 10.0.1.0/24 via 10.0.2.1");
+    let [us, router, peer] = lab.two_hops();
     let multihop =
         " neighbor 10.0.1.1 ebgp-multihop 3\n neighbor 10.0.1.1 update-source 10.0.2.2\n";
     let frr = Frr::start_with(&peer, BFDD, &frr_config(multihop));
@@ -308,9 +303,7 @@ fn a_restart_keeps_the_routes_and_a_cut_does_not() {
 #[allow(clippy::print_stdout, reason = "it measures")]
 fn routes_move_soon_after_a_cut() {
     let lab = Lab::new();
-    let (us, left, right) = (lab.node("us"), lab.node("left"), lab.node("right"));
-    lab.link(&us, &left);
-    lab.link(&us, &right);
+    let (us, [left, right]) = lab.star(["left", "right"]);
     let config = |number: u8| {
         let config = frr_config("").replace("65002", &format!("6500{}", number + 1));
         config

@@ -56,12 +56,7 @@ neighbors:
 #[test]
 fn between_frr_bird_and_gobgp() {
     let lab = Lab::new();
-    let us = lab.node("us");
-    let [one, two, three] = ["frr", "bird", "gobgp"].map(|name| {
-        let node = lab.node(name);
-        lab.link(&us, &node);
-        node
-    });
+    let (us, [one, two, three]) = lab.star(["frr", "bird", "gobgp"]);
     let frr = Frr::start(&one, FRR);
     let bird = Bird::start(&two, BIRD);
     let gobgp = Gobgp::start(&three, GOBGP);

@@ -13,9 +13,7 @@ const MANY: usize = 400;
 #[test]
 fn from_bird_to_frr() {
     let lab = Lab::new();
-    let (us, one, two) = (lab.node("us"), lab.node("frr"), lab.node("bird"));
-    lab.link(&us, &one);
-    lab.link(&us, &two);
+    let (us, [one, two]) = lab.star(["frr", "bird"]);
     let frr = Frr::start(
         &one,
         "

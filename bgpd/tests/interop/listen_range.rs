@@ -29,9 +29,7 @@ fn names(us: &Daemon<'_>) -> anyhow::Result<BTreeSet<String>> {
 #[test]
 fn frr_and_gobgp() {
     let lab = Lab::new();
-    let (us, frr, gobgp) = (lab.node("us"), lab.node("frr"), lab.node("gobgp"));
-    lab.link(&us, &frr);
-    lab.link(&us, &gobgp);
+    let (us, [frr, gobgp]) = lab.star(["frr", "gobgp"]);
     let daemon = Daemon::start(&us, OURS);
     assert!(names(&daemon).unwrap().is_empty());
 

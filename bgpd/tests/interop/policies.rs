@@ -17,9 +17,7 @@ struct Three {
 impl Three {
     fn new() -> Self {
         let lab = Lab::new();
-        let [us, frr, bird] = ["us", "frr", "bird"].map(|name| lab.node(name));
-        lab.link(&us, &frr);
-        lab.link(&us, &bird);
+        let (us, [frr, bird]) = lab.star(["frr", "bird"]);
         Self { us, frr, bird, _lab: lab }
     }
 }

@@ -53,12 +53,7 @@ peers:
 #[test]
 fn peers_and_networks_come_and_go() {
     let lab = Lab::new();
-    let us = lab.node("us");
-    let [one, two, three] = ["frr", "bird", "gobgp"].map(|name| {
-        let node = lab.node(name);
-        lab.link(&us, &node);
-        node
-    });
+    let (us, [one, two, three]) = lab.star(["frr", "bird", "gobgp"]);
     let frr = Frr::start(&one, FRR);
     let bird = Bird::start(&two, BIRD);
     let gobgp = Gobgp::start(&three, GOBGP);

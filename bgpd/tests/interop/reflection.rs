@@ -5,9 +5,7 @@ use crate::kit::{Bird, Daemon, Frr, Lab};
 #[test]
 fn frr_and_bird_as_clients() {
     let lab = Lab::new();
-    let (us, one, two) = (lab.node("us"), lab.node("frr"), lab.node("bird"));
-    lab.link(&us, &one);
-    lab.link(&us, &two);
+    let (us, [one, two]) = lab.star(["frr", "bird"]);
     us.forward();
     // As an IGP would: next hops stay what they are inside an AS.
     one.ip("route add 10.0.2.0/24 via 10.0.1.1");

@@ -39,12 +39,7 @@ fn gobgp() {
 #[test]
 fn a_peer_too_far_away() {
     let lab = Lab::new();
-    let (us, router, peer) = (lab.node("us"), lab.node("router"), lab.node("peer"));
-    lab.link(&us, &router);
-    lab.link(&router, &peer);
-    router.forward();
-    us.ip("route add 10.0.2.0/24 via 10.0.1.2");
-    peer.ip("route add 10.0.1.0/24 via 10.0.2.1");
+    let [us, _router, peer] = lab.two_hops();
     let frr = Frr::start(
         &peer,
         "

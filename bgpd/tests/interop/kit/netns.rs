@@ -46,6 +46,28 @@ impl Lab {
         node
     }
 
+    /// Us, and nodes of these names around us: the link to each has the number of its place, from 1.
+    pub(crate) fn star<const N: usize>(&self, names: [&str; N]) -> (Node, [Node; N]) {
+        let us = self.node("us");
+        let around = names.map(|name| {
+            let node = self.node(name);
+            self.link(&us, &node);
+            node
+        });
+        (us, around)
+    }
+
+    /// Us and a peer, with a router between them: the peer is 10.0.2.2.
+    pub(crate) fn two_hops(&self) -> [Node; 3] {
+        let [us, router, peer] = ["us", "router", "peer"].map(|name| self.node(name));
+        self.link(&us, &router);
+        self.link(&router, &peer);
+        router.forward();
+        us.ip("route add 10.0.2.0/24 via 10.0.1.2");
+        peer.ip("route add 10.0.1.0/24 via 10.0.2.1");
+        [us, router, peer]
+    }
+
     /// Joins two nodes by a cable: the lab's link `n` has 10.0.n.0/24 and fd00:n::/64. On each
     /// node the interface has the name of the other one.
     pub(crate) fn link(&self, a: &Node, b: &Node) -> Link {
