@@ -71,7 +71,10 @@ impl Unconfirmed {
 
     fn all(&self) -> Vec<(Family, DestId)> {
         let of = |family: Family| self.latest[family.index()].keys().map(move |d| (family, *d));
-        Family::ALL.into_iter().flat_map(of).collect()
+        let mut all: Vec<_> = Family::ALL.into_iter().flat_map(of).collect();
+        // What is announced in which order shall not depend on how a map is laid out.
+        all.sort_unstable_by_key(|(family, dest)| (family.index(), dest.index()));
+        all
     }
 }
 
