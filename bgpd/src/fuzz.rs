@@ -106,6 +106,15 @@ pub fn mrt(octets: &[u8]) {
     }
 }
 
+/// A recording of a run, of which not more is replayed than a fuzzer has time for.
+pub fn recording(octets: &[u8]) {
+    let source = std::io::Cursor::new(octets.to_vec());
+    if let Ok(mut replay) = crate::Replay::of(source) {
+        // A difference, or the place where it is no recording any more.
+        let _stop = replay.run(crate::Until::Event(20_000));
+    }
+}
+
 /// A configuration.
 pub fn yaml(octets: &[u8]) {
     let Ok(text) = std::str::from_utf8(octets) else { return };

@@ -14,8 +14,9 @@
 //! ```
 //!
 //! The core takes no clock, no socket and no random source of its own: everything that is not
-//! deterministic comes in as an event. One thread runs it; no route crosses a thread before it is
-//! packed. See [`Speaker`] for the way in.
+//! deterministic comes in as an event, which can be put on record, so that the run can be run again
+//! ([`Replay`]). One thread runs it; no route crosses a thread before it is packed. See [`Speaker`]
+//! for the way in.
 
 pub mod bfd;
 mod bmp;

@@ -2,6 +2,7 @@
 
 use std::collections::HashSet;
 use std::net::{IpAddr, SocketAddr};
+use std::path::PathBuf;
 
 use super::{Bfd, Config, PeerAs, PeerConfig, RemovePrivateAs};
 use crate::policy::{PeerType, Way, validate_prefixes};
@@ -40,6 +41,14 @@ pub enum ConfigError {
     Listen {
         /// The address.
         address: SocketAddr,
+        /// The system's answer.
+        source: std::io::Error,
+    },
+    /// The run cannot be recorded.
+    #[error("recording: {}: {source}", path.display())]
+    Recording {
+        /// The file.
+        path: PathBuf,
         /// The system's answer.
         source: std::io::Error,
     },

@@ -19,6 +19,7 @@ use super::fib::Fib;
 use super::monitor::Monitor;
 use super::neighbor::{Deadline, Neighbor, Slot};
 use super::queues::Queues;
+use super::record::Decisions;
 use super::status::{DownReason, Progress, Work};
 use super::timers::TimerKey;
 use super::updates::Tap;
@@ -81,6 +82,8 @@ pub(crate) struct Core {
     /// None: nobody wants to know what happens.
     pub(super) tap: Option<Tap>,
     pub(super) monitor: Monitor,
+    /// None: the run is not recorded.
+    pub(super) decisions: Option<Decisions>,
 }
 
 impl Core {
@@ -111,6 +114,7 @@ impl Core {
             work_done: Work::default(),
             tap: None,
             monitor: Monitor::default(),
+            decisions: None,
         };
         let deferral = Duration::from_secs(config.graceful_restart.selection_deferral_time.into());
         core.arm(TimerKey::Deferral, now + deferral);
@@ -185,10 +189,13 @@ impl Core {
         self.check_convergence();
         if self.progress.selecting {
             for family in Family::ALL {
-                let Self { rib, groups, fib, work_done, monitor, .. } = self;
+                let Self { rib, groups, fib, work_done, monitor, decisions, .. } = self;
                 with_family!(family, P => rib.decide::<P>(|table, decided| {
                     work_done.best_changes += u64::from(decided.best);
                     work_done.fib_changes += u64::from(decided.fib);
+                    if let Some(decisions) = decisions {
+                        decisions.note(table.dest(decided.dest));
+                    }
                     monitor.mark(table, decided.dest);
                     groups.mark(table, decided);
                     if decided.fib {

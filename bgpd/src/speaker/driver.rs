@@ -18,7 +18,7 @@ use std::collections::HashMap;
 use std::io::{self, IoSlice};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use bytes::{Buf as _, Bytes};
 use tokio::net::TcpStream;
@@ -26,7 +26,9 @@ use tokio::sync::{Notify, mpsc, oneshot};
 use tokio::task::{AbortHandle, JoinSet};
 use tokio::time::Instant;
 
+pub(super) use self::requests::answer;
 use self::sockets::{Listener, farewell, read};
+use super::record::{Journal, Recorded, Recording};
 use super::station::{Station, StationEvent};
 use super::updates::Writer;
 use super::watch::BfdLink;
@@ -62,6 +64,7 @@ enum Event {
 /// Runs a speaker until it is shut down. Says through `started` when it listens.
 pub(super) fn run(
     config: Config,
+    recording: Option<Recording>,
     requests: mpsc::Receiver<Request>,
     started: oneshot::Sender<Result<(), ConfigError>>,
 ) {
@@ -84,9 +87,17 @@ pub(super) fn run(
                 }
             };
         }
+        let journal = match recording.as_ref().map(Journal::create).transpose() {
+            Ok(journal) => journal,
+            Err(source) => {
+                let path = recording.map(|recording| recording.path).unwrap_or_default();
+                let _gone = started.send(Err(ConfigError::Recording { path, source }));
+                return;
+            }
+        };
         let _gone = started.send(Ok(()));
         let epoch = Instant::now();
-        let core = Core::new(config, Time::ZERO, seed());
+        let core = Recorded::new(config, Time::ZERO, since_1970(), seed(), journal);
         let mut driver = Driver {
             core,
             epoch,
@@ -106,6 +117,10 @@ pub(super) fn run(
         driver.set_discovery();
         driver.run(requests, receiver).await;
     });
+}
+
+fn since_1970() -> Duration {
+    SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default()
 }
 
 /// Where timers are jittered from.
@@ -129,7 +144,7 @@ impl Drop for Connection {
 }
 
 struct Driver {
-    core: Core,
+    core: Recorded,
     epoch: Instant,
     events: mpsc::Sender<Event>,
     listeners: HashMap<SocketAddr, Listener>,
@@ -226,9 +241,8 @@ impl Driver {
         match event {
             StationEvent::Up(batches) => {
                 station.batches = Some(batches);
-                let since_1970 = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
                 let now = self.epoch.elapsed();
-                self.core.station_up(address, since_1970.saturating_sub(now));
+                self.core.station_up(address, since_1970().saturating_sub(now));
             }
             StationEvent::Down => {
                 station.batches = None;
@@ -301,8 +315,7 @@ impl Driver {
                 .ok()
         });
         if self.mrt.is_some() {
-            let since_1970 = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-            self.core.observe(Some(since_1970.saturating_sub(self.now())));
+            self.core.observe(Some(since_1970().saturating_sub(self.now())));
         }
     }
 
@@ -486,6 +499,7 @@ impl Driver {
             writer.take(&mut self.core);
             writer.finish();
         }
+        self.core.finish();
     }
 }
 

@@ -20,6 +20,7 @@ mod monitor;
 mod neighbor;
 mod queues;
 mod receive;
+mod record;
 mod refresh;
 mod restart;
 mod station;
@@ -37,6 +38,10 @@ pub(crate) use core::{ConnId, Core, Output, Time};
 use dump::Dump;
 pub use dynamic::ListenRangeStatus;
 pub use fib::{FibBatch, FibDelta};
+pub use record::replay::{Difference, Replay, Stop, Unreadable, Until};
+pub use record::{Ending, Recording};
+#[cfg(test)]
+pub(crate) use record::{Journal, Recorded};
 use status::Cursor;
 pub(crate) use status::seconds;
 pub use status::{
@@ -111,12 +116,33 @@ impl Speaker {
     /// # Errors
     /// A configuration that makes no sense, or an address that cannot be listened on.
     pub async fn start(config: Config) -> Result<SpeakerHandle, ConfigError> {
+        Self::start_with(config, None).await
+    }
+
+    /// As [`Self::start`], and records the run from its beginning on, so that it can be replayed:
+    /// see [`Replay`]. Keys of TCP-MD5 and TCP-AO do not get into the file; all else that peers say
+    /// does. Recording never delays the speaker: where the file cannot keep up, or has reached its
+    /// limit, it ends, with a warning in the log and a mark in the file.
+    ///
+    /// # Errors
+    /// As [`Self::start`]; and a file that cannot be made.
+    pub async fn start_recorded(
+        config: Config,
+        recording: Recording,
+    ) -> Result<SpeakerHandle, ConfigError> {
+        Self::start_with(config, Some(recording)).await
+    }
+
+    async fn start_with(
+        config: Config,
+        recording: Option<Recording>,
+    ) -> Result<SpeakerHandle, ConfigError> {
         config.validate()?;
         let (requests, receiver) = mpsc::channel(64);
         let (started, result) = oneshot::channel();
         std::thread::Builder::new()
             .name("bgp".into())
-            .spawn(move || driver::run(config, receiver, started))
+            .spawn(move || driver::run(config, recording, receiver, started))
             .map_err(|_| ConfigError::Stopped)?;
         result.await.map_err(|_| ConfigError::Stopped)??;
         Ok(SpeakerHandle { requests })

@@ -19,6 +19,7 @@ mod queries;
 mod reachability;
 mod reflection;
 mod refresh;
+mod replay;
 mod restart;
 mod sessions;
 mod storm;

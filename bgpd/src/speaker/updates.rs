@@ -11,6 +11,7 @@ use tokio::sync::mpsc;
 
 use super::core::{Core, Time};
 use super::neighbor::Neighbor;
+use super::record::Recorded;
 use crate::config::Mrt;
 use crate::mrt::{Body, Message, Record, Session};
 use crate::session::{Direction, State};
@@ -137,7 +138,7 @@ impl Writer {
     }
 
     /// Takes over what waits in the core, if there is room.
-    pub(super) fn take(&self, core: &mut Core) {
+    pub(super) fn take(&self, core: &mut Recorded) {
         if let Ok(place) = self.queue.try_reserve()
             && let Some(observed) = core.take_observed()
         {

@@ -15,7 +15,7 @@ use std::net::{IpAddr, SocketAddr, SocketAddrV6};
 use std::time::Duration;
 
 use crate::config::Config;
-use crate::speaker::{ConnId, Core, Output, Report, Time};
+use crate::speaker::{ConnId, Journal, Output, Recorded, Report, Time};
 use crate::transport::discovery::Found;
 
 /// One speaker; its place in [`Network::nodes`] is its name.
@@ -24,7 +24,7 @@ pub(crate) struct Node {
     /// What it runs with, also while it is dead.
     pub(crate) config: Config,
     /// None: killed.
-    pub(crate) core: Option<Core>,
+    pub(crate) core: Option<Recorded>,
     wires: BTreeMap<ConnId, (u64, usize)>,
     /// Reads nothing: what is sent to it piles up.
     pub(crate) stuck: bool,
@@ -86,6 +86,8 @@ pub(crate) struct Network {
     pub(crate) window: usize,
     /// The longest time octets are under way.
     pub(crate) latency: Duration,
+    /// What the speakers that are gone have left; None: nothing is recorded.
+    pub(crate) recordings: Option<Vec<Vec<u8>>>,
 }
 
 impl Network {
@@ -101,6 +103,7 @@ impl Network {
             sequence: 0,
             window: 16 * 1024,
             latency: Duration::from_millis(20),
+            recordings: None,
         }
     }
 
@@ -128,13 +131,17 @@ impl Network {
         node.config.validate().unwrap();
         let mut config = node.config.clone();
         config.graceful_restart.restarting = restarting;
-        node.core = Some(Core::new(config, self.now, seed));
+        let journal = self.recordings.is_some().then(Journal::in_memory);
+        node.core = Some(Recorded::new(config, self.now, Duration::ZERO, seed, journal));
         self.carry_out(at);
     }
 
     /// As `kill -9`: the kernel closes the connections, nothing is said.
     pub(crate) fn kill(&mut self, at: usize) {
-        self.nodes[at].core = None;
+        let core = self.nodes[at].core.take();
+        if let (Some(recordings), Some(mut core)) = (&mut self.recordings, core) {
+            recordings.push(core.take_recording());
+        }
         self.note_deadline(at);
         let wires = std::mem::take(&mut self.nodes[at].wires);
         for (wire, end) in wires.into_values() {
@@ -150,7 +157,7 @@ impl Network {
         self.kill(at);
     }
 
-    pub(crate) fn core(&mut self, at: usize) -> &mut Core {
+    pub(crate) fn core(&mut self, at: usize) -> &mut Recorded {
         self.nodes[at].core.as_mut().expect("the node runs")
     }
 
@@ -283,7 +290,7 @@ impl Network {
 
     fn note_deadline(&mut self, at: usize) {
         let node = &mut self.nodes[at];
-        let deadline = node.core.as_ref().and_then(Core::next_deadline);
+        let deadline = node.core.as_ref().and_then(|core| core.next_deadline());
         if deadline != node.deadline {
             if let Some(before) = std::mem::replace(&mut node.deadline, deadline) {
                 self.deadlines.remove(&(before, at));

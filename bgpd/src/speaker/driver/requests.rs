@@ -7,50 +7,68 @@ use super::Driver;
 use super::sockets::Listener;
 use crate::config::{Config, ConfigError, Password, PeerConfig};
 use crate::policy::PeerType;
-use crate::speaker::{Report, Request};
+use crate::speaker::watch::BfdLink;
+use crate::speaker::{Core, Report, Request, Time};
 use crate::transport::tcp;
+
+/// Answers what changes nothing, and gives back the rest.
+pub(in crate::speaker) fn answer(
+    core: &Core,
+    bfd: &BfdLink,
+    now: Time,
+    request: Request,
+) -> Option<Request> {
+    match request {
+        Request::Status(reply) => {
+            bfd.complete(core.status(), reply, |status, bfd| {
+                status.bfd_discarded = Some(bfd.discarded);
+            });
+        }
+        Request::Neighbors(reply) => {
+            let keys = core.bfd_keys();
+            let neighbors = core.neighbor_statuses(now);
+            bfd.complete(neighbors, reply, move |neighbors, bfd| {
+                for neighbor in neighbors {
+                    neighbor.bfd = bfd.session(keys.get(&neighbor.name));
+                }
+            });
+        }
+        Request::Neighbor(name, reply) => {
+            let key = core.bfd_keys().remove(&name);
+            let detail = core.neighbor_detail(&name, now).map(Box::new);
+            bfd.complete(detail, reply, move |detail, bfd| {
+                if let Some(detail) = detail {
+                    detail.status.bfd = bfd.session(key.as_ref());
+                }
+            });
+        }
+        Request::Routes(query, cursor, reply) => {
+            drop(reply.send(core.route_slice(&query, cursor)));
+        }
+        Request::Explain(net, exact, reply) => drop(reply.send(core.explain(net, exact))),
+        Request::Dump(dump, reply) => drop(reply.send(core.dump_slice(now, dump))),
+        Request::Config(reply) => drop(reply.send(Box::new(core.configuration()))),
+        Request::Groups(reply) => drop(reply.send(core.group_statuses())),
+        Request::Memory(reply) => drop(reply.send(core.memory())),
+        Request::Apply(..)
+        | Request::NextHops(..)
+        | Request::Subscribe(..)
+        | Request::Unsubscribe(_)
+        | Request::Take(..)
+        | Request::Acknowledge(..)
+        | Request::Shutdown(..) => return Some(request),
+    }
+    None
+}
 
 impl Driver {
     pub(super) fn request(&mut self, request: Request) {
+        let now = self.now();
+        let Some(request) = answer(&self.core, &self.bfd, now, request) else { return };
         // A caller that does not wait for its answer any more has lost interest.
         match request {
             Request::Apply(config, reply) => drop(reply.send(self.apply(*config))),
-            Request::Status(reply) => {
-                self.bfd.complete(self.core.status(), reply, |status, bfd| {
-                    status.bfd_discarded = Some(bfd.discarded);
-                });
-            }
-            Request::Neighbors(reply) => {
-                let keys = self.core.bfd_keys();
-                let neighbors = self.core.neighbor_statuses(self.now());
-                self.bfd.complete(neighbors, reply, move |neighbors, bfd| {
-                    for neighbor in neighbors {
-                        neighbor.bfd = bfd.session(keys.get(&neighbor.name));
-                    }
-                });
-            }
-            Request::Neighbor(name, reply) => {
-                let key = self.core.bfd_keys().remove(&name);
-                let detail = self.core.neighbor_detail(&name, self.now()).map(Box::new);
-                self.bfd.complete(detail, reply, move |detail, bfd| {
-                    if let Some(detail) = detail {
-                        detail.status.bfd = bfd.session(key.as_ref());
-                    }
-                });
-            }
-            Request::Routes(query, cursor, reply) => {
-                drop(reply.send(self.core.route_slice(&query, cursor)));
-            }
-            Request::Explain(net, exact, reply) => {
-                drop(reply.send(self.core.explain(net, exact)));
-            }
-            Request::Dump(dump, reply) => {
-                drop(reply.send(self.core.dump_slice(self.now(), dump)));
-            }
-            Request::Config(reply) => drop(reply.send(Box::new(self.core.configuration()))),
-            Request::Groups(reply) => drop(reply.send(self.core.group_statuses())),
-            Request::Memory(reply) => drop(reply.send(self.core.memory())),
-            Request::NextHops(known, reply) => drop(reply.send(self.core.rib.resolve(known))),
+            Request::NextHops(known, reply) => drop(reply.send(self.core.resolve(known))),
             Request::Subscribe(wake, reply) => {
                 let id = self.core.subscribe(wake);
                 if reply.send(id).is_err() {
@@ -67,7 +85,8 @@ impl Driver {
                 }
             }
             Request::Acknowledge(id, sequence) => self.core.acknowledge(id, sequence),
-            Request::Shutdown(_, reply) => drop(reply),
+            // Answered above, or not here.
+            _ => {}
         }
     }
 

@@ -21,7 +21,7 @@ fn two_ways(seed: u64) -> Network {
 
 fn resolve(network: &mut Network, known: &[(usize, Resolution)]) -> usize {
     let known: BTreeMap<_, _> = known.iter().map(|(at, it)| (address(*at), *it)).collect();
-    let decided = network.core(0).rib.resolve(known);
+    let decided = network.core(0).resolve(known);
     network.change(0, |_| {});
     network.run_for(Duration::from_secs(1));
     decided

@@ -9,7 +9,7 @@ use crate::transport::memory::Random;
 /// Seeds to run; `BGPD_SEEDS=100..2000` runs others, `BGPD_SEEDS=17` one. Thousands are for an
 /// optimised build, which takes longer to make and an eighth of the time to run: `cargo --config
 /// 'profile.dev.package.bgpd.opt-level=1' test -p bgpd --lib storm`.
-fn seeds(default: std::ops::Range<u64>) -> std::ops::Range<u64> {
+pub(super) fn seeds(default: std::ops::Range<u64>) -> std::ops::Range<u64> {
     let Ok(given) = std::env::var("BGPD_SEEDS") else { return default };
     match given.split_once("..") {
         Some((from, to)) => from.parse().unwrap()..to.parse().unwrap(),
@@ -18,11 +18,11 @@ fn seeds(default: std::ops::Range<u64>) -> std::ops::Range<u64> {
 }
 
 /// A network that things happen to.
-struct Storm {
+pub(super) struct Storm {
     seed: u64,
     kind: Kind,
-    network: Network,
-    random: Random,
+    pub(super) network: Network,
+    pub(super) random: Random,
     /// The peers of each node at first, of which some may be missing for a while.
     peers: Vec<Vec<PeerConfig>>,
 }
@@ -30,11 +30,20 @@ struct Storm {
 impl Storm {
     /// A graph or a tree of ASes.
     fn small(seed: u64) -> Self {
-        Self::new(seed, [Kind::Graph, Kind::Tree][usize::from(!seed.is_multiple_of(2))])
+        Self::new(seed, Self::small_kind(seed))
+    }
+
+    fn small_kind(seed: u64) -> Kind {
+        [Kind::Graph, Kind::Tree][usize::from(!seed.is_multiple_of(2))]
     }
 
     fn new(seed: u64, kind: Kind) -> Self {
+        Self::begin(seed, kind, false)
+    }
+
+    fn begin(seed: u64, kind: Kind, recorded: bool) -> Self {
         let mut network = Network::new(seed);
+        network.recordings = recorded.then(Vec::new);
         let random = &mut Random::new(seed ^ 0x5eed);
         let small = matches!(kind, Kind::Graph | Kind::Tree);
         network.window = if small { [64, 1000, 16 * 1024][random.below(3)] } else { 16 * 1024 };
@@ -46,6 +55,11 @@ impl Storm {
         }
         network.start_all();
         Self { seed, kind, network, random: Random::new(seed), peers }
+    }
+
+    /// As [`Self::small`], with every speaker on record.
+    pub(super) fn recorded(seed: u64) -> Self {
+        Self::begin(seed, Self::small_kind(seed), true)
     }
 
     /// One of the things that happen.
@@ -144,7 +158,7 @@ impl Storm {
     }
 
     /// So many things happen, one after the other.
-    fn rage(&mut self, events: usize) {
+    pub(super) fn rage(&mut self, events: usize) {
         for _ in 0..events {
             self.happen();
             let longest = [100, 3000, 20_000][self.random.below(3)];
@@ -153,7 +167,7 @@ impl Storm {
         }
     }
 
-    fn heal(&mut self) {
+    pub(super) fn heal(&mut self) {
         let network = &mut self.network;
         for at in 0..network.nodes.len() {
             network.set_stuck(at, false);
