@@ -8,7 +8,7 @@ use clap::Parser;
 
 fn main() -> ExitCode {
     match daemon::Args::parse().run() {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(code) => code,
         Err(error) => {
             use std::io::Write;
             // The one place left to say it; if even that is closed, the exit code remains.

@@ -2,7 +2,6 @@
 
 use std::io::{self, Write};
 use std::net::IpAddr;
-use std::path::Path;
 
 use anyhow::Context;
 use bgpd::wire::{Community, LargeCommunity};
@@ -14,7 +13,7 @@ use serde::de::IntoDeserializer;
 use serde::de::value::{Error as ValueError, StrDeserializer};
 use serde_json::Value;
 
-use super::control::{self, Question};
+use super::control::{self, Asked, Question};
 use super::show;
 
 /// Routes that are sorted before they are shown. What is more comes in blocks of so many: neither
@@ -164,8 +163,8 @@ fn target(text: &str) -> anyhow::Result<Target> {
 }
 
 impl Ask {
-    /// Asks the daemon and shows the answer.
-    pub(crate) fn run(self, socket: &Path) -> anyhow::Result<()> {
+    /// Asks and shows the answer.
+    pub(crate) fn run(self, asked: &Asked) -> anyhow::Result<()> {
         let (question, Output { format }) = match self {
             Self::Neighbors { name: None, output } => (Question::Neighbors, output),
             Self::Neighbors { name: Some(name), output } => (Question::Neighbor(name), output),
@@ -182,10 +181,10 @@ impl Ask {
             Self::Memory { output } => (Question::Memory, output),
             Self::Routes(routes) => {
                 let format = routes.output.format;
-                return ask_routes(socket, routes.query()?, format);
+                return ask_routes(asked, routes.query()?, format);
             }
         };
-        ask(socket, &question, |answer| {
+        ask(asked, &question, |answer| {
             let text = match format {
                 Format::Json => serde_json::to_string_pretty(&answer)?,
                 Format::Table => show::table(&question, &answer),
@@ -233,17 +232,16 @@ impl Routes {
 }
 
 fn ask(
-    socket: &Path,
+    asked: &Asked,
     question: &Question,
     take: impl FnMut(Value) -> anyhow::Result<()>,
 ) -> anyhow::Result<()> {
-    control::ask(socket, question, take)
-        .with_context(|| format!("cannot ask the daemon at {}", socket.display()))
+    control::ask(asked, question, take).with_context(|| format!("cannot ask {asked}"))
 }
 
-fn ask_routes(socket: &Path, query: RouteQuery, format: Format) -> anyhow::Result<()> {
+fn ask_routes(asked: &Asked, query: RouteQuery, format: Format) -> anyhow::Result<()> {
     let mut printer = Printer { out: io::stdout().lock(), format, block: Vec::new(), printed: 0 };
-    ask(socket, &Question::Routes(Box::new(query)), |part| {
+    ask(asked, &Question::Routes(Box::new(query)), |part| {
         if let Value::Array(routes) = part {
             printer.block.extend(routes);
         }

@@ -223,31 +223,71 @@ fn to_value<T: Serialize>(result: Result<T, bgpd::Stopped>) -> Result<Value, Str
     serde_json::to_value(value).map_err(|e| e.to_string())
 }
 
-/// Asks the daemon. The answer goes to `take`, a part at a time if it has parts.
+/// Who answers.
+pub(crate) enum Asked {
+    /// The daemon with this control socket.
+    Daemon(PathBuf),
+    /// A speaker in this process.
+    Speaker(SpeakerHandle, tokio::runtime::Handle),
+}
+
+impl Asked {
+    fn connect(&self) -> io::Result<UnixStream> {
+        match self {
+            Self::Daemon(socket) => UnixStream::connect(socket),
+            Self::Speaker(speaker, runtime) => {
+                let (ours, theirs) = UnixStream::pair()?;
+                theirs.set_nonblocking(true)?;
+                let speaker = speaker.clone();
+                runtime.spawn(async move {
+                    let answered = match tokio::net::UnixStream::from_std(theirs) {
+                        Ok(stream) => answer(stream, &speaker).await,
+                        Err(error) => Err(error),
+                    };
+                    if let Err(error) = answered {
+                        tracing::debug!(%error, "question of our own");
+                    }
+                });
+                Ok(ours)
+            }
+        }
+    }
+}
+
+impl std::fmt::Display for Asked {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Daemon(socket) => write!(f, "the daemon at {}", socket.display()),
+            Self::Speaker(..) => f.write_str("the replayed speaker"),
+        }
+    }
+}
+
+/// Asks. The answer goes to `take`, a part at a time if it has parts.
 pub(crate) fn ask(
-    path: &Path,
+    asked: &Asked,
     question: &Question,
     mut take: impl FnMut(Value) -> anyhow::Result<()>,
 ) -> anyhow::Result<()> {
-    converse(path, question, |part| match part {
+    converse(asked, question, |part| match part {
         Part::Value(value) => take(value),
         Part::Octets(_) => anyhow::bail!("octets where a value was asked for"),
     })
 }
 
 /// Writes the daemon's table to a file. What is not whole does not take the place of what is there.
-pub(crate) fn dump(path: &Path, file: &Path) -> anyhow::Result<()> {
+pub(crate) fn dump(asked: &Asked, file: &Path) -> anyhow::Result<()> {
     let mut partial = file.as_os_str().to_owned();
     partial.push(".part");
     let partial = PathBuf::from(partial);
     let written = (|| {
         let create = std::fs::File::create(&partial);
         let mut out = io::BufWriter::new(create.with_context(|| format!("{}", partial.display()))?);
-        converse(path, &Question::MrtDump, |part| match part {
+        converse(asked, &Question::MrtDump, |part| match part {
             Part::Octets(octets) => out.write_all(&octets).context("the file"),
             Part::Value(_) => anyhow::bail!("a value where octets were asked for"),
         })
-        .with_context(|| format!("cannot ask the daemon at {}", path.display()))?;
+        .with_context(|| format!("cannot ask {asked}"))?;
         out.flush()?;
         std::fs::rename(&partial, file).with_context(|| format!("{}", file.display()))
     })();
@@ -268,11 +308,11 @@ enum Part {
 const PART_MAX: usize = 64 << 20;
 
 fn converse(
-    path: &Path,
+    asked: &Asked,
     question: &Question,
     mut take: impl FnMut(Part) -> anyhow::Result<()>,
 ) -> anyhow::Result<()> {
-    let mut stream = UnixStream::connect(path)?;
+    let mut stream = asked.connect()?;
     stream.set_read_timeout(Some(PATIENCE))?;
     stream.set_write_timeout(Some(PATIENCE))?;
     let mut line = serde_json::to_vec(question)?;

@@ -3,13 +3,15 @@
 mod ask;
 mod control;
 mod metrics;
+mod replay;
 mod show;
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
+use std::process::ExitCode;
 
 use anyhow::Context;
-use bgpd::{Config, Shutdown, Speaker, SpeakerHandle};
+use bgpd::{Config, Recording, Shutdown, Speaker, SpeakerHandle};
 use clap::{Parser, Subcommand};
 use tokio::signal::unix::{SignalKind, signal};
 
@@ -35,7 +37,19 @@ enum Command {
         /// Only check the configuration.
         #[arg(long)]
         check: bool,
+        /// Record the run in this file, for `bgpd replay`. One that is there is kept with `.old`
+        /// after its name. Keys of TCP-MD5 and TCP-AO do not get into it.
+        #[arg(long, value_name = "FILE")]
+        record: Option<PathBuf>,
+        /// The most octets of a recording, which ends there; with a suffix K, M or G 2^10, 2^20 or
+        /// 2^30 times as many.
+        #[arg(long, value_name = "OCTETS", default_value = "1G", value_parser = octets)]
+        record_limit: u64,
     },
+    /// Run a recording again, without a socket, as fast as it goes, and compare what the speaker
+    /// does with what it did. Ends with 0 if that is the same, 1 if it differs, 2 if the recording
+    /// cannot be read, 3 if what is to be shown is not there.
+    Replay(replay::Replay),
     #[command(flatten)]
     Ask(ask::Ask),
     /// Tables in the format of RFC 6396.
@@ -56,11 +70,12 @@ enum MrtCommand {
 }
 
 impl Args {
-    pub(crate) fn run(self) -> anyhow::Result<()> {
+    pub(crate) fn run(self) -> anyhow::Result<ExitCode> {
         let Self { command, socket } = self;
+        let asked = control::Asked::Daemon(socket.clone());
         match command {
-            Command::Run { config, check: true } => load(&config).map(drop),
-            Command::Run { config, check: false } => {
+            Command::Run { config, check: true, .. } => load(&config).map(drop),
+            Command::Run { config, check: false, record, record_limit } => {
                 tracing_subscriber::fmt()
                     .with_env_filter(
                         tracing_subscriber::EnvFilter::try_from_default_env()
@@ -69,12 +84,28 @@ impl Args {
                     .with_writer(std::io::stderr)
                     .init();
                 let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-                runtime.block_on(run(&config, &socket))
+                let recording = record.map(|path| Recording { path, limit: record_limit });
+                runtime.block_on(run(&config, recording, &socket))
             }
-            Command::Mrt(MrtCommand::Dump { file }) => control::dump(&socket, &file),
-            Command::Ask(ask) | Command::Show(ask) => ask.run(&socket),
-        }
+            Command::Mrt(MrtCommand::Dump { file }) => control::dump(&asked, &file),
+            Command::Ask(ask) | Command::Show(ask) => ask.run(&asked),
+            Command::Replay(replay) => return replay.run(),
+        }?;
+        Ok(ExitCode::SUCCESS)
     }
+}
+
+/// A number of octets, such as 4096, 64K, 10M or 1G.
+fn octets(text: &str) -> Result<u64, String> {
+    let (number, shift) = match text.strip_suffix(['K', 'M', 'G']) {
+        Some(number) if text.ends_with('K') => (number, 10),
+        Some(number) if text.ends_with('M') => (number, 20),
+        Some(number) => (number, 30),
+        None => (text, 0),
+    };
+    let wrong = || format!("{text:?} is no number of octets such as 4096, 64K, 10M or 1G");
+    let number: u64 = number.parse().map_err(|_| wrong())?;
+    number.checked_mul(1 << shift).ok_or_else(wrong)
 }
 
 /// Reads a configuration; as a daemon, external peers need policies (RFC 8212) unless it says
@@ -89,7 +120,7 @@ fn load(path: &Path) -> anyhow::Result<Config> {
     Ok(config)
 }
 
-async fn run(path: &Path, socket: &Path) -> anyhow::Result<()> {
+async fn run(path: &Path, recording: Option<Recording>, socket: &Path) -> anyhow::Result<()> {
     let mut hangup = signal(SignalKind::hangup())?;
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
@@ -99,7 +130,10 @@ async fn run(path: &Path, socket: &Path) -> anyhow::Result<()> {
     let control = control::Server::bind(socket)
         .with_context(|| format!("cannot listen on {}", socket.display()))?;
     let metrics_listen = config.metrics_listen;
-    let speaker = Speaker::start(config).await?;
+    let speaker = match recording {
+        Some(recording) => Speaker::start_recorded(config, recording).await?,
+        None => Speaker::start(config).await?,
+    };
     let serving = tokio::spawn(control.serve(speaker.clone()));
     let mut metrics = None;
     set_metrics(&mut metrics, metrics_listen, &speaker).await;
@@ -161,6 +195,22 @@ async fn reload(path: &Path, speaker: &SpeakerHandle) -> Option<Option<SocketAdd
         Err(error) => {
             tracing::error!(%error, "configuration not changed");
             None
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn octets_have_suffixes() {
+        assert_eq!(octets("4096"), Ok(4096));
+        assert_eq!(octets("64K"), Ok(64 << 10));
+        assert_eq!(octets("10M"), Ok(10 << 20));
+        assert_eq!(octets("1G"), Ok(Recording::DEFAULT_LIMIT));
+        for wrong in ["", "G", "1T", "-1", "1.5G", "99999999999G"] {
+            assert!(octets(wrong).is_err(), "{wrong}");
         }
     }
 }

@@ -26,6 +26,7 @@ mod mrt;
 mod policies;
 mod reconfiguration;
 mod reflection;
+mod replay;
 mod restart_forms;
 mod rfc7606;
 mod route_refresh;

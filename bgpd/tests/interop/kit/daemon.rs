@@ -22,18 +22,23 @@ pub(crate) struct Daemon<'a> {
 impl<'a> Daemon<'a> {
     /// Starts the daemon with a configuration in YAML, and waits until it answers.
     pub(crate) fn start(node: &'a Node, yaml: &str) -> Self {
+        Self::start_with(node, yaml, &[])
+    }
+
+    /// As [`Self::start`], with more on the command line. A restarted one has not.
+    pub(crate) fn start_with(node: &'a Node, yaml: &str, more: &[&str]) -> Self {
         let config = node.folder().join("bgpd.yaml");
         let socket = node.folder().join("bgpd.sock");
         fs::write(&config, yaml).unwrap();
-        let process = Self::run(node, &config, &socket);
+        let process = Self::run(node, &config, &socket, more);
         let mut daemon = Self { node, process, config, socket };
         daemon.until_it_answers();
         daemon
     }
 
-    fn run(node: &Node, config: &Path, socket: &Path) -> Process {
+    fn run(node: &Node, config: &Path, socket: &Path, more: &[&str]) -> Process {
         let mut command = node.command(PROGRAM);
-        command.args(["run", "--config"]).arg(config).arg("--socket").arg(socket);
+        command.args(["run", "--config"]).arg(config).arg("--socket").arg(socket).args(more);
         command.env("RUST_LOG", "info,bgpd=debug").env("NO_COLOR", "1");
         Process::start(node.name(), command, &node.folder().join("bgpd.log"))
     }
@@ -50,7 +55,7 @@ impl<'a> Daemon<'a> {
     /// Starts it anew after [`Process::kill`] or [`Process::end`], with another configuration.
     pub(crate) fn restart(&mut self, yaml: &str) {
         fs::write(&self.config, yaml).unwrap();
-        self.process = Self::run(self.node, &self.config, &self.socket);
+        self.process = Self::run(self.node, &self.config, &self.socket, &[]);
         self.until_it_answers();
     }
 
