@@ -8,8 +8,8 @@ use std::collections::BTreeMap;
 use std::future::Future;
 use std::net::IpAddr;
 use std::path::PathBuf;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
 
 use ipnet::IpNet;
@@ -29,8 +29,10 @@ mod committer;
 mod owner;
 mod plan;
 mod request;
+mod retiring;
 mod state;
 mod status;
+mod surplus;
 
 pub use committer::Clock;
 pub use request::{AssignRequest, Assignment, Epoch, Families, Live};
@@ -110,6 +112,11 @@ struct Shared {
     epoch: Arc<AtomicU64>,
     deadline: Duration,
     clock: Clock,
+    store: Arc<dyn Store>,
+    /// This instance's id.
+    instance: String,
+    /// What [`Ipam::set_config`] said last.
+    config: Mutex<Option<IpamConfig>>,
 }
 
 impl Ipam {
@@ -139,6 +146,7 @@ impl Ipam {
             watch::channel(remembered.borrowed_addresses.as_slice().into());
         let (status, own_status) = watch::channel(Status::new(store.name()));
         let epoch = Arc::new(AtomicU64::new(0));
+        let (shared_store, instance) = (store.clone(), state.instance.clone());
         let committer = Committer::new(Parts {
             node: node.clone(),
             store,
@@ -154,7 +162,20 @@ impl Ipam {
         });
         tokio::spawn(committer.run());
         let (blocks, borrowed, status) = (own_blocks, own_borrowed, own_status);
-        let shared = Shared { node, queue, blocks, borrowed, status, epoch, deadline, clock };
+        let (store, config) = (shared_store, Mutex::default());
+        let shared = Shared {
+            node,
+            queue,
+            blocks,
+            borrowed,
+            status,
+            epoch,
+            deadline,
+            clock,
+            store,
+            instance,
+            config,
+        };
         Ok(Self { shared: Arc::new(shared) })
     }
 
@@ -177,6 +198,9 @@ impl Ipam {
         if let Some(config) = &config {
             config.validate().map_err(Error::Invalid)?;
         }
+        let mut known = self.shared.config.lock().unwrap_or_else(PoisonError::into_inner);
+        known.clone_from(&config);
+        drop(known);
         self.send(Message::Config(config));
         Ok(())
     }
@@ -184,6 +208,12 @@ impl Ipam {
     /// The node's labels, which decide which pools select it.
     pub fn set_node_labels(&self, labels: BTreeMap<String, String>) {
         self.send(Message::NodeLabels(labels));
+    }
+
+    /// Gives back what the mere passing of time made superfluous: blocks that are empty since
+    /// their last address has rested. To be called now and then; requests do the same.
+    pub fn tend(&self) {
+        self.send(Message::Tend);
     }
 
     /// Assigns addresses to a handle.

@@ -209,6 +209,14 @@ impl Block {
         self.allocations.iter().all(Option::is_none)
     }
 
+    /// True if somebody has an address of it; resting ones are nobody's.
+    pub fn has_allocations(&self) -> bool {
+        let taken = |index: &u32| {
+            self.attributes.get(*index as usize).is_some_and(|a| a.released_at.is_none())
+        };
+        self.allocations.iter().flatten().any(taken)
+    }
+
     /// True if its writer marked it as deleted (only the Kubernetes datastore does).
     pub fn deleted(&self) -> bool {
         self.deleted
@@ -223,6 +231,17 @@ impl Block {
     pub fn free<'a>(&'a self, reserved: &'a [IpNet]) -> impl Iterator<Item = IpAddr> + 'a {
         let addresses = self.unallocated.iter().map(|ordinal| self.address(*ordinal));
         addresses.filter(|address| !is_reserved(*address, reserved))
+    }
+
+    /// Number of addresses that are not reserved and free, or rested long enough to be.
+    pub(crate) fn free_by(&self, now: Timestamp, cooldown: Duration, reserved: &[IpNet]) -> usize {
+        let rested = |ordinal: &u32| {
+            let since = self.attribute(*ordinal).and_then(|attribute| attribute.released_at);
+            since.is_some_and(|since| since.plus(cooldown) <= now)
+        };
+        let rested = self.ordinals().filter(rested).map(|ordinal| self.address(ordinal));
+        let rested = rested.filter(|address| !is_reserved(*address, reserved));
+        self.free(reserved).count() + rested.count()
     }
 
     /// What `address` is, or None if it is outside the block.

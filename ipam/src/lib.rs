@@ -15,6 +15,7 @@ pub mod error;
 pub mod model;
 pub mod net;
 pub mod pool;
+pub mod retire;
 pub mod store;
 pub mod timestamp;
 

@@ -9,19 +9,18 @@
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use api::selector::Selector;
-use futures::future::{BoxFuture, join_all};
-use futures::stream::BoxStream;
+use futures::future::join_all;
 use ipam::allocator::Mode;
 use ipam::store::memory::{Fault, MemoryStore};
-use ipam::store::{Event, Keys, Outcome, Revision, Snapshot, Store, StoreError, Txn};
+use ipam::store::{Outcome, Store, Txn};
 use ipam::{AllowedUse, Error, Families, Family, IpamConfig, Live, Pool, model};
 
 mod common;
 use common::cluster::{Cluster, Node, START, all, consistent, ip, net, pool};
+use common::counting::Counting;
 use common::eventually;
 
 fn memory() -> (MemoryStore, Arc<dyn Store>) {
@@ -33,14 +32,6 @@ async fn blocks(node: &Node, n: usize) -> Vec<ipnet::IpNet> {
     let mut blocks = node.ipam.blocks();
     let found = tokio::time::timeout(Duration::from_secs(10), blocks.wait_for(|b| b.len() == n));
     found.await.unwrap_or_else(|_| panic!("{:?}", node.ipam.status())).unwrap().to_vec()
-}
-
-/// Waits until these are the addresses that a node has in others' blocks.
-async fn borrows(node: &Node, addresses: &[std::net::IpAddr]) {
-    let mut borrowed = node.ipam.borrowed();
-    let found = borrowed.wait_for(|borrowed| **borrowed == *addresses);
-    let found = tokio::time::timeout(Duration::from_secs(10), found).await;
-    assert!(found.is_ok(), "{:?} {:?}", node.ipam.borrowed().borrow(), node.ipam.status());
 }
 
 #[tokio::test]
@@ -191,201 +182,6 @@ async fn requests_of_a_moment_share_a_commit_and_read_nothing() {
 }
 
 #[tokio::test]
-async fn a_spare_block_is_claimed_before_it_is_needed() {
-    let (_, store) = memory();
-    let node = Cluster::on(&store, vec![pool("p", "10.0.0.0/24", 28)]).node("n");
-    for n in 0..12 {
-        node.v4(&n.to_string()).await.unwrap();
-    }
-    assert_eq!(node.ipam.blocks().borrow().len(), 1, "a quarter is still free");
-    node.v4("12").await.unwrap();
-    blocks(&node, 2).await;
-    consistent(&*store).await;
-}
-
-#[tokio::test]
-async fn no_more_blocks_than_allowed() {
-    let (_, store) = memory();
-    let mut cluster = Cluster::on(&store, vec![pool("p", "10.0.0.0/24", 31)]).strict();
-    cluster.config.as_mut().unwrap().max_blocks_per_host = 2;
-    let node = cluster.node("n");
-    for n in 0..4 {
-        node.v4(&n.to_string()).await.unwrap();
-    }
-    let error = node.v4("4").await.unwrap_err();
-    assert_eq!(
-        error.to_string(),
-        "no free IPv4 address: the node has its 2 blocks (maxBlocksPerHost)"
-    );
-    assert_eq!(node.ipam.blocks().borrow().len(), 2);
-}
-
-#[tokio::test]
-async fn borrows_only_where_it_may() {
-    let (_, store) = memory();
-    let cluster = Cluster::on(&store, vec![pool("p", "10.0.0.0/30", 31)]);
-    let (one, two, three) = (cluster.node("one"), cluster.node("two"), cluster.node("three"));
-    one.v4("a").await.unwrap();
-    two.v4("b").await.unwrap();
-    let strict = cluster.clone().strict();
-    let four = strict.node("four");
-    assert!(matches!(four.v4("x").await, Err(Error::PoolExhausted { .. })));
-    let borrowed = three.v4("c").await.unwrap();
-    assert!(three.ipam.blocks().borrow().is_empty(), "borrowing is not owning");
-    let held = consistent(&*store).await;
-    assert_eq!(held[&borrowed], "c");
-    // The owner notices: its next allocations meet the borrower's.
-    one.v4("d").await.unwrap();
-    assert!(one.v4("e").await.is_err() && three.v4("f").await.is_err());
-    assert_eq!(consistent(&*store).await.len(), 4);
-    // A restarted borrower still finds what it borrowed.
-    let disk = three.stop().await;
-    let three = cluster.node_on("three", disk);
-    assert_eq!(three.v4("c").await.unwrap(), borrowed);
-    assert_eq!(three.ipam.release("c").await.unwrap(), [borrowed]);
-    borrows(&three, &[]).await;
-    assert_eq!(consistent(&*store).await.len(), 3);
-}
-
-#[tokio::test]
-async fn tells_what_it_borrows_also_at_once_after_a_restart() {
-    let (memory, store) = memory();
-    let cluster = Cluster::on(&store, vec![pool("p", "10.0.0.0/30", 30)]);
-    let (one, two) = (cluster.node("one"), cluster.node("two"));
-    one.v4("a").await.unwrap();
-    let mut borrowed = vec![two.v4("b").await.unwrap(), two.v4("c").await.unwrap()];
-    borrowed.sort_unstable();
-    borrows(&two, &borrowed).await;
-    borrows(&one, &[]).await;
-    // Started while the store is away: what it had, before anybody can be asked.
-    let disk = two.stop().await;
-    memory.set_away(true);
-    let two = cluster.node_on("two", disk);
-    assert_eq!(**two.ipam.borrowed().borrow(), *borrowed);
-    memory.set_away(false);
-    eventually("ready", async || two.ipam.status().ready.then_some(())).await;
-    borrows(&two, &borrowed).await;
-    // The block cannot be read, over a restart too: pods have these addresses all the same.
-    let key = model::block_key(&net("10.0.0.0/30"));
-    let good = store.read(std::slice::from_ref(&key)).await.unwrap().entries.remove(0);
-    store.txn(Txn::default().put(key.clone(), b"{".to_vec())).await.unwrap();
-    let mut disk = two.stop().await;
-    for _ in 0..2 {
-        let two = cluster.node_on("two", disk);
-        eventually("corrupt", async || two.ipam.status().corrupt.first().map(drop)).await;
-        borrows(&two, &borrowed).await;
-        disk = two.stop().await;
-    }
-    store.txn(Txn::default().put(key, good.value.to_vec())).await.unwrap();
-    let two = cluster.node_on("two", disk);
-    two.ipam.release("b").await.unwrap();
-    two.ipam.release("c").await.unwrap();
-    borrows(&two, &[]).await;
-}
-
-#[tokio::test]
-async fn addresses_in_a_block_that_was_taken_away_are_borrowed() {
-    let (_, store) = memory();
-    let cluster = Cluster::on(&store, vec![pool("p", "10.0.0.0/30", 30)]).strict();
-    let node = cluster.node("n");
-    let address = node.v4("a").await.unwrap();
-    let disk = node.stop().await;
-    // As Calico's release of an affinity leaves a block that is not empty.
-    let block = net("10.0.0.0/30");
-    let key = model::block_key(&block);
-    let entry = store.read(std::slice::from_ref(&key)).await.unwrap().entries.remove(0);
-    let mut free = model::decode_block(&key, &entry.value).unwrap();
-    free.set_affinity(None, ipam::timestamp::Timestamp::from_seconds(0));
-    let txn = Txn::default().put(key, free.encode()).delete(model::affinity_key("n", &block));
-    store.txn(txn).await.unwrap();
-    let node = cluster.node_on("n", disk);
-    blocks(&node, 0).await;
-    borrows(&node, &[address]).await;
-}
-
-#[tokio::test]
-async fn a_block_with_the_nodes_name_on_it_is_adopted() {
-    let value =
-        |state: &str| Some(format!(r#"{{"state":"{state}","deleted":false}}"#).into_bytes());
-    for affinity in [value("pending"), value("pendingDeletion"), None] {
-        let (_, store) = memory();
-        let pools = vec![pool("p", "10.0.0.0/28", 30), pool("six", "fd00::/124", 126)];
-        let cluster = Cluster::on(&store, pools).strict();
-        let node = cluster.node("n");
-        node.both("a").await.unwrap();
-        let own = blocks(&node, 2).await;
-        let disk = node.stop().await;
-        let before = all(&*store).await;
-        let wounded = own.iter().fold(Txn::default(), |txn, cidr| {
-            let key = model::affinity_key("n", cidr);
-            match &affinity {
-                Some(value) => txn.put(key, value.clone()),
-                None => txn.delete(key),
-            }
-        });
-        store.txn(wounded).await.unwrap();
-        // Nothing is remembered: it is the store that says so.
-        std::fs::remove_file(disk.path().join("ipam-blocks.json")).unwrap();
-        let node = cluster.node_on("n", disk);
-        assert_eq!(blocks(&node, 2).await, own, "{affinity:?}");
-        consistent(&*store).await;
-        for cidr in &own {
-            let sequence = |all: &std::collections::BTreeMap<String, String>| {
-                let key = model::block_key(cidr);
-                model::decode_block(&key, all[&key].as_bytes()).unwrap().sequence_number()
-            };
-            let after = all(&*store).await;
-            assert_eq!(sequence(&after), sequence(&before) + 1, "a releaser must look again");
-        }
-        let more = node.both("b").await.unwrap();
-        assert!(more.iter().all(|address| own.iter().any(|cidr| cidr.contains(address))));
-    }
-}
-
-#[tokio::test]
-async fn what_is_left_of_a_claim_without_its_block_goes() {
-    let (memory, store) = memory();
-    let cluster = Cluster::on(&store, vec![pool("p", "10.0.0.0/28", 30)]).strict();
-    let other = cluster.node("other");
-    other.v4("a").await.unwrap();
-    let theirs = blocks(&other, 1).await[0];
-    let nobodys = net("10.9.0.0/30");
-    let pending = br#"{"state":"pending","deleted":false}"#.to_vec();
-    let mut txn = Txn::default();
-    for cidr in [theirs, nobodys] {
-        txn = txn.put(model::affinity_key("n", &cidr), pending.clone());
-    }
-    store.txn(txn).await.unwrap();
-    // Also if the first attempt gets no answer.
-    memory.inject([None, Some(Fault::LoseRequest)]);
-    let node = cluster.node("n");
-    eventually("gone", async || {
-        let keys = store.list_keys(&model::affinities_of("n")).await.unwrap().keys;
-        keys.is_empty().then_some(())
-    })
-    .await;
-    node.v4("b").await.unwrap();
-    assert_eq!(consistent(&*store).await.len(), 2);
-}
-
-#[tokio::test]
-async fn takes_over_an_empty_block_after_a_minute() {
-    let (_, store) = memory();
-    let cluster = Cluster::on(&store, vec![pool("p", "10.0.0.0/31", 31)]).strict();
-    let (one, two) = (cluster.node("one"), cluster.node("two"));
-    one.v4("a").await.unwrap();
-    one.ipam.release("a").await.unwrap();
-    assert!(two.v4("b").await.is_err(), "the address rests");
-    cluster.clock.advance(130);
-    assert_eq!(two.v4("b").await.unwrap(), ip("10.0.0.1"));
-    blocks(&two, 1).await;
-    // The former owner learns it from its affinity, and does not use the block.
-    blocks(&one, 0).await;
-    assert!(matches!(one.v4("c").await, Err(Error::PoolExhausted { .. })));
-    consistent(&*store).await;
-}
-
-#[tokio::test]
 async fn an_address_by_name() {
     let (_, store) = memory();
     let cluster = Cluster::on(&store, vec![pool("p", "10.0.0.0/24", 28)]).strict();
@@ -420,82 +216,6 @@ async fn an_address_by_name() {
     consistent(&*store).await;
 }
 
-/// Takes addresses until there are no more.
-async fn exhaust(node: &Node, prefix: &str) -> usize {
-    for n in 0.. {
-        match node.v4(&format!("{prefix}{n}")).await {
-            Ok(_) => {}
-            Err(Error::PoolExhausted { .. }) => return n,
-            Err(error) => panic!("{error}"),
-        }
-    }
-    0
-}
-
-#[tokio::test]
-async fn blocks_of_different_sizes_never_overlap() {
-    for (first, second, named) in [(30, 28, "10.0.0.40"), (28, 30, "10.0.0.41")] {
-        let (_, store) = memory();
-        let cluster = Cluster::on(&store, vec![pool("p", "10.0.0.0/26", first)]).strict();
-        let (one, two) = (cluster.node("one"), cluster.node("two"));
-        one.v4("a").await.unwrap();
-        two.v4("b").await.unwrap();
-        // The pool is made anew with another block size while pods live, and only one node knows.
-        two.ipam.set_pools(vec![pool("p", "10.0.0.0/26", second)]);
-        for n in 0..4 {
-            one.v4(&format!("one{n}")).await.unwrap();
-            two.v4(&format!("two{n}")).await.unwrap();
-            consistent(&*store).await;
-        }
-        let mut request = two.request("named", Families::V4);
-        request.requested_ips = vec![ip(named)];
-        match two.ipam.assign(request).await {
-            Ok(_)
-            | Err(Error::Overlap { .. } | Error::AddressInUse { .. } | Error::NotOurBlock { .. }) =>
-                {}
-            Err(error) => panic!("{error}"),
-        }
-        consistent(&*store).await;
-        exhaust(&two, "more").await;
-        exhaust(&one, "more").await;
-        consistent(&*store).await;
-    }
-}
-
-#[tokio::test]
-async fn an_address_by_name_whose_block_would_overlap() {
-    let (_, store) = memory();
-    let cluster = Cluster::on(&store, vec![pool("p", "10.0.0.0/30", 31)]).strict();
-    let node = cluster.node("n");
-    let first = node.v4("a").await.unwrap();
-    node.ipam.set_pools(vec![pool("p", "10.0.0.0/30", 30)]);
-    let wanted = if first == ip("10.0.0.0") { "10.0.0.2" } else { "10.0.0.1" };
-    let mut request = node.request("b", Families::V4);
-    request.requested_ips = vec![ip(wanted)];
-    let error = node.ipam.assign(request).await.unwrap_err();
-    assert!(
-        matches!(&error, Error::Overlap { wanted, .. } if *wanted == net("10.0.0.0/30")),
-        "{error}"
-    );
-    assert_eq!(exhaust(&node, "c").await, 1, "what the old block has left");
-    consistent(&*store).await;
-}
-
-#[tokio::test]
-async fn claims_in_a_row_need_one_transaction_each() {
-    let counting = Arc::new(Counting::default());
-    let store: Arc<dyn Store> = counting.clone();
-    let node = Cluster::on(&store, vec![pool("p", "10.0.0.0/24", 32)]).node("n");
-    node.v4("first").await.unwrap();
-    let (reads, txns) = counting.settled().await;
-    for n in 0..8 {
-        node.v4(&n.to_string()).await.unwrap();
-    }
-    let (reads_after, txns_after) = counting.counts();
-    assert_eq!(reads_after, reads, "what was listed once and made since is known");
-    assert!(txns_after - txns <= 18, "{} for 8 claims and 8 addresses", txns_after - txns);
-}
-
 #[tokio::test]
 async fn pools_by_selector_use_and_name() {
     let (_, store) = memory();
@@ -523,26 +243,6 @@ async fn pools_by_selector_use_and_name() {
     node.ipam.set_node_labels([("rack".to_owned(), "r2".to_owned())].into());
     assert!(node.v4("b").await.is_err());
     assert_eq!(node.ipam.blocks().borrow().len(), 2, "pods live there");
-}
-
-#[tokio::test]
-async fn an_empty_block_of_an_unselected_pool_is_given_up() {
-    let (_, store) = memory();
-    let labelled = Pool {
-        node_selector: Selector::parse("!has(off)").unwrap(),
-        ..pool("p", "10.0.0.0/24", 28)
-    };
-    let cluster = Cluster::on(&store, vec![labelled]);
-    let node = cluster.node("n");
-    node.v4("a").await.unwrap();
-    node.ipam.release("a").await.unwrap();
-    node.ipam.set_node_labels([("off".to_owned(), String::new())].into());
-    assert!(node.v4("b").await.is_err());
-    assert_eq!(node.ipam.blocks().borrow().len(), 1, "an address rests");
-    cluster.clock.advance(130);
-    assert!(node.v4("b").await.is_err());
-    blocks(&node, 0).await;
-    assert_eq!(all(&*store).await.len(), 1, "only the node's record is left");
 }
 
 #[tokio::test]
@@ -796,67 +496,4 @@ async fn requests_that_make_no_sense() {
     node.ipam.close().await;
     assert_eq!(clone.release("h").await, Err(Error::Closed));
     assert_eq!(START, 1_787_405_600);
-}
-
-/// Counts what is asked of a store.
-#[derive(Default)]
-struct Counting {
-    store: MemoryStore,
-    reads: AtomicU64,
-    txns: AtomicU64,
-}
-
-impl Counting {
-    fn counts(&self) -> (u64, u64) {
-        (self.reads.load(Ordering::SeqCst), self.txns.load(Ordering::SeqCst))
-    }
-
-    /// The counts once what runs beside the requests after a start has come to rest.
-    async fn settled(&self) -> (u64, u64) {
-        loop {
-            let before = self.counts();
-            tokio::time::sleep(Duration::from_millis(100)).await;
-            if self.counts() == before {
-                return before;
-            }
-        }
-    }
-
-    fn read(&self) {
-        self.reads.fetch_add(1, Ordering::SeqCst);
-    }
-}
-
-impl Store for Counting {
-    fn name(&self) -> String {
-        self.store.name()
-    }
-
-    fn read<'a>(&'a self, keys: &'a [String]) -> BoxFuture<'a, Result<Snapshot, StoreError>> {
-        self.read();
-        self.store.read(keys)
-    }
-
-    fn list<'a>(
-        &'a self,
-        prefix: &'a str,
-        at: Option<Revision>,
-    ) -> BoxFuture<'a, Result<Snapshot, StoreError>> {
-        self.read();
-        self.store.list(prefix, at)
-    }
-
-    fn list_keys<'a>(&'a self, prefix: &'a str) -> BoxFuture<'a, Result<Keys, StoreError>> {
-        self.read();
-        self.store.list_keys(prefix)
-    }
-
-    fn txn(&self, txn: Txn) -> BoxFuture<'_, Result<Outcome, StoreError>> {
-        self.txns.fetch_add(1, Ordering::SeqCst);
-        self.store.txn(txn)
-    }
-
-    fn watch(&self, prefix: &str, after: Option<Revision>) -> BoxStream<'static, Event> {
-        self.store.watch(prefix, after)
-    }
 }

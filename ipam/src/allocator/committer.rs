@@ -61,6 +61,7 @@ pub(crate) enum Message {
     Reservations(Vec<IpNet>),
     Config(Option<IpamConfig>),
     NodeLabels(BTreeMap<String, String>),
+    Tend,
     Close(oneshot::Sender<()>),
 }
 
@@ -292,6 +293,8 @@ impl Committer {
                 self.settings.node_labels = Some(labels);
                 return;
             }
+            // Whatever is to be done is found after every message.
+            Message::Tend => return,
             Message::Close(closed) => {
                 self.closed = Some(closed);
                 return;
@@ -341,7 +344,7 @@ impl Committer {
         let revision = self.owner.acquire(&*self.store, self.now()).await?;
         self.load().await?;
         self.refresh().await?;
-        if self.give_up_unselected(revision).await? {
+        if self.give_up_unwanted(revision).await? {
             return Ok(true);
         }
         if !self.pending.iter().any(is_ready) {

@@ -2,6 +2,7 @@
 #![allow(dead_code, reason = "each test binary uses its own part")]
 
 pub mod cluster;
+pub mod counting;
 
 use std::fs::File;
 use std::net::TcpListener;

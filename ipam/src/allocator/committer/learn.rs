@@ -1,5 +1,6 @@
 //! Reading the store: once at the start, and whatever may have changed since.
 
+use super::super::surplus::unwanted;
 use super::*;
 
 impl Committer {
@@ -20,7 +21,11 @@ impl Committer {
         self.refresh().await?;
         let affinities = self.store.watch(&prefix, Some(snapshot.revision));
         let configuration = self.store.watch(model::CONFIG, Some(config.revision));
-        self.events = Some(futures::stream::select(affinities, configuration).boxed());
+        // After the revision that made the name ours.
+        let name = model::node_key(&self.cache.node);
+        let owner = self.store.watch(&name, self.owner.revision);
+        let watches = [affinities, configuration, owner];
+        self.events = Some(futures::stream::select_all(watches).boxed());
         self.loaded = true;
         self.unadopted.extend([Family::V4, Family::V6]);
         let blocks = self.cache.owned().count();
@@ -91,7 +96,23 @@ impl Committer {
 
     /// Something of ours changed in the store, perhaps by our own doing.
     pub(super) fn observed(&mut self, event: Event) {
+        let name = model::node_key(&self.cache.node);
         match event {
+            // The node's name: if another took it, or somebody asks whether we live, the next look
+            // at it says what follows.
+            Event::Put(Entry { key, mod_revision: revision, .. })
+            | Event::Delete(key, revision)
+                if key.starts_with(model::NODES) =>
+            {
+                if key == name && self.owner.revision.is_some_and(|known| known < revision) {
+                    self.owner.lose();
+                }
+            }
+            Event::Synced(snapshot)
+                if snapshot.entries.iter().any(|entry| entry.key.starts_with(model::NODES)) =>
+            {
+                self.owner.lose();
+            }
             Event::Synced(snapshot) => {
                 let config = snapshot.get(model::CONFIG).cloned();
                 let affinities = model::affinities_of(&self.cache.node);
@@ -100,7 +121,8 @@ impl Committer {
                 } else if config.is_some() {
                     self.take_config(config.as_ref());
                 } else {
-                    // One of the two prefixes is empty: which one is not told. Read all again.
+                    // One of the prefixes is empty: which one is not told. Read all again.
+                    self.owner.lose();
                     self.loaded = false;
                 }
             }
@@ -134,25 +156,14 @@ impl Committer {
         }
     }
 
-    /// Gives back an empty block whose pool no longer selects this node. True if it did.
-    pub(super) async fn give_up_unselected(
+    /// Gives back an empty block that this node has no use for. True if it did.
+    pub(super) async fn give_up_unwanted(
         &mut self,
         node_revision: Revision,
     ) -> Result<bool, Error> {
-        let now = self.now();
-        let settings = &self.settings;
-        let Some(labels) = &settings.node_labels else { return Ok(false) };
-        let unwanted = self.cache.owned().find(|block| {
-            let pool = settings.pools.iter().find(|pool| pool.cidr.contains(&block.cidr()));
-            let refused = pool.is_some_and(|pool| !pool.selects_node(labels));
-            let empty = || {
-                let mut block = (*block).clone();
-                block.expire(now, settings.config.cooldown());
-                block.is_empty()
-            };
-            refused && empty()
-        });
-        let Some(cidr) = unwanted.map(crate::block::Block::cidr) else { return Ok(false) };
+        let Some(cidr) = unwanted(&self.cache, &self.settings, self.now()) else {
+            return Ok(false);
+        };
         let (block_key, affinity_key) =
             (model::block_key(&cidr), model::affinity_key(&self.cache.node, &cidr));
         let block = self.cache.blocks.get(&cidr).map_or(0, |seen| seen.revision);
@@ -166,7 +177,8 @@ impl Committer {
         self.cache.stale.insert(cidr);
         match self.store.txn(txn).await? {
             Outcome::Committed(_) => {
-                tracing::info!(%cidr, "gave up an empty block: its pool no longer selects this node");
+                tracing::info!(%cidr, "gave up an empty block");
+                self.census.remove(&Family::of_net(&cidr));
                 self.cache.install_affinity(cidr, None);
                 self.cache.install_block(cidr, None);
             }

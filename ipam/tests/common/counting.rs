@@ -1,0 +1,73 @@
+//! A store that counts what is asked of it.
+#![allow(dead_code, reason = "each test binary uses its own part")]
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use futures::future::BoxFuture;
+use futures::stream::BoxStream;
+use ipam::store::memory::MemoryStore;
+use ipam::store::{Event, Keys, Outcome, Revision, Snapshot, Store, StoreError, Txn};
+
+/// Counts what is asked of a store.
+#[derive(Default)]
+pub struct Counting {
+    pub store: MemoryStore,
+    reads: AtomicU64,
+    txns: AtomicU64,
+}
+
+impl Counting {
+    pub fn counts(&self) -> (u64, u64) {
+        (self.reads.load(Ordering::SeqCst), self.txns.load(Ordering::SeqCst))
+    }
+
+    /// The counts once what runs beside the requests after a start has come to rest.
+    pub async fn settled(&self) -> (u64, u64) {
+        loop {
+            let before = self.counts();
+            tokio::time::sleep(Duration::from_millis(100)).await;
+            if self.counts() == before {
+                return before;
+            }
+        }
+    }
+
+    fn read(&self) {
+        self.reads.fetch_add(1, Ordering::SeqCst);
+    }
+}
+
+impl Store for Counting {
+    fn name(&self) -> String {
+        self.store.name()
+    }
+
+    fn read<'a>(&'a self, keys: &'a [String]) -> BoxFuture<'a, Result<Snapshot, StoreError>> {
+        self.read();
+        self.store.read(keys)
+    }
+
+    fn list<'a>(
+        &'a self,
+        prefix: &'a str,
+        at: Option<Revision>,
+    ) -> BoxFuture<'a, Result<Snapshot, StoreError>> {
+        self.read();
+        self.store.list(prefix, at)
+    }
+
+    fn list_keys<'a>(&'a self, prefix: &'a str) -> BoxFuture<'a, Result<Keys, StoreError>> {
+        self.read();
+        self.store.list_keys(prefix)
+    }
+
+    fn txn(&self, txn: Txn) -> BoxFuture<'_, Result<Outcome, StoreError>> {
+        self.txns.fetch_add(1, Ordering::SeqCst);
+        self.store.txn(txn)
+    }
+
+    fn watch(&self, prefix: &str, after: Option<Revision>) -> BoxStream<'static, Event> {
+        self.store.watch(prefix, after)
+    }
+}
