@@ -286,7 +286,7 @@ impl Group {
         }
         let table = P::table_mut(rib);
         for some in plan.looked_at.chunks(64) {
-            table.prefetch_unused(some.iter().copied());
+            table.prefetch_unused(some.iter().copied(), 1);
             for dest in some.iter().filter(|dest| !self.holds(**dest)) {
                 table.unhold(*dest);
             }

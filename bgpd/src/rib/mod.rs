@@ -7,6 +7,7 @@
 
 mod attrs;
 mod decision;
+mod index;
 mod next_hops;
 mod numbers;
 mod resolution;
@@ -147,8 +148,19 @@ impl Rib {
         prefix: P,
         path: Path,
     ) -> (DestId, Option<Path>) {
+        let hash = P::table(self).hash(&prefix);
+        self.announce_hashed(prefix, hash, path)
+    }
+
+    /// As [`Self::announce`], with the prefix's hash of [`Table::hash_all`].
+    pub(crate) fn announce_hashed<P: RibPrefix>(
+        &mut self,
+        prefix: P,
+        hash: u32,
+        path: Path,
+    ) -> (DestId, Option<Path>) {
         let (table, attrs) = P::parts(self);
-        let dest = table.entry(prefix);
+        let dest = table.entry(prefix, hash);
         let replaced = table.put(dest, path, attrs);
         if let Some(old) = replaced {
             attrs.release(old.attr_in);
@@ -186,7 +198,7 @@ impl Rib {
     pub(crate) fn decide<P: RibPrefix>(&mut self, mut report: impl FnMut(&mut Table<P>, Decided)) {
         let mut dirty = P::table_mut(self).take_dirty();
         for some in dirty.chunks(64) {
-            P::table(self).prefetch_unused(some.iter().map(|touched| touched.id));
+            P::table(self).prefetch_unused(some.iter().map(|touched| touched.id), 0);
             for touched in some {
                 let decided = self.decide_one::<P>(*touched);
                 let table = P::table_mut(self);

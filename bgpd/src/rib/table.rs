@@ -2,9 +2,10 @@
 
 use std::hash::BuildHasher;
 
-use hashbrown::{DefaultHashBuilder, HashTable};
+use hashbrown::DefaultHashBuilder;
 use smallvec::SmallVec;
 
+use super::index::Index;
 use super::{AttrId, AttrTable, Reason, SetId};
 use crate::wire::Prefix;
 
@@ -132,12 +133,16 @@ pub(super) struct Touched {
     pub(super) best: Best,
 }
 
+/// Of how many bits the prefixes side by side are that the index keeps side by side: what is near to
+/// each other is often announced together, and is then found together.
+const SIBLINGS: u32 = 2;
+
 /// All destinations of one family.
 #[derive(Debug)]
 pub(crate) struct Table<P> {
     dests: Vec<Dest<P>>,
     free: Vec<DestId>,
-    index: HashTable<DestId>,
+    index: Index,
     dirty: Vec<Touched>,
     hasher: DefaultHashBuilder,
 }
@@ -147,7 +152,7 @@ impl<P> Default for Table<P> {
         Self {
             dests: Vec::new(),
             free: Vec::new(),
-            index: HashTable::new(),
+            index: Index::default(),
             dirty: Vec::new(),
             hasher: DefaultHashBuilder::default(),
         }
@@ -155,34 +160,55 @@ impl<P> Default for Table<P> {
 }
 
 impl<P: Prefix> Table<P> {
+    /// For the index.
+    pub(super) fn hash(&self, prefix: &P) -> u32 {
+        let (all, which) = prefix.split_last(SIBLINGS);
+        #[allow(clippy::cast_possible_truncation, reason = "half of the hash is enough")]
+        let hash = (self.hasher.hash_one(all) >> u32::BITS) as u32;
+        hash >> SIBLINGS << SIBLINGS | which
+    }
+
     /// The destination of a prefix that is known.
     pub(crate) fn find(&self, prefix: &P) -> Option<DestId> {
-        let hash = self.hasher.hash_one(prefix);
-        self.index.find(hash, |id| self.dests[id.index()].prefix == *prefix).copied()
+        self.index.find(self.hash(prefix), |id| self.dest(id).prefix == *prefix)
     }
 
-    /// Brings what is known of prefixes near to the processor. One look-up waits for memory most of
-    /// its time; many that do not depend on each other wait together.
-    pub(crate) fn prefetch(&self, prefixes: impl Iterator<Item = P>) {
-        let mut found = 0_usize;
-        for prefix in prefixes {
-            found += usize::from(self.find(&prefix).is_some());
-        }
-        std::hint::black_box(found);
+    /// Finds the destinations of prefixes, None for one that is not known. One look-up waits for
+    /// memory most of its time; many that do not depend on each other wait together.
+    pub(crate) fn find_all(
+        &self,
+        prefixes: impl Iterator<Item = P>,
+        found: &mut Vec<Option<DestId>>,
+    ) {
+        found.extend(prefixes.map(|prefix| self.find(&prefix)));
     }
 
-    /// As [`Self::prefetch`], of those destinations that may be about to go.
-    pub(crate) fn prefetch_unused(&self, ids: impl Iterator<Item = DestId>) {
-        let dests = ids.map(|id| self.dest(id));
-        self.prefetch(dests.filter(|dest| dest.paths.is_empty()).map(|dest| dest.prefix));
+    /// Hashes prefixes, and brings the index near to the processor at all of
+    /// them at once.
+    pub(crate) fn hash_all(&self, prefixes: impl Iterator<Item = P>, hashes: &mut Vec<u32>) {
+        let mut seen = 0;
+        hashes.extend(prefixes.map(|prefix| {
+            let hash = self.hash(&prefix);
+            seen ^= self.index.peek(hash);
+            hash
+        }));
+        std::hint::black_box(seen);
     }
 
-    /// The destination of a prefix, new if need be.
-    pub(crate) fn entry(&mut self, prefix: P) -> DestId {
-        let Self { dests, index, hasher, free, .. } = self;
-        let hash = hasher.hash_one(prefix);
+    /// Brings the index near to the processor for those destinations that may be about to go: that
+    /// have no paths, and are held by no more than these.
+    pub(crate) fn prefetch_unused(&self, ids: impl Iterator<Item = DestId>, holds: u16) {
+        let unused = |dest: &&Dest<P>| dest.paths.is_empty() && dest.holds <= holds;
+        let dests = ids.map(|id| self.dest(id)).filter(unused);
+        let seen = dests.fold(0, |seen, dest| seen ^ self.index.peek(self.hash(&dest.prefix)));
+        std::hint::black_box(seen);
+    }
+
+    /// The destination of a prefix, with its hash; new if need be.
+    pub(super) fn entry(&mut self, prefix: P, hash: u32) -> DestId {
+        let Self { dests, index, free, .. } = self;
         if let Some(id) = index.find(hash, |id| dests[id.index()].prefix == prefix) {
-            return *id;
+            return id;
         }
         let dest = Dest {
             prefix,
@@ -192,17 +218,6 @@ impl<P: Prefix> Table<P> {
             dirty: false,
             live: true,
         };
-        if index.len() == index.capacity() {
-            // In the order of the slab, which is read through once; growing in the order of the
-            // index would jump about in it.
-            let mut larger = HashTable::with_capacity(index.len() + 1);
-            for (id, dest) in (0..).map(DestId).zip(&*dests).filter(|(_, dest)| dest.live) {
-                larger.insert_unique(hasher.hash_one(dest.prefix), id, |id| {
-                    hasher.hash_one(dests[id.index()].prefix)
-                });
-            }
-            *index = larger;
-        }
         let id = if let Some(id) = free.pop() {
             dests[id.index()] = dest;
             id
@@ -211,7 +226,7 @@ impl<P: Prefix> Table<P> {
             dests.push(dest);
             id
         };
-        index.insert_unique(hash, id, |id| hasher.hash_one(dests[id.index()].prefix));
+        index.insert(hash, id);
         id
     }
 
@@ -326,24 +341,22 @@ impl<P: Prefix> Table<P> {
     }
 
     pub(super) fn free_if_unused(&mut self, id: DestId) {
-        let Self { dests, index, hasher, free, .. } = self;
-        let dest = &mut dests[id.index()];
+        let dest = &mut self.dests[id.index()];
         let unused = dest.live && dest.holds == 0 && !dest.dirty && dest.paths.is_empty();
         if !unused {
             return;
         }
         dest.live = false;
-        let hash = hasher.hash_one(dest.prefix);
-        if let Ok(entry) = index.find_entry(hash, |at| *at == id) {
-            entry.remove();
-        }
+        let prefix = dest.prefix;
+        self.index.remove(self.hash(&prefix), id);
+        let Self { dests, index, free, .. } = self;
         free.push(id);
-        if index.is_empty() && self.dirty.is_empty() {
+        if index.len() == 0 && self.dirty.is_empty() {
             // Nothing holds a number any more: give the memory back.
             dests.clear();
             dests.shrink_to(1024);
             *free = Vec::new();
-            *index = HashTable::new();
+            *index = Index::default();
         }
     }
 }

@@ -16,6 +16,7 @@ use ipnet::IpNet;
 use rustc_hash::FxHashMap;
 
 use super::fib::Fib;
+use super::import::Scratch;
 use super::monitor::Monitor;
 use super::neighbor::{Deadline, Neighbor, Slot};
 use super::queues::Queues;
@@ -74,6 +75,7 @@ pub(crate) struct Core {
     pub(super) deferral: Deadline,
     pub(super) advertise: Deadline,
     pub(super) block: AttributeBlock,
+    pub(super) scratch: Scratch,
     /// The BFD sessions wanted may be others than when they were last asked for.
     pub(super) bfd_changed: bool,
     /// By listen range: connections refused because it is full.
@@ -109,6 +111,7 @@ impl Core {
             deferral: Deadline::default(),
             advertise: Deadline::default(),
             block: AttributeBlock::default(),
+            scratch: Scratch::default(),
             bfd_changed: false,
             refused: BTreeMap::new(),
             work_done: Work::default(),

@@ -136,12 +136,16 @@ impl Core {
     }
 
     fn withdraw<P: RibPrefix>(&mut self, peer: PeerId, prefixes: Prefixes<'_, P>) {
-        P::table(&self.rib).prefetch(prefixes.map(|nlri| nlri.prefix));
-        for Nlri { prefix, path_id } in prefixes {
-            if let Some(dest) = P::table(&self.rib).find(&prefix) {
+        let mut found = std::mem::take(&mut self.scratch.found);
+        P::table(&self.rib).find_all(prefixes.map(|nlri| nlri.prefix), &mut found);
+        for (Nlri { path_id, .. }, dest) in prefixes.zip(found.drain(..)) {
+            // One that was named twice may have gone with the first; its number has not been given
+            // to another one yet.
+            if let Some(dest) = dest {
                 self.remove::<P>(dest, (peer, path_id));
             }
         }
+        self.scratch.found = found;
     }
 
     fn announce<P: RibPrefix>(
@@ -151,19 +155,20 @@ impl Core {
         next_hop: NextHop,
         prefixes: Prefixes<'_, P>,
     ) -> Result<(), Notification> {
-        let Self { rib, neighbors, config, .. } = self;
+        let Self { rib, neighbors, config, scratch, .. } = self;
         let Some(Some(neighbor)) = neighbors.get_mut(peer.index()) else { return Ok(()) };
         let attr_in = rib.attrs.intern(&block.bytes, next_hop);
         let mut judge = Judge::new(neighbor, config, attr_in, rib);
         let family = P::FAMILY.index();
         let mut over = None;
-        P::table(rib).prefetch(prefixes.map(|nlri| nlri.prefix));
-        for Nlri { prefix, path_id } in prefixes {
+        scratch.hashes.clear();
+        P::table(rib).hash_all(prefixes.map(|nlri| nlri.prefix), &mut scratch.hashes);
+        for (Nlri { prefix, path_id }, hash) in prefixes.zip(&scratch.hashes) {
             let (attr, reason) = judge.judge(prefix, rib);
             rib.attrs.retain(attr_in);
             let mut path = Path::new(peer, path_id, attr_in);
             (path.attr, path.reason) = (attr, reason);
-            let (dest, old) = rib.announce(prefix, path);
+            let (dest, old) = rib.announce_hashed(prefix, *hash, path);
             if old.is_none() {
                 judge.neighbor.received[family] += 1;
                 judge.neighbor.routes[family].insert(dest);
@@ -238,6 +243,13 @@ impl Core {
             }
         }
     }
+}
+
+/// What the prefixes of an UPDATE are looked up with; kept for its memory.
+#[derive(Debug, Default)]
+pub(super) struct Scratch {
+    found: Vec<Option<DestId>>,
+    hashes: Vec<u32>,
 }
 
 /// Judges the routes of one attribute set from one neighbor.

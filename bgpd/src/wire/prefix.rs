@@ -20,6 +20,8 @@ pub trait Prefix: Copy + Eq + Hash + Ord + std::fmt::Debug + 'static {
     fn from_octets(octets: &[u8], len: u8) -> Self;
     /// Appends the NLRI.
     fn encode(&self, out: &mut Vec<u8>);
+    /// The last `bits` of its significant bits, and the prefix with zeros in their place.
+    fn split_last(self, bits: u32) -> (Self, u32);
     /// Whether it lies in the multicast range.
     fn is_multicast(self) -> bool;
     /// The same as a public type.
@@ -74,6 +76,15 @@ impl Prefix for Prefix4 {
         }
     }
 
+    fn split_last(self, bits: u32) -> (Self, u32) {
+        // Wider than an address, as all of it may be insignificant.
+        let behind = 32 - u32::from(self.len);
+        let mask = ((1 << bits) - 1) << behind;
+        let last = u64::from(self.addr) & mask;
+        #[allow(clippy::cast_possible_truncation, reason = "of 32 bits, and of `bits` bits")]
+        (Self { addr: self.addr & !(mask as u32), len: self.len }, (last >> behind) as u32)
+    }
+
     fn is_multicast(self) -> bool {
         self.len >= 4 && self.addr >> 28 == 0xe
     }
@@ -117,6 +128,17 @@ impl Prefix for Prefix6 {
     fn encode(&self, out: &mut Vec<u8>) {
         out.push(self.len);
         out.extend_from_slice(&self.addr().to_be_bytes()[..usize::from(self.len.div_ceil(8))]);
+    }
+
+    fn split_last(self, bits: u32) -> (Self, u32) {
+        // The address of ::/0 has no bit that could be said by such a shift.
+        let Some(significant) = self.addr().checked_shr(128 - u32::from(self.len)) else {
+            return (self, 0);
+        };
+        let last = significant & ((1 << bits) - 1);
+        let rest = self.addr() & !(last << (128 - u32::from(self.len)));
+        #[allow(clippy::cast_possible_truncation, reason = "of `bits` bits")]
+        (Self::new(rest, self.len), last as u32)
     }
 
     fn is_multicast(self) -> bool {
@@ -212,5 +234,36 @@ pub(crate) const fn is_usable_next_hop(addr: &IpAddr) -> bool {
     match addr {
         IpAddr::V4(v4) => !v4.is_unspecified() && !v4.is_multicast() && !v4.is_broadcast(),
         IpAddr::V6(v6) => !v6.is_unspecified() && !v6.is_multicast(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn split<P: Prefix>(net: &str) -> (String, u32) {
+        let net: IpNet = net.parse().unwrap();
+        let (rest, last) = P::from_net(&net).unwrap().split_last(2);
+        (rest.to_net().to_string(), last)
+    }
+
+    #[test]
+    fn the_last_bits_of_a_prefix() {
+        for (net, rest, last) in [
+            ("10.1.7.0/24", "10.1.4.0/24", 3),
+            ("10.1.2.1/32", "10.1.2.0/32", 1),
+            ("128.0.0.0/1", "0.0.0.0/1", 1),
+            ("0.0.0.0/0", "0.0.0.0/0", 0),
+        ] {
+            assert_eq!(split::<Prefix4>(net), (rest.to_owned(), last));
+        }
+        for (net, rest, last) in [
+            ("fd00:0:0:2::/64", "fd00::/64", 2),
+            ("fd00::7/128", "fd00::4/128", 3),
+            ("8000::/1", "::/1", 1),
+            ("::/0", "::/0", 0),
+        ] {
+            assert_eq!(split::<Prefix6>(net), (rest.to_owned(), last));
+        }
     }
 }
