@@ -1,16 +1,16 @@
 //! Runs a core over TCP, on a thread of its own.
 //!
 //! ```text
-//!   listener 1 per address ──Accepted──┐
-//!   connector 1 per attempt ─Connected─┤  bounded   ┌──────┐  writes at once, and only what
-//!   reader 1 per connection ─Data──────┼───────────▶│ core │─▶ the socket takes; the rest waits
-//!                            Closed    │  channel   └──────┘  in the core's queues
-//!   SpeakerHandle ──────────Request────┘
+//!   listener 1 per address ──Accepted──┐  bounded
+//!   connector 1 per attempt ─Connected─┤  channel   ┌──────┐  writes at once, and only what
+//!   SpeakerHandle ──────────Request────┼───────────▶│ core │─▶ the socket takes; the rest waits
+//!   sockets that can be read ──────────┘   reads    └──────┘  in the core's queues
 //! ```
 //!
-//! All of them are tasks of one thread. A reader whose octets the core has not taken does not
-//! read on, so TCP slows the peer down.
+//! All of it is one thread. Sockets are read by the driver itself, a piece at a time in the order in
+//! which they became ready; what has not been read waits in the kernel, and TCP slows the peer down.
 
+mod readiness;
 mod requests;
 mod sockets;
 
@@ -18,16 +18,18 @@ use std::collections::HashMap;
 use std::io::{self, IoSlice};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
+use std::task::{Context, Poll, Waker};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use bytes::{Buf as _, Bytes};
 use tokio::net::TcpStream;
-use tokio::sync::{Notify, mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot};
 use tokio::task::{AbortHandle, JoinSet};
 use tokio::time::Instant;
 
+use self::readiness::Ready;
 pub(super) use self::requests::answer;
-use self::sockets::{Listener, farewell, read};
+use self::sockets::{Listener, farewell};
 use super::record::{Journal, Recorded, Recording};
 use super::station::{Station, StationEvent};
 use super::updates::Writer;
@@ -45,7 +47,9 @@ const EVENTS: usize = 64;
 /// Octets of routes taken in before they are decided: as many as what is touched for them stays
 /// near to the processor.
 const TURN: usize = 256 * 1024;
-/// Events that wait to be taken in: few, as each may hold [`READ`] octets.
+/// Octets read from a connection at a time.
+const READ: usize = 64 * 1024;
+/// Events that wait to be taken in.
 const WAITING: usize = 16;
 /// Connections from one address that wait at once for their last word to be read. Only somebody
 /// who connects again and again has more, and is not waited for that long.
@@ -54,9 +58,6 @@ const FAREWELLS: usize = 64;
 enum Event {
     Accepted(TcpStream, SocketAddr),
     Connected(ConnId, io::Result<TcpStream>),
-    Data(ConnId, Bytes),
-    Closed(ConnId, String),
-    Writable(ConnId),
     Found(Found),
     Station(SocketAddr, StationEvent),
 }
@@ -105,6 +106,8 @@ pub(super) fn run(
             listeners,
             keys: Keys::default(),
             connections: HashMap::new(),
+            ready: Ready::default(),
+            buffer: vec![0; READ].into(),
             farewells: JoinSet::new(),
             waiting: HashMap::new(),
             bfd: BfdLink::new(seed()),
@@ -129,17 +132,32 @@ fn seed() -> u64 {
     std::collections::hash_map::RandomState::new().build_hasher().finish()
 }
 
-struct Connection {
-    /// None while it is being made.
-    stream: Option<Arc<TcpStream>>,
-    /// Tells the reader that the socket's buffer is full, to say when it is not.
-    blocked: Arc<Notify>,
-    task: AbortHandle,
+enum Connection {
+    /// It is being made.
+    Attempt(AbortHandle),
+    Made {
+        stream: Arc<TcpStream>,
+        /// What the socket wakes.
+        waker: Waker,
+        /// The socket's buffer is full, and it wakes us when it is not.
+        blocked: bool,
+    },
+}
+
+impl Connection {
+    const fn stream(&self) -> Option<&Arc<TcpStream>> {
+        match self {
+            Self::Attempt(_) => None,
+            Self::Made { stream, .. } => Some(stream),
+        }
+    }
 }
 
 impl Drop for Connection {
     fn drop(&mut self) {
-        self.task.abort();
+        if let Self::Attempt(task) = self {
+            task.abort();
+        }
     }
 }
 
@@ -151,6 +169,10 @@ struct Driver {
     /// Those that the listeners have.
     keys: Keys,
     connections: HashMap<ConnId, Connection>,
+    /// Those for which there is something to do.
+    ready: Ready,
+    /// What is read is read to here.
+    buffer: Box<[u8]>,
     farewells: JoinSet<()>,
     /// The same by the address of the peer, oldest first.
     waiting: HashMap<IpAddr, Vec<AbortHandle>>,
@@ -175,6 +197,7 @@ impl Driver {
     ) {
         let mut more = self.turn();
         loop {
+            let mut taken = 0;
             let deadline = self.core.next_deadline().map(|at| self.epoch + at);
             tokio::select! {
                 request = requests.recv() => match request {
@@ -186,6 +209,7 @@ impl Driver {
                     Some(request) => self.request(request),
                     None => return self.shutdown(&Shutdown::ForRestart).await,
                 },
+                conn = self.ready.next() => taken += self.serve(conn),
                 Some(event) = events.recv() => self.event(event),
                 event = self.bfd.event() => {
                     self.core.bfd(self.epoch.elapsed(), &event.key, &event.status);
@@ -196,18 +220,22 @@ impl Driver {
                     self.waiting.retain(|_, tasks| tasks.iter().any(|task| !task.is_finished()));
                 }
             }
-            let mut taken = 0;
             for _ in 0..EVENTS {
                 let Ok(event) = events.try_recv() else { break };
-                if let Event::Data(_, octets) = &event {
-                    taken += octets.len();
-                }
                 self.event(event);
+            }
+            for _ in 0..EVENTS {
                 if taken >= TURN {
                     break;
                 }
+                let Some(conn) = self.ready.pop() else { break };
+                taken += self.serve(conn);
             }
             more = self.turn();
+            if taken >= READ {
+                // Who sends much shall not keep the kernel from being asked about the others.
+                tokio::task::yield_now().await;
+            }
         }
     }
 
@@ -216,7 +244,7 @@ impl Driver {
         let now = self.now();
         let connections = &self.connections;
         self.core.tick(now, |conn| {
-            let stream = connections.get(&conn).and_then(|c| c.stream.as_ref());
+            let stream = connections.get(&conn).and_then(Connection::stream);
             stream.is_some_and(|s| tcp::has_unread(s))
         });
         let more = self.core.work(now);
@@ -338,9 +366,6 @@ impl Driver {
             Event::Connected(conn, Err(error)) => {
                 self.core.connect_failed(now, conn, &error.to_string());
             }
-            Event::Data(conn, octets) => self.core.received(now, conn, &octets),
-            Event::Closed(conn, error) => self.core.closed(now, conn, &error),
-            Event::Writable(conn) => self.write(conn),
             Event::Found(found) => {
                 self.core.found(now, &found);
                 // Keys go by address.
@@ -380,24 +405,62 @@ impl Driver {
             let result = tcp::connect(&peer, external).await;
             let _gone = events.send(Event::Connected(conn, result)).await;
         });
-        let (blocked, task) = (Arc::new(Notify::new()), task.abort_handle());
-        self.connections.insert(conn, Connection { stream: None, blocked, task });
+        self.connections.insert(conn, Connection::Attempt(task.abort_handle()));
     }
 
     /// Starts to read from a connection.
     fn attach(&mut self, conn: ConnId, stream: TcpStream) {
+        let waker = self.ready.waker(conn);
+        // It is looked at first, which is how it comes to wait for the socket.
+        waker.wake_by_ref();
         let stream = Arc::new(stream);
-        let blocked = Arc::new(Notify::new());
-        let reader = read(conn, stream.clone(), blocked.clone(), self.events.clone());
-        let task = tokio::spawn(reader).abort_handle();
-        self.connections.insert(conn, Connection { stream: Some(stream), blocked, task });
+        self.connections.insert(conn, Connection::Made { stream, waker, blocked: false });
+    }
+
+    /// Reads from a connection, once, and sends what waits; returns how many octets were read.
+    fn serve(&mut self, conn: ConnId) -> usize {
+        let Some(Connection::Made { stream, waker, blocked }) = self.connections.get_mut(&conn)
+        else {
+            return 0;
+        };
+        let mut cx = Context::from_waker(waker);
+        let writable = *blocked && stream.poll_write_ready(&mut cx).is_ready();
+        *blocked &= !writable;
+        let read = match stream.poll_read_ready(&mut cx) {
+            Poll::Pending => None,
+            Poll::Ready(Ok(())) => Some(tcp::read(stream, &mut self.buffer)),
+            Poll::Ready(Err(error)) => Some(Err(error)),
+        };
+        let tried = read.is_some();
+        let (taken, end) = match read {
+            Some(Ok(0)) => (0, Some("closed by the peer".to_owned())),
+            Some(Ok(octets)) => (octets, None),
+            Some(Err(error)) if error.kind() != io::ErrorKind::WouldBlock => {
+                (0, Some(error.to_string()))
+            }
+            Some(Err(_)) | None => (0, None),
+        };
+        if tried && end.is_none() && stream.poll_read_ready(&mut cx).is_ready() {
+            // There may be more, which is for after those that were ready before.
+            waker.wake_by_ref();
+        }
+        if let Some(end) = end {
+            self.core.closed(self.epoch.elapsed(), conn, &end);
+        } else if taken > 0 {
+            self.core.received(self.epoch.elapsed(), conn, &self.buffer[..taken]);
+        }
+        if writable {
+            self.write(conn);
+        }
+        taken
     }
 
     /// Sends as much as the socket takes.
     fn write(&mut self, conn: ConnId) {
-        let Some(connection) = self.connections.get(&conn) else { return };
-        let Some(stream) = connection.stream.clone() else { return };
-        let blocked = connection.blocked.clone();
+        let Some(Connection::Made { stream, waker, blocked }) = self.connections.get_mut(&conn)
+        else {
+            return;
+        };
         loop {
             let Some(outgoing) = self.core.outgoing(conn) else { return };
             if outgoing.len() == 0 {
@@ -407,7 +470,8 @@ impl Driver {
             match stream.try_write_vectored(&slices) {
                 Ok(n) => self.core.sent(self.epoch.elapsed(), conn, n),
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                    blocked.notify_one();
+                    *blocked = true;
+                    waker.wake_by_ref();
                     return;
                 }
                 Err(error) => {
@@ -419,11 +483,9 @@ impl Driver {
     }
 
     fn close(&mut self, conn: ConnId, last: Vec<Bytes>) {
-        let Some(mut connection) = self.connections.remove(&conn) else { return };
-        let stream = connection.stream.take();
-        connection.task.abort();
-        if let Some(stream) = stream.filter(|_| !last.is_empty()) {
-            self.say_farewell(stream, last);
+        let Some(connection) = self.connections.remove(&conn) else { return };
+        if let Some(stream) = connection.stream().filter(|_| !last.is_empty()) {
+            self.say_farewell(stream.clone(), last);
         }
     }
 

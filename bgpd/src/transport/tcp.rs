@@ -2,13 +2,14 @@
 //! and a backlog that holds a whole rack coming up at once.
 #![allow(unsafe_code, reason = "TCP_MD5SIG and the TTL limits have no safe interface")]
 
-use std::io;
+use std::io::{self, Read as _};
 use std::mem::{MaybeUninit, size_of};
 use std::net::{IpAddr, SocketAddr, SocketAddrV6};
 use std::os::fd::{AsFd, AsRawFd};
 
 use ipnet::IpNet;
 use socket2::{Domain, Protocol, SockAddr, SockRef, Socket, Type};
+use tokio::io::Interest;
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
 
 use super::{arrival, tcp_ao};
@@ -90,6 +91,22 @@ pub(crate) fn interface(stream: &TcpStream) -> Option<String> {
 fn bind_interface(socket: &impl AsFd, interface: &str) -> io::Result<()> {
     let bound = SockRef::from(socket).bind_device(Some(interface.as_bytes()));
     bound.map_err(|e| io::Error::new(e.kind(), format!("source-interface {interface}: {e}")))
+}
+
+/// Reads what there is, once, where tokio says that the socket can be read.
+///
+/// # Errors
+/// Of the kernel; `WouldBlock` where there was nothing.
+pub(crate) fn read(stream: &TcpStream, buffer: &mut [u8]) -> io::Result<usize> {
+    let mut octets = None;
+    let result = stream.try_io(Interest::READABLE, || {
+        let n = (&*SockRef::from(stream)).read(buffer)?;
+        octets = Some(n);
+        // Less than there was room for: the socket is empty, and to say so spares the call that
+        // would only be told so. The end of the stream, once seen, is not forgotten by this.
+        if (1..buffer.len()).contains(&n) { Err(io::ErrorKind::WouldBlock.into()) } else { Ok(n) }
+    });
+    octets.map_or(result, Ok)
 }
 
 /// Whether octets, or the end of the stream, wait to be read.

@@ -124,7 +124,7 @@ impl Driver {
             self.core.peer_type(&new.name).is_some_and(|sort| sort != PeerType::Internal);
         for conn in self.core.connections_of(&new.name) {
             let connection = self.connections.get(&conn);
-            let Some(stream) = connection.and_then(|c| c.stream.as_deref()) else { continue };
+            let Some(stream) = connection.and_then(|c| c.stream().map(|s| &**s)) else { continue };
             let mut result = Ok(());
             if old.password != new.password {
                 let key = new.password.as_ref().map(Password::bytes);

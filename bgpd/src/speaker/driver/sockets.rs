@@ -5,20 +5,20 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{Notify, mpsc};
+use tokio::sync::mpsc;
 use tokio::task::AbortHandle;
 
 use super::Event;
 use crate::config::ConfigError;
-use crate::speaker::ConnId;
 use crate::transport::tcp;
 
-/// Octets read from a connection at a time.
-const READ: usize = 64 * 1024;
 /// How long a last word may take.
 const FAREWELL: Duration = Duration::from_secs(2);
+/// Octets that a peer may have sent before it reads the last word: more than two socket buffers
+/// usually hold. Who goes on regardless is cut off.
+const FAREWELL_OCTETS: usize = 8 * 1024 * 1024;
 
 /// Accepts connections until it is dropped.
 pub(super) struct Listener {
@@ -61,51 +61,6 @@ impl Drop for Listener {
     }
 }
 
-/// Reads until the connection ends, and says when a full socket buffer has room again.
-pub(super) async fn read(
-    conn: ConnId,
-    stream: Arc<TcpStream>,
-    blocked: Arc<Notify>,
-    events: mpsc::Sender<Event>,
-) {
-    let mut buffer = BytesMut::new();
-    let end = loop {
-        tokio::select! {
-            ready = stream.readable() => {
-                if let Err(error) = ready {
-                    break error.to_string();
-                }
-                buffer.reserve(READ);
-                match stream.try_read_buf(&mut buffer) {
-                    Ok(0) => break "closed by the peer".to_owned(),
-                    Ok(_) => {
-                        let octets = buffer.split().freeze();
-                        if events.send(Event::Data(conn, octets)).await.is_err() {
-                            return;
-                        }
-                    }
-                    Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-                    Err(error) => break error.to_string(),
-                }
-            }
-            ready = writable(&stream, &blocked) => {
-                if let Err(error) = ready {
-                    break error.to_string();
-                }
-                if events.send(Event::Writable(conn)).await.is_err() {
-                    return;
-                }
-            }
-        }
-    };
-    let _gone = events.send(Event::Closed(conn, end)).await;
-}
-
-async fn writable(stream: &TcpStream, blocked: &Notify) -> io::Result<()> {
-    blocked.notified().await;
-    stream.writable().await
-}
-
 /// Sends the last words, and waits for the peer to close so that they are not lost to a reset.
 pub(super) async fn farewell(stream: Arc<TcpStream>, last: Vec<Bytes>) {
     let goodbye = async {
@@ -122,11 +77,15 @@ pub(super) async fn farewell(stream: Arc<TcpStream>, last: Vec<Bytes>) {
         }
         socket2::SockRef::from(&*stream).shutdown(std::net::Shutdown::Write)?;
         let mut scratch = [0; 4096];
+        let mut taken = 0;
         loop {
             stream.readable().await?;
             match stream.try_read(&mut scratch) {
                 Ok(0) => return Ok(()),
-                Ok(_) => {}
+                Ok(n) if taken + n > FAREWELL_OCTETS => {
+                    return Err(io::Error::other("the peer does not stop to send"));
+                }
+                Ok(n) => taken += n,
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
                 Err(error) => return Err(error),
             }
