@@ -8,7 +8,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::mpsc;
-use tokio::task::AbortHandle;
+use tokio::task::JoinHandle;
 
 use super::Event;
 use crate::config::ConfigError;
@@ -23,7 +23,7 @@ const FAREWELL_OCTETS: usize = 8 * 1024 * 1024;
 /// Accepts connections until it is dropped.
 pub(super) struct Listener {
     pub(super) socket: Arc<TcpListener>,
-    task: AbortHandle,
+    task: JoinHandle<()>,
 }
 
 impl Listener {
@@ -51,7 +51,13 @@ impl Listener {
                 }
             }
         });
-        Ok(Self { socket, task: task.abort_handle() })
+        Ok(Self { socket, task })
+    }
+
+    /// Ends it; then nobody listens on its address any more.
+    pub(super) async fn stop(mut self) {
+        self.task.abort();
+        let _cancelled = (&mut self.task).await;
     }
 }
 
