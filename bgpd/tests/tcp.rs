@@ -6,10 +6,13 @@
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener};
 use std::time::{Duration, Instant};
 
-use bgpd::config::{ListenRange, Password, PeerAs, TcpAo, TcpAoAlgorithm, TcpAoKey};
+use bgpd::config::{
+    BmpStation, ListenRange, Monitored, Password, PeerAs, TcpAo, TcpAoAlgorithm, TcpAoKey,
+};
 use bgpd::{
-    Config, NeighborStatus, Network, PeerConfig, RouteQuery, RouteStatus, Shutdown, Speaker,
-    SpeakerHandle, State,
+    Config, Ending, FibDelta, FibSubscription, NeighborStatus, Network, PeerConfig, Recording,
+    Replay, Resolution, RouteQuery, RouteStatus, Shutdown, Speaker, SpeakerHandle, State, Stop,
+    Until,
 };
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
@@ -392,4 +395,91 @@ async fn ttl_security_drops_what_comes_from_afar() {
     second.apply(b.config).await.unwrap();
     until_up(&first, "n2").await;
     until_route(&first, "10.15.2.0/24").await;
+}
+
+/// Takes all forwarding changes and says that they are carried out.
+async fn install(fib: &FibSubscription) -> Vec<FibDelta> {
+    let mut all = Vec::new();
+    loop {
+        let batch = fib.take(1).await.unwrap();
+        fib.ack(batch.sequence).await.unwrap();
+        all.extend(batch.deltas);
+        if !batch.more {
+            return all;
+        }
+    }
+}
+
+/// All that a driver does with its core, over real sockets and in real time.
+#[tokio::test]
+async fn a_run_on_record_is_the_same_run_again() {
+    let (mut a, b) = pair(21);
+    let station = tokio::net::TcpListener::bind((a.address, 0)).await.unwrap();
+    a.config.bmp.push(BmpStation {
+        address: a.address.into(),
+        port: station.local_addr().unwrap().port(),
+        monitor: vec![Monitored::PrePolicy, Monitored::AdjRibOut, Monitored::LocRib],
+        stats_interval: 1,
+    });
+    a.config.advertise_after_install = true;
+    let file = std::env::temp_dir().join(format!("bgpd-tcp-{}.record", std::process::id()));
+    let config = with_key(&a, "n2", Some("first-key"));
+    let first = Speaker::start_recorded(config, Recording::new(&file)).await.unwrap();
+    let second = Speaker::start(with_key(&b, "n1", Some("first-key"))).await.unwrap();
+    let fib = first.fib().await.unwrap();
+    let (mut told, _) = station.accept().await.unwrap();
+    // Read until the end, so that it is told all.
+    let told = tokio::spawn(async move {
+        let mut octets = Vec::new();
+        told.read_to_end(&mut octets).await.unwrap();
+        octets.len()
+    });
+    until_up(&first, "n2").await;
+    for prefix in ["10.21.2.0/24", "fd00:21:2::/64"] {
+        until_route(&first, prefix).await;
+    }
+    assert_eq!(install(&fib).await.len(), 2);
+    let unreachable = [(b.address.into(), Resolution::Unreachable)];
+    assert_eq!(first.set_next_hops(unreachable.into()).await.unwrap(), 1);
+    first.set_next_hops([].into()).await.unwrap();
+    let mut changed = with_key(&a, "n2", Some("second-key"));
+    changed.networks.push(Network::new("10.21.9.0/24".parse().unwrap()));
+    first.apply(changed).await.unwrap();
+    second.apply(with_key(&b, "n1", Some("second-key"))).await.unwrap();
+    until_route(&second, "10.21.9.0/24").await;
+    second.shutdown(Shutdown::ForRestart).await;
+    until(&first, "n2", |n| n.state != State::Established).await;
+    let second = Speaker::start(with_key(&b, "n1", Some("second-key"))).await.unwrap();
+    until(&first, "n2", |n| n.counters.established == 2).await;
+    until_route(&second, "10.21.9.0/24").await;
+    drop(fib);
+    first.shutdown(Shutdown::Administrative("that was it".into())).await;
+    assert!(told.await.unwrap() > 100);
+
+    let octets = std::fs::read(&file).unwrap();
+    for key in ["first-key", "second-key"] {
+        assert!(!octets.windows(key.len()).any(|part| part == key.as_bytes()), "{key}");
+    }
+    let mut replay = Replay::open(&file).unwrap();
+    let stop = replay.run(Until::End).unwrap();
+    assert_eq!(stop, Stop::Marked(Ending::Finished), "{stop:?}");
+    let replayed = replay.into_handle().unwrap();
+    let last = neighbor(&replayed, "n2").await;
+    assert_eq!((last.counters.established, last.state == State::Established), (2, false));
+    let reason = last.last_down.unwrap().reason.to_string();
+    assert!(reason.contains("that was it"), "{reason}");
+    assert_eq!(route(&replayed, "10.21.9.0/24").await.unwrap().paths[0].neighbor, None);
+    // It can be asked, and nothing else.
+    assert!(replayed.apply(a.config).await.is_err());
+    assert!(replayed.fib().await.is_err());
+    std::fs::remove_file(&file).unwrap();
+}
+
+#[tokio::test]
+async fn a_run_that_cannot_be_recorded_does_not_begin() {
+    let file = std::env::temp_dir().join("bgpd-no-such-folder").join("run");
+    let recording = Recording::new(&file);
+    let error = Speaker::start_recorded(site(22, 1).config, recording).await.unwrap_err();
+    let error = error.to_string();
+    assert!(error.starts_with(&format!("recording: {}: ", file.display())), "{error}");
 }
