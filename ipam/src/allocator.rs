@@ -259,6 +259,14 @@ impl Ipam {
         self.answer(answer).await
     }
 
+    /// What [`Ipam::collect`] would release now.
+    ///
+    /// # Errors
+    /// See [`Error`].
+    pub async fn collectable(&self, live: Live) -> Result<Vec<IpAddr>, Error> {
+        self.collect(Live { dry: true, ..live }).await
+    }
+
     /// This node's blocks, in order: what BGP announces and what gets a blackhole route. After a
     /// restart these are at once those of before, whether the store can be reached or not.
     pub fn blocks(&self) -> watch::Receiver<Arc<[IpNet]>> {

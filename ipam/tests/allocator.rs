@@ -455,8 +455,15 @@ async fn collects_what_no_live_endpoint_has() {
     let live = Live::handles(epoch, ["h1", "h2"].map(str::to_owned).into()).unwrap();
     // Assigned after the evidence was taken: not judged by it.
     node.v4("young").await.unwrap();
-    let collected = node.ipam.collect(live).await.unwrap();
+    let told = node.ipam.collectable(live.clone()).await.unwrap();
+    assert_eq!(consistent(&*store).await.len(), 42, "only told");
+    // Those of another network are none of its business.
+    let elsewhere = live.clone().of_network("elsewhere");
+    assert!(node.ipam.collect(elsewhere).await.unwrap().is_empty());
+    let mut collected = node.ipam.collect(live).await.unwrap();
+    collected.sort();
     assert_eq!(collected.len(), 38);
+    assert_eq!(BTreeSet::from_iter(told), BTreeSet::from_iter(collected));
     let held: BTreeSet<_> = consistent(&*store).await.into_values().collect();
     assert_eq!(held, ["h1", "h2", "vxlan-tunnel-addr-n", "young"].map(str::to_owned).into());
     let collected = node.ipam.collect(Live::none(node.ipam.epoch())).await.unwrap();

@@ -68,6 +68,13 @@ async fn no_more_blocks_than_allowed() {
         "no free IPv4 address: the node has its 2 blocks (maxBlocksPerHost)"
     );
     assert_eq!(node.ipam.blocks().borrow().len(), 2);
+    // Calico's rule: the limit is on what nodes claim by themselves.
+    let own = blocks(&node, 2).await;
+    let far = net("10.0.0.0/24").hosts().find(|ip| own.iter().all(|net| !net.contains(ip)));
+    let mut request = node.request("named", Families::V4);
+    request.requested_ips = far.into_iter().collect();
+    assert_eq!(node.ipam.assign(request).await.unwrap().ips().next(), far);
+    blocks(&node, 3).await;
 }
 
 #[tokio::test]

@@ -395,7 +395,8 @@ impl<'a> Draft<'a> {
                 && attribute.get("pod").is_some();
             let young = self.assigned.get(handle).is_some_and(|at| *at > live.epoch.0)
                 || self.assigning.contains(handle);
-            (ours && !young && !live.handles.contains(handle)).then(|| handle.clone())
+            let judged = ours && handle.starts_with(&live.prefix);
+            (judged && !young && !live.handles.contains(handle)).then(|| handle.clone())
         };
         let mut dead_handles = BTreeSet::new();
         for seen in self.cache.blocks.values() {
@@ -405,6 +406,11 @@ impl<'a> Draft<'a> {
             }));
         }
         let mut addresses = Vec::new();
+        if live.dry {
+            let held = dead_handles.iter().flat_map(|handle| self.held(handle));
+            addresses.extend(held.map(|(address, _)| address));
+            return Planned::Released { addresses, more: false };
+        }
         for handle in dead_handles {
             if self.operations() + OPS_PER_REQUEST > MOST_OPS {
                 return Planned::Released { addresses, more: true };

@@ -126,17 +126,28 @@ pub struct Epoch(pub(crate) u64);
 pub struct Live {
     pub(crate) epoch: Epoch,
     pub(crate) handles: BTreeSet<String>,
+    /// What the handles that are judged begin with.
+    pub(crate) prefix: String,
+    /// Only to tell what would be released.
+    pub(crate) dry: bool,
 }
 
 impl Live {
     /// These live. None if the set is empty: a list that came back empty proves nothing, see
     /// [`Live::none`].
     pub fn handles(epoch: Epoch, handles: BTreeSet<String>) -> Option<Self> {
-        (!handles.is_empty()).then_some(Self { epoch, handles })
+        (!handles.is_empty()).then(|| Self { handles, ..Self::none(epoch) })
     }
 
     /// Nothing lives here: the caller has asked the runtime and the kernel and knows it.
     pub fn none(epoch: Epoch) -> Self {
-        Self { epoch, handles: BTreeSet::new() }
+        Self { epoch, handles: BTreeSet::new(), prefix: String::new(), dry: false }
+    }
+
+    /// Judges the handles of one network only, `<network>.<container id>`: whoever lists the
+    /// attachments of a network knows nothing of others.
+    #[must_use]
+    pub fn of_network(self, network: &str) -> Self {
+        Self { prefix: format!("{network}."), ..self }
     }
 }

@@ -47,7 +47,11 @@ impl Committer {
             family,
             pools: named.cloned().collect(),
             reservations: self.settings.reservations.clone(),
-            forbidden: self.forbidden(family),
+            // A block for an address by name may always be claimed (Calico's rule).
+            forbidden: match target {
+                Target::Of(_) => None,
+                _ => self.forbidden(family),
+            },
             borrow: !config.strict_affinity,
             cooldown: config.cooldown(),
             census: self.census.get(&family).cloned(),
