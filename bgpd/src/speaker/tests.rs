@@ -21,6 +21,7 @@ mod reflection;
 mod refresh;
 mod replay;
 mod restart;
+mod seeds;
 mod sessions;
 mod storm;
 mod topology;

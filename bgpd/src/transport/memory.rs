@@ -6,6 +6,7 @@
 //! reset.
 
 mod random;
+mod wire;
 
 pub(crate) use random::Random;
 
@@ -17,6 +18,7 @@ use std::time::Duration;
 use crate::config::Config;
 use crate::speaker::{ConnId, Journal, Output, Recorded, Report, Time};
 use crate::transport::discovery::Found;
+use wire::{Arrival, Due, End, Wire};
 
 /// One speaker; its place in [`Network::nodes`] is its name.
 pub(crate) struct Node {
@@ -32,51 +34,13 @@ pub(crate) struct Node {
     deadline: Option<Time>,
 }
 
-/// One end of a connection.
-#[derive(Debug)]
-struct End {
-    node: usize,
-    /// None: not open (yet, or any more).
-    conn: Option<ConnId>,
-    /// On its way to this end, in order.
-    arriving: VecDeque<(Time, Arrival)>,
-    /// Octets among them.
-    under_way: usize,
-}
-
-#[derive(Debug)]
-enum Arrival {
-    Connected,
-    Refused,
-    Octets(Vec<u8>),
-    Closed,
-}
-
-#[derive(Debug)]
-struct Wire {
-    ends: [End; 2],
-    addresses: [SocketAddr; 2],
-}
-
-impl Wire {
-    fn is_between(&self, a: usize, b: usize) -> bool {
-        let nodes = [self.ends[0].node, self.ends[1].node];
-        nodes == [a, b] || nodes == [b, a]
-    }
-}
-
-#[derive(Debug, PartialEq, Eq, PartialOrd, Ord)]
-enum Due {
-    Syn(u64),
-    Arrival(u64, usize),
-}
-
 /// Speakers and what connects them.
 pub(crate) struct Network {
     pub(crate) now: Time,
     pub(crate) random: Random,
     pub(crate) nodes: Vec<Node>,
     wires: BTreeMap<u64, Wire>,
+    /// From whom to whom nothing gets.
     cut: BTreeSet<(usize, usize)>,
     due: BinaryHeap<Reverse<(Time, u64, Due)>>,
     /// When which node's core wants to be called.
@@ -86,6 +50,8 @@ pub(crate) struct Network {
     pub(crate) window: usize,
     /// The longest time octets are under way.
     pub(crate) latency: Duration,
+    /// How many times that it is, at most, in one direction of one connection or another.
+    pub(crate) unevenness: u32,
     /// What the speakers that are gone have left; None: nothing is recorded.
     pub(crate) recordings: Option<Vec<Vec<u8>>>,
 }
@@ -103,6 +69,7 @@ impl Network {
             sequence: 0,
             window: 16 * 1024,
             latency: Duration::from_millis(20),
+            unevenness: 1,
             recordings: None,
         }
     }
@@ -192,14 +159,18 @@ impl Network {
 
     /// Cuts or mends the link between two nodes; octets under way wait.
     pub(crate) fn set_link(&mut self, a: usize, b: usize, up: bool) {
-        let link = (a.min(b), a.max(b));
-        if up {
-            if self.cut.remove(&link) {
-                self.schedule_waiting(|wire| wire.is_between(a, b));
-            }
-        } else {
-            self.cut.insert(link);
+        let ways = [(a, b), (b, a)];
+        if !up {
+            self.cut.extend(ways);
+        } else if ways.map(|way| self.cut.remove(&way)).contains(&true) {
+            self.schedule_waiting(|wire| wire.is_between(a, b));
         }
+    }
+
+    /// Lets nothing more get from one node to another, until [the link](Self::set_link) is mended;
+    /// what the other one sends arrives as long as there is room for it under way.
+    pub(crate) fn cut_one_way(&mut self, from: usize, to: usize) {
+        self.cut.insert((from, to));
     }
 
     /// Breaks the connections between two nodes.
@@ -354,14 +325,18 @@ impl Network {
         self.sequence += 1;
         let id = self.sequence;
         let ends = [end(at, Some(conn)), end(target.unwrap_or(usize::MAX), None)];
-        self.wires.insert(id, Wire { ends, addresses: [local, remote] });
+        let slowness = [0, 1].map(|_| match self.unevenness {
+            0 | 1 => 1,
+            most => 1 + u32::try_from(self.random.below(most as usize)).unwrap(),
+        });
+        self.wires.insert(id, Wire { ends, addresses: [local, remote], slowness });
         self.nodes[at].wires.insert(conn, (id, 0));
         let due = self.now + self.delay();
         self.schedule(due, Due::Syn(id));
     }
 
-    fn is_cut(&self, a: usize, b: usize) -> bool {
-        self.cut.contains(&(a.min(b), a.max(b)))
+    fn is_cut(&self, from: usize, to: usize) -> bool {
+        self.cut.contains(&(from, to))
     }
 
     fn happen(&mut self, due: &Due) {
@@ -375,7 +350,7 @@ impl Network {
         let Some(wire) = self.wires.get(&id) else { return };
         let (from, to) = (wire.ends[0].node, wire.ends[1].node);
         let [local, remote] = wire.addresses;
-        if self.is_cut(from, to) {
+        if self.is_cut(from, to) || self.is_cut(to, from) {
             return; // The attempt goes on until its core gives it up.
         }
         let now = self.now;
@@ -398,8 +373,9 @@ impl Network {
 
     /// Sends something to an end, behind what is on its way already.
     fn arrive(&mut self, id: u64, end: usize, arrival: Arrival) {
-        let at = self.now + self.delay();
+        let delay = self.delay();
         let Some(wire) = self.wires.get_mut(&id) else { return };
+        let at = self.now + delay * wire.slowness[end];
         let end_state = &mut wire.ends[end];
         let at = end_state.arriving.back().map_or(at, |(last, _)| at.max(*last));
         if let Arrival::Octets(octets) = &arrival {
@@ -430,7 +406,7 @@ impl Network {
         let Some(wire) = self.wires.get(&id) else { return };
         let (node, peer) = (wire.ends[end].node, wire.ends[1 - end].node);
         let stuck = self.nodes.get(node).is_some_and(|n| n.stuck);
-        if self.is_cut(node, peer) || stuck {
+        if self.is_cut(peer, node) || stuck {
             return; // Scheduled again when that is over.
         }
         let Some(wire) = self.wires.get_mut(&id) else { return };
@@ -516,8 +492,10 @@ impl Network {
                 return;
             }
             let size = if self.random.chance(50) { most } else { self.random.below(most) + 1 };
-            let octets: Vec<u8> =
-                outgoing.chunks().flat_map(<[u8]>::iter).take(size).copied().collect();
+            let mut octets = Vec::with_capacity(size);
+            for chunk in outgoing.chunks() {
+                octets.extend_from_slice(&chunk[..chunk.len().min(size - octets.len())]);
+            }
             let now = self.now;
             self.core(at).sent(now, conn, size);
             self.arrive(id, 1 - end, Arrival::Octets(octets));

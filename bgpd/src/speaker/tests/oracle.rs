@@ -2,22 +2,45 @@
 //! configured to be, over maps, until nothing changes any more. Prefixes have nothing to do with each
 //! other, so each is computed for itself.
 
+mod policy;
+
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet};
 
+use policy::apply;
+
 use super::*;
-use crate::config::SentPaths;
-use crate::policy::{Action, MedChange, Policy};
+use crate::config::{RemovePrivateAs, SentPaths};
+use crate::wire::Role;
+
+/// GRACEFUL_SHUTDOWN (RFC 8326).
+const SHUTDOWN: u32 = 0xffff_0000;
 
 /// A route as one speaker has it.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 struct Route {
+    /// The members of the confederation in front of the path.
+    members: Vec<u32>,
     path: Vec<u32>,
     next_hop: IpAddr,
     local_pref: Option<u32>,
     med: Option<u32>,
     originator: Option<Ipv4Addr>,
     clusters: Vec<Ipv4Addr>,
+    communities: BTreeSet<u32>,
+    /// ONLY_TO_CUSTOMER, which nobody shows.
+    only_to_customer: Option<u32>,
+}
+
+/// Where two speakers stand to each other.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Border {
+    /// In one AS.
+    None,
+    /// In two members of a confederation.
+    Member,
+    /// In two ASes.
+    As,
 }
 
 /// A route from a neighbor, and whether it may be used.
@@ -38,6 +61,8 @@ pub(super) enum Feature {
     ImportPolicies,
     ExportPolicies,
     Multipath,
+    Roles,
+    GracefulShutdown,
 }
 
 pub(super) struct Oracle {
@@ -57,9 +82,10 @@ impl Oracle {
     /// The same of one that does not know of a feature.
     pub(super) fn lacking(network: &Network, feature: Feature) -> Self {
         Self::reading(network, |config| {
-            if matches!(feature, Feature::Multipath) {
-                config.multipath.ebgp = 1;
-                config.multipath.ibgp = 1;
+            match feature {
+                Feature::Multipath => (config.multipath.ebgp, config.multipath.ibgp) = (1, 1),
+                Feature::GracefulShutdown => config.graceful_shutdown = false,
+                _ => {}
             }
             for peer in &mut config.peers {
                 match feature {
@@ -68,6 +94,8 @@ impl Oracle {
                     Feature::ImportPolicies => peer.import = None,
                     Feature::ExportPolicies => peer.export = None,
                     Feature::Multipath => {}
+                    Feature::Roles => peer.role = None,
+                    Feature::GracefulShutdown => peer.graceful_shutdown = false,
                 }
             }
         })
@@ -83,6 +111,16 @@ impl Oracle {
             .iter()
             .map(|c| c.peers.iter().map(|p| (addresses[&p.address], p.clone())).collect())
             .collect();
+        for (at, config) in configs.iter().enumerate() {
+            for range in &config.listen_ranges {
+                for (other, its) in configs.iter().enumerate() {
+                    let comes = its.peers.iter().find(|p| p.address == nodes[at].address);
+                    if comes.is_some_and(|p| range.peer.asn == number(its, p, config)) {
+                        links[at].entry(other).or_insert_with(|| range.peer.clone());
+                    }
+                }
+            }
+        }
         // A session takes two who want it.
         let wanted: BTreeSet<(usize, usize)> = links
             .iter()
@@ -109,8 +147,10 @@ impl Oracle {
 
     /// The node that a neighbor's name stands for.
     pub(super) fn named(&self, at: usize, name: &str) -> usize {
-        let peer = self.configs[at].peers.iter().find(|p| p.name == name).unwrap();
-        self.addresses[&peer.address]
+        let peer = self.configs[at].peers.iter().find(|p| p.name == name);
+        // One of a listen range is called after its address.
+        let found = || name.rsplit_once('-').unwrap().1.parse().unwrap();
+        self.addresses[&peer.map_or_else(found, |peer| peer.address)]
     }
 
     /// Those who have news tell everybody, until nobody has any.
@@ -119,12 +159,15 @@ impl Oracle {
         for (at, config) in self.configs.iter().enumerate() {
             if let Some(own) = config.networks.iter().find(|n| n.prefix == *prefix) {
                 let route = Route {
+                    members: Vec::new(),
                     path: Vec::new(),
                     next_hop: Ipv4Addr::UNSPECIFIED.into(),
                     local_pref: own.local_pref,
                     med: own.med,
                     originator: None,
                     clusters: Vec::new(),
+                    communities: BTreeSet::new(),
+                    only_to_customer: None,
                 };
                 all[at].insert(at, vec![(route, true)]);
             }
@@ -159,25 +202,66 @@ impl Oracle {
         all
     }
 
-    fn external(&self, a: usize, b: usize) -> bool {
-        self.configs[a].asn != self.configs[b].asn
+    fn border(&self, a: usize, b: usize) -> Border {
+        let [a, b] = [a, b].map(|at| &self.configs[at]);
+        match (whole(a), whole(b)) {
+            _ if a.asn == b.asn => Border::None,
+            (Some(one), Some(other)) if one == other => Border::Member,
+            _ => Border::As,
+        }
     }
 
-    /// What becomes of a route that arrives: loops are refused, the rest is up to the policy.
+    fn external(&self, a: usize, b: usize) -> bool {
+        self.border(a, b) == Border::As
+    }
+
+    /// The AS number that one goes by to another.
+    fn number(&self, at: usize, to: usize) -> u32 {
+        number(&self.configs[at], &self.links[at][&to], &self.configs[to])
+    }
+
+    /// Whether a session, or all of one end of it, is about to end.
+    fn drained(&self, at: usize, to: usize) -> bool {
+        self.configs[at].graceful_shutdown || self.links[at][&to].graceful_shutdown
+    }
+
+    /// What becomes of a route that arrives: loops and leaks are refused, the rest is up to the
+    /// policy.
     fn judge(&self, from: usize, at: usize, prefix: &IpNet, route: Route) -> Held {
-        let config = &self.configs[at];
+        let (config, peer) = (&self.configs[at], &self.links[at][&from]);
+        let (external, theirs) = (self.external(at, from), self.number(from, at));
+        let whole = whole(config).unwrap_or(config.asn);
+        let ours = [whole, peer.local_asn.unwrap_or(whole)];
+        let times = route.path.iter().filter(|n| ours.contains(n)).count()
+            + route.members.iter().filter(|n| **n == config.asn).count();
         let own = [address(at), address_v6(at).into()];
-        let looped = route.path.contains(&config.asn)
+        let role = peer.role.filter(|_| external);
+        let looped = times > usize::from(peer.allowas_in)
             || route.originator == Some(config.router_id)
             || route.clusters.contains(&config.cluster())
             || own.contains(&route.next_hop);
-        if looped {
+        let leaked = match role {
+            Some(Role::Provider | Role::Rs) => route.only_to_customer.is_some(),
+            Some(Role::Peer) => route.only_to_customer.is_some_and(|by| by != theirs),
+            _ => false,
+        };
+        if looped || leaked {
             return (route, false);
         }
-        match apply(self.links[at][&from].import.as_ref(), prefix, &route, config.asn) {
-            Some(changed) => (changed, true),
-            None => (route, false),
+        let mut changed = route.clone();
+        if matches!(role, Some(Role::Customer | Role::RsClient | Role::Peer)) {
+            changed.only_to_customer.get_or_insert(theirs);
         }
+        if let Some(local) = peer.local_asn.filter(|_| external && !peer.local_as.no_prepend) {
+            changed.path.insert(0, local);
+        }
+        let accepted = apply(peer.import.as_ref(), prefix, &changed, self.number(at, from));
+        let Some(mut changed) = accepted else { return (route, false) };
+        let told = peer.honor_graceful_shutdown && changed.communities.contains(&SHUTDOWN);
+        if external && (told || self.drained(at, from)) {
+            changed.local_pref = Some(0);
+        }
+        (changed, true)
     }
 
     /// The paths that are used, the best one first.
@@ -204,6 +288,9 @@ impl Oracle {
             (r.originator.unwrap_or(self.configs[*from].router_id), r.clusters.len(), *from)
         });
         let multipath = self.configs[at].multipath;
+        if let Some((_, best)) = left.first().cloned().filter(|_| !multipath.as_path_relax) {
+            left.retain(|(_, r)| (&r.members, &r.path) == (&best.members, &best.path));
+        }
         let external = left.first().is_some_and(|(from, _)| self.external(at, *from));
         left.truncate(usize::from(if external { multipath.ebgp } else { multipath.ibgp }));
         left
@@ -247,25 +334,61 @@ impl Oracle {
         prefix: &IpNet,
         mut route: Route,
     ) -> Option<Route> {
-        let external = self.external(from, to);
-        let reflected = source != from && !self.external(from, source) && !external;
+        let border = self.border(from, to);
+        let external = border == Border::As;
+        let reflected =
+            source != from && self.border(from, source) == Border::None && border == Border::None;
         let client = |of: usize| self.links[from][&of].route_reflector_client;
         if reflected && !client(source) && !client(to) {
             return None;
         }
-        if external && source != from {
-            route.med = None;
+        let (config, peer) = (&self.configs[from], &self.links[from][&to]);
+        let (ours, theirs) = (self.number(from, to), self.number(to, from));
+        let role = peer.role.filter(|_| external);
+        let upwards = matches!(role, Some(Role::Customer | Role::RsClient | Role::Peer));
+        if upwards && route.only_to_customer.is_some() {
+            return None;
         }
-        let config = &self.configs[from];
-        let policy = self.links[from][&to].export.as_ref();
-        let mut route = apply(policy, prefix, &route, config.asn)?;
         if external {
-            route.path.insert(0, config.asn);
-            route.local_pref = None;
+            if source != from {
+                route.med = None;
+            }
+            route.members.clear();
+            let hidden = |n: &u32| (64512..65535).contains(n) && *n != theirs;
+            match peer.remove_private_as {
+                RemovePrivateAs::Off => {}
+                RemovePrivateAs::All => route.path.retain(|n| !hidden(n)),
+                RemovePrivateAs::Replace => replace(&mut route.path, hidden, ours),
+            }
+            if peer.as_override {
+                replace(&mut route.path, |n| *n == theirs, ours);
+            }
+        }
+        let mut route = apply(peer.export.as_ref(), prefix, &route, ours)?;
+        let drained = self.drained(from, to);
+        match border {
+            Border::As => {
+                if matches!(role, Some(Role::Provider | Role::Rs | Role::Peer)) {
+                    route.only_to_customer.get_or_insert(ours);
+                }
+                if drained {
+                    route.communities.insert(SHUTDOWN);
+                }
+                if peer.local_asn.is_some() && !peer.local_as.replace_as {
+                    route.path.insert(0, config.asn);
+                }
+                route.path.insert(0, ours);
+                route.local_pref = None;
+            }
+            Border::Member => route.members.insert(0, config.asn),
+            Border::None => {}
+        }
+        if border != Border::None {
             route.originator = None;
             route.clusters.clear();
-        } else {
-            route.local_pref = Some(route.local_pref.unwrap_or(100));
+        }
+        if !external {
+            route.local_pref = Some(if drained { 0 } else { route.local_pref.unwrap_or(100) });
         }
         if reflected {
             route.originator.get_or_insert(self.configs[source].router_id);
@@ -304,6 +427,7 @@ impl Oracle {
         let mut paths: Vec<(usize, Route)> = known
             .iter()
             .flat_map(|(from, held)| held.iter().map(|(route, _)| (*from, route.clone())))
+            .map(|(from, route)| (from, Route { only_to_customer: None, ..route }))
             .collect();
         paths.sort();
         let used = self.used(at, known);
@@ -319,13 +443,23 @@ impl Oracle {
             .paths
             .iter()
             .map(|path| {
+                let (inside, outside) = match path.as_path.strip_prefix('(') {
+                    Some(both) => both.split_once(')').unwrap(),
+                    None => ("", &path.as_path[..]),
+                };
+                let numbers = |text: &str| -> Vec<u32> {
+                    text.split_whitespace().map(|n| n.parse().unwrap()).collect()
+                };
                 let route = Route {
-                    path: path.as_path.split_whitespace().map(|n| n.parse().unwrap()).collect(),
+                    members: numbers(inside),
+                    path: numbers(outside),
                     next_hop: path.next_hop,
                     local_pref: path.local_pref,
                     med: path.med,
                     originator: path.originator,
                     clusters: path.clusters.clone(),
+                    communities: path.communities.iter().map(|c| c.0).collect(),
+                    only_to_customer: None,
                 };
                 (from(path), route)
             })
@@ -336,33 +470,21 @@ impl Oracle {
     }
 }
 
+fn whole(config: &Config) -> Option<u32> {
+    config.confederation.as_ref().map(|confederation| confederation.identifier)
+}
+
+/// The AS number that one goes by on its session `peer` with another.
+fn number(one: &Config, peer: &PeerConfig, other: &Config) -> u32 {
+    let outside = whole(one).filter(|_| whole(one) != whole(other));
+    peer.local_asn.or(outside).unwrap_or(one.asn)
+}
+
 fn keep_lowest<K: Ord>(left: &mut Vec<(usize, Route)>, key: impl Fn(&(usize, Route)) -> K) {
     let lowest = left.iter().map(&key).min();
     left.retain(|it| Some(key(it)) == lowest);
 }
 
-/// What a policy makes of a route; None if it rejects it. As much of policies as the storms have.
-fn apply(policy: Option<&Policy>, prefix: &IpNet, route: &Route, asn: u32) -> Option<Route> {
-    let mut route = route.clone();
-    let Some(policy) = policy else { return Some(route) };
-    let mut action = policy.default;
-    for rule in &policy.rules {
-        if rule.prefixes.as_ref().is_some_and(|all| !all.iter().any(|p| p.matches(prefix))) {
-            continue;
-        }
-        if rule.action != Action::Reject {
-            route.local_pref = rule.set.local_pref.or(route.local_pref);
-            if let Some(MedChange::Set(med)) = rule.set.med {
-                route.med = Some(med);
-            }
-            for _ in 0..rule.set.prepend_own {
-                route.path.insert(0, asn);
-            }
-        }
-        if rule.action != Action::Continue {
-            action = rule.action;
-            break;
-        }
-    }
-    (action == Action::Accept).then_some(route)
+fn replace(path: &mut [u32], which: impl Fn(&u32) -> bool, by: u32) {
+    path.iter_mut().filter(|n| which(n)).for_each(|n| *n = by);
 }

@@ -5,7 +5,7 @@ use std::io::Cursor;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use super::storm::{Storm, seeds};
+use super::storm::Storm;
 use super::*;
 use crate::bfd;
 use crate::config::{Bfd, BmpStation, Monitored, Password};
@@ -47,7 +47,7 @@ fn replay(recording: &[u8], what: &str) -> Replay {
 #[test]
 fn a_storm_on_record_is_the_same_storm_again() {
     let mut events = 0;
-    for seed in seeds(0..10) {
+    for seed in seeds::wanted(0..10) {
         let mut storm = Storm::recorded(seed);
         let consumers: Vec<u64> = (0..storm.network.nodes.len())
             .map(|at| storm.network.core(at).subscribe(Arc::default()))
