@@ -82,7 +82,8 @@ pub struct Config {
     #[serde(default)]
     pub ebgp_requires_policy: Option<bool>,
     /// The speaker is about to go away: its routes, and those through it, are to be the last choice
-    /// of everybody (RFC 8326). As `graceful-shutdown` of every peer.
+    /// of everybody (RFC 8326). As `graceful-shutdown` of every peer. What it reflects with the
+    /// next hop unchanged does not go through it, and is left as it is.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub graceful_shutdown: bool,
     /// Prefix conditions by the name that rules of policies call them. A set holds what meets one

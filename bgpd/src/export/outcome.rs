@@ -67,7 +67,7 @@ impl Group {
             *out
         } else {
             let originator = reflected.then_some(rank.router_id);
-            let origin = Origin { local: rank.local, originator };
+            let origin = Origin { local: rank.local, originator, passes_by: false };
             let out = self.transform::<P>(attr, origin, &key.2, rib);
             memo.exported.insert(key, out);
             out
@@ -121,6 +121,8 @@ impl Group {
         let set = rib.attrs.get(attr);
         let chosen = key.policy.next_hop(applied);
         let Some(next_hop) = self.next_hop::<P>(set.next_hop, chosen) else { return AttrId::NONE };
+        let passes_by = origin.originator.is_some() && next_hop == set.next_hop;
+        let origin = Origin { passes_by, ..origin };
         let Some(block) = key.transform(set, origin, applied) else { return AttrId::NONE };
         let out = rib.attrs.intern(&block, next_hop);
         let info = &rib.attrs.get(out).info;

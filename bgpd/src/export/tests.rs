@@ -34,7 +34,7 @@ fn key(peer_type: PeerType) -> GroupKey {
     }
 }
 
-const LEARNED: Origin = Origin { local: false, originator: None };
+const LEARNED: Origin = Origin { local: false, originator: None, passes_by: false };
 
 /// ORIGIN, this path in one sequence, and these attributes.
 fn block(path: &[u32], others: &[(u8, u8, &[u8])]) -> Vec<u8> {
@@ -88,7 +88,7 @@ fn a_reflected_route_says_who_originated_it_and_through_which_clusters_it_came()
     let by = |originator: u8, cluster: u8, block: &[u8]| {
         let [originator, cluster] = [originator, cluster].map(|n| Ipv4Addr::new(n, n, n, n));
         let key = GroupKey { cluster, ..key(PeerType::Internal) };
-        sent(&key, block, Origin { local: false, originator: Some(originator) })
+        sent(&key, block, Origin { originator: Some(originator), ..LEARNED })
     };
     let large = (0xc0, kind::LARGE_COMMUNITIES, &[0; 12][..]);
     let twice = by(2, 9, &by(1, 8, &block(&[], &[large])));
@@ -197,6 +197,13 @@ fn routes_of_a_session_about_to_end_are_the_last_choice() {
     let preferred = (flag::TRANSITIVE, kind::LOCAL_PREF, &[0, 0, 0, 200][..]);
     let out = sent(&internal, &block(&[7], &[preferred]), LEARNED);
     assert_eq!(Info::of(&out).local_pref, Some(0));
+    // What is reflected goes another way than through us, unless the next hop says so.
+    let reflected = Origin { originator: Some(Ipv4Addr::new(2, 2, 2, 2)), ..LEARNED };
+    for (passes_by, local_pref) in [(true, 200), (false, 0)] {
+        let origin = Origin { passes_by, ..reflected };
+        let out = sent(&internal, &block(&[7], &[preferred]), origin);
+        assert_eq!(Info::of(&out).local_pref, Some(local_pref));
+    }
     let external = departing(|p| p.graceful_shutdown = true);
     let once = sent(&external, &block(&[7], &[]), LEARNED);
     let twice = sent(&external, &once, LEARNED);

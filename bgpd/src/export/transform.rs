@@ -54,6 +54,8 @@ pub(super) struct Origin {
     pub(super) local: bool,
     /// It is reflected, and came from the router with this BGP Identifier.
     pub(super) originator: Option<Ipv4Addr>,
+    /// It is reflected with the next hop that it came with: packets do not pass here.
+    pub(super) passes_by: bool,
 }
 
 impl GroupKey {
@@ -105,7 +107,8 @@ impl GroupKey {
                 path::prepend_member(self.local_asn, draft.as_path(), &mut path);
                 draft.put(kind::AS_PATH, path);
             }
-            if drained {
+            // That a reflector goes away takes nothing from the way to the next hop.
+            if drained && !origin.passes_by {
                 draft.put_number(kind::LOCAL_PREF, 0);
             } else if draft.get(kind::LOCAL_PREF).is_none() {
                 draft.put_number(kind::LOCAL_PREF, DEFAULT_LOCAL_PREF);

@@ -1,6 +1,7 @@
 //! Route reflection (RFC 4456).
 
 use super::*;
+use crate::config::NextHopMode;
 use crate::speaker::Reason;
 
 const AS: u32 = 65001;
@@ -120,4 +121,31 @@ fn what_leaves_the_as_does_not_say_how_it_was_reflected() {
     let outside = network.route(3, "10.1.0.0/26").unwrap();
     assert_eq!((outside.paths[0].originator, &*outside.paths[0].clusters), (None, &[][..]));
     assert_eq!(outside.paths[0].as_path, "65001");
+}
+
+/// RFC 8326: a reflector that goes away is the last choice for what leads to it or through it. What
+/// it only tells of, as RFC 4456 section 10 has it, keeps its preference.
+#[test]
+fn a_reflector_that_goes_away_says_so_of_its_own_routes() {
+    let mut network = star(7, 3, &[1, 2]);
+    network.change(0, |c| c.networks = own(&["10.0.0.0/26"]));
+    network.run_for(MINUTE);
+    let local_prefs = |network: &mut Network| {
+        ["10.0.0.0/26", "10.1.0.0/26", "fd00:1::/122"]
+            .map(|prefix| network.route(2, prefix).unwrap().paths[0].local_pref)
+    };
+    assert_eq!(local_prefs(&mut network), [Some(100); 3]);
+    network.change(0, |c| c.graceful_shutdown = true);
+    network.run_for(MINUTE);
+    assert_eq!(local_prefs(&mut network), [Some(0), Some(100), Some(100)]);
+    // With the reflector as next hop its clients' packets go through it.
+    network.change(0, |c| {
+        c.peers.iter_mut().for_each(|peer| peer.next_hop = NextHopMode::Ourselves);
+    });
+    network.run_for(MINUTE);
+    assert_eq!(local_prefs(&mut network), [Some(0); 3]);
+    network.change(0, |c| c.graceful_shutdown = false);
+    network.run_for(MINUTE);
+    assert_eq!(local_prefs(&mut network), [Some(100); 3]);
+    assert_eq!(network.neighbor(0, 2).counters.established, 1);
 }
