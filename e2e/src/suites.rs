@@ -4,6 +4,7 @@
 //! raised once, its tests run in turn, and it is taken down. A test that breaks its lab has a bed
 //! of its own. Two beds are up at the same time, which is what two cores take.
 
+mod drain;
 mod fabric;
 mod kernel;
 mod kit;
@@ -95,6 +96,7 @@ pub(crate) fn all() -> Vec<Test> {
     [
         reach::TESTS,
         fabric::TESTS,
+        drain::TESTS,
         policy::TESTS,
         nogap::TESTS,
         restart::TESTS,

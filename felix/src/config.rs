@@ -20,20 +20,25 @@
 //! http: {address: "127.0.0.1:9099"}       # /livez, /readyz, /metrics
 //! log: {level: info, format: text}        # format: text or json
 //! cni: {deadlineSeconds: 30}              # a CNI request that takes longer is undone
-//! bgp: {port: 179, routerId: 10.0.0.7}    # default: BGPConfiguration, the node's IPv4 address
+//! bgp:
+//!   port: 179                   # default: as BGPConfiguration says
+//!   routerId: 10.0.0.7          # default: the node's IPv4 address
+//!   drain: cordoned             # or: never; when peers are asked to prefer other routes (RFC 8326)
 //! ```
 //! The environment wins over the file. A mistake is an error that names the file and line (or the
 //! variable), the field and the reason.
 
+mod fields;
 mod settings;
 #[cfg(test)]
 mod tests;
 
 use std::fmt;
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use fields::{directory, drain, ipam, log, node_name, router_id, source};
 use settings::Settings;
 
 /// Read when no other file is named; it may be absent.
@@ -69,6 +74,7 @@ const FIELDS: &[&str] = &[
     "cni.deadlineSeconds",
     "bgp.port",
     "bgp.routerId",
+    "bgp.drain",
 ];
 
 /// The agent's configuration, checked.
@@ -185,6 +191,19 @@ pub struct BgpConfig {
     pub port: Option<u16>,
     /// BGP identifier (RFC 4271 section 4.2); None: the node's IPv4 address.
     pub router_id: Option<Ipv4Addr>,
+    /// When the node's routes are announced as the last choice.
+    pub drain: Drain,
+}
+
+/// `bgp.drain`: when peers are asked to use other ways than over this node, where they have any
+/// (RFC 8326). No session ends for it, and what only this node has stays reachable.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Drain {
+    /// While the node is cordoned (`kubectl cordon`, `kubectl drain`).
+    #[default]
+    Cordoned,
+    /// Not at all.
+    Never,
 }
 
 /// A mistake in the configuration: where it is, which field, why.
@@ -294,6 +313,7 @@ impl Config {
                     .number("bgp.port", 1..=65535)?
                     .map(|port| u16::try_from(port).unwrap_or(u16::MAX)),
                 router_id: router_id(settings)?,
+                drain: drain(settings)?,
             },
         })
     }
@@ -315,193 +335,4 @@ pub fn unknown_variables(environment: impl IntoIterator<Item = (String, String)>
             name.starts_with(settings::PREFIX) && !known.contains(name) && !of_a_service(name)
         })
         .collect()
-}
-
-fn node_name(settings: &Settings) -> Result<String, ConfigError> {
-    let name = match settings.text("nodeName")? {
-        Some(name) => name.to_owned(),
-        None => std::fs::read_to_string("/proc/sys/kernel/hostname")
-            .map_err(|error| {
-                settings.error("nodeName", format!("not set, and no host name: {error}"))
-            })?
-            .trim()
-            .to_lowercase(),
-    };
-    if !is_dns_subdomain(&name) {
-        return Err(
-            settings.error("nodeName", format!("{name:?} is not a DNS subdomain name (RFC 1123)"))
-        );
-    }
-    Ok(name)
-}
-
-fn source(settings: &Settings) -> Result<SourceConfig, ConfigError> {
-    let only_for =
-        |kind: &str, fields: &[&str]| match fields.iter().find(|field| settings.is_set(field)) {
-            Some(field) => Err(settings.error(field, format!("only for source.kind {kind}"))),
-            None => Ok(()),
-        };
-    match settings.choice("source.kind", &["kubernetes", "directory"])?.unwrap_or("kubernetes") {
-        "directory" => {
-            only_for(
-                "kubernetes",
-                &["source.kubeconfig", "source.secretNamespace", "source.streamingLists"],
-            )?;
-            let path = absolute(settings, "source.path")?.ok_or_else(|| {
-                settings.error("source.path", "required for source.kind directory".into())
-            })?;
-            if !path.is_dir() {
-                return Err(
-                    settings.error("source.path", format!("{} is not a directory", path.display()))
-                );
-            }
-            Ok(SourceConfig::Directory { path })
-        }
-        _ => {
-            only_for("directory", &["source.path"])?;
-            let secret_namespace = settings.text("source.secretNamespace")?.map(ToOwned::to_owned);
-            if let Some(name) = &secret_namespace
-                && !is_dns_subdomain(name)
-            {
-                return Err(settings
-                    .error("source.secretNamespace", format!("{name:?} is not a namespace name")));
-            }
-            Ok(SourceConfig::Kubernetes(KubernetesConfig {
-                kubeconfig: readable(settings, "source.kubeconfig")?,
-                secret_namespace,
-                streaming_lists: settings
-                    .parse("source.streamingLists", "true or false")?
-                    .unwrap_or(false),
-            }))
-        }
-    }
-}
-
-fn ipam(settings: &Settings, source: &SourceConfig) -> Result<IpamConfig, ConfigError> {
-    const ETCD_ONLY: [&str; 6] = [
-        "ipam.endpoints",
-        "ipam.caFile",
-        "ipam.certFile",
-        "ipam.keyFile",
-        "ipam.username",
-        "ipam.passwordFile",
-    ];
-    let default = match source {
-        SourceConfig::Kubernetes(_) => "etcd",
-        SourceConfig::Directory { .. } if settings.is_set("ipam.endpoints") => "etcd",
-        SourceConfig::Directory { .. } => "embedded",
-    };
-    if settings.choice("ipam.store", &["etcd", "embedded"])?.unwrap_or(default) == "embedded" {
-        if let Some(field) = ETCD_ONLY.iter().find(|field| settings.is_set(field)) {
-            return Err(settings.error(field, "only for ipam.store etcd".into()));
-        }
-        return Ok(IpamConfig::Embedded);
-    }
-    let etcd = EtcdConfig {
-        endpoints: settings.list("ipam.endpoints")?,
-        ca_file: readable(settings, "ipam.caFile")?,
-        cert_file: readable(settings, "ipam.certFile")?,
-        key_file: readable(settings, "ipam.keyFile")?,
-        username: settings.text("ipam.username")?.map(ToOwned::to_owned),
-        password_file: readable(settings, "ipam.passwordFile")?,
-    };
-    if etcd.endpoints.is_empty() {
-        return Err(settings.error("ipam.endpoints", "required for ipam.store etcd".into()));
-    }
-    for endpoint in &etcd.endpoints {
-        check_endpoint(endpoint).map_err(|reason| settings.error("ipam.endpoints", reason))?;
-        if endpoint.starts_with("https://") && etcd.ca_file.is_none() {
-            return Err(settings.error("ipam.caFile", "required for https endpoints".into()));
-        }
-    }
-    for (one, other) in [("ipam.certFile", "ipam.keyFile"), ("ipam.username", "ipam.passwordFile")]
-    {
-        for (have, lack) in [(one, other), (other, one)] {
-            if settings.is_set(have) && !settings.is_set(lack) {
-                return Err(settings.error(lack, format!("required with {have}")));
-            }
-        }
-    }
-    Ok(IpamConfig::Etcd(etcd))
-}
-
-/// The reason never repeats an endpoint that may hold credentials.
-fn check_endpoint(endpoint: &str) -> Result<(), String> {
-    let authority = ["http://", "https://"].iter().find_map(|scheme| endpoint.strip_prefix(scheme));
-    let Some(authority) = authority else {
-        return Err("each must begin with http:// or https://".into());
-    };
-    if authority.contains('@') {
-        return Err("must not hold credentials; use username and passwordFile".into());
-    }
-    let authority = authority.strip_suffix('/').unwrap_or(authority);
-    let (host, port) = authority.rsplit_once(':').unwrap_or((authority, ""));
-    let host_is_right = match host.strip_prefix('[') {
-        Some(rest) => {
-            rest.strip_suffix(']').is_some_and(|ip| ip.parse::<std::net::Ipv6Addr>().is_ok())
-        }
-        None => {
-            host.parse::<IpAddr>().is_ok_and(|ip| ip.is_ipv4())
-                || is_dns_subdomain(&host.to_lowercase())
-        }
-    };
-    if !host_is_right || !port.parse::<u16>().is_ok_and(|port| port > 0) {
-        return Err(format!("{endpoint:?} is not of the form https://HOST:PORT"));
-    }
-    Ok(())
-}
-
-fn log(settings: &Settings) -> Result<LogConfig, ConfigError> {
-    let level = settings.text("log.level")?.map(ToOwned::to_owned);
-    if let Some(directives) = &level {
-        crate::observe::logging::check_level(directives)
-            .map_err(|reason| settings.error("log.level", reason))?;
-    }
-    let format = match settings.choice("log.format", &["text", "json"])? {
-        Some("json") => LogFormat::Json,
-        _ => LogFormat::Text,
-    };
-    Ok(LogConfig { level, format })
-}
-
-fn router_id(settings: &Settings) -> Result<Option<Ipv4Addr>, ConfigError> {
-    let id: Option<Ipv4Addr> = settings.parse("bgp.routerId", "an IPv4 address")?;
-    if id.is_some_and(|id| id.is_unspecified()) {
-        return Err(settings.error("bgp.routerId", "must not be 0.0.0.0 (RFC 6286)".into()));
-    }
-    Ok(id)
-}
-
-fn directory(settings: &Settings, field: &str, default: &str) -> Result<PathBuf, ConfigError> {
-    Ok(absolute(settings, field)?.unwrap_or_else(|| default.into()))
-}
-
-fn absolute(settings: &Settings, field: &str) -> Result<Option<PathBuf>, ConfigError> {
-    let Some(text) = settings.text(field)? else { return Ok(None) };
-    let path = PathBuf::from(text);
-    if !path.is_absolute() {
-        return Err(settings.error(field, format!("{text:?} is not an absolute path")));
-    }
-    Ok(Some(path))
-}
-
-fn readable(settings: &Settings, field: &str) -> Result<Option<PathBuf>, ConfigError> {
-    let Some(path) = absolute(settings, field)? else { return Ok(None) };
-    match std::fs::File::open(&path).and_then(|file| file.metadata()) {
-        Ok(metadata) if metadata.is_file() => Ok(Some(path)),
-        Ok(_) => Err(settings.error(field, format!("{} is not a file", path.display()))),
-        Err(error) => Err(settings.error(field, format!("{}: {error}", path.display()))),
-    }
-}
-
-fn is_dns_subdomain(name: &str) -> bool {
-    let alphanumeric = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit();
-    name.len() <= 253
-        && name.split('.').all(|label| {
-            let bytes = label.as_bytes();
-            bytes.len() <= 63
-                && bytes.first().is_some_and(|b| alphanumeric(*b))
-                && bytes.last().is_some_and(|b| alphanumeric(*b))
-                && bytes.iter().all(|b| alphanumeric(*b) || *b == b'-')
-        })
 }

@@ -115,6 +115,9 @@ pub struct BgpReport {
     /// The BGP identifier; None before it is configured.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub router_id: Option<Ipv4Addr>,
+    /// The node is cordoned: neighbours are asked to use other ways where they have any (RFC 8326).
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub draining: bool,
     /// The neighbours.
     pub peers: Vec<PeerRow>,
 }

@@ -227,6 +227,8 @@ pub struct Node {
     pub as_number: Option<u32>,
     /// `projectcalico.org/RouteReflectorClusterID`.
     pub route_reflector_cluster_id: Option<Ipv4Addr>,
+    /// `spec.unschedulable`: cordoned, to be emptied before maintenance.
+    pub unschedulable: bool,
 }
 
 /// A Secret that a BGPPeer or BGPConfiguration refers to. `Debug` never shows the values.

@@ -32,6 +32,8 @@ const OF_BEFORE: &str =
 pub(super) struct Running {
     pub(super) speaker: Option<SpeakerHandle>,
     pub(super) problems: Vec<Problem>,
+    /// The node's routes are announced as the last choice.
+    pub(super) draining: bool,
 }
 
 pub(super) struct Bgp {
@@ -76,6 +78,7 @@ impl Bgp {
                 links: self.links.borrow_and_update().clone(),
                 port: self.settings.port,
                 router_id: self.settings.router_id,
+                drain: self.settings.drain,
             };
             let plan = match &before {
                 _ if complete => self.peering.borrow_and_update().plan(&local),
@@ -109,6 +112,7 @@ impl Bgp {
                 self.running.send_modify(|running| {
                     running.speaker.clone_from(&speaker);
                     running.problems = problems;
+                    running.draining = applied.as_ref().is_some_and(|it| it.graceful_shutdown);
                 });
             } else {
                 self.condition.set(Err(Self::missing(complete)));

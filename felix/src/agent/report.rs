@@ -79,7 +79,7 @@ impl Reporter {
         let kernel =
             self.kernel.status().await.map_err(|error| Failure::Internal(error.to_string()))?;
         let ipam = self.ipam.status();
-        let speaker = self.bgp.borrow().speaker.clone();
+        let Running { speaker, draining, .. } = self.bgp.borrow().clone();
         let whole = match &speaker {
             Some(speaker) => speaker.status().await.ok(),
             None => None,
@@ -138,6 +138,7 @@ impl Reporter {
             bgp: BgpReport {
                 local_as: whole.as_ref().map(|speaker| speaker.asn),
                 router_id: whole.as_ref().map(|speaker| speaker.router_id),
+                draining,
                 peers: self.neighbors().await.iter().map(peer).collect(),
             },
             endpoints: brain.counts.endpoints,

@@ -63,7 +63,7 @@ ipam:
 http: {{address: '[::1]:9100'}}
 log: {{level: 'info,felix=debug', format: json}}
 cni: {{deadlineSeconds: 60}}
-bgp: {{port: 1790, routerId: 10.0.0.7}}
+bgp: {{port: 1790, routerId: 10.0.0.7, drain: never}}
 "
     );
     let config = load_with(
@@ -80,7 +80,11 @@ bgp: {{port: 1790, routerId: 10.0.0.7}}
     assert_eq!(config.node_name, "n2");
     assert_eq!(
         config.bgp,
-        BgpConfig { port: Some(1791), router_id: Some(Ipv4Addr::new(10, 0, 0, 7)) }
+        BgpConfig {
+            port: Some(1791),
+            router_id: Some(Ipv4Addr::new(10, 0, 0, 7)),
+            drain: Drain::Never,
+        }
     );
     assert_eq!(config.log.format, LogFormat::Json, "an empty variable is not a setting");
     assert_eq!(config.log.level.as_deref(), Some("info,felix=debug"));
@@ -194,6 +198,10 @@ fn mistakes_name_origin_field_and_reason() {
         (
             "ipam: {store: embedded}\nbgp: {routerId: 0.0.0.0}",
             "felix.yaml:2: bgp.routerId: must not be 0.0.0.0 (RFC 6286)",
+        ),
+        (
+            "ipam: {store: embedded}\nbgp: {drain: always}",
+            "felix.yaml:2: bgp.drain: must be cordoned or never, not \"always\"",
         ),
     ];
     for (yaml, wanted) in cases {

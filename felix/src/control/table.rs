@@ -133,6 +133,9 @@ pub fn status_text(report: &StatusReport) -> String {
                 "BGP:        AS {local_as}, router ID {id}, {up} of {} peers up",
                 bgp.peers.len()
             );
+            if bgp.draining {
+                text.push_str("            draining: the node's routes are the last choice\n");
+            }
         }
         _ => text.push_str("BGP:        not configured\n"),
     }

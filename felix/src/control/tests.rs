@@ -45,6 +45,7 @@ fn report() -> StatusReport {
         bgp: BgpReport {
             local_as: Some(64512),
             router_id: Some(Ipv4Addr::new(10, 0, 0, 7)),
+            draining: true,
             peers: vec![
                 PeerRow {
                     address: "10.0.0.1".parse().unwrap(),
@@ -86,6 +87,7 @@ Kernel:     in sync, 120 elements, 7 routes, 0 repairs
             left out: route 10.9.0.0/26: its gateway cannot be reached
 Endpoints:  3
 BGP:        AS 64512, router ID 10.0.0.7, 1 of 2 peers up
+            draining: the node's routes are the last choice
 
 PEER      AS     ORIGIN         STATE        SINCE  RECEIVED  ADVERTISED  REASON
 10.0.0.1  65001  BGPPeer tor-1  Established  5m7s   5         1

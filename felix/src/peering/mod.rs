@@ -10,6 +10,7 @@
 mod communities;
 mod filters;
 mod peers;
+mod plan;
 #[cfg(test)]
 mod tests;
 
@@ -20,7 +21,7 @@ use std::sync::Arc;
 use sha2::{Digest, Sha256};
 
 use filters::Filters;
-pub use peers::{Link, Local};
+pub use plan::{Link, Local};
 
 use crate::model::{Kind, Node, Object, ObjectKey, Secret, Update};
 

@@ -1,20 +1,16 @@
-//! The desired configuration: the speaker's own values, the node-to-node mesh and the BGPPeers.
+//! With whom the node has sessions, and what they are like: the node-to-node mesh and the BGPPeers.
 
-use std::collections::{BTreeMap, BTreeSet};
-use std::net::{IpAddr, Ipv4Addr};
-use std::sync::Arc;
+use std::net::IpAddr;
 
 use api::selector::Selector;
 use api::v3;
-use bgpd::config::{InvalidField, NextHopMode, Password, is_asn};
-use bgpd::policy::{Policy, PrefixMatch, Rule, Source};
+use bgpd::PeerConfig;
+use bgpd::config::{InvalidField, NextHopMode, Password};
+use bgpd::policy::{Policy, Rule, Source};
 use bgpd::wire::Family;
-use bgpd::{Network, PeerConfig};
-use ipnet::IpNet;
 
-use super::communities::Advertisements;
 use super::filters::Rules;
-use super::{Peering, Plan, Problem, hashed_router_id};
+use super::{Peering, Problem};
 use crate::model::{Node, ObjectKey};
 
 /// TTL towards external peers that have no TTL security: as Calico, which always speaks multihop.
@@ -23,221 +19,18 @@ const EXTERNAL_TTL: u8 = 64;
 /// The most seconds that a peer can be asked to wait for a restart (RFC 4724 section 3).
 const RESTART_TIME_MAX: u16 = 4095;
 
-const AS_ANNOTATION: &str = "metadata.annotations[projectcalico.org/ASNumber]";
+pub(super) const AS_ANNOTATION: &str = "metadata.annotations[projectcalico.org/ASNumber]";
 
 /// A field and why it keeps its object from being honoured.
 type Refusal = (&'static str, String);
 
-/// What this process adds to the resources.
-#[derive(Clone, Debug, Default)]
-pub struct Local {
-    /// The blocks of this node.
-    pub blocks: Arc<[IpNet]>,
-    /// Addresses of this node's pods in blocks of other nodes. Each is announced by itself: the
-    /// longer prefix takes its packets past the block's owner.
-    pub borrowed: Arc<[IpAddr]>,
-    /// The kernel still forwards what an earlier run of the agent installed.
-    pub restarting: bool,
-    /// The node's links, with their addresses.
-    pub links: Arc<[Link]>,
-    /// The local TCP port, before BGPConfiguration's `listenPort`. Other nodes connect to what
-    /// theirs says.
-    pub port: Option<u16>,
-    /// The BGP Identifier (RFC 4271 section 4.2), before the node's IPv4 address.
-    pub router_id: Option<Ipv4Addr>,
-}
-
-/// A link of the node, by its addresses. Link-local ones are left out.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Link {
-    /// Addresses and the networks they are in.
-    pub addresses: Vec<IpNet>,
-}
-
-impl Link {
-    /// The first address of a family.
-    fn address(&self, ipv4: bool) -> Option<IpAddr> {
-        self.addresses.iter().map(IpNet::addr).find(|address| address.is_ipv4() == ipv4)
-    }
-}
-
 impl Peering {
-    /// The whole desired configuration. None while the source has not named this node.
-    pub fn plan(&self, local: &Local) -> Option<Plan> {
-        let node = self.node()?;
-        let mut problems = self.reserved_numbers(node);
-        let router_id = local.router_id.or(node.ipv4).filter(|id| !id.is_unspecified());
-        let router_id = router_id.unwrap_or_else(|| hashed_router_id(&node.name));
-        let mut config = bgpd::Config::new(router_id, self.own_as(node));
-        config.listen = listen(local.port.unwrap_or_else(|| self.listen_port(&node.name)));
-        config.graceful_restart.restarting = local.restarting;
-        config.networks = self.networks(local, &mut problems);
-
-        // A peer named by several objects is one session, that of the first. The mesh comes last,
-        // as a BGPPeer is the more deliberate wish. The key is what the speaker tells sessions apart by.
-        let mut sessions: BTreeMap<(IpAddr, u16), PeerConfig> = BTreeMap::new();
-        let mut names = BTreeSet::new();
-        let mut add = |session: PeerConfig| {
-            let key = (session.address, session.port);
-            if !sessions.contains_key(&key) && names.insert(session.name.clone()) {
-                sessions.insert(key, session);
-            }
-        };
-        for (name, peer) in self.ordered_peers() {
-            let object = format!("BGPPeer/{name}");
-            match self.sessions(node, name, &peer.spec, &mut problems) {
-                // One at a time: what the speaker would refuse, it would refuse with all others.
-                Ok(found) => found.into_iter().for_each(|session| match session.validate() {
-                    Ok(()) => add(session),
-                    Err(invalid) => problems.push(invalid_peer(object.clone(), invalid)),
-                }),
-                Err((field, reason)) => problems.push(Problem { object, field, reason }),
-            }
-        }
-        if self.mesh_enabled() {
-            match self.mesh(node, &mut problems) {
-                Ok(found) => found.into_iter().for_each(add),
-                Err((field, reason)) => problems.push(mesh_problem(field, reason)),
-            }
-        }
-        config.peers = sessions.into_values().collect();
-        for session in &mut config.peers {
-            name_ourselves(session, node, &local.links);
-        }
-        if let Some(cluster) = node.route_reflector_cluster_id {
-            config.cluster_id = Some(cluster);
-            self.reflect(&mut config, cluster);
-        }
-        problems.sort();
-        problems.dedup();
-        Some(Plan { config, problems })
-    }
-
-    /// What makes this node a route reflector of a cluster: nodes that do not reflect in it as well
-    /// are its clients (`calico.md` 5.3), and internal peers are told of what is in the pools,
-    /// whoever has it. What else is learned, such as a router's default route, is nobody else's.
-    fn reflect(&self, config: &mut bgpd::Config, cluster: Ipv4Addr) {
-        let pools = self.pools.values().filter(|pool| !pool.spec.disable_bgp_export);
-        let pools = pools.filter_map(|pool| pool.spec.cidr.parse().ok());
-        let pools: Vec<PrefixMatch> = pools.map(PrefixMatch::inside).collect();
-        for session in &mut config.peers {
-            if session.asn.is_external(session.local_asn.unwrap_or(config.asn)) {
-                continue;
-            }
-            let other = self
-                .nodes
-                .values()
-                .find(|node| node_address(node, session.address) == Some(session.address));
-            session.route_reflector_client =
-                other.is_some_and(|node| node.route_reflector_cluster_id != Some(cluster));
-            let learned = Rule {
-                source: Some(Source::RemotePeers),
-                prefixes: Some(pools.clone()),
-                ..Rule::default()
-            };
-            if let Some(export) = &mut session.export {
-                // Before the one that rejects what is learned, after those of filters.
-                export.rules.insert(export.rules.len().saturating_sub(1), learned);
-            }
-        }
-    }
-
-    /// The BGPPeers of all nodes, by name, then those of some: where both name a peer, the first
-    /// goes (`calico.md` 5.3).
-    fn ordered_peers(&self) -> impl Iterator<Item = (&Arc<str>, &Arc<v3::BGPPeer>)> {
-        let of = |global: bool| {
-            self.peers.iter().filter(move |(_, peer)| {
-                (peer.spec.node.is_empty() && peer.spec.node_selector.is_empty()) == global
-            })
-        };
-        of(true).chain(of(false))
-    }
-
-    /// The cluster-wide settings.
-    fn defaults(&self) -> Option<&v3::BGPConfigurationSpec> {
-        self.configurations.get("default").map(|object| &object.spec)
-    }
-
-    /// The cluster's AS number; Calico's default if that is a reserved one.
-    pub(super) fn cluster_as(&self) -> u32 {
-        let wanted = self.wanted_cluster_as();
-        if is_asn(wanted) { wanted } else { v3::DEFAULT_AS_NUMBER.0 }
-    }
-
-    fn wanted_cluster_as(&self) -> u32 {
-        self.defaults().map_or(v3::DEFAULT_AS_NUMBER, v3::BGPConfigurationSpec::as_number).0
-    }
-
-    /// This node's AS number; the cluster's if its own is a reserved one.
-    fn own_as(&self, node: &Node) -> u32 {
-        node.as_number.filter(|asn| is_asn(*asn)).unwrap_or_else(|| self.cluster_as())
-    }
-
-    /// The AS numbers that this node would have but cannot.
-    fn reserved_numbers(&self, node: &Node) -> Vec<Problem> {
-        let problem = |asn: u32, object: String, field| Problem {
-            object,
-            field,
-            reason: format!("AS number {asn} is reserved, {} is used", self.cluster_as()),
-        };
-        let own = node.as_number.filter(|asn| !is_asn(*asn));
-        let own = own.map(|asn| problem(asn, format!("Node/{}", node.name), AS_ANNOTATION));
-        let cluster = Some(self.wanted_cluster_as()).filter(|asn| !is_asn(*asn));
-        let cluster =
-            cluster.map(|asn| problem(asn, "BGPConfiguration/default".into(), "spec.asNumber"));
-        own.into_iter().chain(cluster).collect()
-    }
-
-    fn mesh_enabled(&self) -> bool {
-        self.defaults().is_none_or(v3::BGPConfigurationSpec::node_to_node_mesh_enabled)
-    }
-
-    /// The node's own setting, else the cluster's.
-    fn listen_port(&self, node: &str) -> u16 {
-        let of =
-            |name: &str| self.configurations.get(name).and_then(|object| object.spec.listen_port);
-        of(&format!("node.{node}")).or_else(|| of("default")).unwrap_or(v3::DEFAULT_LISTEN_PORT)
-    }
-
-    /// Own blocks and borrowed addresses, but for those in pools that are not to be exported.
-    fn networks(&self, local: &Local, problems: &mut Vec<Problem>) -> Vec<Network> {
-        let kept_back: Vec<IpNet> = self
-            .pools
-            .values()
-            .filter(|pool| pool.spec.disable_bgp_export)
-            .filter_map(|pool| pool.spec.cidr.parse().ok())
-            .collect();
-        let exported = |net: &IpNet| !kept_back.iter().any(|pool| pool.contains(net));
-        let borrowed = local.borrowed.iter().copied().map(IpNet::from);
-        // A block may be as small as an address.
-        let held: BTreeSet<IpNet> = local.blocks.iter().copied().chain(borrowed).collect();
-        let advertisements = self.advertisements(problems);
-        let network = |net| {
-            let mut network = Network::new(net);
-            advertisements.mark(&mut network);
-            network
-        };
-        held.into_iter().filter(exported).map(network).collect()
-    }
-
-    /// What own routes carry: the node's own setting, else the cluster's.
-    fn advertisements(&self, problems: &mut Vec<Problem>) -> Advertisements {
-        let own = format!("node.{}", self.node_name);
-        let spec = |name: &str| self.configurations.get(name).map(|object| &object.spec);
-        let given = |name| spec(name).filter(|spec| !spec.prefix_advertisements.is_empty());
-        let name = if given(&own).is_some() { own.as_str() } else { "default" };
-        let Some(spec) = given(name) else { return Advertisements::default() };
-        let (advertisements, wrong) = Advertisements::of(spec);
-        problems.extend(wrong.into_iter().map(|reason| Problem {
-            object: format!("BGPConfiguration/{name}"),
-            field: "spec.prefixAdvertisements",
-            reason,
-        }));
-        advertisements
-    }
-
     /// A session to each other node that shares an address family with us.
-    fn mesh(&self, node: &Node, problems: &mut Vec<Problem>) -> Result<Vec<PeerConfig>, Refusal> {
+    pub(super) fn mesh(
+        &self,
+        node: &Node,
+        problems: &mut Vec<Problem>,
+    ) -> Result<Vec<PeerConfig>, Refusal> {
         let spec = self.defaults();
         let password = match spec.and_then(|spec| spec.node_mesh_password.as_ref()) {
             Some(password) => Some(self.password(password, "spec.nodeMeshPassword.secretKeyRef")?),
@@ -304,7 +97,7 @@ impl Peering {
 
     /// What one BGPPeer means for this node: no session, one, or one for each node on the other
     /// side, on whichever side this node is.
-    fn sessions(
+    pub(super) fn sessions(
         &self,
         node: &Node,
         name: &str,
@@ -462,22 +255,11 @@ fn finish(session: &mut PeerConfig, node: &Node, asn: u32) {
     session.import = Some(Policy::accept());
 }
 
-/// The next hop in our routes. In the session's own family that is its local address. In the other
-/// one it must be an address that the peer reaches on the link between us: on a node with several
-/// uplinks, not always the node's own.
-fn name_ourselves(session: &mut PeerConfig, node: &Node, links: &[Link]) {
-    let peer = session.address;
-    let link = links.iter().find(|link| link.addresses.iter().any(|net| net.contains(&peer)));
-    match link.and_then(|link| link.address(!peer.is_ipv4())) {
-        Some(IpAddr::V4(address)) => session.next_hop_v4 = Some(address),
-        Some(IpAddr::V6(address)) => session.next_hop_v6 = Some(address),
-        None if peer.is_ipv4() => session.next_hop_v6 = node.ipv6,
-        None => session.next_hop_v4 = node.ipv4,
-    }
-}
-
 /// What the speaker would refuse, in the words of the BGPPeer that asked for it.
-fn invalid_peer(object: String, InvalidField { field, reason }: InvalidField) -> Problem {
+pub(super) fn invalid_peer(
+    object: String,
+    InvalidField { field, reason }: InvalidField,
+) -> Problem {
     let field = match field {
         "address" | "port" => "spec.peerIP",
         "asn" => "spec.asNumber",
@@ -493,16 +275,12 @@ fn invalid_peer(object: String, InvalidField { field, reason }: InvalidField) ->
     Problem { object, field, reason }
 }
 
-fn mesh_problem(field: &'static str, reason: String) -> Problem {
+pub(super) fn mesh_problem(field: &'static str, reason: String) -> Problem {
     Problem { object: "BGPConfiguration/default".into(), field, reason }
 }
 
-fn listen(port: u16) -> Vec<std::net::SocketAddr> {
-    vec![(Ipv4Addr::UNSPECIFIED, port).into(), (std::net::Ipv6Addr::UNSPECIFIED, port).into()]
-}
-
 /// The node's address of the family of `peer`.
-fn node_address(node: &Node, peer: IpAddr) -> Option<IpAddr> {
+pub(super) fn node_address(node: &Node, peer: IpAddr) -> Option<IpAddr> {
     if peer.is_ipv4() { node.ipv4.map(IpAddr::from) } else { node.ipv6.map(IpAddr::from) }
 }
 

@@ -301,6 +301,7 @@ impl Convert for core::Node {
                 &mut problems,
                 |text| text.parse().ok(),
             ),
+            unschedulable: self.spec.as_ref().and_then(|spec| spec.unschedulable) == Some(true),
         };
         Ok(Converted { object: Object::Node(node), problems })
     }

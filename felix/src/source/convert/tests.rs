@@ -211,6 +211,7 @@ fn nodes_have_calicos_addresses_first() {
             ipv6: Some("2001:db8::1".parse().unwrap()),
             as_number: None,
             route_reflector_cluster_id: None,
+            unschedulable: false,
         }
     );
     let (annotated, problems) = node(json!({
@@ -220,9 +221,11 @@ fn nodes_have_calicos_addresses_first() {
             "projectcalico.org/ASNumber": "64512.7",
             "projectcalico.org/RouteReflectorClusterID": "244.0.0.1",
         }},
+        "spec": {"unschedulable": true},
         "status": addresses,
     }));
     assert_eq!(problems, Vec::<String>::new());
+    assert!(annotated.unschedulable);
     assert_eq!(annotated.ipv4, Some(Ipv4Addr::new(10, 1, 0, 1)));
     assert_eq!(annotated.ipv6, Some("fd00::1".parse().unwrap()));
     assert_eq!(annotated.as_number, Some(64512 << 16 | 7));

@@ -1,4 +1,7 @@
-//! Named cases of what peers a node shall have.
+//! Named cases of what peers a node shall have, and of what it tells them.
+
+mod networks;
+mod refused;
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -19,6 +22,7 @@ fn node(name: &str, ipv4: Option<&str>, ipv6: Option<&str>, labels: &[(&str, &st
         ipv6: ipv6.map(|a| a.parse().unwrap()),
         as_number: None,
         route_reflector_cluster_id: None,
+        unschedulable: false,
     }
 }
 
@@ -266,196 +270,6 @@ fn a_peer_of_all_nodes_goes_before_the_same_one_of_some() {
 }
 
 #[test]
-fn what_cannot_be_honoured_is_named_and_disturbs_nothing_else() {
-    let password = |name: &str| {
-        Some(v3::BGPPassword {
-            secret_key_ref: Some(v3::SecretKeyRef {
-                name: name.into(),
-                key: "password".into(),
-                ..Default::default()
-            }),
-        })
-    };
-    let mut updates = three_nodes();
-    updates.extend([
-        no_mesh(),
-        peer("bad-ip", tor("10.1.0")),
-        peer(
-            "bad-selector",
-            v3::BGPPeerSpec { node_selector: "rack ==".into(), ..tor("10.1.0.3") },
-        ),
-        peer("good", tor("10.1.0.1")),
-        peer("no-asn", v3::BGPPeerSpec { as_number: None, ..tor("10.1.0.2") }),
-        peer("no-secret", v3::BGPPeerSpec { password: password("gone"), ..tor("10.1.0.4") }),
-        peer("secret", v3::BGPPeerSpec { password: password("keys"), ..tor("10.1.0.5") }),
-    ]);
-    updates.push(Update::Set(Object::Secret(Secret {
-        key: ObjectKey::namespaced("caracal-system", "keys"),
-        data: [("password".to_owned(), b"hunter2".to_vec())].into(),
-    })));
-    let plan = plan(updates);
-    let names: Vec<_> = plan.config.peers.iter().map(|p| p.name.as_str()).collect();
-    assert_eq!(names, ["good", "secret"]);
-    assert!(plan.config.peers[1].password.is_some());
-    let problems: Vec<_> = plan.problems.iter().map(|p| (p.object.as_str(), p.field)).collect();
-    assert_eq!(
-        problems,
-        [
-            ("BGPPeer/bad-ip", "spec.peerIP"),
-            ("BGPPeer/bad-selector", "spec.nodeSelector"),
-            ("BGPPeer/no-asn", "spec.asNumber"),
-            ("BGPPeer/no-secret", "spec.password.secretKeyRef"),
-        ]
-    );
-    assert!(!format!("{plan:?}").contains("hunter2"), "a password never shows");
-}
-
-#[test]
-fn a_value_that_the_speaker_refuses_costs_only_its_own_session() {
-    let time = |seconds| Some(v3::Duration(std::time::Duration::from_secs(seconds)));
-    let asn = |asn| Some(v3::AsNumber(asn));
-    let cases = [
-        (
-            v3::BGPPeerSpec { max_restart_time: time(4096), ..tor("10.1.0.9") },
-            "spec.maxRestartTime",
-        ),
-        (
-            v3::BGPPeerSpec { max_restart_time: time(99_999), ..tor("10.1.0.9") },
-            "spec.maxRestartTime",
-        ),
-        (v3::BGPPeerSpec { ttl_security: Some(255), ..tor("10.1.0.9") }, "spec.ttlSecurity"),
-        (v3::BGPPeerSpec { as_number: asn(23456), ..tor("10.1.0.9") }, "spec.asNumber"),
-        (v3::BGPPeerSpec { as_number: asn(u32::MAX), ..tor("10.1.0.9") }, "spec.asNumber"),
-        (v3::BGPPeerSpec { local_as_number: asn(23456), ..tor("10.1.0.9") }, "spec.localASNumber"),
-        (tor("0.0.0.0"), "spec.peerIP"),
-        (tor("224.0.0.5"), "spec.peerIP"),
-        (tor("255.255.255.255"), "spec.peerIP"),
-        (tor("::"), "spec.peerIP"),
-        (tor("ff02::5"), "spec.peerIP"),
-    ];
-    for (spec, field) in cases {
-        let shown = format!("{spec:?}");
-        let mut updates = three_nodes();
-        updates.extend([peer("bad", spec), peer("good", tor("10.1.0.1"))]);
-        let plan = plan(updates);
-        plan.config.validate().unwrap();
-        let names: Vec<_> = plan.config.peers.iter().map(|p| p.name.as_str()).collect();
-        assert_eq!(names, ["Mesh_node2", "good", "Mesh_node3"], "{shown}");
-        let [problem] = &plan.problems[..] else { panic!("{shown}: {:?}", plan.problems) };
-        assert_eq!((problem.object.as_str(), problem.field), ("BGPPeer/bad", field), "{shown}");
-    }
-}
-
-#[test]
-fn a_node_that_cannot_be_a_peer_costs_only_its_own_session() {
-    for (asn, ipv4, field) in [
-        (Some(23456), "10.0.0.2", "metadata.annotations[projectcalico.org/ASNumber]"),
-        (Some(u32::MAX), "10.0.0.2", "metadata.annotations[projectcalico.org/ASNumber]"),
-        (None, "0.0.0.0", "metadata.annotations[projectcalico.org/IPv4Address]"),
-    ] {
-        let mut bad = node("node2", Some(ipv4), None, &[("rack", "2")]);
-        bad.as_number = asn;
-        let mut updates = three_nodes();
-        let nodes =
-            v3::BGPPeerSpec { peer_selector: "rack == '2'".into(), ..v3::BGPPeerSpec::default() };
-        updates.extend([Update::Set(Object::Node(bad)), peer("nodes", nodes)]);
-        let plan = plan(updates);
-        plan.config.validate().unwrap();
-        let names: Vec<_> = plan.config.peers.iter().map(|p| p.name.as_str()).collect();
-        assert_eq!(names, ["Node_node3"]);
-        let problems: Vec<_> = plan.problems.iter().map(|p| (p.object.as_str(), p.field)).collect();
-        assert_eq!(problems, [("Node/node2", field)], "said once");
-    }
-}
-
-#[test]
-fn a_reserved_as_of_our_own_leaves_the_clusters() {
-    let mut own = node("node1", Some("10.0.0.1"), None, &[]);
-    own.as_number = Some(23456);
-    let mut updates = three_nodes();
-    let spec = v3::BGPConfigurationSpec {
-        as_number: Some(v3::AsNumber(u32::MAX)),
-        node_mesh_max_restart_time: Some(v3::Duration(std::time::Duration::from_secs(5000))),
-        ..v3::BGPConfigurationSpec::default()
-    };
-    updates.extend([Update::Set(Object::Node(own)), configuration("default", spec)]);
-    let plan = plan(updates);
-    plan.config.validate().unwrap();
-    assert_eq!(plan.config.asn, 64512);
-    assert_eq!(plan.config.peers[0].asn, 64512);
-    assert_eq!(plan.config.peers[0].restart_time, None);
-    let problems: Vec<_> = plan.problems.iter().map(|p| (p.object.as_str(), p.field)).collect();
-    assert_eq!(
-        problems,
-        [
-            ("BGPConfiguration/default", "spec.asNumber"),
-            ("BGPConfiguration/default", "spec.nodeMeshMaxRestartTime"),
-            ("Node/node1", "metadata.annotations[projectcalico.org/ASNumber]"),
-        ]
-    );
-}
-
-#[test]
-fn blocks_are_announced_unless_their_pool_is_kept_back() {
-    let mut pool = v3::IPPool::new("inside", v3::IPPoolSpec::new("10.65.0.0/16"));
-    pool.spec.disable_bgp_export = true;
-    let mut updates = three_nodes();
-    updates.push(Update::Set(Object::IPPool(Arc::new(pool))));
-    let blocks = ["10.64.0.0/26", "10.65.0.64/26", "fd00:64::/122"].map(|b| b.parse().unwrap());
-    let local = Local { blocks: Arc::new(blocks), restarting: true, ..Local::default() };
-    let plan = peering(updates).plan(&local).unwrap();
-    let prefixes: Vec<_> = plan.config.networks.iter().map(|n| n.prefix.to_string()).collect();
-    assert_eq!(prefixes, ["10.64.0.0/26", "fd00:64::/122"]);
-    assert!(plan.config.graceful_restart.restarting);
-}
-
-#[test]
-fn own_routes_carry_the_nodes_communities_else_the_clusters() {
-    let advertise = |community: &str| {
-        let spec = serde_json::json!({
-            "prefixAdvertisements": [{ "cidr": "10.0.0.0/8", "communities": [community] }],
-        });
-        serde_json::from_value::<v3::BGPConfigurationSpec>(spec).unwrap()
-    };
-    let local = Local { blocks: ["10.244.0.0/26".parse().unwrap()].into(), ..Local::default() };
-    let mut updates = three_nodes();
-    updates.push(configuration("default", advertise("64512:1")));
-    let carried = |updates: Vec<Update>| {
-        let plan = peering(updates).plan(&local).unwrap();
-        assert_eq!(plan.problems, []);
-        plan.config.networks[0].communities.iter().map(ToString::to_string).collect::<Vec<_>>()
-    };
-    assert_eq!(carried(updates.clone()), ["64512:1"]);
-    updates.push(configuration("node.node1", advertise("64512:2")));
-    updates.push(configuration("node.node2", advertise("64512:3")));
-    assert_eq!(carried(updates.clone()), ["64512:2"]);
-    updates.push(configuration("default", advertise("nobody")));
-    updates.push(Update::Remove(Kind::BGPConfiguration, ObjectKey::cluster("node.node1")));
-    let plan = peering(updates).plan(&local).unwrap();
-    assert_eq!(plan.config.networks.len(), 1, "announced all the same");
-    assert_eq!(plan.problems[0].object, "BGPConfiguration/default");
-}
-
-#[test]
-fn borrowed_addresses_are_announced_one_by_one() {
-    let mut pool = v3::IPPool::new("inside", v3::IPPoolSpec::new("10.65.0.0/16"));
-    pool.spec.disable_bgp_export = true;
-    let mut updates = three_nodes();
-    updates.push(Update::Set(Object::IPPool(Arc::new(pool))));
-    let blocks = ["10.64.0.0/26", "10.64.2.2/32"].map(|b| b.parse().unwrap());
-    let borrowed =
-        ["10.64.9.7", "fd00:64::9", "10.65.0.1", "10.64.2.2"].map(|a| a.parse().unwrap());
-    let local =
-        Local { blocks: Arc::new(blocks), borrowed: Arc::new(borrowed), ..Local::default() };
-    let plan = peering(updates).plan(&local).unwrap();
-    plan.config.validate().unwrap();
-    let prefixes: Vec<_> = plan.config.networks.iter().map(|n| n.prefix.to_string()).collect();
-    assert_eq!(prefixes, ["10.64.0.0/26", "10.64.2.2/32", "10.64.9.7/32", "fd00:64::9/128"]);
-    // The owner of the block takes the host route in: nothing of it is filtered.
-    assert_eq!(plan.config.peers[0].import, Some(bgpd::policy::Policy::accept()));
-}
-
-#[test]
 fn a_nodes_own_settings_go_before_the_clusters() {
     let port = |port| v3::BGPConfigurationSpec { listen_port: Some(port), ..Default::default() };
     let mut updates = three_nodes();
@@ -511,18 +325,4 @@ fn equal_nodes_and_secrets_change_nothing() {
     assert!(!peering.apply(&three_nodes()[0]));
     assert!(peering.apply(&Update::Remove(Kind::Node, ObjectKey::cluster("node3"))));
     assert!(!peering.apply(&Update::Remove(Kind::Node, ObjectKey::cluster("node3"))));
-}
-
-#[test]
-fn a_tor_is_told_of_addresses_on_its_own_link() {
-    let link = |nets: [&str; 2]| Link { addresses: nets.map(|n| n.parse().unwrap()).to_vec() };
-    let links = vec![link(["10.1.0.1/24", "fd00:1::1/64"]), link(["10.2.0.1/24", "fd00:2::1/64"])];
-    let mut updates = three_nodes();
-    updates.extend([no_mesh(), peer("tor1", tor("10.1.0.254")), peer("tor2", tor("10.2.0.254"))]);
-    updates.push(peer("far", tor("10.9.0.254")));
-    let local = Local { links: links.into(), ..Local::default() };
-    let peers = peering(updates).plan(&local).unwrap().config.peers;
-    let hops: Vec<_> = peers.iter().map(|p| (p.next_hop_v4, p.next_hop_v6)).collect();
-    let v6 = |text: &str| (None, Some(text.parse().unwrap()));
-    assert_eq!(hops, [v6("fd00:1::1"), v6("fd00:2::1"), v6("fd00::1")]);
 }
