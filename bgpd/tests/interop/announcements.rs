@@ -2,7 +2,7 @@
 
 use anyhow::ensure;
 
-use crate::kit::{Bird, Daemon, Frr, LIMIT, Lab, Pair, eventually, pair};
+use crate::kit::{Bird, Daemon, Embedded, Frr, LIMIT, Lab, Pair, eventually, pair};
 
 /// Our configuration with networks and a field of the peer.
 fn ours(networks: &str, interval: u16) -> String {
@@ -103,5 +103,69 @@ fn nothing_waits_for_a_kernel_that_there_is_not() {
     bird.until_route("10.2.0.0/24");
     for name in ["peer", "bird"] {
         assert_eq!(daemon.neighbor(name).unwrap()["counters"]["established"], 1);
+    }
+}
+
+/// With somebody who writes the kernel, BIRD is told of FRR's route once the kernel has it.
+#[test]
+fn a_route_is_announced_once_the_kernel_has_it() {
+    let lab = Lab::new();
+    let (us, [one, two]) = lab.star(["frr", "bird"]);
+    let frr = Frr::start(&one, pair::FRR);
+    let bird =
+        Bird::start(&two, &pair::bird("").replace("10.0.1.", "10.0.2.").replace("10.2.", "10.3."));
+    let ours = |networks: &str| {
+        format!(
+            "
+router-id: 10.255.0.1
+asn: 65001
+ebgp-requires-policy: false
+advertise-after-install: true
+networks: [{networks}]
+peers:
+  - {{name: frr, address: 10.0.1.2, asn: 65002, as-override: true, connect-retry-time: 1}}
+  - {{name: bird, address: 10.0.2.2, asn: 65002, as-override: true, connect-retry-time: 1}}
+"
+        )
+    };
+    let speaker = Embedded::start(&us, &ours(""));
+    let fib = speaker.fib();
+    let (learned, late) = ("10.2.0.0/24", "10.2.2.0/24");
+    let frr_network = |word: &str, prefix: &str| {
+        let line = format!("{word}network {prefix}");
+        frr.configure(&["router bgp 65002", "address-family ipv4 unicast", &line]);
+    };
+    speaker.established("frr");
+    speaker.established("bird");
+    let (sequence, hops) = fib.until_change(learned);
+    assert_eq!(hops, ["10.0.1.2".parse::<std::net::IpAddr>().unwrap()]);
+    // What is announced later does not wait, and so BIRD has been told all that does not.
+    speaker.apply(&ours("{prefix: 10.1.1.0/24}"));
+    bird.until_route("10.1.1.0/24");
+    assert!(bird.route(learned).is_err());
+    let told = || speaker.explain(learned).unwrap().advertised_to;
+    assert!(told().is_empty(), "{:?}", told());
+    assert!(us.kernel_route(learned).is_err());
+    us.ip(&format!("route add {learned} via 10.0.1.2"));
+    fib.ack(sequence);
+    bird.until_route(learned);
+    assert_eq!(told(), ["bird"]);
+
+    // One that is there no longer goes at once.
+    frr_network("no ", learned);
+    bird.until_no_route(learned);
+    let (_, hops) = fib.until_change(learned);
+    assert!(hops.is_empty());
+
+    // A consumer that goes away keeps nothing back.
+    frr_network("", late);
+    let _ = fib.until_change(late);
+    speaker.apply(&ours("{prefix: 10.1.2.0/24}"));
+    bird.until_route("10.1.2.0/24");
+    assert!(bird.route(late).is_err());
+    drop(fib);
+    bird.until_route(late);
+    for name in ["frr", "bird"] {
+        assert_eq!(speaker.neighbor(name).unwrap().counters.established, 1);
     }
 }

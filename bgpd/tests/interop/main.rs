@@ -23,6 +23,7 @@ mod listen_range;
 mod max_prefixes;
 mod md5;
 mod mrt;
+mod next_hops;
 mod policies;
 mod reconfiguration;
 mod reflection;

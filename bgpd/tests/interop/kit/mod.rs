@@ -15,6 +15,7 @@
 
 mod bird;
 mod daemon;
+mod embedded;
 mod frr;
 mod gobgp;
 mod netns;
@@ -27,6 +28,7 @@ use std::time::{Duration, Instant};
 
 pub(crate) use bird::Bird;
 pub(crate) use daemon::Daemon;
+pub(crate) use embedded::Embedded;
 pub(crate) use frr::{Frr, With};
 pub(crate) use gobgp::Gobgp;
 pub(crate) use netns::{End, Lab, Link, Node};
