@@ -14,7 +14,7 @@ use std::time::Duration;
 use api::selector::Selector;
 use ipam::store::memory::{Fault, MemoryStore};
 use ipam::store::{Store, Txn};
-use ipam::{Error, Families, Pool, model};
+use ipam::{Error, Families, IpamConfig, Pool, model};
 
 mod common;
 use common::cluster::{Cluster, Node, all, consistent, ip, net, pool};
@@ -75,6 +75,27 @@ async fn no_more_blocks_than_allowed() {
     request.requested_ips = far.into_iter().collect();
     assert_eq!(node.ipam.assign(request).await.unwrap().ips().next(), far);
     blocks(&node, 3).await;
+}
+
+#[tokio::test]
+async fn at_the_limit_an_address_that_rests_is_given_without_a_look_at_the_store() {
+    let counting = Arc::new(Counting::default());
+    let store: Arc<dyn Store> = counting.clone();
+    // Others may borrow, and there is room elsewhere: its own come first all the same.
+    let cluster = Cluster::on(&store, vec![pool("p", "10.0.0.0/24", 31)]);
+    let node = cluster.node("n");
+    let most = usize::try_from(IpamConfig::DEFAULT_MAX_BLOCKS).unwrap();
+    for n in 0..2 * most {
+        node.v4(&n.to_string()).await.unwrap();
+    }
+    let other = cluster.node("other");
+    other.v4("elsewhere").await.unwrap();
+    let oldest = node.ipam.release("7").await.unwrap();
+    node.ipam.release("8").await.unwrap();
+    let (reads, txns) = counting.settled().await;
+    let given = node.v4("next").await.unwrap();
+    assert_eq!(vec![given], oldest);
+    assert_eq!(counting.counts(), (reads, txns + 1));
 }
 
 #[tokio::test]

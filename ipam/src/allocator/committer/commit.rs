@@ -9,7 +9,7 @@ impl Committer {
         let mut draft = Draft::new(&self.cache, &self.settings, &self.assigned, self.now());
         let mut planned: Vec<(usize, Planned)> = Vec::new();
         for (index, pending) in self.pending.iter().enumerate().filter(|(_, p)| is_ready(p)) {
-            match draft.add(&pending.work, &pending.effort) {
+            match self.plan(&mut draft, pending) {
                 Planned::Later => break,
                 outcome => planned.push((index, outcome)),
             }
@@ -37,6 +37,19 @@ impl Committer {
             }
         }
         self.answer(planned).await
+    }
+
+    /// Plans one request. Where the node may not claim a further block, nothing is looked for in the
+    /// store before its own addresses are used up, those that rest among them.
+    fn plan(&self, draft: &mut Draft<'_>, pending: &Pending) -> Planned {
+        let planned = draft.add(&pending.work, &pending.effort);
+        let Planned::Needs(Need::Block { family, .. }) = &planned else { return planned };
+        let Some(reason) = self.forbidden(*family) else { return planned };
+        // Nothing of the node's own: a search tells why, or where there is room.
+        match draft.add(&pending.work, &Effort::Scarce(reason)) {
+            Planned::Failed(_) => planned,
+            scarce => scarce,
+        }
     }
 
     /// The transaction was done: what it wrote is what there is.

@@ -61,7 +61,7 @@ impl Committer {
     }
 
     /// Why the node may not claim a further block, if it may not.
-    fn forbidden(&self, family: Family) -> Option<Error> {
+    pub(super) fn forbidden(&self, family: Family) -> Option<Error> {
         let config = &self.settings.config;
         let limit = config.max_blocks();
         let has = self.cache.owned().filter(|b| Family::of_net(&b.cidr()) == family).count();
