@@ -18,6 +18,7 @@
 //! ([`Replay`]). One thread runs it; no route crosses a thread before it is packed. See [`Speaker`]
 //! for the way in.
 
+mod accept;
 pub mod bfd;
 mod bmp;
 pub mod config;
@@ -32,6 +33,7 @@ mod speaker;
 mod transport;
 pub mod wire;
 
+pub use accept::accept;
 pub use config::{Config, ConfigError, Network, PeerConfig};
 pub use session::State;
 pub use speaker::*;

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context;
-use bgpd::{RouteQuery, SpeakerHandle};
+use bgpd::{RouteQuery, SpeakerHandle, accept};
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -95,21 +95,14 @@ impl Server {
         let places = Arc::new(Semaphore::new(CONNECTIONS));
         loop {
             let Ok(place) = places.clone().acquire_owned().await else { return };
-            match self.listener.accept().await {
-                Ok((stream, _)) => {
-                    let speaker = speaker.clone();
-                    tokio::spawn(async move {
-                        if let Err(error) = answer(stream, &speaker).await {
-                            tracing::debug!(%error, "control connection");
-                        }
-                        drop(place);
-                    });
+            let (stream, _) = accept("control", || self.listener.accept()).await;
+            let speaker = speaker.clone();
+            tokio::spawn(async move {
+                if let Err(error) = answer(stream, &speaker).await {
+                    tracing::debug!(%error, "control connection");
                 }
-                Err(error) => {
-                    tracing::warn!(%error, "cannot accept a control connection");
-                    tokio::time::sleep(Duration::from_millis(100)).await;
-                }
-            }
+                drop(place);
+            });
         }
     }
 }

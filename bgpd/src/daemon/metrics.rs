@@ -6,7 +6,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use bgpd::{NeighborStatus, SpeakerHandle, SpeakerStatus, State};
+use bgpd::{NeighborStatus, SpeakerHandle, SpeakerStatus, State, accept};
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::encoding::text::encode;
 use prometheus_client::metrics::counter::Counter;
@@ -50,23 +50,16 @@ async fn serve(listener: TcpListener, speaker: SpeakerHandle) {
     let places = Arc::new(Semaphore::new(CONNECTIONS));
     loop {
         let Ok(place) = places.clone().acquire_owned().await else { return };
-        match listener.accept().await {
-            Ok((stream, _)) => {
-                let speaker = speaker.clone();
-                tokio::spawn(async move {
-                    match tokio::time::timeout(PATIENCE, answer(stream, &speaker)).await {
-                        Ok(Ok(())) => {}
-                        Ok(Err(error)) => tracing::debug!(%error, "metrics connection"),
-                        Err(_) => tracing::debug!("metrics connection too slow"),
-                    }
-                    drop(place);
-                });
+        let (stream, _) = accept("metrics", || listener.accept()).await;
+        let speaker = speaker.clone();
+        tokio::spawn(async move {
+            match tokio::time::timeout(PATIENCE, answer(stream, &speaker)).await {
+                Ok(Ok(())) => {}
+                Ok(Err(error)) => tracing::debug!(%error, "metrics connection"),
+                Err(_) => tracing::debug!("metrics connection too slow"),
             }
-            Err(error) => {
-                tracing::warn!(%error, "cannot accept a metrics connection");
-                tokio::time::sleep(Duration::from_millis(100)).await;
-            }
-        }
+            drop(place);
+        });
     }
 }
 

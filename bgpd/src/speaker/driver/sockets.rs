@@ -11,6 +11,7 @@ use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 
 use super::Event;
+use crate::accept;
 use crate::config::ConfigError;
 use crate::transport::tcp;
 
@@ -36,18 +37,11 @@ impl Listener {
         let socket = Arc::new(socket);
         let (accepting, events) = (socket.clone(), events.clone());
         let task = tokio::spawn(async move {
+            let what = format!("BGP on {address}");
             loop {
-                match accepting.accept().await {
-                    Ok((stream, remote)) => {
-                        if events.send(Event::Accepted(stream, remote)).await.is_err() {
-                            return;
-                        }
-                    }
-                    Err(error) => {
-                        // Out of descriptors, say: it must not spin.
-                        tracing::warn!(%address, %error, "cannot accept a connection");
-                        tokio::time::sleep(Duration::from_millis(100)).await;
-                    }
+                let (stream, remote) = accept(&what, || accepting.accept()).await;
+                if events.send(Event::Accepted(stream, remote)).await.is_err() {
+                    return;
                 }
             }
         });
