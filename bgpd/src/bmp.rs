@@ -13,6 +13,9 @@ const PEER_UP: u8 = 3;
 const INITIATION: u8 = 4;
 const TERMINATION: u8 = 5;
 
+/// Octets of the common header and the per-peer header (RFC 7854 sections 4.1, 4.2).
+pub(crate) const PEER_HEADER_END: usize = 48;
+
 /// Whom a message is about, and which of its RIBs (RFC 7854 section 4.2).
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct PeerHeader {

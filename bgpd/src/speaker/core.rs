@@ -224,7 +224,7 @@ impl Core {
         }
         self.watch_sending(now);
         self.fib.notify(self.progress.converged);
-        more
+        self.station_release() || more
     }
 
     /// What the driver is to do.

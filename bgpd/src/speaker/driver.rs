@@ -253,7 +253,7 @@ impl Driver {
         }
     }
 
-    /// Gives each station that has room one batch; returns whether one of them could take more.
+    /// Gives each station that has room one batch; returns whether there is more to do.
     fn feed_stations(&mut self) -> bool {
         let mut more = false;
         for (address, station) in &mut self.stations {
@@ -262,6 +262,7 @@ impl Driver {
                 continue;
             }
             match self.core.station_batch(*address) {
+                Ok(Some(batch)) if batch.is_empty() => more = true,
                 Ok(Some(batch)) => {
                     // There is room, and nobody else sends; a station that is gone says so itself.
                     more |= batches.try_send(batch).is_ok();
@@ -395,7 +396,7 @@ impl Driver {
         }
         if let Some(writer) = self.mrt.take() {
             writer.take(&mut self.core);
-            writer.finish();
+            writer.finish().await;
         }
         self.core.finish();
     }

@@ -2,34 +2,37 @@
 //! forwarding table do: for each it is known which destinations changed since it was told, and what it
 //! was told of them. So a slow station is told only the latest state, and what is kept for it is
 //! bounded by the size of the tables; messages about sessions, which cannot be left out, are bounded
-//! by the station being given up and told everything anew.
+//! by the station being given up and told everything anew. The tables are walked in slices, one for
+//! each batch: what changes where the walk has not come yet is found there when it comes.
 
-use std::collections::BTreeMap;
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+mod batch;
+mod statistics;
+
+use std::net::{Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
 use rustc_hash::{FxHashMap, FxHashSet};
 use smallvec::SmallVec;
 
 use super::core::{Core, Time};
-use super::neighbor::Neighbor;
 use super::status::DownReason;
 use crate::bmp::{self, PeerHeader};
 use crate::config::{BmpStation, Monitored};
-use crate::export::UpdateGroups;
 use crate::rib::{AttrId, DestId, DirtyList, PeerId, Rib, RibPrefix, Table, with_family};
-use crate::wire::{
-    Capability, Family, Frame, MAX_EXTENDED_LEN, NextHop, Nlri, Open, UpdateEncoder,
-    encode_end_of_rib, frame,
-};
+use crate::wire::{Capability, Family, Open};
 
-/// Destinations looked at for one batch.
-const LOOK: usize = 2048;
+/// Destinations of a family looked at for one batch; few in tests, so that little is in many slices.
+const LOOK: usize = if cfg!(test) { 64 } else { 2048 };
 /// Octets of messages about sessions that wait at most: a station that is so far behind is given up.
 const CONTROL_MAX: usize = 1 << 20;
 
 /// One route that a station knows: in which RIB, whose, which of its paths, with what.
 type Known = (Monitored, PeerId, u32, AttrId);
+
+type Told = FxHashMap<DestId, SmallVec<[Known; 2]>>;
+
+/// Stands for a place that no table has: all were looked at.
+const DONE: usize = usize::MAX;
 
 /// A station that is connected.
 #[derive(Debug)]
@@ -42,18 +45,29 @@ struct Station {
     control: Vec<u8>,
     /// The peers whose sessions it knows.
     up: FxHashSet<PeerId>,
+    /// The first place of each table that was not looked at; [`DONE`] once all were.
+    walked: [usize; 2],
+    /// What changed before that place.
     pending: [DirtyList; 2],
-    told: [FxHashMap<DestId, SmallVec<[Known; 2]>>; 2],
+    told: [Told; 2],
     /// RIBs whose end is to be told once nothing waits.
     ends: Vec<(Monitored, PeerId, Family)>,
     /// Too far behind.
     given_up: bool,
 }
 
+/// What is held for a station that is gone.
+#[derive(Debug)]
+struct Gone {
+    told: [std::collections::hash_map::IntoIter<DestId, SmallVec<[Known; 2]>>; 2],
+    pending: [DirtyList; 2],
+}
+
 /// All stations.
 #[derive(Debug, Default)]
 pub(crate) struct Monitor {
     stations: Vec<Station>,
+    gone: Vec<Gone>,
 }
 
 impl Station {
@@ -63,6 +77,9 @@ impl Station {
     }
 
     fn mark<P: RibPrefix>(&mut self, table: &mut Table<P>, dest: DestId) {
+        if dest.index() >= self.walked[P::FAMILY.index()] {
+            return;
+        }
         let held = self.holds(P::FAMILY, dest);
         if !held && table.dest(dest).paths.is_empty() {
             return;
@@ -84,40 +101,7 @@ impl Station {
             message(&mut self.control);
         }
     }
-
-    /// What a RIB holds of a destination now, beside what the station was told of it.
-    fn current<P: RibPrefix>(
-        &self,
-        dest: DestId,
-        rib: &Rib,
-        groups: &UpdateGroups,
-    ) -> SmallVec<[Known; 2]> {
-        let entry = P::table(rib).dest(dest);
-        let mut current = SmallVec::new();
-        let known = |peer: PeerId| self.up.contains(&peer);
-        for path in entry.paths.iter().filter(|path| known(path.peer) && !path.is_stale()) {
-            if self.wants(Monitored::PrePolicy) {
-                current.push((Monitored::PrePolicy, path.peer, path.id, path.attr_in));
-            }
-            if self.wants(Monitored::PostPolicy) && path.attr != AttrId::NONE {
-                current.push((Monitored::PostPolicy, path.peer, path.id, path.attr));
-            }
-        }
-        if self.wants(Monitored::AdjRibOut) {
-            let told = groups.sent(P::FAMILY, dest).filter(|(peer, ..)| known(*peer));
-            current.extend(told.map(|(peer, id, attr)| (Monitored::AdjRibOut, peer, id, attr)));
-        }
-        if self.wants(Monitored::LocRib)
-            && let Some((_, attr)) = entry.best()
-        {
-            current.push((Monitored::LocRib, PeerId::LOCAL, 0, attr));
-        }
-        current
-    }
 }
-
-/// What a batch says: by RIB, peer and attributes (None: withdrawn), which destinations.
-type Plan = BTreeMap<(Monitored, PeerId, Option<AttrId>), Vec<(DestId, u32)>>;
 
 impl Monitor {
     /// Notes that paths of a destination, or what is selected, may have changed.
@@ -133,7 +117,7 @@ impl Monitor {
 }
 
 impl Core {
-    /// A station is connected: everything there is waits for it.
+    /// A station is connected: it is told of sessions first, and then everything there is.
     pub(crate) fn station_up(&mut self, address: SocketAddr, wall: Duration) {
         self.station_down(address);
         let Some(config) = self.config.bmp.iter().find(|s| s.address() == address) else { return };
@@ -143,6 +127,7 @@ impl Core {
             wall,
             control: Vec::new(),
             up: FxHashSet::default(),
+            walked: [0; 2],
             pending: Default::default(),
             told: Default::default(),
             ends: Vec::new(),
@@ -166,41 +151,45 @@ impl Core {
         for peer in established {
             self.peer_up(&mut station, peer);
         }
-        for family in Family::ALL {
-            with_family!(family, P => {
-                let table = P::table_mut(&mut self.rib);
-                let all: Vec<DestId> = table.iter().map(|(id, _)| id).collect();
-                for dest in all {
-                    station.mark(table, dest);
-                }
-            });
-        }
         self.monitor.stations.push(station);
     }
 
-    /// A station is gone.
+    /// A station is gone. What is held for it, [`Self::station_release`] lets go of.
     pub(crate) fn station_down(&mut self, address: SocketAddr) {
         let found = self.monitor.stations.iter().position(|s| s.address == address);
         let Some(at) = found else { return };
-        let mut station = self.monitor.stations.swap_remove(at);
+        let Station { told, pending, .. } = self.monitor.stations.swap_remove(at);
+        self.monitor.gone.push(Gone { told: told.map(Told::into_iter), pending });
+    }
+
+    /// Lets go of some of what was held for stations that are gone; returns whether there is more.
+    pub(crate) fn station_release(&mut self) -> bool {
+        let Some(gone) = self.monitor.gone.last_mut() else { return false };
+        let mut looks = LOOK;
         for family in Family::ALL {
+            let at = family.index();
             with_family!(family, P => {
                 let (table, attrs) = P::parts(&mut self.rib);
-                let all: Vec<DestId> = table
-                    .iter()
-                    .map(|(id, _)| id)
-                    .filter(|id| station.holds(family, *id))
-                    .collect();
-                for (_, known) in std::mem::take(&mut station.told[family.index()]) {
+                for (dest, known) in gone.told[at].by_ref().take(looks) {
+                    looks -= 1;
                     for (.., attr) in known {
                         attrs.release(attr);
                     }
+                    // It is held once, be it told, pending or both.
+                    if !gone.pending[at].contains(dest) {
+                        table.unhold(dest);
+                    }
                 }
-                for dest in all {
+                while looks > 0 && let Some(dest) = gone.pending[at].pop() {
+                    looks -= 1;
                     table.unhold(dest);
                 }
             });
         }
+        if looks > 0 {
+            self.monitor.gone.pop();
+        }
+        !self.monitor.gone.is_empty()
     }
 
     /// The last word to a station.
@@ -304,160 +293,7 @@ impl Core {
         }
         self.monitor.stations = stations;
     }
-
-    /// The next messages for a station, some ten kilobytes; None if there is nothing to say, or no
-    /// such station. An error: it is to be connected to anew.
-    pub(crate) fn station_batch(
-        &mut self,
-        address: SocketAddr,
-    ) -> Result<Option<Vec<u8>>, &'static str> {
-        let mut stations = std::mem::take(&mut self.monitor.stations);
-        let station = stations.iter_mut().find(|station| station.address == address);
-        let batch = station.map(|station| {
-            let mut out = std::mem::take(&mut station.control);
-            if station.given_up {
-                return Err("it is too far behind");
-            }
-            let mut plan = Plan::new();
-            for family in Family::ALL {
-                with_family!(family, P => {
-                    self.plan_batch::<P>(station, &mut plan);
-                    self.encode_batch::<P>(station, std::mem::take(&mut plan), &mut out);
-                });
-            }
-            if station.pending.iter().all(DirtyList::is_empty) {
-                for (rib, peer, family) in std::mem::take(&mut station.ends) {
-                    let header = self.header(station, peer, rib, self.clock);
-                    let mut update = Vec::new();
-                    encode_end_of_rib(family, &mut update);
-                    bmp::route_monitoring(&header, &update, &mut out);
-                }
-            }
-            Ok(Some(out).filter(|out| !out.is_empty()))
-        });
-        self.monitor.stations = stations;
-        batch.unwrap_or(Ok(None))
-    }
-
-    /// Takes what changed, and works out what the station is to be told. What it was told before is
-    /// released only once the batch is encoded.
-    fn plan_batch<P: RibPrefix>(&mut self, station: &mut Station, plan: &mut Plan) {
-        let at = P::FAMILY.index();
-        for _ in 0..LOOK {
-            let Some(dest) = station.pending[at].pop() else { return };
-            let current = station.current::<P>(dest, &self.rib, &self.groups);
-            let old = station.told[at].remove(&dest).unwrap_or_default();
-            let same = |a: &Known, b: &Known| (a.0, a.1, a.2) == (b.0, b.1, b.2);
-            for known in &old {
-                if !current.iter().any(|c| same(c, known)) {
-                    plan.entry((known.0, known.1, None)).or_default().push((dest, known.2));
-                }
-            }
-            for known in &current {
-                self.rib.attrs.retain(known.3);
-                if !old.contains(known) {
-                    plan.entry((known.0, known.1, Some(known.3)))
-                        .or_default()
-                        .push((dest, known.2));
-                }
-            }
-            for (.., attr) in old {
-                self.rib.attrs.release(attr);
-            }
-            if current.is_empty() {
-                // Its number is needed until the batch is encoded: let go of there.
-                plan.entry((Monitored::LocRib, RELEASED, None)).or_default().push((dest, 0));
-            } else {
-                station.told[at].insert(dest, current);
-            }
-        }
-    }
-
-    fn encode_batch<P: RibPrefix>(&mut self, station: &Station, plan: Plan, out: &mut Vec<u8>) {
-        let mut released = Vec::new();
-        for ((rib, peer, attr), dests) in plan {
-            if peer == RELEASED {
-                released = dests;
-                continue;
-            }
-            let header = self.header(station, peer, rib, self.clock);
-            let table = P::table(&self.rib);
-            let nlri = dests.iter().map(|(dest, path_id)| Nlri {
-                prefix: table.dest(*dest).prefix,
-                path_id: *path_id,
-            });
-            let neighbor = self.neighbors.get(peer.index()).and_then(Option::as_ref);
-            let encoder = encoder::<P>(neighbor, rib);
-            let mut updates = Vec::new();
-            if let Some(attr) = attr {
-                let set = self.rib.attrs.get(attr);
-                let next_hop = own_next_hop::<P>(set.next_hop);
-                let encoder = if encoder.can_announce::<P>(set.block, set.info, next_hop) {
-                    encoder
-                } else {
-                    UpdateEncoder { extended_messages: true, ..encoder }
-                };
-                encoder.announce(set.block, set.info, next_hop, nlri, &mut updates);
-            } else {
-                encoder.withdraw(nlri, &mut updates);
-            }
-            let mut rest = &updates[..];
-            while let Ok(Some(Frame { len, .. })) = frame(rest, MAX_EXTENDED_LEN) {
-                bmp::route_monitoring(&header, &rest[..len], out);
-                rest = &rest[len..];
-            }
-        }
-        let table = P::table_mut(&mut self.rib);
-        for (dest, _) in released {
-            if !station.holds(P::FAMILY, dest) {
-                table.unhold(dest);
-            }
-        }
-    }
-
-    /// What is counted, for a station that asks for it from time to time.
-    pub(crate) fn station_statistics(&mut self, now: Time, address: SocketAddr) {
-        let mut stations = std::mem::take(&mut self.monitor.stations);
-        for station in stations.iter_mut().filter(|station| station.address == address) {
-            for neighbor in self.neighbors.iter().flatten() {
-                if !station.up.contains(&neighbor.id) {
-                    continue;
-                }
-                let header = self.header(station, neighbor.id, Monitored::PrePolicy, now);
-                let stats = self.statistics(neighbor);
-                station.say(|out| bmp::statistics(&header, &stats, out));
-            }
-            if station.wants(Monitored::LocRib) {
-                let header = self.header(station, PeerId::LOCAL, Monitored::LocRib, now);
-                let sizes = [self.rib.v4.len(), self.rib.v6.len()];
-                let mut stats = vec![(8, gauge(sizes[0] + sizes[1]))];
-                for family in Family::ALL {
-                    stats.push((10, family_gauge(family, sizes[family.index()])));
-                }
-                station.say(|out| bmp::statistics(&header, &stats, out));
-            }
-        }
-        self.monitor.stations = stations;
-    }
-
-    fn statistics(&self, neighbor: &Neighbor) -> Vec<(u16, Vec<u8>)> {
-        let withdrawn = u32::try_from(neighbor.counters.treated_as_withdraw).unwrap_or(u32::MAX);
-        let told = Family::ALL.map(|family| self.groups.advertised(neighbor.id, family));
-        let mut stats = vec![
-            (7, gauge(neighbor.received.iter().sum())),
-            (11, withdrawn.to_be_bytes().to_vec()),
-            (15, gauge(told.iter().sum())),
-        ];
-        for family in neighbor.families().iter() {
-            stats.push((9, family_gauge(family, neighbor.received[family.index()])));
-            stats.push((17, family_gauge(family, told[family.index()])));
-        }
-        stats
-    }
 }
-
-/// Stands for no neighbor: what a batch lets go of.
-const RELEASED: PeerId = PeerId(u16::MAX);
 
 /// The station forgets the RIBs of a peer whose session it was told to be down.
 fn forget<P: RibPrefix>(station: &mut Station, peer: PeerId, rib: &mut Rib) {
@@ -482,39 +318,4 @@ fn forget<P: RibPrefix>(station: &mut Station, peer: PeerId, rib: &mut Rib) {
             table.unhold(dest);
         }
     }
-}
-
-fn encoder<P: RibPrefix>(neighbor: Option<&Neighbor>, rib: Monitored) -> UpdateEncoder {
-    let session = neighbor.and_then(|n| n.session.as_ref());
-    let add_path = session.is_some_and(|session| match rib {
-        Monitored::PrePolicy | Monitored::PostPolicy => {
-            session.negotiated.receive_paths.contains(P::FAMILY)
-        }
-        Monitored::AdjRibOut => session.negotiated.send_paths.contains(P::FAMILY),
-        Monitored::LocRib => false,
-    });
-    UpdateEncoder {
-        four_octet_as: true,
-        extended_messages: false,
-        extended_next_hop: true,
-        add_path,
-    }
-}
-
-/// A route of our own has the unspecified next hop of its family in the Loc-RIB.
-fn own_next_hop<P: RibPrefix>(next_hop: NextHop) -> NextHop {
-    match (next_hop.is_ourselves(), P::FAMILY) {
-        (true, Family::Ipv6Unicast) => NextHop::new(IpAddr::V6(std::net::Ipv6Addr::UNSPECIFIED)),
-        _ => next_hop,
-    }
-}
-
-fn gauge(value: usize) -> Vec<u8> {
-    (value as u64).to_be_bytes().to_vec()
-}
-
-fn family_gauge(family: Family, value: usize) -> Vec<u8> {
-    let (afi, safi) = family.wire();
-    let [high, low] = afi.to_be_bytes();
-    [&[high, low, safi][..], &gauge(value)].concat()
 }

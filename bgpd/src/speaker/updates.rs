@@ -7,7 +7,7 @@ use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
 
 use super::core::{Core, Time};
 use super::neighbor::Neighbor;
@@ -21,6 +21,8 @@ use crate::wire::Frame;
 const BUFFER: usize = 4 << 20;
 /// Buffers that wait for the thread at most.
 const QUEUE: usize = 4;
+/// How long the end of the speaker waits for the file.
+const PATIENCE: Duration = Duration::from_secs(2);
 
 /// Records that wait to be taken.
 #[derive(Debug)]
@@ -110,14 +112,17 @@ impl Core {
 pub(super) struct Writer {
     pub(super) config: Mrt,
     queue: mpsc::Sender<(Vec<u8>, u64)>,
-    thread: Option<std::thread::JoinHandle<()>>,
+    /// Closed once the thread has ended.
+    ended: oneshot::Receiver<()>,
 }
 
 impl Writer {
     pub(super) fn start(config: Mrt) -> io::Result<Self> {
         let (queue, mut receiver) = mpsc::channel::<(Vec<u8>, u64)>(QUEUE);
         let mut files = Files { config: config.clone(), open: None };
-        let thread = std::thread::Builder::new().name("mrt".into()).spawn(move || {
+        let (ending, ended) = oneshot::channel::<()>();
+        std::thread::Builder::new().name("mrt".into()).spawn(move || {
+            let _ending = ending;
             let mut lost = 0;
             while let Some((octets, dropped)) = receiver.blocking_recv() {
                 let failed: bool = match files.write(&octets, SystemTime::now()) {
@@ -134,7 +139,7 @@ impl Writer {
                 }
             }
         })?;
-        Ok(Self { config, queue, thread: Some(thread) })
+        Ok(Self { config, queue, ended })
     }
 
     /// Takes over what waits in the core, if there is room.
@@ -146,12 +151,14 @@ impl Writer {
         }
     }
 
-    /// Returns when all that was taken over is written.
-    pub(super) fn finish(mut self) {
-        drop(self.queue);
-        if let Some(thread) = self.thread.take() {
-            // It does not panic; and if it did, there is nobody left to write.
-            let _ended = thread.join();
+    /// Returns when all that was taken over is written, or could not be for [`PATIENCE`]: from a disk
+    /// that hangs nothing comes back, not even to a thread that ends. That one is left behind.
+    pub(super) async fn finish(self) {
+        let Self { config, queue, ended } = self;
+        drop(queue);
+        if tokio::time::timeout(PATIENCE, ended).await.is_err() {
+            let path = config.updates.display();
+            tracing::error!(%path, "the MRT file hangs: what came last may be missing");
         }
     }
 }
@@ -200,6 +207,31 @@ fn rotated(path: &Path, begun: u64) -> PathBuf {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// A pipe that nobody reads is as a disk that hangs: not even opening it ends.
+    #[tokio::test]
+    async fn a_file_that_hangs_delays_the_end_no_longer_than_that() {
+        let path = std::env::temp_dir().join(format!("bgpd-mrt-hangs-{}", std::process::id()));
+        let made = std::process::Command::new("mkfifo").arg(&path).status().unwrap();
+        assert!(made.success());
+        let config = Mrt { updates: path.clone(), rotate_seconds: None };
+        let writer = Writer::start(config.clone()).unwrap();
+        writer.queue.try_send((b"late".to_vec(), 0)).unwrap();
+        writer.finish().await;
+        // What it was given is not forgotten, should the disk come back.
+        let late = tokio::task::spawn_blocking({
+            let path = path.clone();
+            move || std::fs::read(path).unwrap()
+        });
+        assert_eq!(late.await.unwrap(), b"late");
+        std::fs::remove_file(&path).unwrap();
+
+        let writer = Writer::start(config).unwrap();
+        writer.queue.try_send((b"in time".to_vec(), 0)).unwrap();
+        writer.finish().await;
+        assert_eq!(std::fs::read(&path).unwrap(), b"in time", "it waits for what goes on");
+        std::fs::remove_file(&path).unwrap();
+    }
 
     #[test]
     fn files_are_appended_to_and_rotated() {

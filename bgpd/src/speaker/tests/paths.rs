@@ -5,15 +5,15 @@ use crate::config::{AddPaths, SentPaths};
 use crate::policy::{Changes, Rule};
 use crate::transport::memory::Random;
 
-const PREFIX: &str = "10.9.0.0/24";
+pub(super) const PREFIX: &str = "10.9.0.0/24";
 /// Who has the prefix.
 const SOURCES: [usize; 3] = [1, 2, 3];
 /// Who takes several paths to it.
-const TAKERS: [usize; 2] = [4, 5];
+pub(super) const TAKERS: [usize; 2] = [4, 5];
 
 /// Node 0 reflects the routes of the others, which are internal to its AS. Nodes 4 and 5 take several
 /// paths.
-fn star(seed: u64, send: SentPaths) -> Network {
+pub(super) fn star(seed: u64, send: SentPaths) -> Network {
     let mut network = Network::new(seed);
     let mut reflector = config(0, 65000);
     for at in 1..=5 {
