@@ -1,4 +1,4 @@
 //! See `bgpd::fuzz::bfd`.
 #![no_main]
 
-libfuzzer_sys::fuzz_target!(|octets: &[u8]| bgpd::fuzz::bfd(octets));
+bgpd_fuzz::target!(bfd);

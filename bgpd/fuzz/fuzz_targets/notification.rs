@@ -1,4 +1,4 @@
 //! See `bgpd::fuzz::notification`.
 #![no_main]
 
-libfuzzer_sys::fuzz_target!(|octets: &[u8]| bgpd::fuzz::notification(octets));
+bgpd_fuzz::target!(notification);

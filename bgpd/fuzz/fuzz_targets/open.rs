@@ -1,4 +1,4 @@
 //! See `bgpd::fuzz::open`.
 #![no_main]
 
-libfuzzer_sys::fuzz_target!(|octets: &[u8]| bgpd::fuzz::open(octets));
+bgpd_fuzz::target!(open);

@@ -1,4 +1,4 @@
 //! See `bgpd::fuzz::route_refresh`.
 #![no_main]
 
-libfuzzer_sys::fuzz_target!(|octets: &[u8]| bgpd::fuzz::route_refresh(octets));
+bgpd_fuzz::target!(route_refresh);

@@ -1,4 +1,4 @@
 //! See `bgpd::fuzz::stream`.
 #![no_main]
 
-libfuzzer_sys::fuzz_target!(|octets: &[u8]| bgpd::fuzz::stream(octets));
+bgpd_fuzz::target!(stream);

@@ -1,4 +1,4 @@
 //! See `bgpd::fuzz::yaml`.
 #![no_main]
 
-libfuzzer_sys::fuzz_target!(|octets: &[u8]| bgpd::fuzz::yaml(octets));
+bgpd_fuzz::target!(yaml);

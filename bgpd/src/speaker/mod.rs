@@ -40,7 +40,7 @@ pub use dynamic::ListenRangeStatus;
 pub use fib::{FibBatch, FibDelta};
 pub use record::replay::{Difference, Replay, Stop, Unreadable, Until};
 pub use record::{Ending, Recording};
-#[cfg(test)]
+#[cfg(any(test, feature = "fuzzing"))]
 pub(crate) use record::{Journal, Recorded};
 use status::Cursor;
 pub(crate) use status::seconds;

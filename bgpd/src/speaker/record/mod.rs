@@ -364,7 +364,10 @@ impl Recorded {
         self.note_at_once(&Input::AskAgain(name));
         self.core.ask_again(name);
     }
+}
 
+#[cfg(any(test, feature = "fuzzing"))]
+impl Recorded {
     /// The recording, which ends here, of a run that is recorded in memory.
     pub(crate) fn take_recording(&mut self) -> Vec<u8> {
         self.journal.take().map_or_else(Vec::new, |mut journal| {

@@ -5,6 +5,7 @@
 //! one cargo invocation (one profile, so tests and the lab share what is built; benchmarks have
 //! the release profile), and then replaces itself by `labctl` with the same arguments.
 
+mod fuzz;
 mod packages;
 
 use std::ffi::OsString;
@@ -30,8 +31,12 @@ fn main() -> ExitCode {
         let _ = std::io::stdout().lock().write_all(USAGE.as_bytes());
         return ExitCode::SUCCESS;
     }
-    match run(&args) {
-        Ok(never) => match never {},
+    let done = match fuzzing(&args) {
+        Some(args) => workspace_root().and_then(|root| fuzz::run(&root, &args)),
+        None => run(&args).map(|never| match never {}),
+    };
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             say(&format!("error: {error:#}"));
             ExitCode::FAILURE
@@ -87,6 +92,12 @@ fn command(args: &[OsString]) -> Option<&str> {
         }
     }
     None
+}
+
+/// What follows the command that fuzzes, if it is that one: it needs no lab.
+fn fuzzing(args: &[OsString]) -> Option<Vec<&str>> {
+    let args: Vec<&str> = args.iter().filter_map(|arg| arg.to_str()).collect();
+    args.split_first().filter(|(command, _)| **command == "fuzz").map(|(_, rest)| rest.to_vec())
 }
 
 /// Is the command one that raises a lab?
@@ -164,5 +175,12 @@ mod tests {
             |line: &str| makes_labs(&line.split(' ').map(OsString::from).collect::<Vec<_>>());
         assert!(makes("up --nodes 3") && makes("--name down up") && makes("--name=x test policy"));
         assert!(!makes("down") && !makes("--name up down") && !makes("exec node1 -- up"));
+    }
+
+    #[test]
+    fn fuzzing_needs_no_lab() {
+        let args = |line: &str| line.split(' ').map(OsString::from).collect::<Vec<_>>();
+        assert_eq!(fuzzing(&args("fuzz mrt 5")), Some(vec!["mrt", "5"]));
+        assert_eq!(fuzzing(&args("test fuzz")), None);
     }
 }
