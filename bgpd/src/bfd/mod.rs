@@ -23,7 +23,7 @@ mod thread;
 pub use packet::{Diagnostic, LEN, Malformed, Packet, State};
 pub(crate) use session::Params;
 pub use table::Discarded;
-pub(crate) use table::{Key, Wanted};
+pub(crate) use table::{Interface, Key, Wanted};
 pub(crate) use thread::{Event, Handle, Snapshot};
 
 use std::num::NonZeroU32;

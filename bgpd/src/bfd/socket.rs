@@ -9,7 +9,7 @@ use std::os::fd::{AsRawFd, RawFd};
 
 use socket2::{Domain, MaybeUninitSlice, MsgHdrMut, Protocol, SockAddr, Socket, Type};
 
-use super::table::{Arrival, Key};
+use super::table::{Arrival, Interface, Key};
 use crate::transport::tcp::set;
 
 /// Where control packets go on one link (RFC 5881 section 4), and over several hops (RFC 5883
@@ -35,11 +35,13 @@ const CONTROL: usize = 128;
 pub(super) struct Kind {
     ipv4: bool,
     multihop: bool,
+    /// Only those that come by this one.
+    interface: Option<Interface>,
 }
 
 impl Kind {
     pub(super) const fn of(key: &Key) -> Self {
-        Self { ipv4: key.peer.is_ipv4(), multihop: key.multihop }
+        Self { ipv4: key.peer.is_ipv4(), multihop: key.multihop, interface: key.interface }
     }
 
     const fn port(self) -> u16 {
@@ -49,15 +51,19 @@ impl Kind {
 
 impl std::fmt::Display for Kind {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "UDP port {} of {}", self.port(), if self.ipv4 { "IPv4" } else { "IPv6" })
+        write!(f, "UDP port {} of {}", self.port(), if self.ipv4 { "IPv4" } else { "IPv6" })?;
+        self.interface.map_or(Ok(()), |interface| write!(f, " on {interface}"))
     }
 }
 
-fn socket(ipv4: bool, address: SocketAddr) -> io::Result<Socket> {
+fn socket(ipv4: bool, address: SocketAddr, interface: Option<&Interface>) -> io::Result<Socket> {
     let socket = Socket::new(Domain::for_address(address), Type::DGRAM, Some(Protocol::UDP))?;
     socket.set_nonblocking(true)?;
     if !ipv4 {
         socket.set_only_v6(true)?;
+    }
+    if let Some(interface) = interface {
+        socket.bind_device(Some(interface.name()))?;
     }
     Ok(socket)
 }
@@ -76,9 +82,11 @@ pub(super) struct Receiver {
 }
 
 impl Receiver {
-    pub(super) fn open(kind: Kind) -> io::Result<Self> {
+    /// A receiver beside others. A packet goes to the one that is bound to the interface that it
+    /// came by, if there is one.
+    pub(super) fn open<'a>(kind: Kind, others: impl Iterator<Item = &'a Self>) -> io::Result<Self> {
         let address = SocketAddr::new(unspecified(kind.ipv4), kind.port());
-        let socket = socket(kind.ipv4, address)?;
+        let socket = socket(kind.ipv4, address, kind.interface.as_ref())?;
         let on: libc::c_int = 1;
         if kind.ipv4 {
             set(&socket, libc::IPPROTO_IP, libc::IP_RECVTTL, &on)?;
@@ -91,7 +99,17 @@ impl Receiver {
         if set(&socket, libc::SOL_SOCKET, libc::SO_RCVBUFFORCE, &RECEIVE_BUFFER).is_err() {
             set(&socket, libc::SOL_SOCKET, libc::SO_RCVBUF, &RECEIVE_BUFFER)?;
         }
-        socket.bind(&address.into())?;
+        let alike =
+            |other: &&Self| (other.kind.ipv4, other.kind.multihop) == (kind.ipv4, kind.multihop);
+        let sharing: Vec<&Socket> = others.filter(alike).map(|other| &other.socket).collect();
+        // Those of one port must all agree to share it, while one of them is bound. Not for longer:
+        // another program that wants it is to be told that it is taken, as we are if it was first.
+        let share = |on: bool| {
+            let own = (!sharing.is_empty()).then_some(&socket);
+            sharing.iter().copied().chain(own).try_for_each(|s| s.set_reuse_address(on))
+        };
+        let bound = share(true).and_then(|()| socket.bind(&address.into()));
+        share(false).and(bound)?;
         // Filled with zeros, so that all of it is initialised whatever the kernel writes.
         let (payload, control) = ([MaybeUninit::new(0); PAYLOAD], [MaybeUninit::new(0); CONTROL]);
         Ok(Self { socket, kind, payload, control })
@@ -119,6 +137,7 @@ impl Receiver {
             from,
             to: unspecified(self.kind.ipv4),
             interface: 0,
+            bound: self.kind.interface,
             ttl: 0,
             multihop: self.kind.multihop,
         };
@@ -209,7 +228,7 @@ impl Sender {
             IpAddr::V6(v6) => SocketAddrV6::new(v6, port, 0, key.scope_id).into(),
         };
         let to = at(key.peer, kind.port());
-        let socket = socket(kind.ipv4, to)?;
+        let socket = socket(kind.ipv4, to, key.interface.as_ref())?;
         if kind.ipv4 {
             set(&socket, libc::IPPROTO_IP, libc::IP_TTL, &TTL)?;
             set(&socket, libc::IPPROTO_IP, libc::IP_TOS, &TRAFFIC_CLASS)?;

@@ -11,6 +11,36 @@ use super::packet::{LEN, Packet, State};
 use super::session::{Params, Session};
 use super::{Status, Time};
 
+/// The name of an interface.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub(crate) struct Interface([u8; libc::IF_NAMESIZE]);
+
+impl Interface {
+    /// None: no interface can have this name.
+    pub(crate) fn new(name: &str) -> Option<Self> {
+        let mut octets = [0; libc::IF_NAMESIZE];
+        // The last one ends it.
+        octets[..libc::IF_NAMESIZE - 1].get_mut(..name.len())?.copy_from_slice(name.as_bytes());
+        Some(Self(octets))
+    }
+
+    pub(crate) fn name(&self) -> &[u8] {
+        self.0.split(|octet| *octet == 0).next().unwrap_or_default()
+    }
+}
+
+impl std::fmt::Display for Interface {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&String::from_utf8_lossy(self.name()))
+    }
+}
+
+impl std::fmt::Debug for Interface {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{self}")
+    }
+}
+
 /// What tells one session from another before the discriminators do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub(crate) struct Key {
@@ -19,8 +49,17 @@ pub(crate) struct Key {
     pub(crate) scope_id: u32,
     /// Our address; None: any.
     pub(crate) local: Option<IpAddr>,
+    /// The only interface that packets come and go by; None: whatever the routes say.
+    pub(crate) interface: Option<Interface>,
     /// RFC 5883, not RFC 5881.
     pub(crate) multihop: bool,
+}
+
+impl Key {
+    /// Whether the session's packets may come by the interface that one came by.
+    fn is_way(&self, arrival: &Arrival) -> bool {
+        self.interface.is_none() || self.interface == arrival.bound
+    }
 }
 
 /// What a session is to be.
@@ -38,6 +77,8 @@ pub(crate) struct Arrival {
     pub(crate) to: IpAddr,
     /// Its index.
     pub(crate) interface: u32,
+    /// It, or the VRF that it is in, where the packet came to a socket that is bound to that.
+    pub(crate) bound: Option<Interface>,
     /// Or hop limit.
     pub(crate) ttl: u8,
     /// To the port of RFC 5883.
@@ -217,15 +258,18 @@ impl Table {
     /// The session of a packet that does not name one: the one that is most particular about
     /// where its packets come from.
     fn find(&self, arrival: &Arrival) -> Option<NonZeroU32> {
-        let first = Key { peer: arrival.from, scope_id: 0, local: None, multihop: false };
+        let peer = arrival.from;
+        let first = Key { peer, scope_id: 0, local: None, interface: None, multihop: false };
         let of_peer = self.by_key.range(first..).take_while(|(key, _)| key.peer == arrival.from);
         let fits = |key: &Key| {
             key.multihop == arrival.multihop
                 && (key.scope_id == 0 || key.scope_id == arrival.interface)
                 && key.local.is_none_or(|local| local == arrival.to)
+                && key.is_way(arrival)
         };
         let fitting = of_peer.filter(|(key, _)| fits(key));
-        fitting.max_by_key(|(key, _)| (key.local.is_some(), key.scope_id)).map(|(_, id)| *id)
+        let particular = |key: &Key| (key.local.is_some(), key.interface.is_some(), key.scope_id);
+        fitting.max_by_key(|(key, _)| particular(key)).map(|(_, id)| *id)
     }
 
     /// Lets time pass.
@@ -307,6 +351,7 @@ impl Entry {
     fn is_for(&self, arrival: &Arrival) -> bool {
         self.key.multihop == arrival.multihop
             && (!arrival.multihop || self.key.peer == arrival.from)
+            && self.key.is_way(arrival)
     }
 
     fn status(&self, now: Time) -> Status {

@@ -11,6 +11,7 @@ use std::sync::mpsc as std_mpsc;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
+use smallvec::SmallVec;
 use tokio::sync::{mpsc, oneshot};
 
 use super::socket::{Kind, Receiver, Sender};
@@ -229,6 +230,12 @@ impl Runner {
             && let Err(error) = sender.send(octets)
         {
             tracing::trace!(peer = %key.peer, %error, "BFD: cannot send");
+            if key.interface.is_some() && error.raw_os_error() == Some(libc::ENODEV) {
+                // There may be another one of that name, which the sockets know nothing of.
+                *known = Err(format!("cannot send: {error}"));
+                self.receivers.remove(&Kind::of(key));
+                self.retry = Some(Time::ZERO);
+            }
         }
     }
 
@@ -258,13 +265,16 @@ impl Runner {
             }
             let receiver = match had.remove(&kind) {
                 Some(Ok(receiver)) => Ok(receiver),
-                before => Receiver::open(kind).map_err(|error| {
-                    let error = format!("cannot receive on {kind}: {error}");
-                    if before.and_then(Result::err).as_ref() != Some(&error) {
-                        tracing::warn!(error, "BFD");
-                    }
-                    error
-                }),
+                before => {
+                    let others = self.receivers.values().chain(had.values()).flatten();
+                    Receiver::open(kind, others).map_err(|error| {
+                        let error = format!("cannot receive on {kind}: {error}");
+                        if before.and_then(Result::err).as_ref() != Some(&error) {
+                            tracing::warn!(error, "BFD");
+                        }
+                        error
+                    })
+                }
             };
             failed |= receiver.is_err();
             self.receivers.insert(kind, receiver);
@@ -289,11 +299,11 @@ impl Runner {
         let offer = (!self.untold.is_empty()).then(|| now + OFFER);
         let deadline = [self.table.next_deadline(), self.retry, offer].into_iter().flatten().min();
         let timeout = deadline.map(|at| at.saturating_sub(now));
-        let mut fds = [libc::pollfd { fd: -1, events: libc::POLLIN, revents: 0 }; 5];
-        fds[0].fd = self.woken.as_raw_fd();
-        for (place, receiver) in fds[1..].iter_mut().zip(self.receivers.values().flatten()) {
-            place.fd = receiver.fd();
-        }
+        let receivers = self.receivers.values().flatten().map(Receiver::fd);
+        let mut fds: SmallVec<[libc::pollfd; 8]> = std::iter::once(self.woken.as_raw_fd())
+            .chain(receivers)
+            .map(|fd| libc::pollfd { fd, events: libc::POLLIN, revents: 0 })
+            .collect();
         if let Err(error) = poll(&mut fds, timeout)
             && error.kind() != io::ErrorKind::Interrupted
         {

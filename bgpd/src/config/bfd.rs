@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::PeerConfig;
-use crate::bfd::{Key, Params, Wanted};
+use crate::bfd::{Interface, Key, Params, Wanted};
 
 /// BFD for one neighbor (RFC 5880, RFC 5882). `bfd: {}` has all defaults: a failure is noticed
 /// within 900 ms, which a busy machine, or a virtual one that is moved, does not reach by itself.
@@ -71,6 +71,7 @@ impl PeerConfig {
             peer: self.address,
             scope_id: self.scope_id,
             local: self.source_address,
+            interface: self.source_interface.as_deref().and_then(Interface::new),
             multihop: bfd.multihop.unwrap_or(far && !near),
         };
         let params = Params {

@@ -188,7 +188,7 @@ pub struct PeerConfig {
     #[serde(default)]
     pub source_address: Option<IpAddr>,
     /// The interface of the session, or its VRF if it is in one: connections are made by way of it
-    /// and taken only from it, whatever the routes are. While it is not there the peer is down.
+    /// and taken only from it, whatever the routes are, and so are BFD packets. While it is not there the peer is down.
     /// None: what the kernel chooses, and any.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub source_interface: Option<String>,

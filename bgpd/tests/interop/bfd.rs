@@ -85,6 +85,51 @@ fn threads(us: &Daemon<'_>) -> BTreeMap<String, i64> {
     tasks.map(|task| of(task.unwrap())).collect()
 }
 
+/// The kernel's best route to one of the peer's addresses leads elsewhere; that to the other, which has
+/// a session on the same port, does not.
+#[test]
+fn by_the_interface_that_is_said() {
+    let pair = Pair::new();
+    pair.peer.ip("address add 10.9.9.2/32 dev lo");
+    pair.us.ip("address add 10.0.1.7/24 dev peer\n\
+                link add second type veth peer name third\n\
+                link set third up\nlink set second up\n\
+                route add 10.9.9.2/32 dev second src 10.0.1.1 metric 1\n\
+                route add 10.9.9.2/32 via 10.0.1.2 metric 2");
+    let lines = " neighbor 10.0.1.1 ebgp-multihop 2\n neighbor 10.0.1.1 update-source 10.9.9.2\n \
+                 neighbor 10.0.1.7 remote-as 65001\n neighbor 10.0.1.7 ebgp-multihop 2\n \
+                 neighbor 10.0.1.7 bfd 3 50 50\n neighbor 10.0.1.7 update-source 10.0.1.2\n";
+    let frr = Frr::start_with(&pair.peer, BFDD, &frr_config(lines));
+    let ours = |interface: &str| {
+        let fields = format!("multihop: 2, {interface} source-address: 10.0.1.1, {FAST}");
+        let other = format!(
+            "  - {{name: other, address: 10.0.1.2, source-address: 10.0.1.7, asn: 65002, \
+             multihop: 2, {FAST}}}\n"
+        );
+        pair::ours(&fields).replace("address: 10.0.1.2,", "address: 10.9.9.2,") + &other
+    };
+    let us = Daemon::start(&pair.us, &ours(""));
+    until_bfd(&us, "other", "up");
+    // The peer is heard, but does not hear us.
+    let deaf = until_bfd(&us, "peer", "init");
+    assert_eq!((&deaf["remote_state"], &deaf["error"]), (&"down".into(), &Value::Null));
+
+    us.reload(&ours("source-interface: peer,"));
+    until_bfd(&us, "peer", "up");
+    until_frr(&frr, "10.0.1.1", "up");
+    assert_eq!(until_bfd(&us, "other", "up")["failures"], 0);
+
+    // One that is not there, and is told of.
+    us.reload(&ours("source-interface: fourth,"));
+    eventually("the reason", LIMIT, || {
+        let bfd = us.neighbor("peer")?["bfd"].take();
+        let error = bfd["error"].as_str().context("no error")?;
+        ensure!(error.contains("on fourth") && error.contains("No such device"), "{bfd}");
+        Ok(())
+    });
+    assert_eq!(until_bfd(&us, "other", "up")["failures"], 0);
+}
+
 #[test]
 fn frr_on_one_link() {
     let pair = Pair::new();

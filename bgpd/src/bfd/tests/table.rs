@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use crate::bfd::session::Params;
 use crate::bfd::table::{Arrival, Discarded, Output, Table};
-use crate::bfd::{Diagnostic, Key, Packet, State, Time, Wanted};
+use crate::bfd::{Diagnostic, Interface, Key, Packet, State, Time, Wanted};
 
 const WANTED: Wanted =
     Wanted { params: Params { min_tx: 50_000, min_rx: 50_000, multiplier: 3 }, min_ttl: 254 };
@@ -17,12 +17,12 @@ fn ip(text: &str) -> IpAddr {
 }
 
 fn key(peer: &str) -> Key {
-    Key { peer: ip(peer), scope_id: 0, local: None, multihop: false }
+    Key { peer: ip(peer), scope_id: 0, local: None, interface: None, multihop: false }
 }
 
 fn from(peer: &str) -> Arrival {
     let to = ip("192.0.2.1");
-    Arrival { from: ip(peer), to, interface: 3, ttl: 255, multihop: false }
+    Arrival { from: ip(peer), to, interface: 3, bound: None, ttl: 255, multihop: false }
 }
 
 fn table(keys: &[Key]) -> Table {
@@ -46,6 +46,41 @@ fn heard(state: State, your: Option<NonZeroU32>) -> Packet {
         desired_min_tx: 50_000,
         required_min_rx: 50_000,
         required_min_echo_rx: 0,
+    }
+}
+
+#[test]
+fn a_name_that_no_interface_can_have_is_none() {
+    for name in ["e", "eth0", "a234567890bcdef"] {
+        let interface = Interface::new(name).unwrap();
+        assert_eq!((interface.name(), interface.to_string()), (name.as_bytes(), name.to_owned()));
+    }
+    assert_eq!(Interface::new("a234567890bcdefg"), None);
+}
+
+#[test]
+fn by_the_interface_that_is_said_and_no_other() {
+    let [eth0, eth1] = ["eth0", "eth1"].map(Interface::new);
+    let any = key("192.0.2.9");
+    let by = Key { interface: eth0, ..any };
+    let only = Key { interface: eth0, ..key("192.0.2.8") };
+    let mut table = table(&[any, by, only]);
+    let down = heard(State::Down, None);
+    let cases = [
+        ("192.0.2.9", eth0, Some(by)),
+        ("192.0.2.9", eth1, Some(any)),
+        ("192.0.2.9", None, Some(any)),
+        ("192.0.2.8", eth0, Some(only)),
+        ("192.0.2.8", eth1, None),
+        ("192.0.2.8", None, None),
+    ];
+    let status = table.statuses(Time::ZERO);
+    for (peer, bound, wanted) in cases {
+        let arrival = Arrival { bound, ..from(peer) };
+        assert_eq!(taken(&mut table, &arrival, &down), wanted, "{arrival:?}");
+        // Not even with the number of the session.
+        let up = heard(State::Up, Some(status[&only].local_discriminator));
+        assert_eq!(taken(&mut table, &arrival, &up), (bound == eth0).then_some(only));
     }
 }
 

@@ -12,7 +12,7 @@ use ipnet::IpNet;
 use super::codec::{
     Fields, Malformed, nanoseconds, put_address, put_ip, put_number, put_octets, put_option,
 };
-use crate::bfd::{Diagnostic, Key, State, Status};
+use crate::bfd::{Diagnostic, Interface, Key, State, Status};
 use crate::rib::Resolution;
 use crate::speaker::ConnId;
 use crate::transport::discovery::Found;
@@ -305,6 +305,7 @@ fn put_bfd(out: &mut Vec<u8>, key: &Key, status: &Status) {
     put_ip(out, key.peer);
     put_number(out, key.scope_id.into());
     put_option(out, key.local, put_ip);
+    put_option(out, key.interface, |out, interface| put_octets(out, interface.name()));
     out.push(key.multihop.into());
     out.extend([status.state, status.remote_state].map(|state| state as u8));
     out.extend([status.diagnostic, status.remote_diagnostic].map(Diagnostic::code));
@@ -333,6 +334,7 @@ fn bfd(f: &mut Fields<'_>) -> Result<(Key, Status), Malformed> {
         peer: f.ip()?,
         scope_id: f.small()?,
         local: f.option(Fields::ip)?,
+        interface: f.option(|f| Interface::new(f.text()?).ok_or("names no interface"))?,
         multihop: f.flag()?,
     };
     let state = |f: &mut Fields<'_>| {

@@ -12,7 +12,7 @@ const SECOND: Duration = Duration::from_secs(1);
 
 /// The session of a node with another.
 fn key(other: usize) -> Key {
-    Key { peer: address(other), scope_id: 0, local: None, multihop: false }
+    Key { peer: address(other), scope_id: 0, local: None, interface: None, multihop: false }
 }
 
 fn status(state: BfdState, failures: u64) -> Status {
