@@ -35,7 +35,7 @@ mod status;
 mod surplus;
 
 pub use committer::Clock;
-pub use request::{AssignRequest, Assignment, Epoch, Families, Live};
+pub use request::{AssignRequest, Assignment, Epoch, Families, Live, Tunnel};
 pub use status::{BlockStatus, CorruptKey, Mode, Status};
 
 use committer::{Committer, Message, Parts};

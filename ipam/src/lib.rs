@@ -21,7 +21,7 @@ pub mod timestamp;
 
 pub use allocator::{
     AssignRequest, Assignment, BlockStatus, Epoch, Families, Ipam, Live, Options, Status,
-    StoreConfig,
+    StoreConfig, Tunnel,
 };
 pub use error::Error;
 pub use model::IpamConfig;

@@ -16,7 +16,9 @@ use futures::future::join_all;
 use ipam::allocator::Mode;
 use ipam::store::memory::{Fault, MemoryStore};
 use ipam::store::{Outcome, Store, Txn};
-use ipam::{AllowedUse, Error, Families, Family, IpamConfig, Live, Pool, model};
+use ipam::{
+    AllowedUse, AssignRequest, Error, Families, Family, IpamConfig, Live, Pool, Tunnel, model,
+};
 
 mod common;
 use common::cluster::{Cluster, Node, START, all, consistent, ip, net, pool};
@@ -444,9 +446,8 @@ async fn collects_what_no_live_endpoint_has() {
     for n in 0..40 {
         node.v4(&format!("h{n}")).await.unwrap();
     }
-    let mut tunnel = node.request("vxlan-tunnel-addr-n", Families::V4);
-    tunnel.attributes = [("type".to_owned(), "vxlanTunnelAddress".to_owned())].into();
-    tunnel.intended_use = AllowedUse::Tunnel;
+    let tunnel = AssignRequest::tunnel(Tunnel::Vxlan, "n", vec!["p".to_owned()]);
+    assert_eq!(tunnel.attributes["type"], "vxlanTunnelAddress");
     node.ipam.assign(tunnel).await.unwrap();
     let disk = node.stop().await;
     let node = cluster.node_on("n", disk);

@@ -15,7 +15,7 @@ use futures::future::BoxFuture;
 use ipam::retire::{Challenge, Registry, Retired};
 use ipam::store::Store;
 use ipam::store::memory::{Fault, MemoryStore};
-use ipam::{Error, Families, Live, model};
+use ipam::{AssignRequest, Error, Families, Live, Tunnel, model};
 
 mod common;
 use common::cluster::{Cluster, Node, all, consistent, net, pool};
@@ -104,11 +104,13 @@ async fn what_a_deleted_node_held_rests_and_is_free() {
         world.challenge().await,
         Challenge::Refused("Kubernetes has a node of this name".to_owned())
     );
+    let tunnel = AssignRequest::tunnel(Tunnel::WireguardV6, "gone", Vec::new());
+    gone.ipam.assign(tunnel).await.unwrap();
     gone.stop().await;
     world.kubernetes.delete("gone");
     assert_eq!(world.challenge().await, Challenge::Unowned);
     let retired = world.retire().await;
-    assert_eq!((retired.addresses.len(), retired.blocks.len()), (4, 0), "{retired:?}");
+    assert_eq!((retired.addresses.len(), retired.blocks.len()), (5, 0), "{retired:?}");
     assert!(retired.kept.iter().all(|reason| reason.ends_with("addresses rest")), "{retired:?}");
     assert_eq!(consistent(&*world.store).await.len(), 2, "those of the other node");
     world.cluster.clock.advance(121);

@@ -32,6 +32,35 @@ impl Families {
     }
 }
 
+/// What a node has an address for on a device of its own, in Calico's words.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[allow(missing_docs, reason = "each is the encapsulation of its name; V6: over IPv6")]
+pub enum Tunnel {
+    Ipip,
+    Vxlan,
+    VxlanV6,
+    Wireguard,
+    WireguardV6,
+}
+
+impl Tunnel {
+    /// The beginning of its handle, and the `type` of its allocation.
+    fn names(self) -> (&'static str, &'static str) {
+        match self {
+            Self::Ipip => ("ipip-tunnel-addr-", "ipipTunnelAddress"),
+            Self::Vxlan => ("vxlan-tunnel-addr-", "vxlanTunnelAddress"),
+            Self::VxlanV6 => ("vxlan-v6-tunnel-addr-", "vxlanV6TunnelAddress"),
+            Self::Wireguard => ("wireguard-tunnel-addr-", "wireguardTunnelAddress"),
+            Self::WireguardV6 => ("wireguard-v6-tunnel-addr-", "wireguardV6TunnelAddress"),
+        }
+    }
+
+    /// The handle of a node's address.
+    pub fn handle(self, node: &str) -> String {
+        format!("{}{node}", self.names().0)
+    }
+}
+
 /// A request for addresses: one of each family, all or none.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct AssignRequest {
@@ -64,6 +93,22 @@ impl AssignRequest {
             requested_ips: Vec::new(),
             intended_use: AllowedUse::Workload,
             namespace_labels: None,
+        }
+    }
+
+    /// For a node's tunnel device, from the pools with that encapsulation. No collection on the
+    /// node takes it back; it goes by [`super::Ipam::release`], or with the node.
+    pub fn tunnel(tunnel: Tunnel, node: &str, pools: Vec<String>) -> Self {
+        let attributes = [("node", node), ("type", tunnel.names().1)];
+        let families = match tunnel {
+            Tunnel::Ipip | Tunnel::Vxlan | Tunnel::Wireguard => Families::V4,
+            Tunnel::VxlanV6 | Tunnel::WireguardV6 => Families::V6,
+        };
+        Self {
+            attributes: attributes.map(|(k, v)| (k.to_owned(), v.to_owned())).into(),
+            requested_pools: pools,
+            intended_use: AllowedUse::Tunnel,
+            ..Self::pod(&tunnel.handle(node), "", "", families)
         }
     }
 
