@@ -1,36 +1,50 @@
 //! Tells the allocator which pools there are, and gives back what no endpoint holds.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use api::selector::Selector;
 use api::v3;
+use futures::FutureExt;
+use futures::future::BoxFuture;
 use ipam::{Families, Ipam, Live, Pool};
 use ipnet::IpNet;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use super::fabric::Addressing;
+use crate::kernel;
+use crate::model::Labels;
 use crate::observe::health::Condition;
 
-/// Families of which this node may take addresses for pods.
-pub(super) fn usable_families(addressing: &Addressing) -> Families {
+/// Families of which this node may take addresses for pods of a namespace with these labels, or of
+/// any namespace.
+pub(super) fn usable_families(addressing: &Addressing, namespace: Option<&Labels>) -> Families {
+    let node = addressing.node_labels.clone().unwrap_or_default();
+    let selects = |selector: &str, labels: &Labels| {
+        Selector::parse(selector).is_ok_and(|selector| selector.matches(labels))
+    };
     let usable = |v4: bool| {
         addressing.pools.values().any(|pool| {
             let spec = &pool.spec;
             let family = spec.cidr.contains(':') != v4;
-            let selected = Selector::parse(&spec.node_selector)
-                .is_ok_and(|selector| selector.matches(&addressing.node_labels));
+            let for_namespace = spec.namespace_selector.is_empty()
+                || namespace.is_none_or(|labels| selects(&spec.namespace_selector, labels));
             family
                 && !spec.disabled
                 && spec.assignment_mode == v3::AssignmentMode::Automatic
                 && spec.allows(v3::IPPoolAllowedUse::Workload)
-                && selected
+                && selects(&spec.node_selector, &node)
+                && for_namespace
         })
     };
     Families { v4: usable(true), v6: usable(false) }
 }
+
+/// How often the allocator looks for what has become superfluous while nothing is asked of it.
+const TEND: Duration = Duration::from_secs(30);
 
 /// Hands every change of the pools, reservations and configuration to the allocator, until `stop`.
 pub(super) async fn feed(
@@ -43,11 +57,16 @@ pub(super) async fn feed(
         tokio::select! {
             () = stop.cancelled() => return Ok(()),
             changed = addressing.changed() => changed?,
+            () = tokio::time::sleep(TEND) => {
+                ipam.tend();
+                continue;
+            }
         }
         let now = addressing.borrow_and_update().clone();
-        let labels: BTreeMap<String, String> =
-            now.node_labels.iter().map(|(k, v)| (k.to_owned(), v.to_owned())).collect();
-        ipam.set_node_labels(labels);
+        if let Some(labels) = &now.node_labels {
+            let labels = labels.iter().map(|(k, v)| (k.to_owned(), v.to_owned())).collect();
+            ipam.set_node_labels(labels);
+        }
         let mut wrong = BTreeSet::new();
         ipam.set_reservations(reserved.update(&now.reservations, &mut wrong));
         let configuration = now.configuration.as_deref().map(ipam::IpamConfig::from);
@@ -124,6 +143,7 @@ const GIVE_BACK_RETRY: Duration = Duration::from_secs(5);
 /// what no endpoint of this node holds: `live` was taken before any request was served.
 pub(super) async fn attend(
     ipam: Ipam,
+    kernel: kernel::Kernel,
     live: Option<Live>,
     condition: Condition,
     retry: impl Fn() + Send,
@@ -131,7 +151,7 @@ pub(super) async fn attend(
 ) -> anyhow::Result<()> {
     let given_back = async {
         match live {
-            Some(live) => give_back(&ipam, &live, GIVE_BACK_RETRY).await,
+            Some(live) => give_back(&ipam, &live, &forgetting(&kernel), GIVE_BACK_RETRY).await,
             None => Ok(()),
         }
     };
@@ -165,24 +185,50 @@ async fn readiness(
     }
 }
 
+/// Forgets the flows of addresses.
+pub(super) type Forget =
+    dyn Fn(Vec<IpAddr>) -> BoxFuture<'static, Result<(), kernel::Error>> + Send + Sync;
+
+/// The kernel's.
+pub(super) fn forgetting(kernel: &kernel::Kernel) -> Box<Forget> {
+    let kernel = kernel.clone();
+    Box::new(move |addresses| {
+        let kernel = kernel.clone();
+        async move { kernel.forget(addresses).await }.boxed()
+    })
+}
+
 /// Collects once, as soon as the store can be used; a failure is tried again after `pause`.
-async fn give_back(ipam: &Ipam, live: &Live, pause: Duration) -> anyhow::Result<()> {
+async fn give_back(
+    ipam: &Ipam,
+    live: &Live,
+    forget: &Forget,
+    pause: Duration,
+) -> anyhow::Result<()> {
     let mut status = ipam.watch_status();
     loop {
         status.wait_for(|status| status.ready).await?;
-        match ipam.collect(live.clone()).await {
-            Ok(freed) => {
-                if !freed.is_empty() {
-                    tracing::info!(addresses = ?freed, "released: no endpoint of this node holds them");
-                }
-                return Ok(());
-            }
+        match collect(ipam, live, forget).await {
+            Ok(()) => return Ok(()),
             Err(error) => {
                 tracing::warn!(%error, "addresses that no endpoint holds are not released yet");
                 tokio::time::sleep(pause).await;
             }
         }
     }
+}
+
+/// Gives back what nothing of `live` holds. Flows of these addresses are forgotten first: whoever
+/// gets one next does not answer for them.
+pub(super) async fn collect(ipam: &Ipam, live: &Live, forget: &Forget) -> anyhow::Result<()> {
+    let dead = ipam.collectable(live.clone()).await?;
+    if dead.is_empty() {
+        return Ok(());
+    }
+    forget(dead).await?;
+    let freed = ipam.collect(live.clone()).await?;
+    tracing::info!(addresses = ?freed, "released: no endpoint of this node holds them");
+    Ok(())
 }
 
 /// The proof for [`attend`]: the endpoints that the journal holds. None if a damaged journal lost
@@ -214,6 +260,25 @@ mod tests {
         let mut wrong = BTreeSet::new();
         let nets = reserved.update(&reservations(objects), &mut wrong);
         (nets.iter().map(ToString::to_string).collect(), wrong.len())
+    }
+
+    #[test]
+    fn a_pool_of_other_namespaces_makes_no_family_usable() {
+        let pool = |cidr: &str, namespaces: &str| {
+            let namespace_selector = namespaces.to_owned();
+            Arc::new(v3::IPPool::new(
+                cidr,
+                v3::IPPoolSpec { namespace_selector, ..v3::IPPoolSpec::new(cidr) },
+            ))
+        };
+        let mut addressing = Addressing::default();
+        addressing.pools.insert("four".into(), pool("10.0.0.0/16", ""));
+        addressing.pools.insert("six".into(), pool("fd00::/64", "team == 'a'"));
+        let labels = |team: &str| Labels::from_iter([("team", team)]);
+        let usable = |team: &str| usable_families(&addressing, Some(&labels(team)));
+        assert_eq!((usable("a").v4, usable("a").v6), (true, true));
+        assert_eq!((usable("b").v4, usable("b").v6), (true, false));
+        assert!(usable_families(&addressing, None).v6, "somebody may use it");
     }
 
     #[test]
@@ -252,8 +317,24 @@ mod tests {
         // More conflicts than one request survives; the status says nothing of them.
         store.inject(std::iter::repeat_n(Some(Fault::Conflict), 150));
         let live = Live::none(ipam.epoch());
-        let done = give_back(&ipam, &live, Duration::from_millis(10));
+        let forgotten = Arc::new(parking_lot::Mutex::new(Vec::new()));
+        let (notes, asked, of) = (forgotten.clone(), ipam.clone(), live.clone());
+        let forget = move |addresses: Vec<IpAddr>| {
+            let (notes, asked, of) = (notes.clone(), asked.clone(), of.clone());
+            async move {
+                let held = asked.collectable(of).await.unwrap();
+                assert_eq!(held, addresses, "not released before it is forgotten");
+                let mut notes = notes.lock();
+                notes.push(addresses);
+                // The kernel, too, may fail once.
+                let failure = kernel::Error::Kernel("busy".into());
+                if notes.len() == 1 { Err(failure) } else { Ok(()) }
+            }
+            .boxed()
+        };
+        let done = give_back(&ipam, &live, &forget, Duration::from_millis(10));
         tokio::time::timeout(Duration::from_secs(10), done).await.unwrap().unwrap();
-        assert_eq!(ipam.release("h").await.unwrap(), Vec::<std::net::IpAddr>::new());
+        assert!(forgotten.lock().iter().all(|addresses| addresses.len() == 1));
+        assert_eq!(ipam.release("h").await.unwrap(), Vec::<IpAddr>::new());
     }
 }

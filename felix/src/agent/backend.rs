@@ -1,16 +1,17 @@
 //! What the CNI server stands on: the brain for policy, the allocator for addresses, the kernel
 //! for links and routes.
 
+use std::collections::BTreeSet;
 use std::net::IpAddr;
 
-use ipam::{AllowedUse, AssignRequest, Families, Ipam};
+use ipam::{AllowedUse, AssignRequest, Families, Ipam, Live};
 use prometheus_client::metrics::histogram::Histogram;
 use serde_json::Value;
 use smallvec::SmallVec;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::{Instant, timeout_at};
 
-use super::addressing::usable_families;
+use super::addressing::{self, usable_families};
 use super::brain::Command;
 use super::fabric::Addressing;
 use super::guard::Guard;
@@ -74,6 +75,7 @@ impl AgentBackend {
 
 impl Backend for AgentBackend {
     type Link = PreparedLink;
+    type Epoch = ipam::Epoch;
 
     fn ready(&self) -> Result<(), Error> {
         let not_available = |details: String| {
@@ -97,7 +99,7 @@ impl Backend for AgentBackend {
             let problem = status.problem.unwrap_or_else(|| "not connected yet".into());
             return not_available(format!("{}: {problem}", status.store));
         }
-        let families = usable_families(&self.addressing.borrow());
+        let families = usable_families(&self.addressing.borrow(), None);
         if !families.v4 && !families.v6 {
             return not_available(NO_POOL.into());
         }
@@ -129,7 +131,8 @@ impl Backend for AgentBackend {
 
     async fn assign(&self, spec: AssignSpec) -> Result<SmallVec<[IpAddr; 2]>, Failure> {
         let wishes = &spec.wishes;
-        let usable = usable_families(&self.addressing.borrow());
+        let labels = spec.namespace_labels.clone().unwrap_or_default();
+        let usable = usable_families(&self.addressing.borrow(), Some(&labels));
         let wants = |wish: Option<bool>, named: bool, usable: bool, v4: bool| {
             let requested = wishes.addresses.iter().any(|address| address.is_ipv4() == v4);
             if wishes.addresses.is_empty() { wish.unwrap_or(named || usable) } else { requested }
@@ -157,6 +160,22 @@ impl Backend for AgentBackend {
 
     async fn release(&self, handle: &str) -> Result<(), Failure> {
         self.ipam.release(handle).await.map(drop).map_err(|error| failure(&error))
+    }
+
+    fn epoch(&self) -> ipam::Epoch {
+        self.ipam.epoch()
+    }
+
+    async fn collect(
+        &self,
+        network: &str,
+        since: ipam::Epoch,
+        live: BTreeSet<String>,
+    ) -> Result<(), Failure> {
+        let Some(live) = Live::handles(since, live) else { return Ok(()) };
+        let forget = addressing::forgetting(&self.kernel);
+        let collected = addressing::collect(&self.ipam, &live.of_network(network), &forget).await;
+        collected.map_err(|error| Failure::TryAgainLater(error.to_string()))
     }
 
     async fn commit_endpoint(&self, endpoint: &LocalEndpoint) -> Result<(), Failure> {

@@ -21,6 +21,7 @@ mod links;
 mod measure;
 mod remembered;
 mod report;
+mod retire;
 mod settings;
 
 use std::sync::{Arc, OnceLock};
@@ -121,10 +122,10 @@ async fn start(
     let restarting = kernel.status().await.context("the kernel")?.routes.found > 0;
     let ipam = open_ipam(config)?;
     let source = Source::open(&config.source, metrics.source.clone()).await?;
-    let source_status = source.status();
+    let (source_status, registry) = (source.status(), source.registry());
 
     let fabric = Fabric::new(&config.node_name, source.secret_namespace());
-    let (peering, addressing) = (fabric.peering(), fabric.addressing());
+    let (peering, addressing, nodes) = (fabric.peering(), fabric.addressing(), fabric.nodes());
     let (brain_sender, commands) = mpsc::channel(QUEUE);
     let (in_sync, synced) = watch::channel(false);
     let running = watch::Sender::new(Running::default());
@@ -195,6 +196,7 @@ async fn start(
         complete: false,
     };
     tasks.spawn(brain.run(stop.clone()));
+    let forgetting = kernel.clone();
     let bgp = Bgp {
         peering,
         blocks: ipam.blocks(),
@@ -209,11 +211,15 @@ async fn start(
     };
     tasks.spawn(bgp.run(stop.clone()));
     tasks.spawn(addressing::feed(addressing, ipam.clone(), stop.clone()));
+    if let Some(registry) = registry {
+        let (own, pace) = (config.node_name.clone(), retire::Pace::default());
+        tasks.spawn(retire::run(own, ipam.clone(), registry, nodes, pace, stop.clone()));
+    }
     let retry = {
         let server = server.clone();
         move || server.retry()
     };
-    tasks.spawn(addressing::attend(ipam, live, of_ipam, retry, stop.clone()));
+    tasks.spawn(addressing::attend(ipam, forgetting, live, of_ipam, retry, stop.clone()));
     tasks.spawn(watch_source(source_status, of_source, stop.clone()));
     let socket = cni::Listener::bind(&config.socket()).context("the agent's socket")?;
     let stopped = stop.clone();

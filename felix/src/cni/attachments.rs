@@ -238,22 +238,57 @@ impl<B: Backend> Attachments<B> {
         if differences.is_empty() { Ok(()) } else { Err(failed(differences.join("; "))) }
     }
 
-    /// Removes this network's attachments that the runtime does not have any more. Those that a
-    /// request is at work on are not among them.
+    /// Removes this network's attachments that the runtime does not have any more, and gives back
+    /// addresses of it that neither the runtime nor the journal knows of. Those that a request is
+    /// at work on are not among them. An empty list proves nothing but that the runtime knows
+    /// none: what still has its network namespace stays.
     async fn gc(&self, call: &Call) -> Result<(), Error> {
-        let stale: Vec<EndpointId> = {
+        let network = &call.config.name;
+        // Before the handles: what is assigned from now on is not judged.
+        let epoch = self.backend.epoch();
+        let (stale, live) = {
             let table = self.table.lock();
             let ours = table.iter().filter(|(id, record)| {
-                record.endpoint.handle == handle(&call.config.name, id)
+                record.endpoint.handle == handle(network, id)
                     && !call.valid_attachments.contains(id)
             });
-            ours.map(|(id, _)| id.clone()).collect()
+            let stale: Vec<(EndpointId, String)> =
+                ours.map(|(id, record)| (id.clone(), record.endpoint.netns.clone())).collect();
+            let known = table.values().map(|record| record.endpoint.handle.clone());
+            let valid = call.valid_attachments.iter().map(|id| handle(network, id));
+            (stale, known.chain(valid).collect::<BTreeSet<_>>())
         };
+        let gone = |netns: &str| {
+            let found = std::fs::metadata(netns);
+            found.is_err_and(|error| error.kind() == std::io::ErrorKind::NotFound)
+        };
+        let empty = call.valid_attachments.is_empty();
+        let (stale, kept): (Vec<_>, Vec<_>) =
+            stale.into_iter().partition(|(_, netns)| !empty || gone(netns));
+        if !kept.is_empty() {
+            tracing::warn!(
+                network,
+                attachments = kept.len(),
+                "the runtime lists no attachment at all; those with a network namespace stay"
+            );
+        }
+        let stale = stale.into_iter().map(|(id, _)| id).collect();
         let left = self.remove_idle(stale).await.into_iter().filter_map(|(id, undone)| {
             let Undone::Incomplete(reason) = undone else { return None };
             Some(format!("{} {}: {reason}", id.container_id, id.ifname))
         });
-        let left: Vec<String> = left.collect();
+        let mut left: Vec<String> = left.collect();
+        if !empty {
+            let collected = self.backend.collect(network, epoch, live);
+            match timeout(self.options.release_timeout, collected).await {
+                Ok(Ok(())) => {}
+                Ok(Err(error)) => left.push(format!("addresses: {error}")),
+                Err(_) => {
+                    let within = self.options.release_timeout;
+                    left.push(format!("addresses: no answer within {within:?}"));
+                }
+            }
+        }
         if left.is_empty() { Ok(()) } else { Err(incomplete(left.join("; "))) }
     }
 

@@ -1,5 +1,6 @@
 //! What the CNI server has done for it: it decides the order, others know how.
 
+use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::time::Duration;
 
@@ -113,6 +114,9 @@ pub trait Backend: Send + Sync + 'static {
     /// A link that carries nothing yet.
     type Link: Send;
 
+    /// A moment between assignments.
+    type Epoch: Send;
+
     /// Whether ADD can be served.
     ///
     /// # Errors
@@ -144,6 +148,18 @@ pub trait Backend: Send + Sync + 'static {
 
     /// Gives back all addresses of a handle. Also those of an `assign` that was dropped.
     fn release(&self, handle: &str) -> impl Future<Output = Result<(), Failure>> + Send;
+
+    /// Now. To be asked for before the handles that live are gathered.
+    fn epoch(&self) -> Self::Epoch;
+
+    /// Gives back what was assigned on this node before `since` to handles of a network,
+    /// `<network>.<container id>`, that are not among `live`. Nothing if that is empty.
+    fn collect(
+        &self,
+        network: &str,
+        since: Self::Epoch,
+        live: BTreeSet<String>,
+    ) -> impl Future<Output = Result<(), Failure>> + Send;
 
     /// Brings the endpoint's policy and route into the kernel. The link need not exist.
     fn commit_endpoint(

@@ -145,6 +145,30 @@ impl Fake {
 
 impl Backend for Fake {
     type Link = IfIndex;
+    /// How many addresses have been given: each is the number of its own assignment.
+    type Epoch = u32;
+
+    fn epoch(&self) -> u32 {
+        self.0.lock().addresses
+    }
+
+    async fn collect(
+        &self,
+        network: &str,
+        since: u32,
+        live: BTreeSet<String>,
+    ) -> Result<(), Failure> {
+        let prefix = format!("{network}.");
+        let latest = IpAddr::from(Ipv4Addr::from_bits(0x0a00_0000 + since));
+        let young = |addresses: &[IpAddr]| addresses.iter().any(|a| a.is_ipv4() && *a > latest);
+        self.call(format!("collect {network}"), |state| {
+            state.world.assigned.retain(|handle, addresses| {
+                let judged = handle.starts_with(&prefix) && !live.is_empty() && !young(addresses);
+                !judged || live.contains(handle)
+            });
+        })
+        .await
+    }
 
     fn ready(&self) -> Result<(), Error> {
         self.0.lock().not_ready.clone().map_or(Ok(()), Err)

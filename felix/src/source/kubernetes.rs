@@ -7,6 +7,7 @@
 //! waited for.
 
 mod backoff;
+mod nodes;
 #[cfg(test)]
 mod tests;
 
@@ -49,19 +50,28 @@ const DENIALS: u32 = 2;
 /// Large Secrets that are never the agent's own.
 const SECRET_FIELDS: &str = "type!=helm.sh/release.v1,type!=kubernetes.io/service-account-token";
 
-/// Starts the tasks. Returns with the status the namespace whose Secrets are read.
+/// What an open source is known by.
+pub(super) struct Opened {
+    pub(super) status: watch::Receiver<SourceStatus>,
+    /// The namespace whose Secrets are read.
+    pub(super) secret_namespace: Arc<str>,
+    pub(super) registry: Arc<dyn ipam::retire::Registry>,
+}
+
+/// Starts the tasks.
 pub(super) async fn open(
     config: &KubernetesConfig,
     updates: mpsc::Sender<Update>,
     metrics: SourceMetrics,
     tasks: &mut JoinSet<()>,
-) -> Result<(watch::Receiver<SourceStatus>, Arc<str>), OpenError> {
+) -> Result<Opened, OpenError> {
     let (client, origin) = client(config).await?;
     let secrets: Arc<str> =
         config.secret_namespace.as_deref().unwrap_or_else(|| client.default_namespace()).into();
     let streaming = config.streaming_lists;
     let status = start(&client, origin, &secrets, streaming, updates, metrics, tasks);
-    Ok((status, secrets))
+    let registry = Arc::new(nodes::Nodes(client));
+    Ok(Opened { status, secret_namespace: secrets, registry })
 }
 
 async fn client(config: &KubernetesConfig) -> Result<(Client, String), OpenError> {

@@ -44,6 +44,7 @@ pub struct Source {
     updates: mpsc::Receiver<Update>,
     status: watch::Receiver<SourceStatus>,
     secret_namespace: Arc<str>,
+    registry: Option<Arc<dyn ipam::retire::Registry>>,
     _tasks: JoinSet<()>,
 }
 
@@ -66,21 +67,29 @@ impl Source {
     pub async fn open(config: &SourceConfig, metrics: SourceMetrics) -> Result<Self, OpenError> {
         let (sender, updates) = mpsc::channel(QUEUE);
         let mut tasks = JoinSet::new();
-        let (status, secret_namespace) = match config {
+        let (status, secret_namespace, registry) = match config {
             SourceConfig::Kubernetes(config) => {
-                kubernetes::open(config, sender, metrics, &mut tasks).await?
+                let opened = kubernetes::open(config, sender, metrics, &mut tasks).await?;
+                (opened.status, opened.secret_namespace, Some(opened.registry))
             }
             SourceConfig::Directory { path } => {
-                (directory::open(path, sender, metrics, &mut tasks)?, SECRET_NAMESPACE.into())
+                let status = directory::open(path, sender, metrics, &mut tasks)?;
+                (status, SECRET_NAMESPACE.into(), None)
             }
         };
-        Ok(Self { updates, status, secret_namespace, _tasks: tasks })
+        Ok(Self { updates, status, secret_namespace, registry, _tasks: tasks })
     }
 
     /// The namespace whose Secrets are read, and in which those that objects refer to are found:
     /// as configured, else that of the credentials.
     pub fn secret_namespace(&self) -> &Arc<str> {
         &self.secret_namespace
+    }
+
+    /// Says whether Kubernetes has a node. None for a folder: that a file is missing from one
+    /// machine's folder proves nothing.
+    pub fn registry(&self) -> Option<Arc<dyn ipam::retire::Registry>> {
+        self.registry.clone()
     }
 
     /// The next update; waits for it. None: the source's tasks have ended, which they do only if

@@ -529,9 +529,24 @@ async fn gc_removes_what_the_runtime_has_no_more_and_goes_on_after_errors() {
     assert!(error.details.starts_with("c1 eth0: link: "), "{error}");
     assert_eq!(handles(), ["net.c0", "net.c1", "net.c3", "net.c4", "net.c5", "other.x"]);
     drop(under_way);
+    node.fake.failing(&["collect"]);
+    let error = node.serve(&gc(&["c0"])).await.unwrap_err();
+    assert_eq!(error.details, "addresses: collect net is failing");
     node.fake.failing(&[]);
+    assert_eq!(handles(), ["net.c0", "other.x"]);
+    // Addresses that the journal does not know, as after one that was damaged.
+    for handle in ["net.lost", "net.c9", "other.lost"] {
+        node.fake.0.lock().world.assigned.insert(handle.into(), Vec::new());
+    }
+    node.serve(&gc(&["c0", "c9"])).await.unwrap();
+    assert_eq!(handles(), ["net.c0", "net.c9", "other.lost", "other.x"], "of this network only");
+    // An empty list: the runtime may not have its containers yet.
     node.serve(&gc(&[])).await.unwrap();
-    assert_eq!(handles(), ["other.x"]);
+    assert_eq!(handles(), ["net.c0", "net.c9", "other.lost", "other.x"]);
+    std::fs::remove_file(node.netns()).unwrap();
+    node.serve(&gc(&[])).await.unwrap();
+    assert_eq!(handles(), ["net.c9", "other.lost", "other.x"], "c0 has no namespace any more");
+    node.fake.0.lock().world.assigned.retain(|handle, _| handle == "other.x");
     node.serve(&node.call_for("DEL", "x", "eth0", "x", &other)).await.unwrap();
     node.assert_nothing_left();
 }

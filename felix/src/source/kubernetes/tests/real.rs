@@ -108,8 +108,23 @@ async fn a_real_api_server() {
     crds_come_later(&plane, &rest).await;
     everything_is_seen(&plane, &rest).await;
     streaming_lists_agree(&plane).await;
+    nodes_are_asked_for_by_name(&plane, &rest).await;
     the_server_is_killed_and_started(&mut plane, &rest).await;
     the_server_is_away_at_the_start(&mut plane).await;
+}
+
+/// What decides whether a node's addresses are given back.
+async fn nodes_are_asked_for_by_name(plane: &ControlPlane, rest: &Rest) {
+    let source = open(plane, false).await;
+    let registry = source.registry().unwrap();
+    rest.create("/api/v1/nodes", json!({"metadata": {"name": "asked"}})).await;
+    let uid = registry.uid("asked").await.unwrap().expect("it is there");
+    assert_eq!(uid.len(), 36, "{uid}");
+    rest.delete("/api/v1/nodes/asked").await;
+    assert_eq!(registry.uid("asked").await, Ok(None));
+    // A path that is not there is no node that is not there.
+    let error = registry.uid("asked/proxy/x").await.unwrap_err();
+    assert!(error.starts_with("node asked/proxy/x: "), "{error}");
 }
 
 async fn crds_come_later(plane: &ControlPlane, rest: &Rest) {
