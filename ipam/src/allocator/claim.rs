@@ -96,8 +96,9 @@ pub(crate) struct Claim {
 pub(crate) enum Found {
     /// A block that now is this node's.
     Own { cidr: IpNet, block: Entry, affinity: Entry },
-    /// Blocks that had this node's name on them and now are its own: network, block, affinity.
-    Adopted(Vec<(IpNet, Entry, Entry)>),
+    /// Blocks that had this node's name on them and now are its own: network, block, affinity; and
+    /// all that have addresses of this node, whosever they are.
+    Adopted { own: Vec<(IpNet, Entry, Entry)>, used: Vec<(IpNet, Entry)> },
     /// A block of somebody else with room.
     Foreign { cidr: IpNet, block: Entry },
     /// Nothing, for this reason.

@@ -156,6 +156,8 @@ pub(crate) struct Committer {
     census: HashMap<Family, Census>,
     /// Families of which blocks with this node's name on them have still to be looked for.
     unadopted: BTreeSet<Family>,
+    /// Collections that wait for that: one must find all that this node has.
+    collections: Vec<(Live, Reply<Vec<IpAddr>>)>,
     spare_not_before: HashMap<Family, Instant>,
     /// When each handle that this process assigned was assigned.
     assigned: HashMap<String, u64>,
@@ -220,6 +222,7 @@ impl Committer {
             searching: BTreeSet::new(),
             census: HashMap::new(),
             unadopted: BTreeSet::new(),
+            collections: Vec::new(),
             spare_not_before: HashMap::new(),
             assigned: HashMap::new(),
             backoff: BACKOFF.0,
@@ -271,6 +274,13 @@ impl Committer {
             Message::Assign(request, reply) => (Work::Assign(request), Waiting::Assign(reply)),
             Message::Release(handle, reply) => {
                 (Work::Release { handle, looked_up: false }, Waiting::Addresses(reply))
+            }
+            Message::Collect(live, reply) if self.refusal.is_none() => {
+                // Also what arrived after everybody had given it up, in a block of somebody else.
+                self.unadopted.extend([Family::V4, Family::V6]);
+                self.collections.retain(|(_, reply)| !reply.is_closed());
+                self.collections.push((live, reply));
+                return;
             }
             Message::Collect(live, reply) => (Work::Collect(live), Waiting::Addresses(reply)),
             Message::Pools(mut pools) => {
@@ -393,6 +403,9 @@ impl Committer {
                 tracing::error!(%error, "no addresses can be assigned");
             }
             self.fail_waiting(error, |_| true);
+            for (_, reply) in self.collections.drain(..) {
+                Waiting::Addresses(reply).fail(error.clone());
+            }
             self.refusal = Some(error.clone());
         }
         // Otherwise everybody waits: their deadlines are their own.

@@ -1,8 +1,11 @@
 //! Blocks that have this node's name on them without being fully its own: somebody's claim or
 //! release was cut off in the middle, or the affinity was lost. Nobody else touches them, so
-//! their free addresses would be of no use to anyone and their pods announced by nobody.
+//! their free addresses would be of no use to anyone and their pods announced by nobody. And blocks
+//! that this node has addresses in without knowing it: it may have died before it wrote down that it
+//! borrowed them, or a transaction was done after everybody had given it up.
 
 use super::*;
+use crate::block::AddressState;
 use crate::model::AffinityState;
 
 /// How often others may change the same blocks under our hands.
@@ -13,19 +16,20 @@ impl Claim {
     /// block is the truth (Calico's rule). An unconfirmed affinity whose block is not this node's
     /// goes. Lists all blocks of the family.
     pub(super) async fn adopt(&self) -> Result<Found, StoreError> {
-        let mut adopted = Vec::new();
+        let (mut own, mut used) = (Vec::new(), Vec::new());
         for _ in 0..ATTEMPTS {
             let blocks = self.store.list(model::blocks_of(self.family), None).await?;
             // After the blocks: what is claimed in between has a confirmed affinity by now.
             let prefix = model::affinities_of(&self.node);
             let affinities = self.store.list(&prefix, None).await?;
+            used = self.used(&blocks);
             let mut contended = false;
             for (cidr, entry, block) in self.unconfirmed(&blocks, &affinities) {
                 let affinity = affinities.get(&model::affinity_key(&self.node, &cidr)).cloned();
                 match self.confirm(cidr, entry, block, affinity).await? {
                     Attempt::Won(Found::Own { cidr, block, affinity }) => {
                         tracing::info!(%cidr, "confirmed the affinity of a block of this node");
-                        adopted.push((cidr, block, affinity));
+                        own.push((cidr, block, affinity));
                     }
                     Attempt::Won(found) => return Ok(found),
                     Attempt::Taken(_) | Attempt::Crowded => contended = true,
@@ -37,11 +41,27 @@ impl Claim {
                 }
             }
             if !contended {
-                return Ok(Found::Adopted(adopted));
+                return Ok(Found::Adopted { own, used });
             }
         }
         tracing::warn!(family = %self.family, "others keep changing blocks of this node");
-        Ok(Found::Adopted(adopted))
+        Ok(Found::Adopted { own, used })
+    }
+
+    /// Blocks that have addresses of this node, whosever they are.
+    fn used(&self, blocks: &Snapshot) -> Vec<(IpNet, Entry)> {
+        let found = blocks.entries.iter().filter_map(|entry| {
+            let cidr = model::parse_block_key(&entry.key)?;
+            let block = model::decode_block(&entry.key, &entry.value).ok()?;
+            let ours = block.occupied().any(|(_, state)| match state {
+                AddressState::Allocated(attribute, _) => {
+                    attribute.get("node") == Some(self.node.as_str())
+                }
+                _ => false,
+            });
+            ours.then(|| (cidr, entry.clone()))
+        });
+        found.collect()
     }
 
     /// Blocks that name this node and have no confirmed affinity.

@@ -21,14 +21,20 @@ impl Committer {
         search
     }
 
-    /// Looks once after each start for blocks that have this node's name on them but were never
-    /// confirmed.
+    /// Looks after each start, and for each collection, for blocks that have this node's name on
+    /// them but were never confirmed, and for those that it borrowed from.
     pub(super) fn seek_named(&mut self) {
         if self.owner.revision.is_none() || self.retry_at.is_some() {
             return;
         }
         for family in std::mem::take(&mut self.unadopted) {
-            self.begin(Search::Named(family), family, Target::Named, &[]);
+            let search = Search::Named(family);
+            if self.searching.contains(&search) {
+                // That one may have read already what has changed since.
+                self.unadopted.insert(family);
+            } else {
+                self.begin(search, family, Target::Named, &[]);
+            }
         }
     }
 
@@ -85,16 +91,16 @@ impl Committer {
                 tracing::info!(%cidr, "claimed a block");
                 self.is_own(cidr, &block, &affinity);
             }
-            Ok(Found::Adopted(blocks)) => {
-                for (cidr, block, affinity) in blocks {
+            Ok(Found::Adopted { own, used }) => {
+                for (cidr, block, affinity) in own {
                     self.is_own(cidr, &block, &affinity);
+                }
+                for (cidr, block) in used {
+                    self.saw(cidr, &block);
                 }
             }
             Ok(Found::Foreign { cidr, block }) => {
-                let known = self.cache.blocks.get(&cidr).map_or(0, |seen| seen.revision);
-                if known < block.mod_revision {
-                    self.cache.install_block(cidr, Some(&block));
-                }
+                self.saw(cidr, &block);
                 let family = claim.family;
                 scarce = Some(self.forbidden(family).unwrap_or_else(|| Error::PoolExhausted {
                     family,
@@ -132,6 +138,26 @@ impl Committer {
         if let (Some(reason), Search::Of(address)) = (scarce, search) {
             self.no_block_of(*address, &reason);
         }
+        if !self.is_adopting() {
+            for (live, reply) in std::mem::take(&mut self.collections) {
+                let pending = Pending::new(Work::Collect(live), Waiting::Addresses(reply));
+                self.pending.push_back(pending);
+            }
+        }
+    }
+
+    /// A search read a block, which a transaction may have overtaken with a younger state.
+    fn saw(&mut self, cidr: IpNet, block: &Entry) {
+        let known = self.cache.blocks.get(&cidr).map_or(0, |seen| seen.revision);
+        if known < block.mod_revision {
+            self.cache.install_block(cidr, Some(block));
+        }
+    }
+
+    /// True while what this node has in the store is looked for, or has still to be.
+    pub(super) fn is_adopting(&self) -> bool {
+        let named = |search: &Search| matches!(search, Search::Named(_));
+        !self.loaded || !self.unadopted.is_empty() || self.searching.iter().any(named)
     }
 
     /// A search made a block ours.
@@ -140,11 +166,7 @@ impl Committer {
         if known < affinity.mod_revision {
             self.cache.install_affinity(cidr, Some(affinity));
         }
-        // A transaction may have overtaken the search with a younger state.
-        let known = self.cache.blocks.get(&cidr).map_or(0, |seen| seen.revision);
-        if known < block.mod_revision {
-            self.cache.install_block(cidr, Some(block));
-        }
+        self.saw(cidr, block);
     }
 
     /// The block of a requested address cannot be had: tell those who asked for it.
