@@ -7,10 +7,15 @@ use comfy_table::{ContentLineStyle, LineStyle, TableStyle};
 use serde::Serialize;
 
 pub(crate) mod check;
+pub(crate) mod configure;
 pub(crate) mod data;
 pub(crate) mod disown;
+pub(crate) mod gc;
+mod live;
+mod reclaim;
 pub(crate) mod release;
 pub(crate) mod show;
+pub(crate) mod split;
 
 /// What a verb found.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -20,7 +20,7 @@ use ipam::timestamp::Timestamp;
 
 mod cli;
 
-use cli::{Outcome, check, data, disown, release, show};
+use cli::{Outcome, check, configure, data, disown, gc, release, show, split};
 
 #[derive(Parser)]
 #[command(
@@ -90,8 +90,15 @@ enum Command {
     Show(show::Options),
     /// Check the integrity of the IPAM data. Exits with 1 if there are problems.
     Check(check::Options),
-    /// Release an address from where it is assigned. Releasing what a pod uses cuts it off.
+    /// Release an address from where it is assigned, or what a report says is not in use. Releasing
+    /// what a pod uses cuts it off.
     Release(release::Options),
+    /// Release what no pod and no node uses any more.
+    Gc(gc::Options),
+    /// Change the cluster's IPAM configuration.
+    Configure(configure::Options),
+    /// Split a pool of the store into smaller ones.
+    Split(split::Options),
     /// Forget which instance owns a node's name, after that machine is gone for good, so that
     /// another one of this name can take over its blocks.
     Disown(disown::Options),
@@ -138,8 +145,15 @@ async fn run(cli: Cli, out: &mut dyn Write) -> anyhow::Result<Outcome> {
             show::run(&data::Data::load(&*store, files).await?, &options, json, out)
         }
         Command::Check(options) => {
-            check::run(&data::Data::load(&*store, files).await?, &options, json, out)
+            let data = data::Data::load(&*store, files).await?.probe(&*store).await?;
+            check::run(&data, &options, now, json, out)
         }
+        Command::Gc(options) => {
+            let data = data::Data::load(&*store, files).await?;
+            gc::run(&*store, &data, &options, now, json, out).await
+        }
+        Command::Configure(options) => configure::run(&*store, &options, json, out).await,
+        Command::Split(options) => split::run(&*store, &options, now, json, out).await,
         Command::Release(options) => release::run(&*store, &options, now, json, out).await,
         Command::Disown(options) => disown::run(&*store, &options, json, out).await,
     }

@@ -289,3 +289,201 @@ fn errors_name_what_is_wrong() {
     assert_eq!(ipam(&["show", "--ip", "1.2.3.4", "--show-blocks"]).0, 2);
     assert_eq!(ipam(&["frobnicate"]).0, 2);
 }
+
+const PODS: &str = "\
+kind: List
+items:
+- {kind: Pod, metadata: {name: pod-net.one0, namespace: default}, status: {podIPs: [{ip: 10.244.1.0}]}}
+- {kind: Pod, metadata: {name: pod-net.one1, namespace: default}, status: {podIPs: [{ip: 10.244.1.1}]}}
+- {kind: Pod, metadata: {name: stranger, namespace: default}, status: {podIPs: [{ip: 10.244.9.9}]}}
+- {kind: Node, metadata: {name: node1}}
+";
+
+#[tokio::test(flavor = "multi_thread")]
+async fn releases_what_a_report_says_is_not_in_use() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = |name: &str| directory.path().join(name).to_str().unwrap().to_owned();
+    let (file, pools, pods) = (path("ipam.redb"), path("pools.yaml"), path("pods.yaml"));
+    populate(Path::new(&file)).await;
+    std::fs::write(&pools, POOLS).unwrap();
+    std::fs::write(&pods, PODS).unwrap();
+    let run =
+        |arguments: &[&str]| ipam(&[&["--embedded", &file, "--pools", &pools], arguments].concat());
+    let report = |name: &str| {
+        let (code, out, err) = run(&["check", "--pods", &pods, "--grace", "0", "-o", "json"]);
+        assert_eq!(code, 1, "{out}{err}");
+        std::fs::write(path(name), &out).unwrap();
+        serde_json::from_str::<Value>(&out).unwrap()
+    };
+    // Nobody looked what is in use: the report is of no use here.
+    let (code, out, _) = run(&["check", "-o", "json"]);
+    assert_eq!(code, 0);
+    std::fs::write(path("blind.json"), out).unwrap();
+    let (code, _, err) = run(&["release", "--from-report", &path("blind.json")]);
+    assert!(code == 2 && err.contains("blind.json: does not say what is in use"), "{err}");
+
+    let first = report("first.json");
+    let entry = |ip: &str| first["allocations"][ip][0].clone();
+    assert_eq!(entry("10.244.1.0")["inUse"], true);
+    assert_eq!(entry("10.244.1.9")["inUse"], false);
+    assert_eq!(entry("10.244.1.9")["handle"], "net.two3");
+    assert!(entry("10.244.1.9")["sequenceNumber"].is_u64());
+    let problems = first["problems"].to_string();
+    assert!(problems.contains("10.244.9.9") && problems.contains("in use by default/stranger"));
+    let (_, text, _) = run(&["check", "--pods", &pods, "--grace", "0"]);
+    let line = "Found 7 IPs that are allocated in IPAM but not actually in use.";
+    assert!(text.lines().any(|found| found == line), "{text}");
+
+    // One of them is given back and taken again by somebody else; another gets a second address.
+    let store: Arc<dyn Store> = Arc::new(EmbeddedStore::open(Path::new(&file)).unwrap());
+    let node = Cluster::on(&store, vec![pool("p", "10.244.0.0/16", 26)]).node("node3");
+    for (handle, address) in [("net.two3", "10.244.1.40"), ("net.new", "10.244.1.41")] {
+        let mut request = node.request(handle, Families::V4);
+        request.requested_ips = vec![ip(address)];
+        // A handle has one address of a family by the allocator's rule, but not by the store's.
+        if handle == "net.two3" {
+            request.handle = "net.other".to_owned();
+        }
+        node.ipam.assign(request).await.unwrap();
+    }
+    node.stop().await;
+    let key = model::block_key(&"10.244.1.0/26".parse().unwrap());
+    let entry = store.read(std::slice::from_ref(&key)).await.unwrap().entries.remove(0);
+    let mut block = model::decode_block(&key, &entry.value).unwrap();
+    let release = ipam::block::Release::Now;
+    block.release_address(ip("10.244.1.2"), Some("net.one2"), None, release).unwrap();
+    block.seal();
+    let owner = |handle: &str| ipam::block::Attribute {
+        handle_id: Some(handle.to_owned()),
+        ..Default::default()
+    };
+    block.allocate_address(ip("10.244.1.2"), &owner("net.one2")).unwrap();
+    block.allocate_address(ip("10.244.1.50"), &owner("net.one3")).unwrap();
+    block.seal();
+    store.txn(Txn::default().put(key, block.encode())).await.unwrap();
+    drop(store);
+
+    // Only what two reports agree on; and each handle only if it holds what it held, no more.
+    let second = report("second.json");
+    assert_eq!(second["allocations"]["10.244.1.50"][0]["handle"], "net.one3");
+    let (first, second) = (path("first.json"), path("second.json"));
+    let both = ["release", "--from-report", &first, "--from-report", &second, "-o", "json"];
+    let (code, out, err) = run(&both);
+    assert_eq!(code, 0, "{out}{err}");
+    let done: Value = serde_json::from_str(&out).unwrap();
+    // one2 (another allocation) and one3 (another address) differ between the two.
+    let released: Vec<_> =
+        done["released"].as_array().unwrap().iter().map(|ip| ip.as_str().unwrap()).collect();
+    assert_eq!(released, ["10.244.1.4", "10.244.2.0", "10.244.2.1", "10.244.2.2", "10.244.1.9"]);
+    // The first report alone is out of date: nothing more is done, and each reason is said.
+    let (code, out, _) = run(&["release", "--from-report", &first]);
+    assert_eq!(code, 1, "{out}");
+    for line in [
+        "Releasing 7 old IPs...",
+        "Released 0 IPs successfully",
+        "Not released: net.one2 10.244.1.2: 10.244.1.2 was allocated again",
+        "Not released: net.one3 10.244.1.3: it holds 10.244.1.50 by now",
+        "Not released: net.one4 10.244.1.4: 10.244.1.4 is not assigned to it",
+    ] {
+        assert!(out.lines().any(|found| found == line), "{line}\n{out}");
+    }
+    let (code, out, _) = run(&["show", "--ip", "10.244.1.4"]);
+    assert!(code == 1 && out.contains("cooling down"), "{out}");
+    let (code, out, _) = run(&["show", "--ip", "10.244.1.1"]);
+    assert!(code == 0 && out.contains("net.one1"), "{out}");
+
+    // The same without a report in between: first what it would do, then that.
+    let gc = ["gc", "--pods", &pods, "--grace", "0"];
+    let (code, out, _) = run(&[&gc[..], &["--dry-run"]].concat());
+    assert!(code == 1 && out.contains("Would release"), "{out}");
+    let (code, would, _) = run(&[&gc[..], &["--dry-run"]].concat());
+    assert_eq!((code, would), (1, out), "nothing was done");
+    let (code, out, err) = run(&gc);
+    assert_eq!(code, 0, "{out}{err}");
+    let (code, out, _) = run(&[&gc[..], &["--dry-run"]].concat());
+    assert_eq!(code, 0, "{out}");
+    let (code, out, _) = run(&["show", "--ip", "10.244.1.1"]);
+    assert!(code == 0 && out.contains("net.one1"), "{out}");
+    let (code, _, err) = run(&["gc"]);
+    assert!(code == 2 && err.contains("--pods: needed"), "{err}");
+}
+
+#[test]
+fn configures_and_splits() {
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("ipam.redb");
+    let open = || EmbeddedStore::open(&file).unwrap();
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    let pool = r#"{"kind":"IPPool","apiVersion":"projectcalico.org/v3","metadata":{"name":"p","uid":"u","creationTimestamp":"2026-08-22T13:33:20Z"},"spec":{"cidr":"10.0.0.0/24","blockSize":26,"natOutgoing":true,"nodeSelector":"all()"}}"#;
+    let pools = "/calico/resources/v3/projectcalico.org/ippools/";
+    runtime.block_on(open().txn(Txn::default().put(format!("{pools}p"), pool.into()))).unwrap();
+    let run =
+        |arguments: &[&str]| ipam(&[&["--embedded", file.to_str().unwrap()], arguments].concat());
+    let (code, out, err) = run(&[
+        "configure",
+        "--strictaffinity=true",
+        "--max-blocks-per-host=4",
+        "--kubevirt-ip-persistence=Disabled",
+        "--ip-cooldown-seconds=30",
+    ]);
+    assert_eq!(code, 0, "{err}");
+    assert_eq!(
+        out,
+        "\
+Successfully set StrictAffinity to: true
+Successfully set MaxBlocksPerHost to: 4
+Successfully set KubeVirtVMAddressPersistence to: Disabled
+Successfully set IPCooldownSeconds to: 30
+"
+    );
+    let stored = runtime.block_on(open().read(&[model::CONFIG.to_owned()])).unwrap();
+    assert_eq!(
+        String::from_utf8_lossy(&stored.entries[0].value),
+        r#"{"strict_affinity":true,"auto_allocate_blocks":true,"maxBlocksPerHost":4,"kubeVirtVMAddressPersistence":"Disabled","ipCooldownSeconds":30}"#
+    );
+    // What contradicts the rest is refused, and the rest stays.
+    let (code, _, err) = run(&["configure", "--strictaffinity", "false"]);
+    assert!(code == 2 && err.contains("maxBlocksPerHost: may be set only with"), "{err}");
+    assert_eq!(run(&["configure", "--ip-cooldown-seconds", "1201"]).0, 2);
+    assert_eq!(run(&["configure"]).0, 2);
+    let (code, out, _) = run(&["-o", "json", "configure", "--ip-cooldown-seconds", "60"]);
+    let config: Value = serde_json::from_str(&out).unwrap();
+    assert_eq!((code, &config["ipCooldownSeconds"]), (0, &Value::from(60)));
+    assert_eq!(config["strict_affinity"], true);
+
+    for (arguments, reason) in [
+        (vec!["split", "4", "--name", "p"], "the datastore is not locked"),
+        (vec!["split", "3", "--name", "p", "--force"], "3 is not a power of two"),
+        (vec!["split", "8", "--name", "p", "--force"], "smaller than its blocks (/26)"),
+        (vec!["split", "2", "--name", "q", "--force"], "no IPPool q"),
+    ] {
+        let (code, _, err) = run(&arguments);
+        assert!(code == 2 && err.contains(reason), "{err}");
+    }
+    let locked =
+        r#"{"kind":"ClusterInformation","spec":{"clusterGUID":"g","datastoreReady":false}}"#;
+    let key = "/calico/resources/v3/projectcalico.org/clusterinformations/default";
+    runtime.block_on(open().txn(Txn::default().put(key, locked.into()))).unwrap();
+    let (code, out, err) = run(&["split", "4", "--cidr", "10.0.0.0/24"]);
+    assert_eq!(code, 0, "{err}");
+    assert!(out.ends_with("Successfully split pool p into 4 parts\n"), "{out}");
+    let after = runtime.block_on(open().list(pools, None)).unwrap();
+    let names: Vec<_> = after.entries.iter().map(|entry| &entry.key[pools.len()..]).collect();
+    assert_eq!(names, ["split-p-0", "split-p-1", "split-p-2", "split-p-3"]);
+    let part: Value = serde_json::from_slice(&after.entries[3].value).unwrap();
+    assert_eq!(part["spec"]["cidr"], "10.0.0.192/26");
+    assert_eq!(
+        (&part["spec"]["blockSize"], &part["spec"]["natOutgoing"]),
+        (&26.into(), &true.into())
+    );
+    assert_eq!(part["metadata"]["name"], "split-p-3");
+    let (code, out, _) = run(&["show"]);
+    assert!(code == 0 && out.matches("IP Pool").count() == 4, "{out}");
+    // A report of another cluster is refused.
+    let report = directory.path().join("report.json");
+    std::fs::write(&report, r#"{"clusterGUID":"other","allocations":{}}"#).unwrap();
+    let (code, _, err) = run(&["release", "--from-report", report.to_str().unwrap()]);
+    assert!(code == 2 && err.contains("of cluster \"other\", but this is \"g\""), "{err}");
+    let (code, _, err) = run(&["release", "--from-report", report.to_str().unwrap(), "--force"]);
+    assert_eq!(code, 0, "{err}");
+}

@@ -3,13 +3,19 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::Write;
 use std::net::IpAddr;
+use std::path::PathBuf;
+use std::time::Duration;
 
-use ipam::block::{AddressState, Block};
+use ipam::block::{AddressState, Attribute, Block};
 use ipam::model::AffinityState;
+use ipam::timestamp::Timestamp;
 use ipnet::IpNet;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
+
+mod pools;
 
 use super::data::Data;
+use super::live::Live;
 use super::show::user;
 use super::{Outcome, json};
 
@@ -18,6 +24,26 @@ pub(crate) struct Options {
     /// List every allocation.
     #[arg(long)]
     show_all_ips: bool,
+    #[command(flatten)]
+    evidence: Evidence,
+}
+
+/// What proves that an address is not in use.
+#[derive(clap::Args, Default)]
+pub(crate) struct Evidence {
+    /// YAML file with all pods and nodes, what `kubectl get pods,nodes -A -o yaml` prints. Without
+    /// it nothing is said of what is in use.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) pods: Option<PathBuf>,
+    /// How old an allocation must be to count as unused, in minutes. Default 15.
+    #[arg(long, value_name = "MINUTES", requires = "pods")]
+    pub(crate) grace: Option<u32>,
+}
+
+impl Evidence {
+    fn grace(&self) -> Duration {
+        self.grace.map_or(Live::GRACE, |minutes| Duration::from_secs(u64::from(minutes) * 60))
+    }
 }
 
 /// One thing that is wrong.
@@ -45,44 +71,64 @@ enum Kind {
     MissingHandle,
     /// A pool, reservation or configuration that cannot be used.
     Configuration,
+    /// A field that this version does not know. It is kept as it is.
+    UnknownField,
+    /// A pool without a free address.
+    PoolFull,
+    /// The store takes no writes.
+    Store,
+    /// An allocation that nothing uses any more.
+    NotInUse,
+    /// An address that a pod has and nobody gave it.
+    NotAllocated,
 }
 
 /// An allocation, as calicoctl's report has it.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
-struct Allocation {
-    ip: IpAddr,
-    handle: String,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    sequence_number: Option<u64>,
+pub(super) struct Allocation {
+    pub(super) ip: IpAddr,
+    pub(super) handle: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) sequence_number: Option<u64>,
     #[serde(rename = "type")]
     kind: String,
     allocated_to: String,
     node: String,
     borrowed: bool,
-    cooling_down: bool,
+    pub(super) cooling_down: bool,
+    /// None: nobody looked.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) in_use: Option<bool>,
 }
 
+/// What `check -o json` prints and `release --from-report` reads.
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
-struct Report {
+pub(super) struct Report {
+    version: &'static str,
+    #[serde(rename = "clusterGUID")]
+    cluster_guid: String,
+    datastore_locked: bool,
     revision: i64,
     blocks: usize,
     pools: Vec<IpNet>,
-    allocations: Vec<Allocation>,
+    /// By address.
+    pub(super) allocations: BTreeMap<IpAddr, Vec<Allocation>>,
     allocations_by_node: BTreeMap<String, usize>,
     handles: usize,
-    leaked_handles: Vec<String>,
+    pub(super) leaked_handles: Vec<String>,
     problems: Vec<Problem>,
 }
 
 pub(crate) fn run(
     data: &Data,
     options: &Options,
+    now: Timestamp,
     as_json: bool,
     out: &mut dyn Write,
 ) -> anyhow::Result<Outcome> {
-    let report = examine(data);
+    let report = examine(data, &options.evidence, now)?;
     if as_json {
         json(out, &report)?;
     } else {
@@ -91,7 +137,12 @@ pub(crate) fn run(
     Ok(if report.problems.is_empty() { Outcome::Well } else { Outcome::Found })
 }
 
-fn examine(data: &Data) -> Report {
+/// Looks at everything.
+///
+/// # Errors
+/// The evidence cannot be read or proves nothing.
+pub(super) fn examine(data: &Data, evidence: &Evidence, now: Timestamp) -> anyhow::Result<Report> {
+    let live = evidence.pods.as_deref().map(Live::from_file).transpose()?;
     let mut problems = BTreeSet::new();
     let mut wrong = |kind, object: &dyn ToString, reason: String| {
         problems.insert(Problem { kind, object: object.to_string(), reason });
@@ -99,6 +150,13 @@ fn examine(data: &Data) -> Report {
     for corrupt in &data.corrupt {
         wrong(Kind::InvalidValue, &corrupt.key, corrupt.reason.clone());
     }
+    for unknown in &data.unknown {
+        wrong(Kind::UnknownField, &unknown.key, unknown.reason.clone());
+    }
+    if let Some(error) = &data.unwritable {
+        wrong(Kind::Store, &data.store, error.clone());
+    }
+    pools::check(data, &mut wrong);
     for reason in &data.pools.wrong {
         wrong(Kind::Configuration, &"pools", reason.clone());
     }
@@ -113,10 +171,30 @@ fn examine(data: &Data) -> Report {
         }
     }
     check_affinities(data, &mut wrong);
-    let allocations: Vec<Allocation> = data.blocks.values().flat_map(allocations_of).collect();
+    let uses = |ip, attribute: &_| {
+        live.as_ref().map(|live| live.uses(ip, attribute, now, evidence.grace()))
+    };
+    let mut allocations: Vec<Allocation> =
+        data.blocks.values().flat_map(|block| allocations_of(block, &uses)).collect();
+    keep_whole_handles(&mut allocations);
     for allocation in &allocations {
+        if allocation.in_use == Some(false) && !allocation.cooling_down {
+            let Allocation { ip, handle, allocated_to, .. } = allocation;
+            let reason =
+                format!("is allocated to {allocated_to} ({handle}), which does not use it");
+            wrong(Kind::NotInUse, ip, reason);
+        }
         if !data.pools.pools.iter().any(|pool| pool.cidr.contains(&allocation.ip)) {
             wrong(Kind::OutsidePools, &allocation.ip, "is allocated outside every pool".to_owned());
+        }
+    }
+    if let Some(live) = &live {
+        let allocated: BTreeSet<IpAddr> =
+            allocations.iter().filter(|a| !a.cooling_down).map(|a| a.ip).collect();
+        for (ip, pod) in live.addresses().filter(|(ip, _)| !allocated.contains(ip)) {
+            if data.pools.pools.iter().any(|pool| pool.cidr.contains(&ip)) {
+                wrong(Kind::NotAllocated, &ip, format!("is in use by {pod}, but not allocated"));
+            }
         }
     }
     let leaked_handles = check_handles(data, &mut wrong);
@@ -124,7 +202,14 @@ fn examine(data: &Data) -> Report {
     for allocation in allocations.iter().filter(|a| !a.cooling_down) {
         *allocations_by_node.entry(allocation.node.clone()).or_default() += 1;
     }
-    Report {
+    let mut by_address: BTreeMap<IpAddr, Vec<Allocation>> = BTreeMap::new();
+    for allocation in allocations {
+        by_address.entry(allocation.ip).or_default().push(allocation);
+    }
+    Ok(Report {
+        version: env!("CARGO_PKG_VERSION"),
+        cluster_guid: data.cluster.guid.clone(),
+        datastore_locked: data.cluster.locked,
         revision: data.revision,
         blocks: data.blocks.len(),
         pools: data
@@ -134,16 +219,28 @@ fn examine(data: &Data) -> Report {
             .filter(|pool| !pool.disabled)
             .map(|pool| pool.cidr)
             .collect(),
-        allocations,
+        allocations: by_address,
         allocations_by_node,
         handles: data.handles.len(),
         leaked_handles,
         problems: problems.into_iter().collect(),
+    })
+}
+
+/// All or none: a handle of which one address is in use uses them all.
+fn keep_whole_handles(allocations: &mut [Allocation]) {
+    let used = allocations.iter().filter(|a| a.in_use == Some(true) && !a.handle.is_empty());
+    let used: BTreeSet<String> = used.map(|a| a.handle.clone()).collect();
+    for allocation in allocations.iter_mut().filter(|a| used.contains(&a.handle)) {
+        allocation.in_use = Some(true);
     }
 }
 
-fn allocations_of(block: &Block) -> impl Iterator<Item = Allocation> + '_ {
-    block.occupied().map(|(ip, state)| match state {
+fn allocations_of<'a>(
+    block: &'a Block,
+    uses: &'a dyn Fn(IpAddr, &Attribute) -> Option<bool>,
+) -> impl Iterator<Item = Allocation> + 'a {
+    block.occupied().map(move |(ip, state)| match state {
         AddressState::Allocated(attributes, sequence_number) => {
             let (kind, allocated_to) = user(attributes);
             let node = attributes.get("node").unwrap_or_default().to_owned();
@@ -156,6 +253,7 @@ fn allocations_of(block: &Block) -> impl Iterator<Item = Allocation> + '_ {
                 borrowed: !node.is_empty() && block.node() != Some(&node),
                 node,
                 cooling_down: false,
+                in_use: uses(ip, attributes),
             }
         }
         _ => Allocation {
@@ -167,6 +265,7 @@ fn allocations_of(block: &Block) -> impl Iterator<Item = Allocation> + '_ {
             node: String::new(),
             borrowed: false,
             cooling_down: true,
+            in_use: None,
         },
     })
 }
@@ -265,7 +364,7 @@ fn print(
     options: &Options,
     out: &mut dyn Write,
 ) -> std::io::Result<()> {
-    let Options { show_all_ips } = options;
+    let Options { show_all_ips, evidence } = options;
     let count = |kinds: &[Kind]| report.problems.iter().filter(|p| kinds.contains(&p.kind)).count();
     let list = |out: &mut dyn Write, kinds: &[Kind]| -> std::io::Result<()> {
         for problem in report.problems.iter().filter(|problem| kinds.contains(&problem.kind)) {
@@ -276,7 +375,7 @@ fn print(
     writeln!(out, "Checking IPAM for inconsistencies...\n")?;
     writeln!(out, "Loading all IPAM blocks...")?;
     writeln!(out, "Found {} IPAM blocks.", report.blocks)?;
-    let mut allocations = report.allocations.iter().peekable();
+    let mut allocations = report.allocations.values().flatten().peekable();
     for block in data.blocks.values() {
         writeln!(
             out,
@@ -293,16 +392,31 @@ fn print(
             }
         }
     }
-    let active = report.allocations.iter().filter(|a| !a.cooling_down).count();
+    let active = report.allocations.values().flatten().filter(|a| !a.cooling_down).count();
     writeln!(out, "IPAM blocks record {active} allocations.\n")?;
     writeln!(out, "Loading all IPAM pools...")?;
     for pool in &report.pools {
         writeln!(out, "  {pool}")?;
     }
     writeln!(out, "Found {} active IP pools.", report.pools.len())?;
-    list(out, &[Kind::Configuration])?;
+    list(out, &[Kind::Configuration, Kind::PoolFull])?;
     writeln!(out, "\nLoading all handles")?;
     nodes(report, out)?;
+    if evidence.pods.is_some() {
+        let (unused, unknown) = ([Kind::NotInUse], [Kind::NotAllocated]);
+        writeln!(out, "\nScanning for IPs that are allocated but not actually in use...")?;
+        list(out, &unused)?;
+        let found = count(&unused);
+        writeln!(out, "Found {found} IPs that are allocated in IPAM but not actually in use.")?;
+        writeln!(out, "Scanning for IPs that are in use by a workload but not allocated...")?;
+        list(out, &unknown)?;
+        writeln!(
+            out,
+            "Found {} in-use IPs that are in active IP pools but have no corresponding IPAM \
+             allocation.",
+            count(&unknown)
+        )?;
+    }
     let outside = [Kind::OutsidePools];
     writeln!(out, "\nScanning for allocated IPs that are not in any IP pool...")?;
     list(out, &outside)?;
@@ -324,8 +438,9 @@ fn print(
     let missing = count(&[Kind::MissingHandle]);
     writeln!(out, "Found {missing} handles mentioned in blocks with no matching handle resource.")?;
     writeln!(out, "Validating IPAMBlock structures...")?;
-    list(out, &[Kind::InvalidValue])?;
+    list(out, &[Kind::InvalidValue, Kind::UnknownField])?;
     writeln!(out, "Found {} invalid IPAMBlocks.", count(&[Kind::InvalidValue]))?;
+    list(out, &[Kind::Store])?;
     writeln!(out, "Check complete; found {} problems.", report.problems.len())
 }
 

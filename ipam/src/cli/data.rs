@@ -8,12 +8,13 @@ use api::v3::{IPPool, IPReservation};
 use ipam::block::Block;
 use ipam::model::{self, Affinity, Corrupt, Handle, IpamConfig};
 use ipam::pool::{Pool, reservations};
-use ipam::store::{Entry, Snapshot, Store, StoreError};
+use ipam::store::{Entry, Snapshot, Store, StoreError, Txn};
 use ipnet::IpNet;
 use serde_json::Value;
 
 const IPAM: &str = "/calico/ipam/v2/";
-const POOLS: &str = "/calico/resources/v3/projectcalico.org/ippools/";
+pub(super) const POOLS: &str = "/calico/resources/v3/projectcalico.org/ippools/";
+const CLUSTER: &str = "/calico/resources/v3/projectcalico.org/clusterinformations/default";
 const RESERVATIONS: &str = "/calico/resources/v3/projectcalico.org/ipreservations/";
 
 /// Pools and reservations.
@@ -30,11 +31,8 @@ impl Pools {
     /// Reads a YAML file of IPPools and IPReservations, or of Lists of them.
     pub(crate) fn from_file(path: &Path) -> anyhow::Result<Self> {
         let name = path.display();
-        let text = std::fs::read_to_string(path).with_context(|| format!("cannot read {name}"))?;
-        let documents: Vec<Value> =
-            serde_saphyr::from_multiple(&text).with_context(|| format!("{name} is not YAML"))?;
         let mut pools = Self::default();
-        for document in documents {
+        for document in documents(path)? {
             pools.add_document(document).with_context(|| name.to_string())?;
         }
         if let Some(wrong) = pools.wrong.first() {
@@ -87,6 +85,13 @@ impl Pools {
     }
 }
 
+/// The documents of a YAML file.
+pub(crate) fn documents(path: &Path) -> anyhow::Result<Vec<Value>> {
+    let name = path.display();
+    let text = std::fs::read_to_string(path).with_context(|| format!("cannot read {name}"))?;
+    serde_saphyr::from_multiple(&text).with_context(|| format!("{name} is not YAML"))
+}
+
 /// What is in the store.
 #[derive(Debug, Default)]
 pub(crate) struct Data {
@@ -97,7 +102,14 @@ pub(crate) struct Data {
     /// None: the key is missing.
     pub(crate) config: Option<IpamConfig>,
     pub(crate) pools: Pools,
+    pub(crate) cluster: Cluster,
     pub(crate) corrupt: Vec<Corrupt>,
+    /// Keys whose values have fields that this version does not know.
+    pub(crate) unknown: Vec<Corrupt>,
+    /// What the store is called.
+    pub(crate) store: String,
+    /// Why the store would refuse a write, if that was looked for and it would.
+    pub(crate) unwritable: Option<String>,
     pub(crate) revision: i64,
 }
 
@@ -107,8 +119,11 @@ impl Data {
         let ipam = store.list(IPAM, None).await?;
         let pools = store.list(POOLS, Some(ipam.revision)).await?;
         let reservations = store.list(RESERVATIONS, Some(ipam.revision)).await?;
-        let mut data = Self { pools: files, revision: ipam.revision, ..Self::default() };
+        let cluster = Cluster::load(store).await?;
+        let mut data = Self { pools: files, cluster, revision: ipam.revision, ..Self::default() };
+        data.store = store.name();
         for entry in &ipam.entries {
+            data.unknown.extend(unknown_fields(entry));
             if let Err(corrupt) = data.add(entry) {
                 data.corrupt.push(corrupt);
             }
@@ -117,6 +132,19 @@ impl Data {
         each(&reservations, |key, json| data.pools.add_reservation(json, key));
         data.pools.pools.sort_by_key(|pool| pool.cidr);
         Ok(data)
+    }
+
+    /// Asks the store for a write that it cannot do, for a comparison fails: one that is full, or
+    /// that does not let us, refuses it before it compares.
+    pub(crate) async fn probe(mut self, store: &dyn Store) -> Result<Self, StoreError> {
+        let key = model::node_key("ipam-check");
+        let txn = Txn::default().when(key.clone(), i64::MAX).put(key, Vec::new());
+        self.unwritable = match store.txn(txn).await {
+            Ok(_) => None,
+            Err(StoreError::Rejected { reason, .. }) => Some(reason),
+            Err(error) => return Err(error),
+        };
+        Ok(self)
     }
 
     fn add(&mut self, entry: &Entry) -> Result<(), Corrupt> {
@@ -135,6 +163,54 @@ impl Data {
         }
         Ok(())
     }
+}
+
+/// What Calico's ClusterInformation says.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Cluster {
+    /// Empty where there is no such resource.
+    pub(crate) guid: String,
+    /// True while an administrator keeps everybody from changing the pools.
+    pub(crate) locked: bool,
+}
+
+impl Cluster {
+    pub(crate) async fn load(store: &dyn Store) -> Result<Self, StoreError> {
+        let key = [CLUSTER.to_owned()];
+        let read = store.read(&key).await?;
+        let value = read.get(CLUSTER).and_then(|entry| serde_json::from_slice(&entry.value).ok());
+        let value: Value = value.unwrap_or_default();
+        let guid = value.pointer("/spec/clusterGUID").and_then(Value::as_str);
+        let ready = value.pointer("/spec/datastoreReady").and_then(Value::as_bool);
+        Ok(Self { guid: guid.unwrap_or_default().to_owned(), locked: ready == Some(false) })
+    }
+}
+
+/// The fields of a block or a handle that this version does not know.
+fn unknown_fields(entry: &Entry) -> Option<Corrupt> {
+    const BLOCK: &[&str] = &[
+        "cidr",
+        "affinity",
+        "affinity_claim_time",
+        "allocations",
+        "unallocated",
+        "attributes",
+        "sequenceNumber",
+        "sequenceNumberForAllocation",
+        "deleted",
+        "hostAffinity",
+        "caracalExclusive",
+    ];
+    let known = match &entry.key {
+        key if key.starts_with(model::BLOCKS) => BLOCK,
+        key if key.starts_with(model::HANDLES) => &["block", "deleted"],
+        _ => return None,
+    };
+    let value: serde_json::Map<String, Value> = serde_json::from_slice(&entry.value).ok()?;
+    let fields: Vec<&str> =
+        value.keys().map(String::as_str).filter(|field| !known.contains(field)).collect();
+    let reason = format!("unknown fields, kept as they are: {}", fields.join(", "));
+    (!fields.is_empty()).then(|| Corrupt { key: entry.key.clone(), reason })
 }
 
 /// The owner, as blocks name it, and the network of an affinity's key.

@@ -1,26 +1,38 @@
 //! `ipam release`.
 
+use std::collections::BTreeMap;
 use std::io::Write;
 use std::net::IpAddr;
+use std::path::PathBuf;
 
-use anyhow::bail;
+use anyhow::{Context, bail};
 use ipam::block::{AddressState, BlockError, Release};
 use ipam::model::{self, Handle, IpamConfig};
 use ipam::store::{Entry, Outcome as Done, Store, Txn};
 use ipam::timestamp::Timestamp;
 use ipnet::IpNet;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
+use super::check::Allocation;
+use super::data::Cluster;
+use super::reclaim::Unused;
 use super::{Outcome, json};
 
 #[derive(clap::Args)]
 pub(crate) struct Options {
     /// The address. Make sure that nothing uses it.
-    #[arg(long, value_name = "IP")]
-    ip: IpAddr,
+    #[arg(long, value_name = "IP", required_unless_present = "from_report")]
+    ip: Option<IpAddr>,
     /// Release it only if this handle holds it.
-    #[arg(long)]
+    #[arg(long, requires = "ip")]
     handle: Option<String>,
+    /// Release what a report says is not in use: the output of `check --pods FILE -o json`. With
+    /// several reports, what all of them say. May be repeated.
+    #[arg(long, value_name = "FILE", conflicts_with = "ip")]
+    from_report: Vec<PathBuf>,
+    /// Use a report of another cluster (by its clusterGUID).
+    #[arg(long, requires = "from_report")]
+    force: bool,
 }
 
 /// How often others may interfere before this gives up.
@@ -41,7 +53,11 @@ pub(crate) async fn run(
     as_json: bool,
     out: &mut dyn Write,
 ) -> anyhow::Result<Outcome> {
-    let Options { ip, handle } = options;
+    let Options { ip, handle, from_report, force } = options;
+    let Some(ip) = ip else {
+        let unused = unused(store, from_report, *force).await?;
+        return unused.release(store, now, false, as_json, out).await;
+    };
     let released = match release(store, *ip, handle.as_deref(), now).await {
         Ok(released) => released,
         Err(error) if error.is::<BlockError>() && !as_json => {
@@ -59,6 +75,44 @@ pub(crate) async fn run(
         writeln!(out, "{ip} is not assigned")?;
     }
     Ok(found)
+}
+
+/// The part of a report that counts here.
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Report {
+    #[serde(default, rename = "clusterGUID")]
+    cluster_guid: String,
+    allocations: BTreeMap<IpAddr, Vec<Allocation>>,
+    #[serde(default)]
+    leaked_handles: Vec<String>,
+}
+
+async fn unused(store: &dyn Store, files: &[PathBuf], force: bool) -> anyhow::Result<Unused> {
+    let guid = Cluster::load(store).await?.guid;
+    let mut unused: Option<Unused> = None;
+    for path in files {
+        let name = path.display();
+        let text = std::fs::read(path).with_context(|| format!("cannot read {name}"))?;
+        let report: Report = serde_json::from_slice(&text)
+            .with_context(|| format!("{name} is not a report of `ipam check -o json`"))?;
+        let Report { cluster_guid, allocations, leaked_handles } = report;
+        if cluster_guid != guid && !force {
+            bail!("{name}: of cluster {cluster_guid:?}, but this is {guid:?}; --force uses it");
+        }
+        let all = || allocations.values().flatten();
+        if all().any(|one| !one.cooling_down && one.in_use.is_none()) {
+            bail!(
+                "{name}: does not say what is in use; make it with: ipam check --pods FILE -o json"
+            );
+        }
+        let found = Unused::new(all(), leaked_handles);
+        match &mut unused {
+            Some(unused) => unused.intersect(&found),
+            None => unused = Some(found),
+        }
+    }
+    Ok(unused.unwrap_or_default())
 }
 
 async fn release(
