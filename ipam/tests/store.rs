@@ -18,7 +18,7 @@ use ipam::store::memory::MemoryStore;
 use ipam::store::{Event, MAX_TXN_OPS, Outcome, Revision, Store, StoreError, Txn};
 
 mod common;
-use common::Etcd;
+use common::{Etcd, certificates};
 
 async fn put(store: &dyn Store, key: &str, value: &str) -> Revision {
     match store.txn(Txn::default().put(key, value.into())).await.unwrap() {
@@ -413,30 +413,6 @@ fn contradictory_configuration_is_refused_with_the_reason() {
         assert!(matches!(error, StoreError::Rejected { .. }));
         assert!(error.to_string().contains(reason), "{error}");
     }
-}
-
-/// An authority, and a certificate for 127.0.0.1 that serves both sides.
-fn certificates(directory: &std::path::Path) -> Option<common::Tls> {
-    let openssl = |arguments: &str| {
-        let mut command = std::process::Command::new("openssl");
-        command.current_dir(directory).args(arguments.split(' '));
-        let output = command.stderr(std::process::Stdio::null()).status();
-        output.is_ok_and(|status| status.success())
-    };
-    std::fs::write(
-        directory.join("names"),
-        "subjectAltName=IP:127.0.0.1\nbasicConstraints=CA:FALSE\nextendedKeyUsage=serverAuth,clientAuth\n",
-    )
-    .unwrap();
-    let key = "ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -subj";
-    let done = openssl(&format!(
-        "req -x509 -newkey {key} /CN=ca -days 2 -keyout ca.key -out ca.crt"
-    )) && openssl(&format!("req -newkey {key} /CN=etcd -keyout tls.key -out tls.csr"))
-        && openssl(
-            "x509 -req -in tls.csr -CA ca.crt -CAkey ca.key -CAcreateserial -days 2 -extfile names -out tls.crt",
-        );
-    let file = |name| directory.join(name);
-    done.then(|| common::Tls { ca: file("ca.crt"), cert: file("tls.crt"), key: file("tls.key") })
 }
 
 #[tokio::test(flavor = "multi_thread")]

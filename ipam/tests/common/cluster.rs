@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -106,11 +107,15 @@ impl Cluster {
     }
 
     pub fn open(&self, name: &str, disk: &TempDir) -> Result<Ipam, Error> {
+        self.open_at(name, disk.path())
+    }
+
+    pub fn open_at(&self, name: &str, disk: &Path) -> Result<Ipam, Error> {
         let options = Options {
             clock: self.clock.clock(),
             deadline: self.deadline,
             node_labels: Some(BTreeMap::new()),
-            ..Options::new(name, self.store.clone(), disk.path())
+            ..Options::new(name, self.store.clone(), disk)
         };
         let ipam = Ipam::open(options)?;
         if let Some(config) = &self.config {
@@ -121,9 +126,13 @@ impl Cluster {
     }
 }
 
+pub fn request(handle: &str, families: Families) -> AssignRequest {
+    AssignRequest::pod(handle, "default", &format!("pod-{handle}"), families)
+}
+
 impl Node {
     pub fn request(&self, handle: &str, families: Families) -> AssignRequest {
-        AssignRequest::pod(handle, "default", &format!("pod-{handle}"), families)
+        request(handle, families)
     }
 
     pub async fn v4(&self, handle: &str) -> Result<IpAddr, Error> {

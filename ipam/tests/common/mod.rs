@@ -3,6 +3,8 @@
 
 pub mod cluster;
 pub mod counting;
+pub mod link;
+pub mod trio;
 
 use std::fs::File;
 use std::net::TcpListener;
@@ -20,6 +22,7 @@ pub struct Etcd {
     client_port: u16,
     peer_port: u16,
     tls: Option<Tls>,
+    quota: Option<u64>,
     process: Option<Child>,
 }
 
@@ -34,26 +37,32 @@ pub struct Tls {
 impl Etcd {
     /// Starts one and waits until it answers.
     pub async fn start() -> Self {
-        Self::launch(None).await
+        Self::launch(None, None).await
     }
 
     /// The same with TLS and required client certificates.
     pub async fn start_tls(tls: Tls) -> Self {
-        Self::launch(Some(tls)).await
+        Self::launch(Some(tls), None).await
+    }
+
+    /// One that takes no more than this many bytes.
+    pub async fn start_small(quota: u64) -> Self {
+        Self::launch(None, Some(quota)).await
     }
 
     /// Reserves its place without starting it: the endpoint refuses connections.
     pub fn stopped() -> Self {
         let (client_port, peer_port) = (free_port(), free_port());
         let directory = TempDir::with_prefix("ipam-etcd-").unwrap();
-        Self { directory, client_port, peer_port, tls: None, process: None }
+        Self { directory, client_port, peer_port, tls: None, quota: None, process: None }
     }
 
-    async fn launch(tls: Option<Tls>) -> Self {
+    async fn launch(tls: Option<Tls>, quota: Option<u64>) -> Self {
         // Another process may take a port between our asking and etcd's binding it.
         for _ in 0..10 {
             let mut etcd = Self::stopped();
             etcd.tls = tls.clone();
+            etcd.quota = quota;
             if etcd.try_run().await {
                 return etcd;
             }
@@ -86,6 +95,9 @@ impl Etcd {
         if let Some(tls) = &self.tls {
             command.arg("--cert-file").arg(&tls.cert).arg("--key-file").arg(&tls.key);
             command.arg("--trusted-ca-file").arg(&tls.ca).arg("--client-cert-auth");
+        }
+        if let Some(quota) = self.quota {
+            command.args(["--quota-backend-bytes", &quota.to_string()]);
         }
         self.process = Some(command.spawn().unwrap());
         let store = EtcdStore::new(&self.config()).unwrap();
@@ -147,19 +159,19 @@ impl Drop for Etcd {
     }
 }
 
-fn tail(text: &str, lines: usize) -> String {
+pub fn tail(text: &str, lines: usize) -> String {
     let all: Vec<_> = text.lines().collect();
     all[all.len().saturating_sub(lines)..].join("\n")
 }
 
-fn binary() -> PathBuf {
+pub fn binary() -> PathBuf {
     std::env::var_os("TEST_ASSET_ETCD").map_or_else(|| Path::new("etcd").into(), PathBuf::from)
 }
 
 /// A port that nobody listens on, outside the range that the kernel takes ports from by itself: it
 /// gives none of these to another connection while a test keeps its etcd stopped, and whoever
 /// tries to reach the stopped etcd cannot end up connected to itself.
-fn free_port() -> u16 {
+pub fn free_port() -> u16 {
     loop {
         let port = rand::random_range(10_000..32_768);
         if TcpListener::bind(("127.0.0.1", port)).is_ok() {
@@ -178,4 +190,28 @@ pub async fn eventually<T>(what: &str, mut condition: impl AsyncFnMut() -> Optio
         assert!(Instant::now() < end, "never happened: {what}");
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
+}
+
+/// An authority, and a certificate for 127.0.0.1 that serves both sides.
+pub fn certificates(directory: &Path) -> Option<Tls> {
+    let openssl = |arguments: &str| {
+        let mut command = Command::new("openssl");
+        command.current_dir(directory).args(arguments.split(' '));
+        let output = command.stderr(Stdio::null()).status();
+        output.is_ok_and(|status| status.success())
+    };
+    std::fs::write(
+        directory.join("names"),
+        "subjectAltName=IP:127.0.0.1\nbasicConstraints=CA:FALSE\nextendedKeyUsage=serverAuth,clientAuth\n",
+    )
+    .unwrap();
+    let key = "ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -subj";
+    let done = openssl(&format!(
+        "req -x509 -newkey {key} /CN=ca -days 2 -keyout ca.key -out ca.crt"
+    )) && openssl(&format!("req -newkey {key} /CN=etcd -keyout tls.key -out tls.csr"))
+        && openssl(
+            "x509 -req -in tls.csr -CA ca.crt -CAkey ca.key -CAcreateserial -days 2 -extfile names -out tls.crt",
+        );
+    let file = |name| directory.join(name);
+    done.then(|| Tls { ca: file("ca.crt"), cert: file("tls.crt"), key: file("tls.key") })
 }
