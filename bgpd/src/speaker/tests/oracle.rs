@@ -388,7 +388,9 @@ impl Oracle {
             route.clusters.clear();
         }
         if !external {
-            route.local_pref = Some(if drained { 0 } else { route.local_pref.unwrap_or(100) });
+            // What is reflected keeps its next hop here: it does not lead through the reflector.
+            let last = drained && !reflected;
+            route.local_pref = Some(if last { 0 } else { route.local_pref.unwrap_or(100) });
         }
         if reflected {
             route.originator.get_or_insert(self.configs[source].router_id);
