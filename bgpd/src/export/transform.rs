@@ -4,7 +4,7 @@ use std::net::Ipv4Addr;
 
 use super::GroupKey;
 use crate::config::{Config, PeerConfig, RemovePrivateAs};
-use crate::policy::{Applied, PeerType, PrivateAs};
+use crate::policy::{Applied, Own, PeerType, PrivateAs};
 use crate::rib::{AttrSet, DEFAULT_LOCAL_PREF};
 use crate::wire::attributes::{find, kind};
 use crate::wire::{Community, Draft, ExtendedCommunity, Role, path};
@@ -22,6 +22,8 @@ pub(crate) struct Departure {
     role: Option<Role>,
     /// The routes are to be its last choice (RFC 8326).
     drained: bool,
+    /// The neighbor is in our confederation.
+    inside: bool,
 }
 
 impl Departure {
@@ -29,7 +31,8 @@ impl Departure {
     pub(crate) fn of(peer: &PeerConfig, speaker: &Config, sort: PeerType, asn: u32) -> Self {
         let drained = peer.graceful_shutdown || speaker.graceful_shutdown;
         if sort != PeerType::External {
-            return Self { drained, ..Self::default() };
+            let inside = speaker.confederation.is_some();
+            return Self { drained, inside, ..Self::default() };
         }
         let private = match peer.remove_private_as {
             RemovePrivateAs::Off => None,
@@ -43,6 +46,7 @@ impl Departure {
             behind: (other && !peer.local_as.replace_as).then_some(speaker.asn),
             role: peer.role,
             drained,
+            inside: false,
         }
     }
 }
@@ -82,7 +86,8 @@ impl GroupKey {
             }
             self.clean(&mut draft);
         }
-        self.policy.apply(applied, &mut draft, self.local_asn);
+        let own = Own { asn: self.local_asn, member: self.departure.inside };
+        self.policy.apply(applied, &mut draft, own);
         if external {
             draft.remove(kind::LOCAL_PREF);
             draft.remove(kind::ORIGINATOR_ID);

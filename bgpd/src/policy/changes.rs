@@ -58,7 +58,8 @@ pub struct Changes {
     #[serde(skip_serializing_if = "is_zero")]
     pub prepend_last: u8,
     /// How many times our own AS number, as the peer knows it, is put in front of the path, at most
-    /// 10; beside the one that an external peer is told anyway.
+    /// 10; beside the one that an external peer is told anyway. Towards our confederation it is that of
+    /// our member AS, which stays inside (RFC 5065 section 5).
     #[serde(skip_serializing_if = "is_zero")]
     pub prepend_own: u8,
     /// AS numbers put in front of the path, the first of them outermost, at most 10. They go in
@@ -169,6 +170,14 @@ impl PrivateAs {
     }
 }
 
+/// Our AS number, as a peer knows it.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Own {
+    pub(crate) asn: u32,
+    /// It is that of a member of a confederation, which nobody outside may see.
+    pub(crate) member: bool,
+}
+
 impl Changes {
     /// Whether nothing is changed.
     pub fn is_empty(&self) -> bool {
@@ -180,7 +189,7 @@ impl Changes {
     pub(super) fn apply(
         &self,
         draft: &mut Draft<'_>,
-        own: u32,
+        own: Own,
         deleted: &[std::sync::Arc<[CommunityPattern]>],
     ) {
         if let Some(local_pref) = self.local_pref {
@@ -230,19 +239,25 @@ impl Changes {
         draft.put_number(kind::MULTI_EXIT_DISC, new);
     }
 
-    fn change_path(&self, draft: &mut Draft<'_>, own: u32) {
+    fn change_path(&self, draft: &mut Draft<'_>, own: Own) {
         if let Some(private) = self.private_as {
-            let path = private.apply(draft.as_path(), own, None);
+            let path = private.apply(draft.as_path(), own.asn, None);
             draft.put(kind::AS_PATH, path);
         }
         let last = path::numbers(draft.as_path()).next();
         let mut front = self.prepend_as_path.clone();
-        front.extend(std::iter::repeat_n(own, self.prepend_own.into()));
+        let ours = std::iter::repeat_n(own.asn, self.prepend_own.into());
+        front.extend(ours.clone().filter(|_| !own.member));
         let times = usize::from(self.prepend_last);
         front.extend(last.into_iter().flat_map(|last| std::iter::repeat_n(last, times)));
         if !front.is_empty() {
             let mut path = Vec::new();
             path::prepend(&front, draft.as_path(), &mut path);
+            draft.put(kind::AS_PATH, path);
+        }
+        for member in ours.filter(|_| own.member) {
+            let mut path = Vec::new();
+            path::prepend_member(member, draft.as_path(), &mut path);
             draft.put(kind::AS_PATH, path);
         }
     }

@@ -8,8 +8,8 @@ use smallvec::SmallVec;
 
 use super::prefixes::PrefixSet;
 use super::{
-    Action, AsPathPattern, CommunityPattern, NextHopChange, PeerType, Policy, PrefixMatch, Rule,
-    Source,
+    Action, AsPathPattern, CommunityPattern, NextHopChange, Own, PeerType, Policy, PrefixMatch,
+    Rule, Source,
 };
 use crate::rib::DEFAULT_LOCAL_PREF;
 use crate::wire::attributes::{self, communities, large_communities};
@@ -120,9 +120,8 @@ impl Compiled {
         if action == Action::Accept { Outcome::Accept(applied) } else { Outcome::Reject }
     }
 
-    /// Makes the changes of these rules, but that of the next hop. `own` is our AS number as the
-    /// peer knows it.
-    pub(crate) fn apply(&self, applied: &Applied, draft: &mut Draft<'_>, own: u32) {
+    /// Makes the changes of these rules, but that of the next hop.
+    pub(crate) fn apply(&self, applied: &Applied, draft: &mut Draft<'_>, own: Own) {
         for rule in self.applied(applied) {
             rule.rule.set.apply(draft, own, &rule.deleted);
         }

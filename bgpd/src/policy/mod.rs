@@ -31,6 +31,7 @@ mod validate;
 mod tests;
 
 pub use as_path::AsPathPattern;
+pub(crate) use changes::Own;
 pub use changes::{Changes, MedChange, MedOperation, NextHopChange, PrivateAs};
 pub use communities::CommunityPattern;
 pub(crate) use matching::{Applied, Compiled, Narrowed, Outcome, Route};

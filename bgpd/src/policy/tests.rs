@@ -39,7 +39,7 @@ fn changed(policy: &Policy, prefix: &str, block: &[u8]) -> Option<Vec<u8>> {
     let policy = compiled(policy);
     let Outcome::Accept(applied) = evaluate(&policy, prefix, block) else { return None };
     let mut draft = Draft::of(block);
-    policy.apply(&applied, &mut draft, 65000);
+    policy.apply(&applied, &mut draft, Own { asn: 65000, member: false });
     Some(draft.finish())
 }
 
@@ -438,7 +438,7 @@ fn named_sets_are_compiled_once_and_followed() {
     }
     let Outcome::Accept(applied) = evaluate(&first, "10.9.0.0/16", &route) else { panic!() };
     let mut draft = Draft::of(&route);
-    first.apply(&applied, &mut draft, 65000);
+    first.apply(&applied, &mut draft, Own { asn: 65000, member: false });
     assert_eq!(attributes::communities(&draft.finish()).count(), 0);
 
     // The same sets again are no change, another one is.
@@ -513,4 +513,18 @@ fn what_makes_no_sense_is_refused_with_its_field() {
         let error = serde_saphyr::from_str::<Rule>(yaml).unwrap_err().to_string();
         assert!(error.contains(wanted), "{error}");
     }
+}
+
+#[test]
+fn a_member_of_a_confederation_is_not_seen_outside() {
+    let policy =
+        compiled(&rules(&["{action: accept, set: {prepend-own: 2, prepend-as-path: [1]}}"]));
+    let block = block(&[7]);
+    let Outcome::Accept(applied) = evaluate(&policy, "10.0.0.0/8", &block) else { panic!() };
+    let mut draft = Draft::of(&block);
+    policy.apply(&applied, &mut draft, Own { asn: 65000, member: true });
+    let changed = draft.finish();
+    let path = attributes::as_path(&changed);
+    assert_eq!(path::display(path), "(65000 65000) 1 7");
+    assert_eq!(path::display(&path::outside(path)), "1 7");
 }

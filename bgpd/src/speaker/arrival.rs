@@ -16,6 +16,8 @@ pub(super) struct Arrival {
     honors_shutdown: bool,
     /// All routes are the last choice: the session is about to end (RFC 8326 section 4.2).
     drained: bool,
+    /// The neighbor is in our confederation.
+    pub(super) inside: bool,
 }
 
 impl Arrival {
@@ -28,7 +30,7 @@ impl Arrival {
         asn: u32,
     ) -> Self {
         if sort != PeerType::External {
-            return Self::default();
+            return Self { inside: speaker.confederation.is_some(), ..Self::default() };
         }
         let visible = peer.local_asn.is_some() && !peer.local_as.no_prepend;
         Self {
@@ -36,6 +38,7 @@ impl Arrival {
             role: peer.role.map(|role| (role, asn)),
             honors_shutdown: peer.honor_graceful_shutdown,
             drained: peer.graceful_shutdown || speaker.graceful_shutdown,
+            inside: false,
         }
     }
 

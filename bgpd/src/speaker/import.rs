@@ -6,7 +6,7 @@ use smallvec::SmallVec;
 
 use super::core::Core;
 use super::neighbor::Neighbor;
-use crate::policy::{Applied, Narrowed, Outcome, PeerType, Route, Source};
+use crate::policy::{Applied, Narrowed, Outcome, Own, PeerType, Route, Source};
 use crate::rib::{AttrId, DestId, Path, PeerId, Reason, Rib, RibPrefix, with_family};
 use crate::wire::attributes::{self, AttributeBlock};
 use crate::wire::{
@@ -326,7 +326,8 @@ impl<'a> Judge<'a> {
         let set = rib.attrs.get(self.attr_in);
         let mut draft = Draft::of(set.block);
         self.neighbor.arrival.begin(&mut draft);
-        policy.apply(&applied, &mut draft, self.neighbor.local_asn);
+        let Neighbor { local_asn, arrival, .. } = &*self.neighbor;
+        policy.apply(&applied, &mut draft, Own { asn: *local_asn, member: arrival.inside });
         self.neighbor.arrival.finish(&mut draft);
         let chosen = policy.next_hop(&applied).and_then(|chosen| chosen.address(P::FAMILY));
         let next_hop = chosen.unwrap_or(set.next_hop);

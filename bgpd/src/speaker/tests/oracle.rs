@@ -255,7 +255,9 @@ impl Oracle {
         if let Some(local) = peer.local_asn.filter(|_| external && !peer.local_as.no_prepend) {
             changed.path.insert(0, local);
         }
-        let accepted = apply(peer.import.as_ref(), prefix, &changed, self.number(at, from));
+        let inside = !external && config.confederation.is_some();
+        let number = self.number(at, from);
+        let accepted = apply(peer.import.as_ref(), prefix, &changed, number, inside);
         let Some(mut changed) = accepted else { return (route, false) };
         let told = peer.honor_graceful_shutdown && changed.communities.contains(&SHUTDOWN);
         if external && (told || self.drained(at, from)) {
@@ -364,7 +366,8 @@ impl Oracle {
                 replace(&mut route.path, |n| *n == theirs, ours);
             }
         }
-        let mut route = apply(peer.export.as_ref(), prefix, &route, ours)?;
+        let inside = !external && config.confederation.is_some();
+        let mut route = apply(peer.export.as_ref(), prefix, &route, ours, inside)?;
         let drained = self.drained(from, to);
         match border {
             Border::As => {

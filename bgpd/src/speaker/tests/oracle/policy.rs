@@ -11,6 +11,7 @@ pub(super) fn apply(
     prefix: &IpNet,
     route: &Route,
     asn: u32,
+    member: bool,
 ) -> Option<Route> {
     let mut route = route.clone();
     let Some(policy) = policy else { return Some(route) };
@@ -25,7 +26,8 @@ pub(super) fn apply(
                 route.med = Some(med);
             }
             for _ in 0..rule.set.prepend_own {
-                route.path.insert(0, asn);
+                let path = if member { &mut route.members } else { &mut route.path };
+                path.insert(0, asn);
             }
         }
         if rule.action != Action::Continue {
