@@ -1,11 +1,11 @@
 //! The hash index of a table: from the hash of a prefix to where its destination is.
 //!
 //! One array of 8-octet slots, in which the entries are sorted by hash, with gaps. An entry belongs
-//! at the place that the upper bits of its hash say, and is at most a few places behind it: a
-//! look-up costs one line of memory, whether there is such a prefix or not, as a slot holds the whole
-//! hash and the table itself is only asked where it is equal. What differs only in the lower bits of
-//! the hash is side by side, whatever the size. As the order stays the same in a larger array,
-//! growing reads and writes from front to back, in place.
+//! at the place that the upper bits of its hash say, and is a few places behind it: a look-up costs
+//! one line of memory, rarely two or three that follow each other, whether there is such a prefix or
+//! not, as a slot holds the whole hash and the table itself is only asked where it is equal. What
+//! differs only in the lower bits of the hash is side by side, whatever the size. As the order stays the
+//! same in a larger array, growing reads and writes from front to back, in place.
 
 use super::table::DestId;
 
@@ -118,6 +118,7 @@ impl Index {
         let behind = |at: usize, slot: u64| at.max(self.home(hash(slot))) + 1;
         let end = slots.iter().fold(0, |at, slot| behind(at, *slot));
         let (len, size) = (slots.len(), end.max((1 << self.bits) + TAIL));
+        slots.reserve_exact(size - len);
         slots.resize(size, EMPTY);
         // From the end of the array they cannot be overtaken, as there is room for all that follow.
         slots.copy_within(..len, size - len);

@@ -386,6 +386,11 @@ impl DirtyList {
             Some(id) => {
                 self.taken += 1;
                 self.bits.remove(id);
+                // Who never catches up keeps no more than twice what waits.
+                if self.taken >= 4096 && self.taken > self.list.len() / 2 {
+                    self.list.drain(..self.taken);
+                    self.taken = 0;
+                }
             }
             None => {
                 self.taken = 0;
@@ -406,6 +411,12 @@ impl DirtyList {
 
     pub(crate) fn is_empty(&self) -> bool {
         self.len() == 0
+    }
+
+    /// How many it remembers, those that were taken among them.
+    #[cfg(test)]
+    pub(crate) const fn remembered(&self) -> usize {
+        self.list.len()
     }
 }
 

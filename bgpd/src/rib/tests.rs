@@ -278,3 +278,18 @@ fn a_link_local_next_hop_comes_with_its_interface() {
         assert_eq!((hops[0].addr.to_string().as_str(), hops[0].interface), (text, interface));
     }
 }
+
+#[test]
+fn who_never_catches_up_remembers_what_waits_only() {
+    let mut list = DirtyList::default();
+    let ids = || (0..).map(DestId::new);
+    for id in ids().take(1000) {
+        list.insert(id);
+    }
+    for (next, oldest) in ids().skip(1000).zip(ids()).take(100_000) {
+        list.insert(next);
+        assert_eq!(list.pop(), Some(oldest));
+        assert_eq!(list.len(), 1000);
+    }
+    assert!(list.remembered() < 10_000, "{}", list.remembered());
+}

@@ -15,6 +15,7 @@ mod readiness;
 mod requests;
 mod sockets;
 
+use std::cell::RefCell;
 use std::collections::HashMap;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
@@ -193,6 +194,10 @@ impl Driver {
                 let Ok(event) = events.try_recv() else { break };
                 self.event(event);
             }
+            // All of it, and first: it is what the others wait for when paths fail.
+            while let Some(event) = self.bfd.next_event() {
+                self.core.bfd(self.epoch.elapsed(), &event.key, &event.status);
+            }
             for _ in 0..EVENTS {
                 if taken >= TURN {
                     break;
@@ -212,10 +217,16 @@ impl Driver {
     fn turn(&mut self) -> bool {
         let now = self.now();
         let connections = &self.connections;
+        let behind = RefCell::new(Vec::new());
         self.core.tick(now, |conn| {
             let stream = connections.get(&conn).and_then(Connection::stream);
-            stream.is_some_and(|s| tcp::has_unread(s))
+            let unread = stream.is_some_and(|s| tcp::has_unread(s));
+            behind.borrow_mut().extend(unread.then_some(conn));
+            unread
         });
+        for conn in behind.into_inner() {
+            self.read(conn);
+        }
         let more = self.core.work(now);
         if let Some(sessions) = self.core.take_bfd_sessions() {
             self.bfd.set(sessions);

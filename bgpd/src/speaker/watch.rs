@@ -47,6 +47,11 @@ impl BfdLink {
         }
     }
 
+    /// News that is there already.
+    pub(super) fn next_event(&mut self) -> Option<Event> {
+        self.news.try_recv().ok()
+    }
+
     /// Answers a question with what BFD knows now in place of what it last told. The driver does not
     /// wait for it.
     pub(super) fn complete<T: Send + 'static>(

@@ -100,13 +100,18 @@ fn bind_interface(socket: &impl AsFd, interface: &str) -> io::Result<()> {
 pub(crate) fn read(stream: &TcpStream, buffer: &mut [u8]) -> io::Result<usize> {
     let mut octets = None;
     let result = stream.try_io(Interest::READABLE, || {
-        let n = (&*SockRef::from(stream)).read(buffer)?;
+        let n = read_now(stream, buffer)?;
         octets = Some(n);
         // Less than there was room for: the socket is empty, and to say so spares the call that
         // would only be told so. The end of the stream, once seen, is not forgotten by this.
         if (1..buffer.len()).contains(&n) { Err(io::ErrorKind::WouldBlock.into()) } else { Ok(n) }
     });
     octets.map_or(result, Ok)
+}
+
+/// As [`read`], whatever tokio says.
+pub(crate) fn read_now(stream: &TcpStream, buffer: &mut [u8]) -> io::Result<usize> {
+    (&*SockRef::from(stream)).read(buffer)
 }
 
 /// Whether octets, or the end of the stream, wait to be read.

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use anyhow::ensure;
 use serde_json::Value;
+use socket2::SockRef;
 
 use crate::kit::script::{self, KEEPALIVE, UPDATE};
 use crate::kit::{Bird, Daemon, LIMIT, Pair, Routes, Script, Speaker, eventually, pair};
@@ -230,6 +231,25 @@ fn octet_by_octet() {
         for octet in all.concat() {
             script.send_octets(&[octet]).unwrap();
         }
+        us.until_route("10.8.8.0/24");
+    });
+}
+
+/// A read ends at urgent data, though there is more behind it, of which nobody tells.
+#[test]
+fn urgent_data() {
+    under(|pair, us| {
+        let mallory = Speaker { hold_time: 3, ..Speaker::new(MALLORY, 65003) };
+        let mut script = Script::establish(&pair.peer, &mallory);
+        let update = script::message(UPDATE, &announcement(65003, &[], &[24, 10, 8, 8]));
+        let stream = script.stream().try_clone().unwrap();
+        let socket = SockRef::from(&stream);
+        // All of it at once.
+        socket.set_tcp_cork(true).unwrap();
+        script.send(KEEPALIVE, &[]).unwrap();
+        socket.send_out_of_band(&[0]).unwrap();
+        script.send_octets(&update).unwrap();
+        socket.set_tcp_cork(false).unwrap();
         us.until_route("10.8.8.0/24");
     });
 }

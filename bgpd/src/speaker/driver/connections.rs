@@ -126,6 +126,15 @@ impl Driver {
         taken
     }
 
+    /// Reads from a connection whose hold timer has expired with octets unread: its socket may have been
+    /// taken for empty when it was not, as it may be at urgent data.
+    pub(super) fn read(&mut self, conn: ConnId) {
+        let Some(stream) = self.connections.get(&conn).and_then(Connection::stream) else { return };
+        if let Ok(octets @ 1..) = tcp::read_now(stream, &mut self.buffer) {
+            self.core.received(self.epoch.elapsed(), conn, &self.buffer[..octets]);
+        }
+    }
+
     /// Sends as much as the socket takes.
     pub(super) fn write(&mut self, conn: ConnId) {
         let Some(Connection::Made { stream, waker, blocked }) = self.connections.get_mut(&conn)

@@ -61,6 +61,13 @@ impl Wake for Signal {
     }
 }
 
+impl Drop for Ready {
+    /// Those in the queue hold on to it.
+    fn drop(&mut self) {
+        self.queue.lock().signals.clear();
+    }
+}
+
 impl Ready {
     /// What the socket of a connection wakes when there is something to do.
     pub(super) fn waker(&self, conn: ConnId) -> Waker {
@@ -93,6 +100,8 @@ impl Ready {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
 
     #[tokio::test]
@@ -114,10 +123,21 @@ mod tests {
     async fn who_waits_is_woken() {
         let ready = Ready::default();
         let waker = ready.waker(ConnId(7));
-        let (told, ()) = tokio::join!(ready.next(), async {
-            tokio::task::yield_now().await;
-            waker.wake();
-        });
-        assert_eq!(told, ConnId(7));
+        let waiting = tokio::spawn(async move { ready.next().await });
+        // It waits by now: there is no other task to run.
+        tokio::task::yield_now().await;
+        assert!(!waiting.is_finished());
+        waker.wake();
+        let told = tokio::time::timeout(Duration::from_secs(10), waiting).await;
+        assert_eq!(told.unwrap().unwrap(), ConnId(7));
+    }
+
+    #[test]
+    fn nothing_is_left_of_it() {
+        let ready = Ready::default();
+        let queue = Arc::downgrade(&ready.queue);
+        ready.waker(ConnId(7)).wake();
+        drop(ready);
+        assert!(queue.upgrade().is_none());
     }
 }

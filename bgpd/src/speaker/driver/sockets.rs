@@ -1,4 +1,4 @@
-//! The tasks that wait for sockets: one for each listener, connection and farewell.
+//! The tasks that wait for sockets: one for each listener and farewell.
 
 use std::io;
 use std::net::SocketAddr;
