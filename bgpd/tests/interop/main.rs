@@ -31,6 +31,7 @@ mod replay;
 mod restart_forms;
 mod rfc7606;
 mod route_refresh;
+mod selection;
 mod shutdown;
 mod source;
 mod ttl_security;
