@@ -24,6 +24,7 @@ mod restart;
 mod seeds;
 mod sessions;
 mod storm;
+mod timers;
 mod topology;
 mod unnumbered;
 
