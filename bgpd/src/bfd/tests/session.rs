@@ -135,6 +135,36 @@ fn the_detection_time_is_the_peers_multiplier_of_the_slower_wish() {
     assert_eq!(session.state(), State::Down);
 }
 
+/// The silence that a session bears is the multiplier times the interval, and not a moment more,
+/// whatever it sends itself meanwhile: with 50 ms times 3, routes move 150 ms after the last packet.
+#[test]
+fn silence_ends_a_session_exactly_when_the_detection_time_is_over() {
+    let fast = Packet {
+        desired_min_tx: 50_000,
+        required_min_rx: 50_000,
+        multiplier: 3,
+        ..heard(State::Up)
+    };
+    for last in [40 * MS, 1000 * MS + Duration::from_micros(7)] {
+        let params = Params { min_tx: 50_000, min_rx: 50_000, multiplier: 3 };
+        let mut session = Session::new(params, number(1), 7, Time::ZERO);
+        session.receive(Time::ZERO, &Packet { state: State::Init, ..fast });
+        session.receive(Time::ZERO, &Packet { is_final: true, ..fast });
+        session.receive(last, &fast);
+        let over = last + 150 * MS;
+        assert_eq!(session.detection_time(), 150 * MS);
+        let mut now = last;
+        while session.state() == State::Up {
+            now = session.next_deadline().unwrap().max(now);
+            assert!(now <= over, "still up at {now:?}");
+            session.expire(now);
+            sent(&mut session, now);
+        }
+        assert_eq!((now, session.state()), (over, State::Down));
+        assert_eq!(session.tally().failures, 1);
+    }
+}
+
 #[test]
 fn packets_go_at_the_slower_wish_with_jitter() {
     for (multiplier, most) in [(3, 1000), (1, 900)] {

@@ -103,6 +103,29 @@ fn a_broken_path_ends_the_session_and_moves_the_routes_at_once() {
     assert_eq!(network.used(0, "10.9.0.0/16"), ["n1", "n2"]);
 }
 
+/// From BFD's word to the last octet for others there is no timer: no time passes here.
+#[test]
+fn others_are_told_in_the_same_turn() {
+    let mut network = watched(9, Bfd::default());
+    tell(&mut network, BfdState::Up, 0);
+    let told = network.neighbor(0, 2).counters.updates_sent;
+    let through_0 = |network: &mut Network| {
+        let paths = network.route(2, "10.1.0.0/16").map_or_else(Vec::new, |r| r.paths);
+        paths.iter().any(|p| p.neighbor.as_deref() == Some("n0"))
+    };
+    assert!(through_0(&mut network));
+    let now = network.now;
+    tell(&mut network, BfdState::Down, 1);
+    assert_eq!(network.now, now);
+    assert_eq!(network.used(0, "10.9.0.0/16"), ["n2"]);
+    let next = network.route(0, "10.9.0.0/16").unwrap().next_hops;
+    assert_eq!(next.iter().map(|hop| hop.addr).collect::<Vec<_>>(), [address(2)]);
+    assert!(network.neighbor(0, 2).counters.updates_sent > told, "it waits for something");
+    // As long as a segment is under way.
+    network.run_for(network.latency);
+    assert!(!through_0(&mut network));
+}
+
 #[test]
 fn the_peer_is_told_why() {
     let mut network = watched(3, Bfd::default());
