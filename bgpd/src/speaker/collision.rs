@@ -41,9 +41,8 @@ impl Core {
 
     /// What an OPEN and ours agree on; None without such a neighbor.
     fn negotiated(&self, peer: PeerId, body: &[u8]) -> Option<Result<Negotiated, Notification>> {
-        let restarting = self.progress.restarting && !self.progress.converged;
         let neighbor = self.neighbors.get(peer.index())?.as_ref()?;
-        let offer = neighbor.offer(&self.config, restarting);
+        let offer = neighbor.offer(&self.config, self.progress);
         Some(Open::parse(body).and_then(|open| negotiate(&offer, &open)))
     }
 

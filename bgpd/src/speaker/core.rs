@@ -343,11 +343,10 @@ impl Core {
                 }
             }
             Action::SendOpen => {
-                let restarting = self.progress.restarting && !self.progress.converged;
-                let Self { config, neighbors, .. } = self;
+                let Self { config, neighbors, progress, .. } = self;
                 let Some(Some(neighbor)) = neighbors.get_mut(peer.index()) else { return };
                 let mut out = Vec::new();
-                neighbor.offer(config, restarting).open().encode(&mut out);
+                neighbor.offer(config, *progress).open().encode(&mut out);
                 let slot = neighbor.slot(direction);
                 slot.open_received = Vec::new();
                 slot.open_sent.clone_from(&out);

@@ -11,7 +11,7 @@ use super::arrival::Arrival;
 use super::bfd::Watch;
 use super::core::{ConnId, Time};
 use super::history::History;
-use super::status::{Counters, DownReason};
+use super::status::{Counters, DownReason, Progress};
 use crate::config::{Config, PeerConfig};
 use crate::export::Departure;
 use crate::policy::{Compiled, Library, PeerType, Policy};
@@ -335,7 +335,7 @@ impl Neighbor {
     }
 
     /// What we offer on a new connection.
-    pub(super) fn offer(&self, speaker: &Config, restarting: bool) -> Offer {
+    pub(super) fn offer(&self, speaker: &Config, progress: Progress) -> Offer {
         let gr = &speaker.graceful_restart;
         let time = self.config.restart_time.unwrap_or(gr.restart_time);
         let families: FamilySet = self.config.families.iter().copied().collect();
@@ -353,10 +353,12 @@ impl Neighbor {
             role: self.config.role,
             role_strict: self.config.role_strict,
             restart: gr.enabled.then_some(OwnRestart {
-                restarting,
+                restarting: progress.restarting && !progress.converged,
                 notification: gr.notification,
-                // What we told it in an earlier session of this process was not undone since.
-                forwarding: restarting || self.counters.established > 0,
+                // What we told it in an earlier session, of this process or of the one that it
+                // follows, was not undone since: also to one that comes when nobody is waited for
+                // any more.
+                forwarding: progress.restarting || self.counters.established > 0,
                 time,
             }),
             long_lived: speaker.long_lived_graceful_restart.time(),

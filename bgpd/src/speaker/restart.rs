@@ -6,6 +6,7 @@ use super::core::{Core, Time};
 use super::neighbor::{Neighbor, Session};
 use super::status::DownReason;
 use super::timers::TimerKey;
+use crate::config::ListenRange;
 use crate::rib::{Path, PeerId, RibPrefix, with_family};
 use crate::session::Direction;
 use crate::wire::Family;
@@ -154,8 +155,14 @@ impl Core {
     /// One that restarts as well waits for us, so its routes are not waited for before ours are
     /// selected and told. But until it has told its own, those that the kernel still has from
     /// before are not known to be gone.
+    ///
+    /// Of listen ranges nobody knows who is to come back, nor when the last of them has: after a
+    /// restart, they are left the whole deferral time. An End-of-RIB that is told earlier would take
+    /// from those that are back what the others are about to announce.
     pub(super) fn check_convergence(&mut self) {
-        if self.progress.converged {
+        let open = |range: &ListenRange| range.peer.shutdown.is_none();
+        let unknown = self.progress.restarting && self.config.listen_ranges.iter().any(open);
+        if self.progress.converged || unknown {
             return;
         }
         let (mut heard_any, mut select, mut converged) = (false, true, true);

@@ -247,3 +247,94 @@ fn connections_by_another_interface_are_refused() {
         assert!(come(&mut network, host, Some(right)), "{host}");
     }
 }
+
+/// A reflector whose clients come from a range; with `others`, one that is configured, too, and
+/// who is the last. Each announces `10.N.0.0/26`.
+fn reflector(clients: usize, others: bool) -> Network {
+    let mut network = around(&vec![65001; 1 + clients + usize::from(others)], PeerAs::Internal);
+    network.change(0, |c| {
+        c.listen_ranges[0].peer.route_reflector_client = true;
+        if others {
+            c.peers.push(peer(0, clients + 1, 65001));
+        }
+    });
+    network.run_for(MINUTE);
+    for (at, of) in [(1, 2), (2, 1)] {
+        assert!(network.route(at, &format!("10.{of}.0.0/26")).is_some());
+    }
+    network
+}
+
+impl Network {
+    /// Runs for so long, and looks at every moment that a node has these routes.
+    fn run_with(&mut self, duration: Duration, routes: &[(usize, &str)]) {
+        let end = self.now + duration;
+        self.run_until(duration + MINUTE, |network| {
+            for (at, prefix) in routes {
+                let now = network.now;
+                assert!(network.route(*at, prefix).is_some(), "{prefix} of {at} at {now:?}");
+            }
+            network.now >= end
+        });
+    }
+}
+
+#[test]
+fn clients_keep_their_routes_while_their_reflector_restarts() {
+    for others in [false, true] {
+        let mut network = reflector(3, others);
+        let all = [
+            (1, "10.0.0.0/26"),
+            (1, "10.2.0.0/26"),
+            (1, "10.3.0.0/26"),
+            (2, "10.1.0.0/26"),
+            (2, "10.3.0.0/26"),
+            (3, "10.1.0.0/26"),
+            (3, "10.2.0.0/26"),
+        ];
+        network.kill(0);
+        network.run_with(Duration::from_secs(1), &all);
+        // One of them cannot come back before the others have.
+        network.set_link(0, 3, false);
+        network.start(0, true);
+        network.run_with(Duration::from_secs(20), &all);
+        assert!(network.is_known("rack-192.0.0.2"));
+        let progress = network.core(0).status().progress;
+        assert!(progress.restarting && !progress.selecting && !progress.converged);
+        network.set_link(0, 3, true);
+        network.run_with(3 * MINUTE, &all);
+        assert!(network.core(0).status().progress.converged);
+        for (at, prefix) in all {
+            let route = network.route(at, prefix).unwrap();
+            assert!(!route.paths[0].stale, "announced again: {prefix} to {at}");
+        }
+    }
+}
+
+#[test]
+fn a_client_that_is_late_keeps_what_the_restarted_reflector_has() {
+    let mut network = reflector(3, false);
+    network.kill(0);
+    network.set_link(0, 3, false);
+    network.start(0, true);
+    let kept = [(1, "10.2.0.0/26"), (3, "10.1.0.0/26"), (3, "10.2.0.0/26")];
+    network.run_with(Duration::from_secs(65), &kept);
+    assert!(network.core(0).status().progress.converged, "it has not waited for it any longer");
+    assert!(network.route(1, "10.3.0.0/26").is_none());
+    network.set_link(0, 3, true);
+    network.run_with(2 * MINUTE, &kept);
+    assert!(!network.route(3, "10.1.0.0/26").unwrap().paths[0].stale);
+    assert!(network.route(1, "10.3.0.0/26").is_some());
+}
+
+#[test]
+fn a_range_where_nobody_may_come_in_is_not_waited_for() {
+    let mut network = reflector(2, false);
+    network.kill(0);
+    network.start(0, true);
+    network.run_for(Duration::from_secs(1));
+    assert!(!network.core(0).status().progress.selecting);
+    network.change(0, |c| c.listen_ranges[0].peer.shutdown = Some("closed".into()));
+    network.run_for(Duration::from_secs(1));
+    assert!(network.core(0).status().progress.converged);
+}
