@@ -147,6 +147,24 @@ impl Core {
         }
     }
 
+    /// See [`SpeakerStatus::restart_window`](super::SpeakerStatus::restart_window).
+    pub(super) fn restart_window(&self) -> u32 {
+        let general = self.config.graceful_restart;
+        if !general.enabled {
+            return 0;
+        }
+        let long_lived = self.config.long_lived_graceful_restart.time().unwrap_or_default();
+        let window = |neighbor: &Neighbor| {
+            let agreed = &neighbor.session.as_ref()?.negotiated;
+            // The capability says that it keeps ours, whether or not it wants its own kept.
+            agreed.restart?;
+            let time = neighbor.config.restart_time.unwrap_or(general.restart_time);
+            let long_lived = if agreed.long_lived.is_some() { long_lived } else { 0 };
+            Some(u32::from(time).saturating_add(long_lived))
+        };
+        self.neighbors.iter().flatten().filter_map(window).max().unwrap_or_default()
+    }
+
     // ------------------------------------------------------------------------------------------
     // The time after start
 

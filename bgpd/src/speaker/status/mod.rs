@@ -58,6 +58,9 @@ pub struct SpeakerStatus {
     pub confederation: Option<u32>,
     /// How far it has come since it started.
     pub progress: Progress,
+    /// Seconds for which a neighbor that is up, the most patient of them, would keep our routes if we
+    /// went away now without a word (RFC 4724, RFC 9494). 0: nobody would.
+    pub restart_window: u32,
     /// Prefixes known, IPv4 and IPv6.
     pub prefixes: [usize; 2],
     /// Attribute sets stored.
@@ -136,6 +139,7 @@ impl Core {
             asn: self.config.asn,
             confederation: self.config.confederation.as_ref().map(|c| c.identifier),
             progress: self.progress,
+            restart_window: self.restart_window(),
             prefixes: [self.rib.v4.len(), self.rib.v6.len()],
             attribute_sets: self.rib.attrs.len(),
             update_groups: self.groups.len(),

@@ -406,3 +406,31 @@ fn beside_a_session_without_graceful_restart_no_connection_is_taken() {
     assert!(network.core(0).accepted(now, remote, (address(0), 179).into(), None).is_none());
     assert!(network.is_up(0, 1));
 }
+
+#[test]
+fn how_long_our_routes_would_be_kept_is_known() {
+    let mut network = mesh(10, &[65001, 65002, 65003]);
+    assert_eq!(network.core(0).status().restart_window, 0, "nobody is up");
+    network.change(0, |c| c.peers[1].restart_time = Some(300));
+    network.run_for(MINUTE);
+    assert_eq!(network.core(0).status().restart_window, 300);
+    assert_eq!(network.core(1).status().restart_window, 120);
+    network.kill(2);
+    network.run_for(Duration::from_secs(1));
+    assert_eq!(network.core(0).status().restart_window, 120, "of those that are up");
+    for at in [0, 1] {
+        network.change(at, |c| c.long_lived_graceful_restart.enabled = true);
+    }
+    network.reset(0, 1);
+    network.run_for(MINUTE);
+    assert_eq!(network.core(0).status().restart_window, 120 + 86400);
+    // One without graceful restart keeps nothing, nor is one asked to that we do not offer it.
+    network.change(1, |c| {
+        c.long_lived_graceful_restart.enabled = false;
+        c.graceful_restart.enabled = false;
+    });
+    network.reset(0, 1);
+    network.run_for(MINUTE);
+    assert_eq!(network.core(0).status().restart_window, 0);
+    assert_eq!(network.core(1).status().restart_window, 0);
+}
