@@ -33,15 +33,37 @@ impl Daemon {
         let folder = std::env::temp_dir().join(format!("bgpd-daemon-{id}-{test}-{host}"));
         std::fs::create_dir_all(&folder).unwrap();
         std::fs::write(folder.join("bgpd.yaml"), yaml).unwrap();
-        let child = Command::new(env!("CARGO_BIN_EXE_bgpd"))
+        let child = Self::run(&folder);
+        Self { folder, child }
+    }
+
+    fn run(folder: &std::path::Path) -> Child {
+        Command::new(env!("CARGO_BIN_EXE_bgpd"))
             .args(["run", "--config"])
             .arg(folder.join("bgpd.yaml"))
             .arg("--socket")
             .arg(folder.join("socket"))
             .stderr(Stdio::null())
             .spawn()
-            .unwrap();
-        Self { folder, child }
+            .unwrap()
+    }
+
+    /// Ends it with a signal, and starts it again with this file; whether it says that it restarts.
+    fn restart(&mut self, signal: &str, yaml: &str) -> bool {
+        signal_to(&self.child, signal);
+        self.child.wait().unwrap();
+        std::fs::write(self.folder.join("bgpd.yaml"), yaml).unwrap();
+        self.child = Self::run(&self.folder);
+        let status = self.until(&["status"], |_| true);
+        status["progress"]["restarting"].as_bool().unwrap()
+    }
+
+    /// Waits until it has a session, and has written down what the next one is to know.
+    fn until_remembered(&self) {
+        self.until(&["neighbors"], |all| all[0]["state"] == "established");
+        let file = self.folder.join("socket.restart");
+        // Written after this answer, not before.
+        self.until(&["status"], |status| status["restart_window"] != 0 && file.exists());
     }
 
     fn ask(&self, words: &[&str]) -> Output {
@@ -241,8 +263,40 @@ fn a_table_and_what_happens_can_be_had_as_mrt() {
 }
 
 fn terminate(child: &Child) {
-    let status = Command::new("kill").arg(child.id().to_string()).status().unwrap();
+    signal_to(child, "TERM");
+}
+
+fn signal_to(child: &Child, signal: &str) {
+    let mut kill = Command::new("kill");
+    let status = kill.args(["-s", signal]).arg(child.id().to_string()).status().unwrap();
     assert!(status.success());
+}
+
+#[test]
+fn a_daemon_knows_by_itself_that_it_restarts() {
+    let (a, b) = (place(5, 1), place(5, 2));
+    let own = yaml(a, b, "");
+    let mut first = Daemon::start(5, 1, &own);
+    let _second = Daemon::start(5, 2, &yaml(b, a, ""));
+    for signal in ["KILL", "USR1"] {
+        first.until_remembered();
+        assert!(first.restart(signal, &own), "{signal}");
+    }
+    // One that crashes again before it has a session still does.
+    assert!(first.restart("KILL", &own));
+    // What is said goes first.
+    first.until_remembered();
+    assert!(!first.restart("KILL", &yaml(a, b, "graceful-restart: {restarting: false}\n")));
+    first.until_remembered();
+    // After a goodbye nobody keeps anything.
+    assert!(!first.restart("TERM", &own));
+    first.until_remembered();
+    assert!(!first.restart("TERM", &own));
+    assert!(first.restart("KILL", &yaml(a, b, "graceful-restart: {restarting: true}\n")));
+    // Another router is no restart of this one.
+    first.until_remembered();
+    let other = own.replace("router-id: 127.1.5.1", "router-id: 127.1.5.7");
+    assert!(!first.restart("KILL", &other));
 }
 
 /// Connects as a station does, and reads until it has seen so many messages of each type.

@@ -179,7 +179,9 @@ pub struct GracefulRestart {
     /// wants the same (RFC 8538). Then the routes of a peer that has died without a word are kept
     /// beyond the hold time, for the restart time.
     pub notification: bool,
-    /// This start follows one whose forwarding state is still in place. Looked at only at start.
+    /// This start follows one whose forwarding state is still in place. Looked at only at start. The
+    /// daemon finds it out by itself where a file does not say it: it restarts if the one before it
+    /// did not end with a Cease, and there are neighbors that still keep its routes.
     pub restarting: bool,
 }
 

@@ -3,6 +3,7 @@
 mod ask;
 mod control;
 mod metrics;
+mod remains;
 mod replay;
 mod show;
 
@@ -13,6 +14,7 @@ use std::process::ExitCode;
 use anyhow::Context;
 use bgpd::{Config, Recording, Shutdown, Speaker, SpeakerHandle};
 use clap::{Parser, Subcommand};
+use serde::Deserialize;
 use tokio::signal::unix::{SignalKind, signal};
 
 /// A BGP speaker.
@@ -30,6 +32,8 @@ pub(crate) struct Args {
 enum Command {
     /// Run the speaker. SIGHUP reads the configuration again; SIGTERM and SIGINT end it with a
     /// Cease; SIGUSR1 ends it without a word, so that peers with graceful restart keep its routes.
+    /// They keep them, too, when it is killed. The next one on the same socket finds a file beside
+    /// it, with `.restart` after its name, and knows that it restarts; the folder has to last.
     Run {
         /// The configuration, in YAML.
         #[arg(short, long)]
@@ -74,7 +78,7 @@ impl Args {
         let Self { command, socket } = self;
         let asked = control::Asked::Daemon(socket.clone());
         match command {
-            Command::Run { config, check: true, .. } => load(&config).map(drop),
+            Command::Run { config, check: true, .. } => load(&config, |_| false).map(drop),
             Command::Run { config, check: false, record, record_limit } => {
                 tracing_subscriber::fmt()
                     .with_env_filter(
@@ -108,15 +112,32 @@ fn octets(text: &str) -> Result<u64, String> {
     number.checked_mul(1 << shift).ok_or_else(wrong)
 }
 
+/// Whether a configuration says itself that the speaker restarts.
+#[derive(Default, Deserialize)]
+#[serde(rename_all = "kebab-case", default)]
+struct Said {
+    graceful_restart: SaidRestart,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(default)]
+struct SaidRestart {
+    restarting: Option<bool>,
+}
+
 /// Reads a configuration; as a daemon, external peers need policies (RFC 8212) unless it says
-/// otherwise.
-fn load(path: &Path) -> anyhow::Result<Config> {
+/// otherwise. Whether it restarts, the daemon has to find out (`is_restart`) unless it is said.
+fn load(path: &Path, is_restart: impl FnOnce(&Config) -> bool) -> anyhow::Result<Config> {
     let text =
         std::fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?;
     let mut config: Config =
         serde_saphyr::from_str(&text).with_context(|| format!("{}", path.display()))?;
     config.ebgp_requires_policy.get_or_insert(true);
     config.validate().with_context(|| format!("{}", path.display()))?;
+    let said: Said =
+        serde_saphyr::from_str(&text).with_context(|| format!("{}", path.display()))?;
+    config.graceful_restart.restarting =
+        said.graceful_restart.restarting.unwrap_or_else(|| is_restart(&config));
     Ok(config)
 }
 
@@ -125,7 +146,9 @@ async fn run(path: &Path, recording: Option<Recording>, socket: &Path) -> anyhow
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
     let mut restart = signal(SignalKind::user_defined1())?;
-    let config = load(path)?;
+    let memory = remains::Memory::beside(socket);
+    let config = load(path, |config| memory.is_restart(config))?;
+    let restarting = config.graceful_restart.restarting;
     // The socket first: a second daemon ends here, before it disturbs a session.
     let control = control::Server::bind(socket)
         .with_context(|| format!("cannot listen on {}", socket.display()))?;
@@ -135,12 +158,13 @@ async fn run(path: &Path, recording: Option<Recording>, socket: &Path) -> anyhow
         None => Speaker::start(config).await?,
     };
     let serving = tokio::spawn(control.serve(speaker.clone()));
+    let keeping = tokio::spawn(memory.clone().keep(speaker.clone()));
     let mut metrics = None;
     set_metrics(&mut metrics, metrics_listen, &speaker).await;
     let how = loop {
         tokio::select! {
             _ = hangup.recv() => {
-                if let Some(metrics_listen) = reload(path, &speaker).await {
+                if let Some(metrics_listen) = reload(path, restarting, &speaker).await {
                     set_metrics(&mut metrics, metrics_listen, &speaker).await;
                 }
             }
@@ -150,7 +174,23 @@ async fn run(path: &Path, recording: Option<Recording>, socket: &Path) -> anyhow
         }
     };
     serving.abort();
+    keeping.abort();
+    // Waited for, as it must not write any more. That it was aborted is no error.
+    let _aborted = keeping.await;
+    let for_restart = how == Shutdown::ForRestart;
+    if for_restart
+        && let Ok(status) = speaker.status().await
+        && let Err(error) = memory.note(&status)
+    {
+        tracing::error!(
+            error = format!("{error:#}"),
+            "the next daemon will not know that it restarts"
+        );
+    }
     speaker.shutdown(how).await;
+    if !for_restart {
+        memory.forget();
+    }
     Ok(())
 }
 
@@ -174,8 +214,13 @@ async fn set_metrics(
 
 /// Applies the file as it is now; a wrong one changes nothing. Returns where metrics are to be
 /// served, if it was applied.
-async fn reload(path: &Path, speaker: &SpeakerHandle) -> Option<Option<SocketAddr>> {
-    let config = match load(path) {
+async fn reload(
+    path: &Path,
+    restarting: bool,
+    speaker: &SpeakerHandle,
+) -> Option<Option<SocketAddr>> {
+    // What was found out at start is none of what has changed.
+    let config = match load(path, |_| restarting) {
         Ok(config) => config,
         Err(error) => {
             tracing::error!(error = format!("{error:#}"), "configuration not changed");

@@ -327,13 +327,14 @@ fn a_restart_keeps_the_routes_and_a_cut_does_not() {
     };
     for kill in [false, true] {
         if kill {
+            them.until_remembered();
             them.process_mut().kill();
         } else {
             them.process_mut().end(libc::SIGUSR1);
         }
         until_bfd(&us, "peer", "down");
         stale(true);
-        them.restart(&format!("{theirs}\ngraceful-restart: {{restarting: true}}\n"));
+        them.restart(&theirs);
         stale(false);
         until_bfd(&us, "peer", "up");
     }

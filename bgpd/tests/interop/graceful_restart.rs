@@ -67,12 +67,14 @@ fn killed(pair: &Pair, us: &mut Daemon<'_>, stale: impl Fn() -> bool) {
     eventually("the peer's kernel route", LIMIT, || pair.peer.kernel_route("10.1.0.0/24"));
     us.until_route("10.2.0.0/24");
     with_traffic(pair, || {
+        us.until_remembered();
         us.process_mut().kill();
         eventually("the peer's knowledge of it", LIMIT, || {
             ensure!(stale(), "the route is as before");
             Ok(())
         });
-        us.restart(&(pair::ours("") + RESTARTING));
+        // With the same file: it finds out by itself that it restarts.
+        us.restart(&pair::ours(""));
         us.established("peer");
         us.until_route("10.2.0.0/24");
         eventually("the end of the restart", LIMIT, || {

@@ -1,6 +1,7 @@
 //! Our daemon.
 
 use std::fs;
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, ensure};
@@ -30,6 +31,10 @@ impl<'a> Daemon<'a> {
         let config = node.folder().join("bgpd.yaml");
         let socket = node.folder().join("bgpd.sock");
         fs::write(&config, yaml).unwrap();
+        // The first of its kind, whoever was in this namespace before.
+        if let Err(error) = fs::remove_file(remembered(&socket)) {
+            assert_eq!(error.kind(), ErrorKind::NotFound, "{error}");
+        }
         let process = Self::run(node, &config, &socket, more);
         let mut daemon = Self { node, process, config, socket };
         daemon.until_it_answers();
@@ -57,6 +62,15 @@ impl<'a> Daemon<'a> {
         fs::write(&self.config, yaml).unwrap();
         self.process = Self::run(self.node, &self.config, &self.socket, &[]);
         self.until_it_answers();
+    }
+
+    /// Waits until it has written down that its peers would keep its routes.
+    pub(crate) fn until_remembered(&self) {
+        let file = remembered(&self.socket);
+        eventually("what the next daemon is to know", LIMIT, || {
+            ensure!(file.exists(), "no {}", file.display());
+            Ok(())
+        });
     }
 
     /// Gives it another configuration, as an operator does, and waits until it is in effect.
@@ -160,6 +174,11 @@ impl Drop for Daemon<'_> {
             assert!(!log.contains("panicked at"), "our daemon has panicked:\n{log}");
         }
     }
+}
+
+/// Where a daemon writes down what the next one is to know.
+fn remembered(socket: &Path) -> PathBuf {
+    socket.with_extension("sock.restart")
 }
 
 /// A configuration as the YAML that the daemon reads. Passwords do not survive this.
