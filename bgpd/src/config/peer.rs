@@ -207,8 +207,8 @@ pub struct PeerConfig {
     /// The peer is at most this many hops away, 1 to 254: packets from further are dropped (RFC 5082).
     #[serde(default)]
     pub ttl_security: Option<u8>,
-    /// TTL of our packets to an external peer that is not on the same link, 1 to 255.
-    /// None: 1 for external peers, 64 for internal ones.
+    /// TTL of our packets to the peer, 1 to 255, for one that is not on the same link, or nearer
+    /// than most. In place of it: `ttl-security`. None: 64 for internal peers, 1 for others.
     #[serde(default)]
     pub multihop: Option<u8>,
     /// Watch over the path to the peer (RFC 5882). None: only the hold time does.

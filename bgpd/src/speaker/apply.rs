@@ -1,5 +1,6 @@
 //! From one desired state to the next, live. No session is reset unless what its OPEN said, or
-//! who it is with, is different now.
+//! who it is with, is different now; or what was learned on it would be read in another way, and
+//! cannot be asked for again.
 
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -11,6 +12,7 @@ use super::core::{Core, Time};
 use super::differences::differences;
 use super::neighbor::Neighbor;
 use crate::config::{Config, ListenRange, Network, PeerConfig};
+use crate::policy::PeerType;
 use crate::rib::{Path, PeerId, RibPrefix, with_family};
 use crate::session::{Direction, Event, State};
 use crate::wire::attributes::{flag, kind, push};
@@ -63,11 +65,18 @@ impl Core {
         let old = std::mem::replace(&mut self.config, config);
         self.policies.update(&old, &self.config);
         let reset_all = self.apply_speaker(&old, &mut report);
+        let confederation = self.config.confederation != old.confederation;
         note_ranges(&old.listen_ranges, &self.config.listen_ranges, &mut report);
         let dynamic = self.dynamic_peers(&peers);
         let names: Vec<String> = dynamic.iter().map(|p| p.name.clone()).collect();
         peers.extend(dynamic);
-        self.apply_peers(now, peers, reset_all, &mut report);
+        let others = self.apply_peers(now, peers, &old, reset_all, &mut report);
+        if confederation {
+            let effect =
+                if reset_all || others { Effect::SessionReset } else { Effect::ReEvaluated };
+            let fields = vec!["confederation"];
+            report.changes.insert(0, Change { object: "speaker".into(), fields, effect });
+        }
         self.assign_ranges(&names);
         self.bfd_configured(now);
         self.apply_networks(networks, &mut report);
@@ -88,15 +97,12 @@ impl Core {
         if new.asn != old.asn {
             identity.push("asn");
         }
-        if new.confederation != old.confederation {
-            identity.push("confederation");
-        }
-        if new.cluster_id != old.cluster_id {
-            identity.push("cluster-id");
-        }
         let reset_all = !identity.is_empty();
         if reset_all {
             note(identity, Effect::SessionReset);
+        }
+        if new.cluster_id != old.cluster_id {
+            note(vec!["cluster-id"], Effect::ReEvaluated);
         }
         if new.listen != old.listen {
             note(vec!["listen"], Effect::Live);
@@ -149,13 +155,16 @@ impl Core {
         reset_all
     }
 
+    /// Returns whether a session starts anew for what changed of the speaker, `old` before.
     fn apply_peers(
         &mut self,
         now: Time,
         peers: Vec<PeerConfig>,
+        old: &Config,
         reset_all: bool,
         report: &mut Report,
-    ) {
+    ) -> bool {
+        let mut identity = false;
         self.rename(&peers, report);
         let gone: Vec<PeerId> = self
             .neighbors
@@ -178,7 +187,8 @@ impl Core {
             let known = self.neighbors.iter().flatten().find(|n| n.config.name == config.name);
             let object = format!("peer {:?}", config.name);
             if let Some(peer) = known.map(|n| n.id) {
-                let (fields, effect) = self.change_neighbor(now, peer, config, reset_all);
+                let (fields, effect) = self.change_neighbor(now, peer, config, old, reset_all);
+                identity |= fields.is_empty() && effect == Effect::SessionReset;
                 if !fields.is_empty() {
                     report.changes.push(Change { object, fields, effect });
                 }
@@ -187,6 +197,7 @@ impl Core {
                 report.changes.push(Change { object, fields: Vec::new(), effect: Effect::Added });
             }
         }
+        identity
     }
 
     /// A neighbor that is now called something else is the same neighbor: its session goes on. But
@@ -252,13 +263,14 @@ impl Core {
         }
     }
 
-    /// Takes over a neighbor's new configuration; returns what is different and how it took
-    /// effect.
+    /// Takes over a neighbor's new configuration, and what of the speaker's, `old_speaker` before,
+    /// concerns it; returns what is different of its own, and how all took effect.
     fn change_neighbor(
         &mut self,
         now: Time,
         peer: PeerId,
         config: PeerConfig,
+        old_speaker: &Config,
         reset_all: bool,
     ) -> (Vec<&'static str>, Effect) {
         let Self { config: speaker, policies, neighbors, .. } = self;
@@ -269,18 +281,32 @@ impl Core {
         let (old_import, old_export) = (neighbor.import.clone(), neighbor.export.clone());
         let (old_arrival, old_departure) = (neighbor.arrival, neighbor.departure);
         let config = Arc::new(config);
-        let (old_type, known) = (neighbor.peer_type, neighbor.asn());
+        let (old_type, old_local, known) = (neighbor.peer_type, neighbor.local_asn, neighbor.asn());
         neighbor.configure(config.clone(), speaker, policies);
         // Another way to say who it may be, and it still may.
         let admitted = known.is_some_and(|asn| config.asn.admits(asn, neighbor.local_asn));
         let same_as = admitted && neighbor.peer_type == old_type;
-        let (fields, effect) = differences(&old, &config, same_as);
-        let import = neighbor.import != old_import
+        let (fields, mut effect) = differences(&old, &config, same_as);
+        // UPDATEs of one's own AS are read in another way in a confederation (RFC 5065 section 5).
+        let read_anew = neighbor.peer_type == PeerType::Internal
+            && speaker.confederation.is_some() != old_speaker.confederation.is_some();
+        let session = neighbor.session.as_ref();
+        let lost = read_anew && session.is_some_and(|s| !s.negotiated.route_refresh);
+        if lost || (neighbor.peer_type, neighbor.local_asn) != (old_type, old_local) {
+            effect = Effect::SessionReset;
+        }
+        let whole = |c: &Config| c.confederation.as_ref().map_or(c.asn, |c| c.identifier);
+        let reflected = old_speaker.cluster() != speaker.cluster()
+            || old.route_reflector_client != config.route_reflector_client;
+        let import = whole(old_speaker) != whole(speaker)
+            || old_speaker.cluster() != speaker.cluster()
+            || neighbor.import != old_import
             || neighbor.arrival != old_arrival
             || old.allowas_in != config.allowas_in
             || old.next_hop_v4 != config.next_hop_v4
             || old.next_hop_v6 != config.next_hop_v6;
-        let export = neighbor.export != old_export
+        let export = reflected
+            || neighbor.export != old_export
             || neighbor.departure != old_departure
             || old.add_paths != config.add_paths
             || old.next_hop != config.next_hop
@@ -310,6 +336,9 @@ impl Core {
             return (fields, effect);
         }
         self.change_live(now, peer, &old, &config);
+        if read_anew {
+            self.request_routes(peer);
+        }
         if import {
             self.judge_again(peer);
         }
@@ -356,6 +385,23 @@ impl Core {
         }
         if old.enforce_first_as != new.enforce_first_as {
             self.request_routes(peer);
+        }
+        if old.route_reflector_client != new.route_reflector_client {
+            self.reflect_again(peer, new.route_reflector_client);
+        }
+    }
+
+    /// A neighbor is a client now, or none any more: others are told its routes, or not.
+    fn reflect_again(&mut self, peer: PeerId, client: bool) {
+        if let Some(rank) = self.rib.ranks.get_mut(peer.index()) {
+            rank.client = client;
+        }
+        for family in Family::ALL {
+            with_family!(family, P => {
+                for dest in self.routes_of(peer, family) {
+                    self.groups.mark_again::<P>(P::table_mut(&mut self.rib), dest);
+                }
+            });
         }
     }
 

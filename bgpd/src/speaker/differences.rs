@@ -98,7 +98,7 @@ pub(super) fn differences(
         (
             "route-reflector-client",
             *route_reflector_client != old.route_reflector_client,
-            Effect::SessionReset,
+            Effect::ReEvaluated,
         ),
         ("add-paths", *add_paths != old.add_paths, add_paths_effect(old, new)),
         ("allowas-in", *allowas_in != old.allowas_in, Effect::ReEvaluated),

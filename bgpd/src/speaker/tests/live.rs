@@ -369,3 +369,103 @@ fn a_disabled_family_stays_empty() {
     assert_eq!(prefixes, ["fd00:2::/122"]);
     assert_eq!(network.neighbor(0, 1).families[0].received, 0);
 }
+
+/// RFC 4271 wants a new session for none of these: no OPEN says anything of them.
+#[test]
+fn another_cluster_is_told_and_judged_without_a_new_session() {
+    let mut network = mesh(13, &[65001; 3]);
+    for at in [1, 2] {
+        network.change(at, |c| c.peers.retain(|p| p.name == "n0"));
+    }
+    network.change(0, |c| c.peers.iter_mut().for_each(|p| p.route_reflector_client = true));
+    network.change(1, |c| c.networks = own(&["10.1.0.0/26", "fd00:1::/122"]));
+    network.run_for(MINUTE);
+    let told = |n: &mut Network, prefix: &str| n.route(2, prefix).unwrap().paths[0].clone();
+    let before = network.neighbor(0, 2).counters.established;
+    for cluster in [Some(Ipv4Addr::new(9, 9, 9, 9)), None] {
+        let report = network.change(0, |c| c.cluster_id = cluster);
+        let [change] = &report.changes[..] else { panic!("{report:?}") };
+        assert_eq!((&change.fields[..], change.effect), (&["cluster-id"][..], Effect::ReEvaluated));
+        network.run_for(Duration::from_secs(1));
+        let wanted = cluster.unwrap_or(Ipv4Addr::new(192, 0, 0, 1));
+        for prefix in ["10.1.0.0/26", "fd00:1::/122"] {
+            assert_eq!(told(&mut network, prefix).clusters, [wanted]);
+        }
+    }
+    // What the others reflected in the cluster of this one is a loop, and none in another.
+    network.change(2, |c| c.cluster_id = Some(Ipv4Addr::new(192, 0, 0, 1)));
+    let route = told(&mut network, "10.1.0.0/26");
+    assert_eq!(route.reason, crate::speaker::Reason::ClusterLoop);
+    network.change(2, |c| c.cluster_id = None);
+    assert_eq!(network.used(2, "10.1.0.0/26"), ["n0"]);
+    assert_eq!(network.neighbor(0, 2).counters.established, before);
+    assert_eq!(network.neighbor(2, 0).counters.established, before);
+}
+
+#[test]
+fn a_client_comes_and_goes_without_a_new_session() {
+    let mut network = mesh(14, &[65001; 4]);
+    for at in [1, 2, 3] {
+        network.change(at, |c| {
+            c.peers.retain(|p| p.name == "n0");
+            c.networks = own(&[&format!("10.{at}.0.0/26"), &format!("fd00:{at}::/122")]);
+        });
+    }
+    network.run_for(MINUTE);
+    let knows = |n: &mut Network, at| n.routes(at).len() / 2;
+    assert_eq!([1, 2, 3].map(|at| knows(&mut network, at)), [1; 3]);
+    for _ in 0..2 {
+        for (client, known) in [(true, [3, 2, 2]), (false, [1; 3])] {
+            let report = network.change(0, |c| c.peers[0].route_reflector_client = client);
+            let [change] = &report.changes[..] else { panic!("{report:?}") };
+            assert_eq!(change.effect, Effect::ReEvaluated);
+            network.run_for(Duration::from_secs(1));
+            assert_eq!([1, 2, 3].map(|at| knows(&mut network, at)), known, "{client}");
+        }
+    }
+    for other in [1, 2, 3] {
+        assert_eq!(network.neighbor(0, other).counters.established, 1);
+    }
+}
+
+/// Only who is told another AS number, or is of another kind now, starts anew.
+#[test]
+fn a_confederation_changes_for_those_whom_it_concerns() {
+    // 1 is within, 2 of another member from the third step on, 3 outside.
+    let mut network = mesh(15, &[65001, 65001, 65002, 65003]);
+    for at in [1, 2, 3] {
+        network.change(at, |c| c.peers.retain(|p| p.name == "n0"));
+    }
+    network.run_for(MINUTE);
+    let of = |identifier, members: &[u32]| {
+        Some(crate::config::Confederation { identifier, members: members.to_vec() })
+    };
+    let established = |n: &mut Network| [1, 2, 3].map(|o| n.neighbor(0, o).counters.established);
+    let mut change = |confederation, effect, wanted| {
+        let report = network.change(0, |c| c.confederation = confederation);
+        let [change] = &report.changes[..] else { panic!("{report:?}") };
+        assert_eq!((&change.fields[..], change.effect), (&["confederation"][..], effect));
+        // The others follow.
+        let whole = network.nodes[0].config.confederation.clone();
+        network.change(1, |c| c.confederation = whole.clone());
+        for at in [2, 3] {
+            let inside = whole.as_ref().is_some_and(|c| c.members.contains(&(65000 + at as u32)));
+            network.change(at, |c| {
+                let outside = whole.as_ref().map_or(65001, |c| c.identifier);
+                c.peers[0].asn = if inside { 65001 } else { outside }.into();
+                c.confederation = whole.clone().filter(|_| inside);
+                if let Some(confederation) = &mut c.confederation {
+                    confederation.members = vec![65001];
+                }
+            });
+        }
+        network.run_for(2 * MINUTE);
+        assert_eq!(established(&mut network), wanted);
+    };
+    change(of(1000, &[]), Effect::SessionReset, [1, 2, 2]);
+    change(of(1000, &[65099]), Effect::ReEvaluated, [1, 2, 2]);
+    change(of(1000, &[65099, 65002]), Effect::SessionReset, [1, 3, 2]);
+    change(of(1000, &[65002]), Effect::ReEvaluated, [1, 3, 2]);
+    change(of(2000, &[65002]), Effect::SessionReset, [1, 3, 3]);
+    change(None, Effect::SessionReset, [1, 4, 4]);
+}
