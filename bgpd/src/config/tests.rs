@@ -118,6 +118,22 @@ fn errors_name_object_and_field() {
             "asn: 65001\nconfederation: {identifier: 65002}\n",
             "peer \"tor1\": asn: is that of our confederation",
         ),
+        ("next-hop: self", "local-as: {no-prepend: false}", "peer \"tor1\": local-as: there is no"),
+        (
+            "next-hop: self",
+            "multihop: 4\n    ttl-security: 3",
+            "peer \"tor1\": multihop: has no effect beside ttl-security",
+        ),
+        (
+            "families: [ipv4-unicast, ipv6-unicast]",
+            "families: [ipv6-unicast]\n    extended-next-hop: true",
+            "peer \"tor1\": extended-next-hop: is of IPv4 routes",
+        ),
+        (
+            "next-hop: self",
+            "max-prefixes: {limit: 1, only-warn: true, restart-after: 5}",
+            "peer \"tor1\": max-prefixes: restart-after: with only-warn",
+        ),
         ("next-hop: self", "role-strict: true", "peer \"tor1\": role-strict: there is no role"),
         ("asn: 65002", "asn: 65001\n    role: peer", "role: is for external peers only"),
         ("asn: 65002", "asn: 65001\n    as-override: true", "as-override: is for external peers"),

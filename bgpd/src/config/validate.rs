@@ -4,8 +4,9 @@ use std::collections::HashSet;
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 
-use super::{Bfd, Config, PeerAs, PeerConfig, RemovePrivateAs};
+use super::{Bfd, Config, LocalAs, PeerAs, PeerConfig, RemovePrivateAs};
 use crate::policy::{PeerType, Way, validate_prefixes};
+use crate::wire::Family;
 
 /// A field of a neighbor with a value that makes no sense.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -308,9 +309,14 @@ impl PeerConfig {
         }
         let interface = self.source_interface.as_deref().is_none_or(is_interface);
         check(interface, "source-interface", NO_INTERFACE)?;
+        let local = self.local_asn.is_some() || self.local_as == LocalAs::default();
+        check(local, "local-as", "there is no local-asn")?;
         let hops = self.ttl_security.is_none_or(|h| (1..=254).contains(&h));
         check(hops, "ttl-security", "must be 1 to 254 hops")?;
         check(self.multihop != Some(0), "multihop", "must be 1 to 255")?;
+        // With both, BFD still goes by how far it is.
+        let sole = self.multihop.is_none() || self.ttl_security.is_none() || self.bfd.is_some();
+        check(sole, "multihop", "has no effect beside ttl-security, which sends with 255")?;
         let hold = self.hold_time == 0 || self.hold_time >= 3;
         check(hold, "hold-time", "must be 0, or 3 seconds and more")?;
         let keepalive = self.keepalive_time.is_none_or(|k| k > 0);
@@ -320,6 +326,9 @@ impl PeerConfig {
         check(interval, "advertisement-interval", "must be at most 600 seconds")?;
         check(restart, "restart-time", "must be 1 to 4095 seconds")?;
         check(!self.families.is_empty(), "families", "is empty")?;
+        let of_ipv4 = self.families.contains(&Family::Ipv4Unicast);
+        let reason = "is of IPv4 routes, but ipv4-unicast is not in families";
+        check(of_ipv4 || self.extended_next_hop != Some(true), "extended-next-hop", reason)?;
         let strict = self.role.is_some() || !self.role_strict;
         check(strict, "role-strict", "there is no role")?;
         if let Some(max) = self.max_prefixes {
@@ -327,6 +336,8 @@ impl PeerConfig {
             check(possible, "max-prefixes", "limit and restart-after must be 1 or more")?;
             let warning = (1..=100).contains(&max.warn_percent);
             check(warning, "max-prefixes", "warn-percent must be 1 to 100")?;
+            let ends = !max.only_warn || max.restart_after.is_none();
+            check(ends, "max-prefixes", "restart-after: with only-warn no session is ended")?;
         }
         if let Some(Err(reason)) = self.bfd.as_ref().map(Bfd::validate) {
             return Err(InvalidField { field: "bfd", reason: reason.to_owned() });

@@ -70,7 +70,7 @@ fn without_a_time_it_waits_for_another_limit() {
 
 #[test]
 fn who_only_warns_goes_on() {
-    let mut network = limited(3, MaxPrefixes { only_warn: true, ..LIMIT });
+    let mut network = limited(3, MaxPrefixes { only_warn: true, restart_after: None, ..LIMIT });
     announce(&mut network, 30);
     assert!(network.is_up(0, 1));
     assert_eq!(network.routes(0).len(), 30);

@@ -98,7 +98,7 @@ fn ao() -> TcpAo {
 #[test]
 fn what_the_open_says_resets_the_session_and_nothing_else_does() {
     type Edit = fn(&mut Config);
-    let cases: [(Edit, Effect); 21] = [
+    let cases: [(Edit, Effect); 20] = [
         (|c| c.peers[0].description = "x".into(), Effect::Live),
         (|c| c.peers[0].hold_time = 30, Effect::NextSession),
         (|c| c.peers[0].keepalive_time = Some(5), Effect::Live),
@@ -112,7 +112,6 @@ fn what_the_open_says_resets_the_session_and_nothing_else_does() {
         (|c| c.peers[0].allowas_in = 1, Effect::ReEvaluated),
         (|c| c.peers[0].enforce_first_as = false, Effect::ReEvaluated),
         (|c| c.peers[0].as_override = true, Effect::ReEvaluated),
-        (|c| c.peers[0].local_as.no_prepend = false, Effect::ReEvaluated),
         (|c| c.peers[0].honor_graceful_shutdown = false, Effect::ReEvaluated),
         (|c| c.peers[0].graceful_shutdown = true, Effect::ReEvaluated),
         (|c| c.peers[0].role = Some(crate::wire::Role::Peer), Effect::SessionReset),
