@@ -447,8 +447,8 @@ fn a_confederation_changes_for_those_whom_it_concerns() {
         // The others follow.
         let whole = network.nodes[0].config.confederation.clone();
         network.change(1, |c| c.confederation = whole.clone());
-        for at in [2, 3] {
-            let inside = whole.as_ref().is_some_and(|c| c.members.contains(&(65000 + at as u32)));
+        for (at, asn) in [(2, 65002), (3, 65003)] {
+            let inside = whole.as_ref().is_some_and(|c| c.members.contains(&asn));
             network.change(at, |c| {
                 let outside = whole.as_ref().map_or(65001, |c| c.identifier);
                 c.peers[0].asn = if inside { 65001 } else { outside }.into();
