@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context;
-use bgpd::{RouteQuery, SpeakerHandle, accept};
+use bgpd::{Clear, RouteQuery, SpeakerHandle, accept};
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -48,6 +48,8 @@ pub(crate) enum Question {
     Groups,
     /// [`SpeakerHandle::memory`]
     Memory,
+    /// [`SpeakerHandle::clear`]
+    Clear(Option<String>, Clear),
 }
 
 /// What comes back: one value or error, or any number of parts or octets and an end.
@@ -208,6 +210,10 @@ async fn reply(question: Question, speaker: &SpeakerHandle) -> Result<Value, Str
         Question::Config => to_value(speaker.config().await),
         Question::Groups => to_value(speaker.groups().await),
         Question::Memory => to_value(speaker.memory().await),
+        Question::Clear(name, how) => match (speaker.clear(name.as_deref(), how).await, name) {
+            (Ok(cleared), Some(name)) if cleared.is_empty() => Err(unknown(&name)),
+            (cleared, _) => to_value(cleared),
+        },
     }
 }
 

@@ -1,6 +1,7 @@
 //! Command line, life cycle and control socket of the daemon.
 
 mod ask;
+mod clear;
 mod control;
 mod metrics;
 mod remains;
@@ -49,6 +50,10 @@ enum Command {
         /// 2^30 times as many.
         #[arg(long, value_name = "OCTETS", default_value = "1G", value_parser = octets)]
         record_limit: u64,
+        /// What to tell the neighbors' operators when SIGTERM or SIGINT ends it (RFC 9003): up to
+        /// 255 octets.
+        #[arg(long, value_name = "TEXT", value_parser = clear::message, default_value = "")]
+        shutdown_message: String,
     },
     /// Run a recording again, without a socket, as fast as it goes, and compare what the speaker
     /// does with what it did. Ends with 0 if that is the same, 1 if it differs, 2 if the recording
@@ -56,6 +61,9 @@ enum Command {
     Replay(replay::Replay),
     #[command(flatten)]
     Ask(ask::Ask),
+    /// Have the session of a neighbor, or of all, begin anew: it ends with a Cease/Administrative
+    /// Reset. Or have routes sent again within it.
+    Clear(clear::Clear),
     /// Tables in the format of RFC 6396.
     #[command(subcommand)]
     Mrt(MrtCommand),
@@ -79,7 +87,7 @@ impl Args {
         let asked = control::Asked::Daemon(socket.clone());
         match command {
             Command::Run { config, check: true, .. } => load(&config, |_| false).map(drop),
-            Command::Run { config, check: false, record, record_limit } => {
+            Command::Run { config, check: false, record, record_limit, shutdown_message } => {
                 tracing_subscriber::fmt()
                     .with_env_filter(
                         tracing_subscriber::EnvFilter::try_from_default_env()
@@ -89,9 +97,10 @@ impl Args {
                     .init();
                 let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
                 let recording = record.map(|path| Recording { path, limit: record_limit });
-                runtime.block_on(run(&config, recording, &socket))
+                runtime.block_on(run(&config, recording, &socket, shutdown_message))
             }
             Command::Mrt(MrtCommand::Dump { file }) => control::dump(&asked, &file),
+            Command::Clear(clear) => clear.run(&asked),
             Command::Ask(ask) | Command::Show(ask) => ask.run(&asked),
             Command::Replay(replay) => return replay.run(),
         }?;
@@ -141,7 +150,12 @@ fn load(path: &Path, is_restart: impl FnOnce(&Config) -> bool) -> anyhow::Result
     Ok(config)
 }
 
-async fn run(path: &Path, recording: Option<Recording>, socket: &Path) -> anyhow::Result<()> {
+async fn run(
+    path: &Path,
+    recording: Option<Recording>,
+    socket: &Path,
+    shutdown_message: String,
+) -> anyhow::Result<()> {
     let mut hangup = signal(SignalKind::hangup())?;
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
@@ -168,8 +182,8 @@ async fn run(path: &Path, recording: Option<Recording>, socket: &Path) -> anyhow
                     set_metrics(&mut metrics, metrics_listen, &speaker).await;
                 }
             }
-            _ = terminate.recv() => break Shutdown::Administrative(String::new()),
-            _ = interrupt.recv() => break Shutdown::Administrative(String::new()),
+            _ = terminate.recv() => break Shutdown::Administrative(shutdown_message),
+            _ = interrupt.recv() => break Shutdown::Administrative(shutdown_message),
             _ = restart.recv() => break Shutdown::ForRestart,
         }
     };

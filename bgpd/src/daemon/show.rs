@@ -14,7 +14,7 @@ pub(crate) fn table(question: &Question, answer: &Value) -> String {
         Question::Explain(_) | Question::ExplainAddress(_) => explanation(answer),
         Question::Groups => groups(answer),
         // Nothing but scalars would be left of it in a table.
-        Question::Config => {
+        Question::Config | Question::Clear(..) => {
             serde_json::to_string_pretty(answer).unwrap_or_else(|error| error.to_string())
         }
         Question::Status | Question::Memory | Question::MrtDump => fields(answer),

@@ -449,12 +449,4 @@ impl Core {
         let rib = &self.rib;
         [rib.v4.len(), rib.v6.len(), rib.attrs.len(), rib.next_hops.len()]
     }
-
-    /// Asks a neighbor, by name, for its routes again.
-    pub(crate) fn ask_again(&mut self, name: &str) {
-        let peer = self.neighbors.iter().flatten().find(|n| n.config.name == name).map(|n| n.id);
-        if let Some(peer) = peer {
-            self.request_routes(peer);
-        }
-    }
 }

@@ -3,6 +3,7 @@
 mod apply;
 mod arrival;
 mod bfd;
+mod clear;
 mod collision;
 mod connections;
 mod core;
@@ -34,6 +35,7 @@ mod watch;
 mod tests;
 
 pub use apply::{Change, Effect, Report};
+pub use clear::{Clear, Cleared};
 pub(crate) use core::{ConnId, Core, Output, Time};
 use dump::Dump;
 pub use dynamic::ListenRangeStatus;
@@ -97,6 +99,7 @@ pub(crate) enum Request {
     Config(oneshot::Sender<Box<Config>>),
     Groups(oneshot::Sender<Vec<GroupStatus>>),
     Memory(oneshot::Sender<MemoryStatus>),
+    Clear(Option<String>, Clear, oneshot::Sender<Vec<Cleared>>),
     NextHops(BTreeMap<IpAddr, Resolution>, oneshot::Sender<usize>),
     Subscribe(Arc<Notify>, oneshot::Sender<u64>),
     Unsubscribe(u64),
@@ -264,6 +267,15 @@ impl SpeakerHandle {
     /// [`Stopped`]
     pub async fn memory(&self) -> Result<MemoryStatus, Stopped> {
         self.ask(Request::Memory).await
+    }
+
+    /// Has the session of a neighbor begin anew, or routes sent again; None: of all neighbors. Says
+    /// of each, sorted by name, what became of it: nothing of a name that is not known.
+    ///
+    /// # Errors
+    /// [`Stopped`]
+    pub async fn clear(&self, name: Option<&str>, how: Clear) -> Result<Vec<Cleared>, Stopped> {
+        self.ask(|reply| Request::Clear(name.map(str::to_owned), how, reply)).await
     }
 
     /// Says what is known of the ways to next hops (RFC 4271 section 9.1.2.1), in place of what was

@@ -32,7 +32,7 @@ impl Core {
     }
 
     /// Answers a request. Before the first End-of-RIB there is no demarcation (RFC 7313 section 4).
-    fn tell_again(&mut self, peer: PeerId, family: Family, enhanced: bool) {
+    pub(super) fn tell_again(&mut self, peer: PeerId, family: Family, enhanced: bool) {
         if self.groups.refresh(peer, family, &mut self.rib) && enhanced {
             self.demarcate(peer, family, RouteRefresh::Begin);
         }

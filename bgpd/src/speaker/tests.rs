@@ -1,6 +1,7 @@
 //! Speakers in a network in memory.
 
 mod bfd;
+mod clear;
 mod confederation;
 mod dynamic;
 mod installed;
@@ -35,7 +36,7 @@ use ipnet::IpNet;
 
 use crate::config::{Config, Network as OwnNetwork, PeerConfig};
 use crate::session::State;
-use crate::speaker::{NeighborStatus, RouteQuery, RouteStatus};
+use crate::speaker::{Clear, NeighborStatus, RouteQuery, RouteStatus};
 use crate::transport::memory::Network;
 
 const MINUTE: Duration = Duration::from_secs(60);

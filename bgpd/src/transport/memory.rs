@@ -16,7 +16,7 @@ use std::net::{IpAddr, SocketAddr, SocketAddrV6};
 use std::time::Duration;
 
 use crate::config::Config;
-use crate::speaker::{ConnId, Journal, Output, Recorded, Report, Time};
+use crate::speaker::{Clear, Cleared, ConnId, Journal, Output, Recorded, Report, Time};
 use crate::transport::discovery::Found;
 use wire::{Arrival, Due, End, Wire};
 
@@ -137,10 +137,12 @@ impl Network {
         report
     }
 
-    /// Has a speaker ask a neighbor for its routes again.
-    pub(crate) fn ask_again(&mut self, at: usize, neighbor: &str) {
-        self.core(at).ask_again(neighbor);
+    /// Clears a neighbor, or all.
+    pub(crate) fn clear(&mut self, at: usize, name: Option<&str>, how: &Clear) -> Vec<Cleared> {
+        let now = self.now;
+        let cleared = self.core(at).clear(now, name, how);
         self.carry_out(at);
+        cleared
     }
 
     /// Tells a speaker of a BFD session.

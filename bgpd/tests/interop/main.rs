@@ -8,6 +8,7 @@ mod add_paths;
 mod announcements;
 mod as_path;
 mod bfd;
+mod clear;
 mod collision;
 mod communities;
 mod dual_stack;

@@ -51,6 +51,7 @@ pub(in crate::speaker) fn answer(
         Request::Groups(reply) => drop(reply.send(core.group_statuses())),
         Request::Memory(reply) => drop(reply.send(core.memory())),
         Request::Apply(..)
+        | Request::Clear(..)
         | Request::NextHops(..)
         | Request::Subscribe(..)
         | Request::Unsubscribe(_)
@@ -68,6 +69,9 @@ impl Driver {
         // A caller that does not wait for its answer any more has lost interest.
         match request {
             Request::Apply(config, reply) => drop(reply.send(self.apply(*config))),
+            Request::Clear(name, how, reply) => {
+                drop(reply.send(self.core.clear(now, name.as_deref(), &how)));
+            }
             Request::NextHops(known, reply) => drop(reply.send(self.core.resolve(known))),
             Request::Subscribe(wake, reply) => {
                 let id = self.core.subscribe(wake);

@@ -14,7 +14,7 @@ use super::codec::{
 };
 use crate::bfd::{Diagnostic, Interface, Key, State, Status};
 use crate::rib::Resolution;
-use crate::speaker::ConnId;
+use crate::speaker::{Clear, ConnId};
 use crate::transport::discovery::Found;
 use crate::wire::Notification;
 
@@ -78,8 +78,10 @@ pub(super) enum Input<'a> {
     StationStatistics(SocketAddr),
     StationBatch(SocketAddr),
     StopAll(Option<Cow<'a, Notification>>),
-    #[cfg(test)]
-    AskAgain(&'a str),
+    Clear {
+        name: Option<&'a str>,
+        how: Cow<'a, Clear>,
+    },
 }
 
 impl<'a> Input<'a> {
@@ -110,8 +112,7 @@ impl<'a> Input<'a> {
             Self::StationStatistics(_) => 23,
             Self::StationBatch(_) => 24,
             Self::StopAll(_) => 25,
-            #[cfg(test)]
-            Self::AskAgain(_) => 63,
+            Self::Clear { .. } => 26,
         }
     }
 
@@ -183,8 +184,17 @@ impl<'a> Input<'a> {
                     put_octets(out, &n.data);
                 });
             }
-            #[cfg(test)]
-            Self::AskAgain(name) => put_octets(out, name.as_bytes()),
+            Self::Clear { name, how } => {
+                put_option(out, *name, |out, name| put_octets(out, name.as_bytes()));
+                match &**how {
+                    Clear::Hard { message } => {
+                        out.push(0);
+                        put_octets(out, message.as_bytes());
+                    }
+                    Clear::SoftIn => out.push(1),
+                    Clear::SoftOut => out.push(2),
+                }
+            }
         }
         &[]
     }
@@ -242,8 +252,15 @@ impl<'a> Input<'a> {
                 let reason = "the speaker is shut down";
                 Ok(Cow::Owned(Notification::new(code, subcode, f.octets()?, reason)))
             })?),
-            #[cfg(test)]
-            63 => Self::AskAgain(f.text()?),
+            26 => Self::Clear {
+                name: f.option(Fields::text)?,
+                how: Cow::Owned(match f.0.u8() {
+                    Some(0) => Clear::Hard { message: f.text()?.to_owned() },
+                    Some(1) => Clear::SoftIn,
+                    Some(2) => Clear::SoftOut,
+                    _ => return Err("holds an unknown way to clear"),
+                }),
+            },
             _ => return Ok(None),
         };
         fields.end()?;
@@ -295,8 +312,14 @@ impl fmt::Display for Input<'_> {
             Self::StationStatistics(address) => write!(f, "statistics for BMP station {address}"),
             Self::StationBatch(address) => write!(f, "messages for BMP station {address}"),
             Self::StopAll(_) => f.write_str("the speaker is shut down"),
-            #[cfg(test)]
-            Self::AskAgain(name) => write!(f, "{name} is asked for its routes"),
+            Self::Clear { name, how } => {
+                let whom = name.unwrap_or("every neighbor");
+                match **how {
+                    Clear::Hard { .. } => write!(f, "{whom} is cleared"),
+                    Clear::SoftIn => write!(f, "{whom} is asked for its routes"),
+                    Clear::SoftOut => write!(f, "{whom} is sent all routes again"),
+                }
+            }
         }
     }
 }

@@ -50,7 +50,7 @@ use self::input::Input;
 pub(crate) use self::journal::Journal;
 pub(super) use self::outcome::Decisions;
 use self::outcome::{Outcome, Worked};
-use super::{ConnId, Core, FibBatch, Output, Report, Time};
+use super::{Clear, Cleared, ConnId, Core, FibBatch, Output, Report, Time};
 use crate::bfd::{Key, Status, Wanted};
 use crate::config::{Config, PeerConfig};
 use crate::rib::Resolution;
@@ -342,6 +342,11 @@ impl Recorded {
         batch
     }
 
+    pub(crate) fn clear(&mut self, now: Time, name: Option<&str>, how: &Clear) -> Vec<Cleared> {
+        self.note(now, &Input::Clear { name, how: Cow::Borrowed(how) });
+        self.core.clear(now, name, how)
+    }
+
     pub(crate) fn stop_all(&mut self, now: Time, notification: Option<&Notification>) {
         self.note(now, &Input::StopAll(notification.map(Cow::Borrowed)));
         self.core.stop_all(now, notification);
@@ -355,14 +360,6 @@ impl Recorded {
     /// As [`Self::observe`].
     pub(crate) fn take_observed(&mut self) -> Option<(Vec<u8>, u64)> {
         self.core.take_observed()
-    }
-}
-
-#[cfg(test)]
-impl Recorded {
-    pub(crate) fn ask_again(&mut self, name: &str) {
-        self.note_at_once(&Input::AskAgain(name));
-        self.core.ask_again(name);
     }
 }
 

@@ -287,8 +287,9 @@ impl Recorded {
                 let _batch = self.station_batch(address);
             }
             Input::StopAll(ref notification) => self.stop_all(now, notification.as_deref()),
-            #[cfg(test)]
-            Input::AskAgain(name) => self.ask_again(name),
+            Input::Clear { name, ref how } => {
+                self.clear(now, name, how);
+            }
         }
         Ok(())
     }

@@ -169,6 +169,11 @@ fn all_that_a_driver_tells_is_on_record() {
     assert_eq!(core.take_deltas(fib, 1).unwrap().deltas.len(), 1);
     core.unsubscribe(fib);
     network.change(0, |c| c.peers[0].password = Some(Password::new("second-key")));
+    for how in [Clear::SoftIn, Clear::SoftOut, Clear::Hard { message: "a word".to_owned() }] {
+        network.clear(0, None, &how);
+        network.clear(0, Some("n1"), &how);
+        network.clear(0, Some("nobody"), &how);
+    }
     // A hold timer that expires while there is something to be read.
     network.nodes[1].core = None;
     let now = now + 3 * MINUTE;

@@ -106,7 +106,12 @@ impl Storm {
                 let peers = &network.nodes[a].config.peers;
                 let names: Vec<String> = peers.iter().map(|p| p.name.clone()).collect();
                 if let Some(name) = names.get(random.below(names.len())) {
-                    network.ask_again(a, name);
+                    let how = match random.below(4) {
+                        0 => Clear::Hard { message: "storm".to_owned() },
+                        1 => Clear::SoftOut,
+                        _ => Clear::SoftIn,
+                    };
+                    network.clear(a, Some(name), &how);
                 }
             }
             13 => {
