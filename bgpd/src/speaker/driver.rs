@@ -53,6 +53,8 @@ const WAITING: usize = 16;
 /// Connections from one address that wait at once for their last word to be read. Only somebody
 /// who connects again and again has more, and is not waited for that long.
 const FAREWELLS: usize = 64;
+/// When records that could not be handed over are offered again.
+const HAND_OVER: Duration = Duration::from_millis(10);
 
 enum Event {
     Accepted(TcpStream, SocketAddr),
@@ -113,6 +115,7 @@ pub(super) fn run(
             discovery: None,
             mrt: None,
             stations: HashMap::new(),
+            unrecorded: false,
         };
         driver.set_observers();
         driver.set_keys();
@@ -153,6 +156,8 @@ struct Driver {
     mrt: Option<Writer>,
     /// Monitoring stations.
     stations: HashMap<SocketAddr, Station>,
+    /// Records wait here for the thread that writes them.
+    unrecorded: bool,
 }
 
 impl Driver {
@@ -168,7 +173,9 @@ impl Driver {
         let mut more = self.turn();
         loop {
             let mut taken = 0;
+            let soon = self.unrecorded.then(|| Instant::now() + HAND_OVER);
             let deadline = self.core.next_deadline().map(|at| self.epoch + at);
+            let deadline = deadline.into_iter().chain(soon).min();
             tokio::select! {
                 request = requests.recv() => match request {
                     Some(Request::Shutdown(how, reply)) => {
@@ -241,7 +248,9 @@ impl Driver {
         if let Some(writer) = &self.mrt {
             writer.take(&mut self.core);
         }
-        self.feed_stations() || more
+        let more = self.feed_stations() || more;
+        self.unrecorded = self.core.hand_over();
+        more
     }
 
     fn station(&mut self, address: SocketAddr, event: StationEvent) {

@@ -65,8 +65,8 @@ pub(super) struct Events<R> {
     now: Time,
     /// The record of the last event, for its octets.
     current: Record,
-    /// One that was read too far.
-    next: Option<Record>,
+    /// What was read too far: a record, or that there is none.
+    next: Option<Result<Record, Unreadable>>,
     tail: Option<Tail>,
 }
 
@@ -194,7 +194,7 @@ impl<R: Read> Events<R> {
         }
         let buffer = std::mem::take(&mut self.current.fields);
         let record = match self.next.take() {
-            Some(record) => Some(record),
+            Some(record) => Some(record?),
             None => self.record(buffer)?,
         };
         let Some(record) = record else { return Ok(None) };
@@ -207,15 +207,21 @@ impl<R: Read> Events<R> {
             self.tail = Some(Tail::Marked(ending));
             return Ok(None);
         }
-        // What follows may be what became of it.
+        // What follows may be what became of it. Where that cannot be read, this one still can.
         let mut outcome = None;
-        if let Some(following) = self.record(Vec::new())? {
-            let fields = Fields(Reader(&following.fields));
-            outcome = Outcome::decode(following.kind, fields)
-                .map_err(|reason| Unreadable::record(&following, reason))?;
-            if outcome.is_none() {
-                self.next = Some(following);
+        match self.record(Vec::new()) {
+            Ok(None) => {}
+            Ok(Some(following)) => {
+                let fields = Fields(Reader(&following.fields));
+                match Outcome::decode(following.kind, fields) {
+                    Ok(None) => self.next = Some(Ok(following)),
+                    Ok(decoded) => outcome = decoded,
+                    Err(reason) => {
+                        self.next = Some(Err(Unreadable::record(&following, reason)));
+                    }
+                }
             }
+            Err(error) => self.next = Some(Err(error)),
         }
         self.current = record;
         let record = &self.current;
@@ -233,16 +239,13 @@ impl<R: Read> Events<R> {
         Ok(Some(Event { position: record.position, now: self.now, input, outcome }))
     }
 
-    /// Whether the last event was that.
+    /// Whether the last event was that, or what follows cannot be read.
     pub(super) fn is_over(&self) -> bool {
-        let end = |record: &Record| record.kind == END;
-        self.next.as_ref().map_or(self.tail.is_some(), end)
-    }
-
-    /// Octets that are kept.
-    #[cfg(test)]
-    pub(super) fn kept(&self) -> usize {
-        self.current.fields.capacity() + self.next.as_ref().map_or(0, |r| r.fields.capacity())
+        match &self.next {
+            Some(Ok(record)) => record.kind == END,
+            Some(Err(_)) => true,
+            None => self.tail.is_some(),
+        }
     }
 
     /// How the file ends, once there is no next event.

@@ -2,10 +2,10 @@
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, Write};
-use std::os::unix::fs::OpenOptionsExt;
-use std::path::PathBuf;
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
-use std::thread::JoinHandle;
+use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+use std::sync::mpsc::{self, RecvTimeoutError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, TryLockError};
 use std::time::Duration;
 
 use super::codec::{nanoseconds, put_number, put_octets};
@@ -16,12 +16,15 @@ use super::{BEGIN, END, Ending, FORMAT, MAGIC, MAX_RECORD};
 use crate::config::Config;
 use crate::speaker::Time;
 
-/// Octets that wait for the file at most, on either side; beyond them the recording ends.
+/// Octets that may wait for the file, on either side, when there comes another record; with more of
+/// them the recording ends. One record that is longer is no sign of a slow file.
 const BUFFER: usize = 32 << 20;
 /// Octets that are worth writing at once.
 const CHUNK: usize = 1 << 20;
 /// How long fewer of them are gathered: what a kill or a crash of the whole process may cost.
 const GATHER: Duration = Duration::from_millis(50);
+/// How long the end of the recording waits for the file.
+const PATIENCE: Duration = Duration::from_secs(2);
 /// Octets kept free under the limit for the mark that ends the recording.
 const MARK: u64 = 16;
 
@@ -29,7 +32,8 @@ const MARK: u64 = 16;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Recording {
     /// The file, readable for its owner only. One that is there is kept beside it, with `.old`
-    /// after its name, in place of any other there.
+    /// after its name, in place of any other there. A FIFO or a character device is written to as
+    /// it is, and anything else refused.
     pub path: PathBuf,
     /// The most octets that the file may have; the recording ends there.
     pub limit: u64,
@@ -68,14 +72,7 @@ impl Journal {
     /// Opens the file, and starts the thread that writes to it.
     pub(crate) fn create(recording: &Recording) -> io::Result<Self> {
         let Recording { path, limit } = recording.clone();
-        let mut old = path.clone().into_os_string();
-        old.push(".old");
-        match std::fs::rename(&path, old) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-            _ => {}
-        }
-        let file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&path)?;
-        Self::to(file, path, limit)
+        Self::to(open(&path)?, path, limit)
     }
 
     /// Writes to a file that is open.
@@ -136,7 +133,7 @@ impl Journal {
 
     pub(super) fn input(&mut self, now: Option<Time>, input: &Input<'_>) {
         self.outcome = None;
-        let now = now.unwrap_or(self.last);
+        let now = now.map_or(self.last, |now| now.max(self.last));
         put_number(&mut self.fields, nanoseconds(now.saturating_sub(self.last)));
         self.last = now;
         let tail = input.encode(&mut self.fields);
@@ -151,25 +148,27 @@ impl Journal {
 
     /// Takes the fields, and what belongs behind them, as a record.
     fn push(&mut self, kind: u8, tail: &[u8]) {
-        let before = self.octets.len();
+        if self.octets.len() > BUFFER {
+            // Before it is said to be slow, the thread is waited for where it only takes over.
+            self.hand_over_with(|shared| Some(shared.lock()));
+        }
         if !self.ended {
+            let before = self.octets.len();
             let len = self.fields.len() + tail.len();
             self.octets.push(kind);
             put_number(&mut self.octets, len as u64);
             self.octets.extend_from_slice(&self.fields);
             self.octets.extend_from_slice(tail);
             let added = (self.octets.len() - before) as u64;
-            let too_many = self.writer.is_some() && self.octets.len() > BUFFER;
             let ending = if len > MAX_RECORD {
                 Some(Ending::TooLarge)
             } else if self.size.saturating_add(added).saturating_add(MARK) > self.limit {
                 Some(Ending::Limit)
             } else {
-                too_many.then_some(Ending::Slow)
+                (self.writer.is_some() && before > BUFFER).then_some(Ending::Slow)
             };
             if let Some(ending) = ending {
                 self.octets.truncate(before);
-                self.fields.clear();
                 self.end(ending);
             } else {
                 self.size += added;
@@ -193,29 +192,48 @@ impl Journal {
         }
     }
 
-    /// Hands over what there is, if the thread does not look at it just now; never waits for it.
-    pub(super) fn hand_over(&mut self) {
-        let Some(writer) = &self.writer else { return };
+    /// Whether nothing is recorded any more.
+    pub(super) const fn is_over(&self) -> bool {
+        self.ended
+    }
+
+    /// Hands over what there is, if the thread does not look at it just now and has room; never
+    /// waits for it. Returns whether there is something left to hand over.
+    pub(super) fn hand_over(&mut self) -> bool {
+        self.hand_over_with(|shared| match shared.waiting.try_lock() {
+            Ok(waiting) => Some(waiting),
+            Err(TryLockError::Poisoned(error)) => Some(error.into_inner()),
+            Err(TryLockError::WouldBlock) => None,
+        })
+    }
+
+    fn hand_over_with(
+        &mut self,
+        lock: impl FnOnce(&Shared) -> Option<MutexGuard<'_, Waiting>>,
+    ) -> bool {
+        let Some(writer) = &self.writer else { return false };
         if self.octets.is_empty() {
-            return;
+            return false;
         }
-        let Ok(mut waiting) = writer.shared.waiting.try_lock() else { return };
+        let Some(mut waiting) = lock(&writer.shared) else { return true };
         if waiting.failed {
             self.ended = true;
             self.octets = Vec::new();
-            return;
+            return false;
         }
         let before = waiting.octets.len();
         if before == 0 {
             std::mem::swap(&mut waiting.octets, &mut self.octets);
-        } else if before + self.octets.len() <= BUFFER {
+        } else if before < CHUNK || before + self.octets.len() <= BUFFER {
+            // With less than a chunk it still gathers, however much there comes at once.
             waiting.octets.append(&mut self.octets);
         } else {
-            return;
+            return true;
         }
         if before == 0 || before < CHUNK && waiting.octets.len() >= CHUNK {
             writer.shared.changed.notify_one();
         }
+        false
     }
 }
 
@@ -226,13 +244,14 @@ impl Journal {
         self.octets.len() + self.writer.as_ref().map_or(0, |writer| writer.lock().octets.len())
     }
 
-    pub(super) const fn is_over(&self) -> bool {
-        self.ended
+    /// Octets that have not been handed over.
+    pub(super) const fn kept(&self) -> usize {
+        self.octets.len()
     }
 }
 
 impl Drop for Journal {
-    /// Returns when all is written.
+    /// Returns when all is written, or could not be for [`PATIENCE`].
     fn drop(&mut self) {
         // A thread that panics leaves the input that did it as the last one.
         if !std::thread::panicking() {
@@ -241,6 +260,44 @@ impl Drop for Journal {
         if let Some(writer) = &self.writer {
             writer.lock().octets.append(&mut self.octets);
         }
+    }
+}
+
+/// Opens what is to be recorded to. Only a regular file is put out of the way: what else is there
+/// is not ours to move.
+fn open(path: &Path) -> io::Result<File> {
+    let mut options = OpenOptions::new();
+    options.write(true).custom_flags(libc::O_NOFOLLOW | libc::O_NOCTTY);
+    let kind = match path.symlink_metadata() {
+        Ok(metadata) => metadata.file_type(),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            return options.create_new(true).mode(0o600).open(path);
+        }
+        Err(error) => return Err(error),
+    };
+    if kind.is_file() {
+        let mut old = path.as_os_str().to_owned();
+        old.push(".old");
+        std::fs::rename(path, old)?;
+        options.create_new(true).mode(0o600).open(path)
+    } else if kind.is_fifo() {
+        // Open for both ways it waits for no reader (fifo(7)), and survives one that goes.
+        options.read(true).open(path)
+    } else if kind.is_char_device() {
+        options.open(path)
+    } else {
+        let what = if kind.is_dir() {
+            "a directory"
+        } else if kind.is_symlink() {
+            "a symbolic link"
+        } else if kind.is_block_device() {
+            "a block device"
+        } else {
+            "a socket"
+        };
+        let reason =
+            format!("there is {what}; a recording goes to a file, FIFO or character device");
+        Err(io::Error::new(io::ErrorKind::InvalidInput, reason))
     }
 }
 
@@ -267,24 +324,28 @@ impl Shared {
     }
 }
 
-/// The thread that writes. Dropping this waits until it is done.
+/// The thread that writes. Dropping this waits until it is done, but no longer than [`PATIENCE`]:
+/// from a disk that hangs nothing comes back, and the thread is left behind.
 struct Writer {
     path: PathBuf,
     shared: Arc<Shared>,
-    thread: Option<JoinHandle<()>>,
+    /// Closed when the thread ends.
+    ended: mpsc::Receiver<()>,
 }
 
 impl Writer {
     fn start(file: File, path: PathBuf) -> io::Result<Self> {
         let shared = Arc::new(Shared::default());
         let (theirs, named) = (shared.clone(), path.clone());
-        let thread = std::thread::Builder::new().name("record".into()).spawn(move || {
+        let (ends, ended) = mpsc::channel();
+        std::thread::Builder::new().name("record".into()).spawn(move || {
+            let _ends: mpsc::Sender<()> = ends;
             if let Err(error) = write(file, &theirs) {
                 tracing::warn!(path = %named.display(), %error, "the recording ends here");
                 *theirs.lock() = Waiting { failed: true, ..Waiting::default() };
             }
         })?;
-        Ok(Self { path, shared, thread: Some(thread) })
+        Ok(Self { path, shared, ended })
     }
 
     fn lock(&self) -> MutexGuard<'_, Waiting> {
@@ -296,9 +357,9 @@ impl Drop for Writer {
     fn drop(&mut self) {
         self.lock().last = true;
         self.shared.changed.notify_one();
-        if let Some(thread) = self.thread.take() {
-            // It does not panic; and if it did, there is nobody left to write.
-            let _ended = thread.join();
+        if self.ended.recv_timeout(PATIENCE) == Err(RecvTimeoutError::Timeout) {
+            let path = self.path.display();
+            tracing::error!(%path, "the recording's file hangs: what came last may be missing");
         }
     }
 }

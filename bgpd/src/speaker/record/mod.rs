@@ -135,33 +135,50 @@ impl Recorded {
         Self { core, journal: journal.map(Box::new) }
     }
 
+    /// What is still recorded to: one that has ended is not paid for any more.
+    fn journal(&mut self) -> Option<&mut Journal> {
+        self.journal.as_deref_mut().filter(|journal| !journal.is_over())
+    }
+
     fn note(&mut self, now: Time, input: &Input<'_>) {
-        if let Some(journal) = &mut self.journal {
+        if let Some(journal) = self.journal() {
             journal.input(Some(now), input);
         }
     }
 
     /// Of a call that is not told the time.
     fn note_at_once(&mut self, input: &Input<'_>) {
-        if let Some(journal) = &mut self.journal {
+        if let Some(journal) = self.journal() {
             journal.input(None, input);
         }
     }
 
     fn outcome(&mut self, outcome: impl FnOnce(&Core) -> Outcome) {
-        if let Some(journal) = &mut self.journal {
-            journal.outcome(outcome(&self.core));
+        let Self { core, journal } = self;
+        if let Some(journal) = journal.as_mut().filter(|journal| !journal.is_over()) {
+            journal.outcome(outcome(core));
         }
     }
 
-    /// Ends the recording; returns when it is written.
+    /// Hands the records over to be written, as far as that goes without waiting; returns whether
+    /// some are left, and it is to be called again soon.
+    pub(crate) fn hand_over(&mut self) -> bool {
+        let Some(journal) = &mut self.journal else { return false };
+        let left = journal.hand_over();
+        if journal.is_over() {
+            self.core.decisions = None;
+        }
+        left
+    }
+
+    /// Ends the recording; returns when it is written, or its file hangs.
     pub(crate) fn finish(&mut self) {
         self.journal = None;
         self.core.decisions = None;
     }
 
     pub(crate) fn apply(&mut self, now: Time, config: Config) -> Report {
-        if let Some(journal) = &mut self.journal
+        if let Some(journal) = self.journal()
             && let Some(settings) = journal.settings(&config)
         {
             journal.input(Some(now), &Input::Apply(&settings));
@@ -220,7 +237,7 @@ impl Recorded {
 
     pub(crate) fn tick(&mut self, now: Time, unread: impl Fn(ConnId) -> bool) {
         // Nothing happens but that the clock goes on, as it does with the work that follows.
-        if self.journal.is_none() || self.core.next_deadline().is_none_or(|at| at > now) {
+        if self.journal().is_none() || self.core.next_deadline().is_none_or(|at| at > now) {
             return self.core.tick(now, unread);
         }
         self.note(now, &Input::Tick);
@@ -242,9 +259,8 @@ impl Recorded {
         self.note(now, &Input::Work);
         let more = self.core.work(now);
         self.outcome(|core| Outcome::Worked(Worked::of(core, more)));
-        if let Some(journal) = &mut self.journal {
-            journal.hand_over();
-        }
+        // The driver asks again at the end of its turn.
+        self.hand_over();
         more
     }
 
