@@ -6,8 +6,18 @@ use std::process::ExitCode;
 
 use clap::Parser;
 
+/// The exit code of a wrong command line (`sysexits.h`); clap's own, 2, has a meaning of ours.
+const USAGE: u8 = 64;
+
 fn main() -> ExitCode {
-    match daemon::Args::parse().run() {
+    let args = match daemon::Args::try_parse() {
+        Ok(args) => args,
+        Err(said) => {
+            let _closed = said.print();
+            return if said.use_stderr() { USAGE.into() } else { ExitCode::SUCCESS };
+        }
+    };
+    match args.run() {
         Ok(code) => code,
         Err(error) => {
             use std::io::Write;

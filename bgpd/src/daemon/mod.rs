@@ -57,7 +57,8 @@ enum Command {
     },
     /// Run a recording again, without a socket, as fast as it goes, and compare what the speaker
     /// does with what it did. Ends with 0 if that is the same, 1 if it differs, 2 if the recording
-    /// cannot be read, 3 if what is to be shown is not there.
+    /// cannot be read, 3 if what is to be shown is not there, 4 if something else fails, 64 if the
+    /// command line is wrong.
     Replay(replay::Replay),
     #[command(flatten)]
     Ask(ask::Ask),
@@ -102,7 +103,7 @@ impl Args {
             Command::Mrt(MrtCommand::Dump { file }) => control::dump(&asked, &file),
             Command::Clear(clear) => clear.run(&asked),
             Command::Ask(ask) | Command::Show(ask) => ask.run(&asked),
-            Command::Replay(replay) => return replay.run(),
+            Command::Replay(replay) => return Ok(replay.run()),
         }?;
         Ok(ExitCode::SUCCESS)
     }

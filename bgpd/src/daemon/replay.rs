@@ -16,6 +16,7 @@ use super::control::Asked;
 const DIFFERS: u8 = 1;
 const UNREADABLE: u8 = 2;
 const UNANSWERED: u8 = 3;
+const FAILED: u8 = 4;
 
 /// What to replay, how far, and what to show then.
 #[derive(Debug, Args)]
@@ -53,8 +54,17 @@ fn until(text: &str) -> Result<Until, String> {
 }
 
 impl Replay {
-    /// Replays, says what came of it, and shows what is asked for.
-    pub(crate) fn run(self) -> anyhow::Result<ExitCode> {
+    /// Replays, says what came of it, and shows what is asked for. What goes wrong otherwise is not
+    /// to be taken for a difference.
+    pub(crate) fn run(self) -> ExitCode {
+        self.replay().unwrap_or_else(|error| {
+            // It may be standard error that fails; the exit code remains.
+            let _closed = writeln!(io::stderr().lock(), "bgpd: {error:#}");
+            ExitCode::from(FAILED)
+        })
+    }
+
+    fn replay(self) -> anyhow::Result<ExitCode> {
         let Self { file, until, show } = self;
         // Only what is asked for goes to standard output.
         let say = |text: &str| writeln!(io::stderr().lock(), "{text}").context("standard error");

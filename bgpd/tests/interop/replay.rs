@@ -2,6 +2,7 @@
 
 use std::path::Path;
 use std::process::{Command, Output};
+use std::time::Duration;
 
 use anyhow::ensure;
 use serde_json::Value;
@@ -34,6 +35,12 @@ fn timeless(neighbors: &Value) -> Value {
     neighbors
 }
 
+/// UPDATEs sent to each neighbor.
+fn sent(neighbors: &Value) -> Vec<u64> {
+    let all = neighbors.as_array().unwrap().iter();
+    all.map(|n| n["counters"]["updates_sent"].as_u64().unwrap()).collect()
+}
+
 #[test]
 fn the_replayed_daemon_says_what_the_live_one_said() {
     let lab = Lab::new();
@@ -62,12 +69,20 @@ fn the_replayed_daemon_says_what_the_live_one_said() {
     }
     frr.until_path("10.3.0.0/24");
     bird.until_route("10.2.0.0/24");
+    let before = sent(&daemon.ask(&["neighbors"]).unwrap());
     daemon.reload(&[&yaml, more].concat().replace("10.1.0.0/24", "10.1.1.0/24"));
     frr.until_path("10.1.1.0/24");
     bird.until_route("10.1.1.0/24");
 
-    // What is on its way to the file is there in a moment; nothing else happens meanwhile but
-    // KEEPALIVEs, which may fall between two questions.
+    // The daemon is quiet and is not asked, either of which would have it look after its records:
+    // what it sent last is on its way to the file by itself.
+    eventually("a recording of what was sent", Duration::from_secs(20), || {
+        let now = sent(&answer(&file, &["neighbors"])?);
+        ensure!(now.iter().zip(&before).all(|(now, before)| now > before), "{before:?} {now:?}");
+        Ok(())
+    });
+
+    // KEEPALIVEs may fall between two questions.
     let live = eventually("a recording of all there is", LIMIT, || {
         let ask =
             || Ok::<_, anyhow::Error>([daemon.ask(&["routes"])?, daemon.ask(&["neighbors"])?]);
@@ -126,4 +141,12 @@ fn the_replayed_daemon_says_what_the_live_one_said() {
     let said = String::from_utf8_lossy(&output.stderr);
     let place = format!("at octet {}: a record of kind 255", recording.len());
     assert!(output.status.code() == Some(2) && said.contains(&place), "{said}");
+
+    // What says nothing of the recording has codes of its own.
+    assert_eq!(replay(&file, &["--until", "soon"]).status.code(), Some(64));
+    let mut command = Command::new(env!("CARGO_BIN_EXE_bgpd"));
+    let (reader, closed) = std::io::pipe().unwrap();
+    drop(reader);
+    let status = command.arg("replay").arg(&file).stderr(closed).status().unwrap();
+    assert_eq!(status.code(), Some(4), "{status}");
 }
