@@ -56,6 +56,12 @@ impl std::fmt::Display for Kind {
     }
 }
 
+/// The number of the interface that has a name now; 0 if there is none, or none is named.
+fn index(interface: Option<&Interface>) -> u32 {
+    // SAFETY: the octets outlive the call, and the last of them is always 0.
+    interface.map_or(0, |it| unsafe { libc::if_nametoindex(it.octets().as_ptr().cast()) })
+}
+
 fn socket(ipv4: bool, address: SocketAddr, interface: Option<&Interface>) -> io::Result<Socket> {
     let socket = Socket::new(Domain::for_address(address), Type::DGRAM, Some(Protocol::UDP))?;
     socket.set_nonblocking(true)?;
@@ -77,6 +83,8 @@ fn unspecified(ipv4: bool) -> IpAddr {
 pub(super) struct Receiver {
     socket: Socket,
     kind: Kind,
+    /// The number of the interface when this was opened.
+    index: u32,
     payload: [MaybeUninit<u8>; PAYLOAD],
     control: [MaybeUninit<u8>; CONTROL],
 }
@@ -86,6 +94,8 @@ impl Receiver {
     /// came by, if there is one.
     pub(super) fn open<'a>(kind: Kind, others: impl Iterator<Item = &'a Self>) -> io::Result<Self> {
         let address = SocketAddr::new(unspecified(kind.ipv4), kind.port());
+        // Before the socket: if the interface is replaced in between, this one is stale, not fresh.
+        let index = index(kind.interface.as_ref());
         let socket = socket(kind.ipv4, address, kind.interface.as_ref())?;
         let on: libc::c_int = 1;
         if kind.ipv4 {
@@ -112,7 +122,12 @@ impl Receiver {
         share(false).and(bound)?;
         // Filled with zeros, so that all of it is initialised whatever the kernel writes.
         let (payload, control) = ([MaybeUninit::new(0); PAYLOAD], [MaybeUninit::new(0); CONTROL]);
-        Ok(Self { socket, kind, payload, control })
+        Ok(Self { socket, kind, index, payload, control })
+    }
+
+    /// Whether the interface that this is bound to is gone, even if there is another of its name.
+    pub(super) fn is_stale(&self) -> bool {
+        self.index != index(self.kind.interface.as_ref())
     }
 
     pub(super) fn fd(&self) -> RawFd {
@@ -217,6 +232,9 @@ impl<'a> Iterator for ControlMessages<'a> {
 pub(super) struct Sender {
     socket: Socket,
     to: SockAddr,
+    interface: Option<Interface>,
+    /// The number of the interface when this was opened.
+    index: u32,
 }
 
 impl Sender {
@@ -228,6 +246,7 @@ impl Sender {
             IpAddr::V6(v6) => SocketAddrV6::new(v6, port, 0, key.scope_id).into(),
         };
         let to = at(key.peer, kind.port());
+        let index = index(key.interface.as_ref());
         let socket = socket(kind.ipv4, to, key.interface.as_ref())?;
         if kind.ipv4 {
             set(&socket, libc::IPPROTO_IP, libc::IP_TTL, &TTL)?;
@@ -249,7 +268,12 @@ impl Sender {
             }
         }
         result?;
-        Ok(Self { socket, to: to.into() })
+        Ok(Self { socket, to: to.into(), interface: key.interface, index })
+    }
+
+    /// As [`Receiver::is_stale`].
+    pub(super) fn is_stale(&self) -> bool {
+        self.index != index(self.interface.as_ref())
     }
 
     pub(super) fn send(&self, octets: &[u8]) -> io::Result<()> {

@@ -24,6 +24,11 @@ impl Interface {
         Some(Self(octets))
     }
 
+    /// The name with at least one 0 behind it.
+    pub(super) const fn octets(&self) -> &[u8; libc::IF_NAMESIZE] {
+        &self.0
+    }
+
     pub(crate) fn name(&self) -> &[u8] {
         self.0.split(|octet| *octet == 0).next().unwrap_or_default()
     }

@@ -221,8 +221,13 @@ impl Runner {
         if known.is_err() {
             let opened = Sender::open(key, || next(random));
             *known = opened.map_err(|error| format!("cannot send: {error}"));
-            if let Err(error) = known {
-                tracing::debug!(peer = %key.peer, error, "BFD");
+            match known {
+                // What is there to send by may be there to receive by as well.
+                Ok(_) if matches!(self.receivers.get(&Kind::of(key)), Some(Err(_))) => {
+                    self.retry = Some(Time::ZERO);
+                }
+                Ok(_) => {}
+                Err(error) => tracing::debug!(peer = %key.peer, error, "BFD"),
             }
         }
         // A path that is gone shows in what does not come back.
@@ -230,10 +235,16 @@ impl Runner {
             && let Err(error) = sender.send(octets)
         {
             tracing::trace!(peer = %key.peer, %error, "BFD: cannot send");
-            if key.interface.is_some() && error.raw_os_error() == Some(libc::ENODEV) {
-                // There may be another one of that name, which the sockets know nothing of.
+            // There may be another interface of that name, which the sockets know nothing of.
+            if sender.is_stale() {
                 *known = Err(format!("cannot send: {error}"));
-                self.receivers.remove(&Kind::of(key));
+            }
+            // Another session may have seen to it that the receiver is a new one.
+            let kind = Kind::of(key);
+            if let Some(Ok(receiver)) = self.receivers.get(&kind)
+                && receiver.is_stale()
+            {
+                self.receivers.remove(&kind);
                 self.retry = Some(Time::ZERO);
             }
         }

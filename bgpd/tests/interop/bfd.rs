@@ -130,6 +130,51 @@ fn by_the_interface_that_is_said() {
     assert_eq!(until_bfd(&us, "other", "up")["failures"], 0);
 }
 
+/// A link is replaced by another of the same name: sessions that are bound to it, of both families and
+/// several to a port, find the new one.
+#[test]
+fn by_an_interface_that_came_back() {
+    let lab = Lab::new();
+    let (us, peer) = (lab.node("us"), lab.node("peer"));
+    let link = lab.link(&us, &peer);
+    // The second session of each port; the kernel removes addresses with their link.
+    let second = || {
+        us.ip("address add 10.0.1.11/24 dev peer\naddress add fd00:1::11/64 dev peer nodad");
+        peer.ip("address add 10.0.1.12/24 dev us\naddress add fd00:1::12/64 dev us nodad");
+    };
+    second();
+    let config = |asn: u32, interface: &str, own: u8, other: u8| {
+        let neighbors =
+            [("four", "10.0.1."), ("six", "fd00:1::")].into_iter().flat_map(|(n, at)| {
+                [("", 0), ("-too", 10)].map(|(more, add)| {
+                format!(
+                    "  - {{name: {n}{more}, address: '{at}{}', source-address: '{at}{}', asn: {}, \
+                     source-interface: {interface}, multihop: 2, {FAST}}}\n",
+                    other + add,
+                    own + add,
+                    131_003 - asn
+                )
+            })
+            });
+        let neighbors: String = neighbors.collect();
+        format!("router-id: 10.255.0.{own}\nasn: {asn}\npeers:\n{neighbors}")
+    };
+    let ours = Daemon::start(&us, &config(65001, "peer", 1, 2));
+    let theirs = Daemon::start(&peer, &config(66002, "us", 2, 1));
+    let names = ["four", "four-too", "six", "six-too"];
+    let up = |daemon: &Daemon<'_>| names.map(|name| until_bfd(daemon, name, "up"));
+    (up(&ours), up(&theirs));
+    let before = us.index("peer");
+    us.ip("link del peer");
+    for daemon in [&ours, &theirs] {
+        names.map(|name| until_bfd(daemon, name, "down"));
+    }
+    lab.link_again(&us, &peer, &link);
+    second();
+    assert_ne!(us.index("peer"), before);
+    (up(&ours), up(&theirs));
+}
+
 #[test]
 fn frr_on_one_link() {
     let pair = Pair::new();

@@ -80,6 +80,12 @@ impl Lab {
             link_local: format!("fe80::{number}:{host}").parse().unwrap(),
         };
         let link = Link { a: end(1, b), b: end(2, a) };
+        self.link_again(a, b, &link);
+        link
+    }
+
+    /// Joins two nodes by another cable in place of one that has been taken away.
+    pub(crate) fn link_again(&self, a: &Node, b: &Node, link: &Link) {
         let (here, there) = (&link.a.interface, &link.b.interface);
         let netns = format!("/proc/{}/fd/{}", std::process::id(), b.netns.as_fd().as_raw_fd());
         a.ip(&format!("link add {here} type veth peer name {there} netns {netns}"));
@@ -94,7 +100,6 @@ impl Lab {
                  link set {interface} up"
             ));
         }
-        link
     }
 }
 
