@@ -163,16 +163,20 @@ fn by_an_interface_that_came_back() {
     let theirs = Daemon::start(&peer, &config(66002, "us", 2, 1));
     let names = ["four", "four-too", "six", "six-too"];
     let up = |daemon: &Daemon<'_>| names.map(|name| until_bfd(daemon, name, "up"));
-    (up(&ours), up(&theirs));
+    up(&ours);
+    up(&theirs);
     let before = us.index("peer");
     us.ip("link del peer");
     for daemon in [&ours, &theirs] {
-        names.map(|name| until_bfd(daemon, name, "down"));
+        for name in names {
+            until_bfd(daemon, name, "down");
+        }
     }
     lab.link_again(&us, &peer, &link);
     second();
     assert_ne!(us.index("peer"), before);
-    (up(&ours), up(&theirs));
+    up(&ours);
+    up(&theirs);
 }
 
 #[test]

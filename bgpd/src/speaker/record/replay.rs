@@ -174,7 +174,6 @@ impl Replay {
             if event.now > last {
                 return Ok(Stop::Reached);
             }
-            *count += 1;
             let Event { position, now: at, input, outcome: recorded } = event;
             *now = at;
             let asked = match &recorded {
@@ -184,6 +183,7 @@ impl Replay {
             speaker
                 .carry_out(at, &input, asked)
                 .map_err(|reason| Unreadable { position, reason: format!("a record {reason}") })?;
+            *count += 1;
             let replayed = speaker.journal.as_mut().and_then(|journal| journal.take_outcome());
             if replayed == recorded {
                 continue;
