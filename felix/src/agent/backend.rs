@@ -117,7 +117,10 @@ impl Backend for AgentBackend {
     async fn pod(&self, pod: &PodArgs, deadline: Instant) -> Result<PodFacts, Failure> {
         let key = ObjectKey::namespaced(&pod.namespace, &pod.name);
         if !pod.kubernetes {
-            return self.ask(|reply| Command::PodNow { key, reply }).await;
+            let mut facts = self.ask(|reply| Command::PodNow { key, reply }).await?;
+            // Nothing more will ever be known of its namespace.
+            facts.namespace_labels.get_or_insert_default();
+            return Ok(facts);
         }
         let uid = pod.uid.clone();
         let known = self.ask(|reply| Command::Pod { key: key.clone(), uid, reply });
@@ -130,20 +133,7 @@ impl Backend for AgentBackend {
     }
 
     async fn assign(&self, spec: AssignSpec) -> Result<SmallVec<[IpAddr; 2]>, Failure> {
-        let wishes = &spec.wishes;
-        let labels = spec.namespace_labels.clone().unwrap_or_default();
-        let usable = usable_families(&self.addressing.borrow(), Some(&labels));
-        let wants = |wish: Option<bool>, named: bool, usable: bool, v4: bool| {
-            let requested = wishes.addresses.iter().any(|address| address.is_ipv4() == v4);
-            if wishes.addresses.is_empty() { wish.unwrap_or(named || usable) } else { requested }
-        };
-        let families = Families {
-            v4: wants(wishes.ipv4, !wishes.ipv4_pools.is_empty(), usable.v4, true),
-            v6: wants(wishes.ipv6, !wishes.ipv6_pools.is_empty(), usable.v6, false),
-        };
-        if !families.v4 && !families.v6 {
-            return Err(Failure::TryAgainLater(NO_POOL.into()));
-        }
+        let families = families(&spec, &self.addressing.borrow())?;
         let request = request(&spec, families);
         let start = Instant::now();
         let assigned = timeout_at(spec.deadline, self.ipam.assign(request)).await;
@@ -232,6 +222,34 @@ impl Backend for AgentBackend {
     }
 }
 
+/// Which families a pod gets. What it gets now it has for life: nothing is guessed of a namespace
+/// that is not known yet, while a pool asks for its labels.
+fn families(spec: &AssignSpec, addressing: &Addressing) -> Result<Families, Failure> {
+    let (wishes, labels) = (&spec.wishes, spec.namespace_labels.as_ref());
+    let selecting = addressing.pools.values().find(|pool| !pool.spec.namespace_selector.is_empty());
+    if let (None, Some(pool)) = (labels, selecting) {
+        return Err(Failure::TryAgainLater(format!(
+            "the source does not know namespace {} yet, whose labels IPPool {} asks for",
+            spec.namespace,
+            pool.metadata.name.as_deref().unwrap_or_default()
+        )));
+    }
+    let usable = usable_families(addressing, labels);
+    let wants = |wish: Option<bool>, named: bool, usable: bool, v4: bool| {
+        let requested = wishes.addresses.iter().any(|address| address.is_ipv4() == v4);
+        if wishes.addresses.is_empty() { wish.unwrap_or(named || usable) } else { requested }
+    };
+    let families = Families {
+        v4: wants(wishes.ipv4, !wishes.ipv4_pools.is_empty(), usable.v4, true),
+        v6: wants(wishes.ipv6, !wishes.ipv6_pools.is_empty(), usable.v6, false),
+    };
+    if families.v4 || families.v6 {
+        Ok(families)
+    } else {
+        Err(Failure::TryAgainLater(NO_POOL.into()))
+    }
+}
+
 /// What is asked of the allocator for a pod.
 fn request(spec: &AssignSpec, families: Families) -> AssignRequest {
     let wishes = &spec.wishes;
@@ -270,19 +288,50 @@ fn failure(error: &ipam::Error) -> Failure {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
+    use api::v3;
+
     use super::*;
     use crate::cni::annotations::Wishes;
 
-    #[test]
-    fn the_namespaces_labels_choose_among_pools() {
-        let mut spec = AssignSpec {
+    fn spec() -> AssignSpec {
+        AssignSpec {
             handle: "net.c1".into(),
             namespace: "shop".into(),
             pod: "web".into(),
             wishes: Wishes::default(),
             namespace_labels: Some([("team", "a")].into_iter().collect()),
             deadline: Instant::now(),
+        }
+    }
+
+    #[test]
+    fn a_namespace_that_is_not_known_yet_is_not_one_without_labels() {
+        let mut addressing = Addressing::default();
+        let mut add = |name: &str, cidr: &str, namespaces: &str| {
+            let mut spec = v3::IPPoolSpec::new(cidr);
+            spec.namespace_selector = namespaces.into();
+            addressing.pools.insert(name.into(), Arc::new(v3::IPPool::new(name, spec)));
+            addressing.clone()
         };
+        let open = add("four", "10.0.0.0/16", "");
+        let selecting = add("six", "fd00::/64", "team == 'a'");
+        let of = |labels: Option<Labels>, addressing: &Addressing| {
+            families(&AssignSpec { namespace_labels: labels, ..spec() }, addressing)
+        };
+        let team = |team: &str| Some(Labels::from_iter([("team", team)]));
+        assert_eq!(of(team("a"), &selecting), Ok(Families::DUAL));
+        assert_eq!(of(team("b"), &selecting), Ok(Families::V4));
+        assert_eq!(of(Some(Labels::default()), &selecting), Ok(Families::V4));
+        let waits = "the source does not know namespace shop yet, whose labels IPPool six asks for";
+        assert_eq!(of(None, &selecting), Err(Failure::TryAgainLater(waits.into())));
+        assert_eq!(of(None, &open), Ok(Families::V4), "no pool asks");
+    }
+
+    #[test]
+    fn the_namespaces_labels_choose_among_pools() {
+        let mut spec = spec();
         let labels = request(&spec, Families::V4).namespace_labels.unwrap();
         assert_eq!(labels, [("team".to_owned(), "a".to_owned())].into());
         spec.namespace_labels = None;
