@@ -419,11 +419,7 @@ fn contradictory_configuration_is_refused_with_the_reason() {
 async fn tls_with_client_certificates() {
     let directory = tempfile::tempdir().unwrap();
     let other = tempfile::tempdir().unwrap();
-    let (Some(tls), Some(stranger)) = (certificates(directory.path()), certificates(other.path()))
-    else {
-        eprintln!("skipped: no openssl to make certificates with");
-        return;
-    };
+    let (tls, stranger) = (certificates(directory.path()), certificates(other.path()));
     let etcd = Etcd::start_tls(tls).await;
     let store = EtcdStore::new(&etcd.config()).unwrap();
     put(&store, "/tls", "1").await;

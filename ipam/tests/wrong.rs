@@ -191,11 +191,7 @@ async fn a_quota_full_etcd() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_wrong_certificate() {
     let (ours, other) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
-    let (Some(tls), Some(stranger)) = (certificates(ours.path()), certificates(other.path()))
-    else {
-        eprintln!("skipped: no openssl to make certificates with");
-        return;
-    };
+    let (tls, stranger) = (certificates(ours.path()), certificates(other.path()));
     let etcd = Etcd::start_tls(tls.clone()).await;
     let endpoint = etcd.endpoint();
     let files = |ca: &std::path::Path, of: &common::Tls| {
