@@ -1,7 +1,7 @@
 //! A cordoned node: its routers look for other ways (RFC 8326), and lose none.
 
 use std::net::IpAddr;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
 use futures::FutureExt as _;
@@ -20,6 +20,10 @@ pub(super) const TESTS: &[Test] = &[
     Test { name: "drain::a_router_moves_to_another_way", bed: &DUAL_HOMED, body: moved },
     Test { name: "drain::a_cordon_at_the_api_server", bed: &CALM, body: cordoned },
 ];
+
+/// By how much the age of a session may be off, in seconds: it is told in whole ones, and asked for
+/// a moment after or before the clock was.
+const SLACK: u64 = 2;
 
 /// How long a change may take to arrive.
 const SOON: Duration = Duration::from_secs(20);
@@ -77,7 +81,13 @@ async fn ages(view: &View, node: &str) -> Result<Vec<u64>> {
     peers.iter().map(age).collect()
 }
 
-/// Cordons a node until `moved` holds, then takes it back until `back` does.
+/// Whether sessions of these ages, in seconds, are still those that were asked for `elapsed` ago.
+fn unbroken(before: &[u64], now: &[u64], elapsed: Duration) -> bool {
+    let aged = |(now, then): (&u64, &u64)| now + SLACK >= then + elapsed.as_secs();
+    now.len() == before.len() && now.iter().zip(before).all(aged)
+}
+
+/// Cordons a node until `moved` holds, then takes it back, also after a failure, until `back` does.
 async fn through<A, B>(
     view: &View,
     node: &str,
@@ -105,18 +115,27 @@ where
             Ok(())
         }
     };
-    let before = ages(view, node).await?;
+    let (before, asked) = (ages(view, node).await?, Instant::now());
     all_marked(false)().await?;
     back().await?;
-    cordon(view, node, true).await?;
-    wait::until("its routes to be the last choice", SOON, all_marked(true)).await?;
-    wait::until("the routers to move", SOON, &moved).await?;
-    cordon(view, node, false).await?;
+    let drained = async {
+        cordon(view, node, true).await?;
+        wait::until("its routes to be the last choice", SOON, all_marked(true)).await?;
+        wait::until("the routers to move", SOON, &moved).await
+    };
+    let drained = drained.await;
+    // What failed first is told first.
+    let restored = cordon(view, node, false).await;
+    drained?;
+    restored?;
     wait::until("its routes to be as before", SOON, all_marked(false)).await?;
     wait::until("the routers to come back", SOON, &back).await?;
+    let elapsed = asked.elapsed();
     let now = ages(view, node).await?;
-    let kept = now.len() == before.len() && now.iter().zip(&before).all(|(now, then)| now >= then);
-    ensure!(kept, "the sessions are {now:?} s old, and were {before:?}");
+    ensure!(
+        unbroken(&before, &now, elapsed),
+        "the sessions are {now:?} s old, and were {before:?} {elapsed:?} ago"
+    );
     Ok(())
 }
 
@@ -137,25 +156,6 @@ fn moved(lab: &mut Lab) -> BoxFuture<'_, Result<()>> {
             neighbor.map(|n| n.address).with_context(|| format!("the spine has no {name}"))
         };
         let (up1, up2) = (up("tor1")?, up("tor2")?);
-        view.place.netns("spine").ip_batch(&format!("route add {block} via {up2}\n")).await?;
-        let lines = [
-            "configure terminal",
-            &format!("ip prefix-list other seq 5 permit {block}"),
-            "route-map longer permit 10",
-            "match ip address prefix-list other",
-            "set as-path prepend 65000 65000",
-            "route-map longer permit 20",
-            "route-map hidden deny 10",
-            "match ip address prefix-list other",
-            "route-map hidden permit 20",
-            "router bgp 65000",
-            "address-family ipv4 unicast",
-            &format!("network {block}"),
-            &format!("neighbor {up1} route-map longer out"),
-            &format!("neighbor {up2} route-map hidden out"),
-        ];
-        configure(view, &lines).await?;
-
         let hop = |wanted: &'static str| {
             let (spine_side, node) = (
                 tor1.router().neighbors.iter().find(|n| n.name == "spine").map(|n| n.address),
@@ -176,21 +176,46 @@ fn moved(lab: &mut Lab) -> BoxFuture<'_, Result<()>> {
                 anyhow::Ok(())
             }
         };
-        wait::until("another way, not taken", SOON, || hop("node3")).await?;
-        let (near, there) = (&pods[0], &pods[1]);
-        let mut streams = Vec::new();
-        for (from, to) in [(near, there), (there, near)] {
-            for target in [pod_targets(to, "udp", PORT), pod_targets(to, "tcp", PORT)].concat() {
-                streams.push(Stream::start(&view.netns_of_pod(from), &target, Some(1500)).await?);
+        let trial = async {
+            view.place.netns("spine").ip_batch(&format!("route add {block} via {up2}\n")).await?;
+            let lines = [
+                "configure terminal",
+                &format!("ip prefix-list other seq 5 permit {block}"),
+                "route-map longer permit 10",
+                "match ip address prefix-list other",
+                "set as-path prepend 65000 65000",
+                "route-map longer permit 20",
+                "route-map hidden deny 10",
+                "match ip address prefix-list other",
+                "route-map hidden permit 20",
+                "router bgp 65000",
+                "address-family ipv4 unicast",
+                &format!("network {block}"),
+                &format!("neighbor {up1} route-map longer out"),
+                &format!("neighbor {up2} route-map hidden out"),
+            ];
+            configure(view, &lines).await?;
+
+            wait::until("another way, not taken", SOON, || hop("node3")).await?;
+            let (near, there) = (&pods[0], &pods[1]);
+            let mut streams = Vec::new();
+            for (from, to) in [(near, there), (there, near)] {
+                for target in [pod_targets(to, "udp", PORT), pod_targets(to, "tcp", PORT)].concat()
+                {
+                    streams
+                        .push(Stream::start(&view.netns_of_pod(from), &target, Some(1500)).await?);
+                }
             }
-        }
-        for stream in &mut streams {
-            let begun = |report: &Value| report["received"].as_u64() > Some(50);
-            stream.until("answer", Duration::from_secs(5), begun).await?;
-        }
-        through(view, "node3", &["tor1", "tor2"], || hop("spine"), || hop("node3")).await?;
-        let ends = streams.into_iter().map(|s| s.expect_no_loss(Duration::from_secs(30)));
-        try_join_all(ends).await?;
+            for stream in &mut streams {
+                let begun = |report: &Value| report["received"].as_u64() > Some(50);
+                stream.until("answer", Duration::from_secs(5), begun).await?;
+            }
+            through(view, "node3", &["tor1", "tor2"], || hop("spine"), || hop("node3")).await?;
+            let ends = streams.into_iter().map(|s| s.expect_no_loss(Duration::from_secs(30)));
+            try_join_all(ends).await?;
+            anyhow::Ok(())
+        };
+        let tried = trial.await;
 
         let lines = [
             "configure terminal",
@@ -205,8 +230,13 @@ fn moved(lab: &mut Lab) -> BoxFuture<'_, Result<()>> {
             "no route-map hidden",
             "no ip prefix-list other",
         ];
-        configure(view, &lines).await?;
-        view.place.netns("spine").ip_batch(&format!("route del {block} via {up2}\n")).await?;
+        // Also of what failed half-way: the lab goes on to the next test.
+        let restored = configure(view, &lines).await;
+        let route = format!("route del {block} via {up2}\n");
+        let deleted = view.place.netns("spine").ip_batch(&route).await;
+        tried?;
+        restored?;
+        deleted?;
         scope.end().await
     }
     .boxed()
@@ -237,4 +267,18 @@ fn cordoned(lab: &mut Lab) -> BoxFuture<'_, Result<()>> {
         scope.end().await
     }
     .boxed()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_session_that_was_reset_is_younger_than_it_should_be() {
+        let elapsed = Duration::from_secs(30);
+        assert!(unbroken(&[10, 20], &[40, 50], elapsed));
+        assert!(unbroken(&[10, 20], &[39, 49], elapsed), "whole seconds");
+        assert!(!unbroken(&[10, 20], &[40, 29], elapsed), "older than before, and yet reset");
+        assert!(!unbroken(&[10, 20], &[40], elapsed));
+    }
 }
