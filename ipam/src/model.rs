@@ -307,6 +307,9 @@ pub struct NodeOwner {
 pub struct NodeUid {
     /// `metadata.uid` of the Node object.
     pub uid: String,
+    /// The instance that recorded it; empty if nothing says so.
+    #[serde(default)]
+    pub instance: String,
 }
 
 /// Why a value under a key cannot be used.

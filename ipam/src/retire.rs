@@ -34,11 +34,47 @@ use estate::Estate;
 /// How often others may change what is being given back.
 const ATTEMPTS: u32 = 100;
 
+/// A node of Kubernetes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Identity {
+    /// `metadata.uid`.
+    pub uid: String,
+    /// `status.nodeInfo.bootID`, by which its kubelet names the boot of its machine; None if no
+    /// kubelet has said it.
+    pub boot_id: Option<String>,
+}
+
+impl Identity {
+    /// Whose node it is, for a machine whose `/proc/sys/kernel/random/boot_id` is `boot_id`.
+    pub fn machine(&self, boot_id: &str) -> Machine {
+        match &self.boot_id {
+            Some(said) if said == boot_id => Machine::This,
+            Some(_) => Machine::Another,
+            None => Machine::Unknown,
+        }
+    }
+}
+
+/// Whose a node of Kubernetes is that has the asker's name: that of a machine that was deleted and
+/// made anew has the name of the old one, which may still run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Machine {
+    /// The asker's, provably.
+    This,
+    /// Another machine's, or the asker's before its kubelet has told of its last boot.
+    Another,
+    /// Nothing says.
+    Unknown,
+}
+
 /// Knows which nodes there are in Kubernetes.
 pub trait Registry: Send + Sync {
     /// The uid of the node of this name, None if there is none; asked anew and answered by a
     /// quorum, not by a cache. Err: it cannot be told, and why.
     fn uid<'a>(&'a self, node: &'a str) -> BoxFuture<'a, Result<Option<String>, String>>;
+
+    /// The same with what says whose it is.
+    fn identity<'a>(&'a self, node: &'a str) -> BoxFuture<'a, Result<Option<Identity>, String>>;
 }
 
 /// What became of a node's challenge.
@@ -73,8 +109,10 @@ pub async fn known_nodes(store: &dyn Store) -> Result<Vec<String>, Error> {
     Ok(names.map(str::to_owned).collect())
 }
 
-/// Records that a node is the one of Kubernetes with this uid. False, and nothing is recorded, if
-/// `instance` does not own the name: only its owner may say so.
+/// Records that a node is the one of Kubernetes with this uid, which is `machine`'s. False, and
+/// nothing is recorded, if `instance` does not own the name: only its owner may say so. Nor if it
+/// is another machine's; and in place of what it has recorded itself, an instance records nothing
+/// but what is provably its own.
 ///
 /// # Errors
 /// The store's.
@@ -83,9 +121,10 @@ pub(crate) async fn identify(
     node: &str,
     instance: &str,
     uid: &str,
+    machine: Machine,
 ) -> Result<bool, Error> {
     let (owner_key, uid_key) = (model::node_key(node), model::node_uid_key(node));
-    let record = model::encode(&NodeUid { uid: uid.to_owned() });
+    let record = NodeUid { uid: uid.to_owned(), instance: instance.to_owned() };
     for _ in 0..ATTEMPTS {
         let read = store.read(&[owner_key.clone(), uid_key.clone()]).await?;
         let Some(owner) = read.get(&owner_key) else { return Ok(false) };
@@ -93,13 +132,21 @@ pub(crate) async fn identify(
             return Ok(false);
         }
         let known = read.get(&uid_key);
-        if known.is_some_and(|entry| *entry.value == *record) {
+        // One that cannot be read is nobody's.
+        let said = known.and_then(|known| model::decode::<NodeUid>(&uid_key, &known.value).ok());
+        if said.as_ref() == Some(&record) {
             return Ok(true);
+        }
+        let own = said.is_some_and(|said| said.instance == instance);
+        match machine {
+            Machine::This => {}
+            Machine::Unknown if !own => {}
+            Machine::Unknown | Machine::Another => return Ok(false),
         }
         let txn = Txn::default()
             .when(owner_key.clone(), owner.mod_revision)
             .when(uid_key.clone(), revision(known))
-            .put(uid_key.clone(), record.clone());
+            .put(uid_key.clone(), model::encode(&record));
         if let Outcome::Committed(_) = store.txn(txn).await? {
             return Ok(true);
         }
@@ -132,7 +179,7 @@ pub async fn challenge(
         .delete(owner_key);
     Ok(match store.txn(txn).await? {
         Outcome::Committed(_) => {
-            tracing::info!(node, "Kubernetes has deleted this node: nobody owns its name now");
+            tracing::debug!(node, "Kubernetes has deleted this node: nobody owns its name now");
             Challenge::Unowned
         }
         Outcome::Conflict(_) => Challenge::Refused("its agent is at work".to_owned()),
@@ -140,31 +187,40 @@ pub async fn challenge(
 }
 
 /// Takes over the name of `node`, which is the caller's own, from another instance: Kubernetes has
-/// deleted the node that it was, and made the one with `uid`. True if nobody owns the name now, so
-/// that the caller's allocator takes it, with its blocks.
+/// deleted the node that it was, and made the one with `uid`, which is `machine`'s. True if nobody
+/// owns the name now, so that the caller's allocator takes it, with its blocks. What the other
+/// recorded stays until the caller's own takes its place: if the other lives and takes the name
+/// again, it is still known whom to succeed.
 ///
 /// # Errors
 /// The store's.
-pub async fn succeed(
+pub(crate) async fn succeed(
     store: &dyn Store,
     node: &str,
-    uid: &str,
+    instance: &str,
+    (uid, machine): (&str, Machine),
     registry: &dyn Registry,
 ) -> Result<bool, Error> {
+    if machine == Machine::Another {
+        return Ok(false);
+    }
     let (owner_key, uid_key) = (model::node_key(node), model::node_uid_key(node));
     let read = store.read(&[owner_key.clone(), uid_key.clone()]).await?;
     let (Some(owner), Some(known)) = (read.get(&owner_key), read.get(&uid_key)) else {
         return Ok(false);
     };
     let predecessor: NodeUid = model::decode(&uid_key, &known.value)?;
-    if predecessor.uid == uid || registry.uid(node).await != Ok(Some(uid.to_owned())) {
+    // Whoever recorded that was here before the owner, and does not come after it.
+    if predecessor.uid == uid || predecessor.instance == instance {
+        return Ok(false);
+    }
+    if registry.uid(node).await != Ok(Some(uid.to_owned())) {
         return Ok(false);
     }
     let txn = Txn::default()
         .when(owner_key.clone(), owner.mod_revision)
-        .when(uid_key.clone(), known.mod_revision)
-        .delete(owner_key)
-        .delete(uid_key);
+        .when(uid_key, known.mod_revision)
+        .delete(owner_key);
     Ok(matches!(store.txn(txn).await?, Outcome::Committed(_)))
 }
 
@@ -183,13 +239,20 @@ pub async fn retire(
     cooldown: Duration,
 ) -> Result<Retired, Error> {
     let mut retired = Retired::default();
-    for _ in 0..ATTEMPTS {
+    for attempt in 0..ATTEMPTS {
         let keys = [model::node_key(node), model::node_uid_key(node)];
         let guards = store.read(&keys).await?;
         let Some(known) = guards.get(&keys[1]) else { return Ok(retired) };
         if guards.get(&keys[0]).is_some() {
             retired.kept = vec!["its agent lives: it took its name again".to_owned()];
             retired.alive = true;
+            return Ok(retired);
+        }
+        // Not yet the proof, but every block is read for it, by every agent that tries.
+        if attempt == 0
+            && let Err(reason) = prove(asker, node, Some(known), registry).await
+        {
+            retired.kept = vec![reason];
             return Ok(retired);
         }
         let estate = read(store, node, known.mod_revision, now, cooldown).await?;

@@ -8,17 +8,21 @@
 )]
 
 use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex};
+use std::time::{Duration, SystemTime};
 
 use futures::FutureExt;
 use futures::future::BoxFuture;
-use ipam::retire::{Challenge, Registry, Retired};
+use ipam::retire::{self, Challenge, Identity, Machine, Registry, Retired};
 use ipam::store::Store;
 use ipam::store::memory::{Fault, MemoryStore};
+use ipam::timestamp::Timestamp;
 use ipam::{AssignRequest, Error, Families, Live, Tunnel, model};
 
 mod common;
 use common::cluster::{Cluster, Node, all, consistent, net, pool};
+use common::counting::Counting;
 use common::eventually;
 
 type Nodes = Arc<Mutex<BTreeMap<String, String>>>;
@@ -55,6 +59,11 @@ impl Registry for Kubernetes {
         }
         .boxed()
     }
+
+    fn identity<'a>(&'a self, node: &'a str) -> BoxFuture<'a, Result<Option<Identity>, String>> {
+        let of = |uid| Identity { uid, boot_id: None };
+        async move { Ok(self.uid(node).await?.map(of)) }.boxed()
+    }
 }
 
 struct World {
@@ -74,7 +83,7 @@ async fn world() -> World {
     let kubernetes = Kubernetes::of(&[("here", "u1"), ("gone", "u2")]);
     let here = cluster.node("here");
     here.both("mine").await.unwrap();
-    assert!(here.ipam.identify("u1").await.unwrap());
+    assert!(here.ipam.identify("u1", Machine::This).await.unwrap());
     World { memory, store, cluster, kubernetes, here }
 }
 
@@ -83,7 +92,7 @@ impl World {
         let gone = self.cluster.node("gone");
         gone.both("a").await.unwrap();
         gone.both("b").await.unwrap();
-        assert!(gone.ipam.identify("u2").await.unwrap());
+        assert!(gone.ipam.identify("u2", Machine::This).await.unwrap());
         gone
     }
 
@@ -185,9 +194,15 @@ async fn a_node_that_comes_back_at_the_last_moment_keeps_everything() {
     let back = Arc::new(tokio::sync::Mutex::new(None));
     let (cluster, slot, disk) =
         (world.cluster.clone(), back.clone(), Arc::new(Mutex::new(Some(disk))));
+    // About this node and the other, before and after all is read.
+    let questions = Arc::new(AtomicU32::new(0));
     world.kubernetes.meanwhile = Some(Arc::new(move || {
         let (cluster, slot, disk) = (cluster.clone(), slot.clone(), disk.clone());
+        let question = questions.fetch_add(1, Ordering::SeqCst);
         async move {
+            if question < 2 {
+                return;
+            }
             let Some(disk) = disk.lock().unwrap().take() else { return };
             let node = cluster.node_on("gone", disk);
             node.v4("c").await.unwrap();
@@ -240,17 +255,94 @@ async fn a_machine_that_is_made_anew_takes_over_once_its_predecessor_is_gone() {
     let refused = anew.v4("c").await.unwrap_err();
     assert!(matches!(refused, Error::NodeTaken { .. }), "{refused}");
     // Kubernetes still has the old one: it may be a second machine of that name.
-    assert!(!anew.ipam.succeed("u2", &world.kubernetes).await.unwrap());
-    assert!(!anew.ipam.succeed("u3", &world.kubernetes).await.unwrap());
-    assert!(!anew.ipam.identify("u3").await.unwrap());
+    assert!(!anew.ipam.succeed("u2", Machine::This, &world.kubernetes).await.unwrap());
+    assert!(!anew.ipam.succeed("u3", Machine::This, &world.kubernetes).await.unwrap());
+    assert!(!anew.ipam.identify("u3", Machine::This).await.unwrap());
     world.kubernetes = Kubernetes::of(&[("here", "u1"), ("gone", "u3")]);
-    assert!(anew.ipam.succeed("u3", &world.kubernetes).await.unwrap());
+    assert!(!anew.ipam.succeed("u3", Machine::Another, &world.kubernetes).await.unwrap());
+    assert!(anew.ipam.succeed("u3", Machine::This, &world.kubernetes).await.unwrap());
     let ipam = &anew.ipam;
-    eventually("the name", async || ipam.identify("u3").await.unwrap().then_some(())).await;
+    let identified = async || ipam.identify("u3", Machine::This).await.unwrap().then_some(());
+    eventually("the name", identified).await;
     // What the predecessor's pods had is found by the next collection.
     let live = Live::none(ipam.epoch());
     assert_eq!(ipam.collect(live).await.unwrap().len(), 4);
     let request = anew.request("c", Families::V4);
     assert!(net("10.0.0.0/26").contains(&ipam.assign(request).await.unwrap().addresses[0].addr()));
     assert_eq!(consistent(&*world.store).await.len(), 3);
+}
+
+/// Kubernetes has the new node already while the machine of the old one still runs.
+#[tokio::test]
+async fn a_predecessor_that_runs_is_not_its_successor() {
+    let mut world = world().await;
+    let old = world.gone().await;
+    let anew = world.cluster.node("gone");
+    world.kubernetes = Kubernetes::of(&[("here", "u1"), ("gone", "u3")]);
+    let key = model::node_uid_key("gone");
+    let store = world.store.clone();
+    let recorded = async || -> model::NodeUid {
+        let entry = store.read(std::slice::from_ref(&key)).await.unwrap().entries.remove(0);
+        model::decode(&key, &entry.value).unwrap()
+    };
+    let first = recorded().await;
+    assert_eq!(first.uid, "u2");
+    // Not even where nothing says whose node that is: it has said already which one it is.
+    for machine in [Machine::Another, Machine::Unknown] {
+        assert!(!old.ipam.identify("u3", machine).await.unwrap());
+        assert!(!old.ipam.succeed("u3", machine, &world.kubernetes).await.unwrap());
+    }
+    assert_eq!(recorded().await, first);
+    assert!(!anew.ipam.identify("u3", Machine::This).await.unwrap(), "the name is the old one's");
+    // The old one takes its name again, as if the new one had not asked, and is succeeded still.
+    let owner = model::node_key("gone");
+    assert!(anew.ipam.succeed("u3", Machine::This, &world.kubernetes).await.unwrap());
+    eventually("somebody takes the name", async || {
+        store.read(std::slice::from_ref(&owner)).await.unwrap().entries.pop()
+    })
+    .await;
+    assert_eq!(recorded().await, first);
+    old.stop().await;
+    eventually("the new one is itself", async || {
+        if anew.ipam.identify("u3", Machine::This).await.unwrap() {
+            return Some(());
+        }
+        anew.ipam.succeed("u3", Machine::This, &world.kubernetes).await.unwrap();
+        None
+    })
+    .await;
+    let second = recorded().await;
+    assert!(second.uid == "u3" && second.instance != first.instance, "{second:?}");
+    // The same machine as another node: provably, or not.
+    assert!(!anew.ipam.identify("u4", Machine::Unknown).await.unwrap());
+    assert!(anew.ipam.identify("u4", Machine::This).await.unwrap());
+    assert_eq!(recorded().await.uid, "u4");
+}
+
+#[tokio::test]
+async fn a_node_that_never_said_which_it_is_does_not_say_so_of_another() {
+    let world = world().await;
+    let old = world.cluster.node("gone");
+    old.v4("a").await.unwrap();
+    assert!(!old.ipam.identify("u3", Machine::Another).await.unwrap());
+    assert_eq!(world.here.ipam.known_nodes().await.unwrap(), ["here"]);
+    // No kubelet has said anything.
+    assert!(old.ipam.identify("u3", Machine::Unknown).await.unwrap());
+    assert_eq!(world.here.ipam.known_nodes().await.unwrap(), ["gone", "here"]);
+}
+
+/// While Kubernetes does not answer nobody reads all blocks for nothing.
+#[tokio::test]
+async fn without_an_answer_of_kubernetes_no_block_is_read() {
+    let mut world = world().await;
+    world.gone().await.stop().await;
+    world.kubernetes.delete("gone");
+    assert_eq!(world.challenge().await, Challenge::Unowned);
+    world.kubernetes.away = true;
+    let mut counting = Counting::default();
+    counting.store = world.memory.clone();
+    let (now, rest) = (Timestamp::from(SystemTime::now()), Duration::from_secs(1));
+    let asked = retire::retire(&counting, "here", "gone", &world.kubernetes, now, rest);
+    assert_eq!(asked.await.unwrap().kept, ["no answer"]);
+    assert_eq!(counting.counts(), (1, 0), "the node's two records, at once");
 }

@@ -41,6 +41,7 @@ use self::fabric::Fabric;
 use self::guard::Guard;
 use self::remembered::Memory;
 use self::report::Reporter;
+use self::retire::Retiring;
 use self::settings::Settings;
 use crate::cni::{self, journal};
 use crate::config::{Config, IpamConfig};
@@ -212,8 +213,15 @@ async fn start(
     tasks.spawn(bgp.run(stop.clone()));
     tasks.spawn(addressing::feed(addressing, ipam.clone(), stop.clone()));
     if let Some(registry) = registry {
-        let (own, pace) = (config.node_name.clone(), retire::Pace::default());
-        tasks.spawn(retire::run(own, ipam.clone(), registry, nodes, pace, stop.clone()));
+        let retiring = Retiring {
+            own: config.node_name.clone(),
+            boot_id,
+            ipam: ipam.clone(),
+            registry,
+            pace: retire::Pace::default(),
+            gauge: metrics.ipam.missing_nodes.clone(),
+        };
+        tasks.spawn(retiring.run(nodes, stop.clone()));
     }
     let retry = {
         let server = server.clone();

@@ -161,6 +161,8 @@ pub struct IpamMetrics {
     pub conflicts: Counter,
     /// Requests that the store failed.
     pub store_errors: Counter,
+    /// Nodes that hold something, or may, and that Kubernetes does not have.
+    pub missing_nodes: Gauge,
 }
 
 /// `bgp_*`.
@@ -328,9 +330,17 @@ impl IpamMetrics {
             assign_seconds: seconds(),
             conflicts: Counter::default(),
             store_errors: Counter::default(),
+            missing_nodes: Gauge::default(),
         };
-        let Self { store_up, blocks, addresses, assign_seconds, conflicts, store_errors } =
-            metrics.clone();
+        let Self {
+            store_up,
+            blocks,
+            addresses,
+            assign_seconds,
+            conflicts,
+            store_errors,
+            missing_nodes,
+        } = metrics.clone();
         registry.register("store_up", "Whether the store answers", store_up);
         registry.register("blocks", "Address blocks of this node", blocks);
         registry.register("addresses", "Addresses in use on this node", addresses);
@@ -342,6 +352,11 @@ impl IpamMetrics {
         );
         registry.register("conflicts", "Compare-and-swaps lost to another writer", conflicts);
         registry.register("store_errors", "Requests that the store failed", store_errors);
+        registry.register(
+            "missing_nodes",
+            "Nodes that Kubernetes does not have and whose holdings are not given back yet",
+            missing_nodes,
+        );
         metrics
     }
 }

@@ -6,28 +6,37 @@ use std::time::Duration;
 use super::Ipam;
 use crate::error::Error;
 use crate::model::{self, IpamConfig};
-use crate::retire::{self, Challenge, Registry, Retired};
+use crate::retire::{self, Challenge, Machine, Registry, Retired};
 use crate::timestamp::Timestamp;
 
 impl Ipam {
     /// Records which node of Kubernetes this one is: only then may others give back what it holds,
-    /// once Kubernetes has deleted it. False if that must be tried again: this instance does not
-    /// own the node's name yet.
+    /// once Kubernetes has deleted it. `machine` says whose that node is. False if that must be tried
+    /// again: this instance does not own the node's name yet, or the node is not provably this
+    /// machine's where it must be.
     ///
     /// # Errors
     /// The store's.
-    pub async fn identify(&self, uid: &str) -> Result<bool, Error> {
+    pub async fn identify(&self, uid: &str, machine: Machine) -> Result<bool, Error> {
         let shared = &self.shared;
-        retire::identify(&*shared.store, &shared.node, &shared.instance, uid).await
+        retire::identify(&*shared.store, &shared.node, &shared.instance, uid, machine).await
     }
 
     /// Takes this node's name over from another instance, if Kubernetes has deleted the node that
-    /// had it and made this one, with `uid`. True if it did; the blocks come with the name.
+    /// had it and made this one, with `uid`, which is `machine`'s. True if it did; the blocks come
+    /// with the name.
     ///
     /// # Errors
     /// The store's.
-    pub async fn succeed(&self, uid: &str, registry: &dyn Registry) -> Result<bool, Error> {
-        retire::succeed(&*self.shared.store, &self.shared.node, uid, registry).await
+    pub async fn succeed(
+        &self,
+        uid: &str,
+        machine: Machine,
+        registry: &dyn Registry,
+    ) -> Result<bool, Error> {
+        let shared = &self.shared;
+        let of = (uid, machine);
+        retire::succeed(&*shared.store, &shared.node, &shared.instance, of, registry).await
     }
 
     /// The names of the nodes of Kubernetes that the store knows, gone ones among them.

@@ -120,8 +120,11 @@ async fn nodes_are_asked_for_by_name(plane: &ControlPlane, rest: &Rest) {
     rest.create("/api/v1/nodes", json!({"metadata": {"name": "asked"}})).await;
     let uid = registry.uid("asked").await.unwrap().expect("it is there");
     assert_eq!(uid.len(), 36, "{uid}");
+    let identity = registry.identity("asked").await.unwrap().expect("it is there");
+    assert_eq!((identity.uid, identity.boot_id), (uid, None), "it has no kubelet");
     rest.delete("/api/v1/nodes/asked").await;
     assert_eq!(registry.uid("asked").await, Ok(None));
+    assert_eq!(registry.identity("asked").await, Ok(None));
     // A path that is not there is no node that is not there.
     let error = registry.uid("asked/proxy/x").await.unwrap_err();
     assert!(error.starts_with("node asked/proxy/x: "), "{error}");
