@@ -31,11 +31,12 @@ pub(crate) struct Options {
 /// What proves that an address is not in use.
 #[derive(clap::Args, Default)]
 pub(crate) struct Evidence {
-    /// YAML file with all pods and nodes, what `kubectl get pods,nodes -A -o yaml` prints. Without
-    /// it nothing is said of what is in use.
+    /// YAML file with all pods, nodes and namespaces, what `kubectl get pods,nodes,namespaces -A -o
+    /// yaml` printed just now. Without it nothing is said of what is in use.
     #[arg(long, value_name = "FILE")]
     pub(crate) pods: Option<PathBuf>,
-    /// How old an allocation must be to count as unused, in minutes. Default 15.
+    /// How old an allocation must have been when the file was written to count as unused, in minutes.
+    /// Default 15. The file itself may not be older than that, or than 15 minutes if that is less.
     #[arg(long, value_name = "MINUTES", requires = "pods")]
     pub(crate) grace: Option<u32>,
 }
@@ -142,7 +143,12 @@ pub(crate) fn run(
 /// # Errors
 /// The evidence cannot be read or proves nothing.
 pub(super) fn examine(data: &Data, evidence: &Evidence, now: Timestamp) -> anyhow::Result<Report> {
-    let live = evidence.pods.as_deref().map(Live::from_file).transpose()?;
+    let grace = evidence.grace();
+    let live = evidence.pods.as_deref().map(|path| Live::from_file(path, now, grace));
+    let mut live = live.transpose()?;
+    if let Some(live) = &mut live {
+        live.compare(data.blocks.values());
+    }
     let mut problems = BTreeSet::new();
     let mut wrong = |kind, object: &dyn ToString, reason: String| {
         problems.insert(Problem { kind, object: object.to_string(), reason });
@@ -171,8 +177,8 @@ pub(super) fn examine(data: &Data, evidence: &Evidence, now: Timestamp) -> anyho
         }
     }
     check_affinities(data, &mut wrong);
-    let uses = |ip, attribute: &_| {
-        live.as_ref().map(|live| live.uses(ip, attribute, now, evidence.grace()))
+    let uses = |ip, attribute: &_, block: &_| {
+        live.as_ref().map(|live| live.uses(ip, attribute, block, grace))
     };
     let mut allocations: Vec<Allocation> =
         data.blocks.values().flat_map(|block| allocations_of(block, &uses)).collect();
@@ -238,7 +244,7 @@ fn keep_whole_handles(allocations: &mut [Allocation]) {
 
 fn allocations_of<'a>(
     block: &'a Block,
-    uses: &'a dyn Fn(IpAddr, &Attribute) -> Option<bool>,
+    uses: &'a dyn Fn(IpAddr, &Attribute, &Block) -> Option<bool>,
 ) -> impl Iterator<Item = Allocation> + 'a {
     block.occupied().map(move |(ip, state)| match state {
         AddressState::Allocated(attributes, sequence_number) => {
@@ -253,7 +259,7 @@ fn allocations_of<'a>(
                 borrowed: !node.is_empty() && block.node() != Some(&node),
                 node,
                 cooling_down: false,
-                in_use: uses(ip, attributes),
+                in_use: uses(ip, attributes, block),
             }
         }
         _ => Allocation {

@@ -31,7 +31,8 @@ pub(crate) async fn run(
     let Options { dry_run, evidence } = options;
     ensure!(
         evidence.pods.is_some(),
-        "--pods: needed to know what is in use; make the file with: kubectl get pods,nodes -A -o yaml"
+        "--pods: needed to know what is in use; make the file with: kubectl get \
+         pods,nodes,namespaces -A -o yaml"
     );
     let report = check::examine(data, evidence, now)?;
     let unused = Unused::new(report.allocations.values().flatten(), report.leaked_handles);
