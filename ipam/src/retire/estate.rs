@@ -81,13 +81,13 @@ impl Estate {
     }
 
     /// As many of the handles as one transaction takes: each costs a comparison, and so does each
-    /// block.
+    /// block. One that no transaction takes is left out, see [`Estate::step`].
     pub(super) fn some_of(handles: &Held) -> Held {
         let (mut some, mut blocks) = (Held::new(), BTreeSet::new());
         for (handle, nets) in handles {
             let further = nets.difference(&blocks).count();
             if GUARDS + some.len() + 1 + blocks.len() + further > MAX_TXN_OPS {
-                break;
+                continue;
             }
             blocks.extend(nets.iter().copied());
             some.insert(handle.clone(), nets.clone());
@@ -96,7 +96,8 @@ impl Estate {
     }
 
     /// Releases the addresses of `handles`, whose records are `records`. If `last`, takes the
-    /// node's name off its blocks too, and in the end forgets the node.
+    /// node's name off its blocks too, and in the end forgets the node. Says of which handles it never
+    /// can.
     pub(super) fn step(
         &self,
         handles: &Held,
@@ -114,6 +115,12 @@ impl Estate {
             .when(model::node_uid_key(&self.node), self.uid);
         for (handle, nets) in handles {
             draft.release(handle, nets, records.get(handle));
+        }
+        for (handle, nets) in self.handles() {
+            if GUARDS + 1 + nets.len() > MAX_TXN_OPS {
+                let reason = format!("handle {handle}: is in {} blocks, too many", nets.len());
+                draft.step.kept.push(reason);
+            }
         }
         if last {
             let released = draft.release_without_handle();

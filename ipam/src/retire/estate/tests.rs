@@ -209,3 +209,16 @@ fn no_transaction_is_larger_than_the_store_takes() {
     }
     panic!("never done: {released} released");
 }
+
+#[test]
+fn a_handle_that_no_transaction_takes_is_named_and_keeps_no_other() {
+    let mut blocks: Vec<Block> =
+        (0..126).map(|n| block(&format!("10.1.{n}.0/30"), "host:gone", &[("a", GONE)])).collect();
+    blocks.push(block("10.2.0.0/30", "host:gone", &[("b", GONE)]));
+    let estate = estate(blocks);
+    let some = Estate::some_of(&estate.handles());
+    assert_eq!(some.keys().collect::<Vec<_>>(), ["b"]);
+    let step = estate.step(&some, &BTreeMap::new(), false);
+    assert_eq!(step.addresses.len(), 1);
+    assert_eq!(step.kept, ["handle a: is in 126 blocks, too many"]);
+}
