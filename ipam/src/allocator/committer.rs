@@ -24,20 +24,23 @@ use tokio::time::Instant;
 use super::cache::{Cache, Seen};
 use super::claim::{Census, Claim, Finished, Found, Target};
 use super::owner::Ownership;
-use super::plan::{Draft, Effort, Need, Plan, Planned, Settings, Work, wants_spare};
+use super::plan::{Draft, Effort, Need, Plan, Planned, Settings, Work};
 use super::request::{AssignRequest, Assignment, Live};
 use super::state::{Remembered, StateDir};
 use super::status::Status;
 use crate::error::Error;
 use crate::model::{self, IpamConfig};
 use crate::net::Family;
-use crate::pool::{self, AllowedUse, Asker, Pool};
+use crate::pool::Pool;
 use crate::store::{Entry, Event, Outcome, Revision, Store, StoreError};
 use crate::timestamp::Timestamp;
 
 mod commit;
 mod learn;
+mod pace;
 mod search;
+
+use pace::Pace;
 
 /// Between attempts while the store does not answer.
 const BACKOFF: (Duration, Duration) = (Duration::from_millis(20), Duration::from_secs(1));
@@ -159,6 +162,10 @@ pub(crate) struct Committer {
     /// Collections that wait for that: one must find all that this node has.
     collections: Vec<(Live, Reply<Vec<IpAddr>>)>,
     spare_not_before: HashMap<Family, Instant>,
+    /// What the looking for blocks with this node's name waits for after a failure.
+    named: Pace,
+    /// What the giving up of blocks waits for after a failure.
+    giving_up: Pace,
     /// When each handle that this process assigned was assigned.
     assigned: HashMap<String, u64>,
 
@@ -224,6 +231,8 @@ impl Committer {
             unadopted: BTreeSet::new(),
             collections: Vec::new(),
             spare_not_before: HashMap::new(),
+            named: Pace::default(),
+            giving_up: Pace::default(),
             assigned: HashMap::new(),
             backoff: BACKOFF.0,
             retry_at: None,
@@ -237,7 +246,7 @@ impl Committer {
         // Own the name and read the blocks before the first request needs them.
         self.work().await;
         while self.closed.is_none() {
-            let retry = self.retry_at;
+            let (retry, named) = (self.retry_at, self.named.not_before);
             tokio::select! {
                 message = self.queue.recv() => match message {
                     Some(message) => self.accept(message),
@@ -246,6 +255,7 @@ impl Committer {
                 Some((search, finished)) = self.searches.next() => self.searched(&search, finished),
                 event = next(&mut self.events) => self.observed(event),
                 () = sleep_until(retry), if retry.is_some() => self.retry_at = None,
+                () = sleep_until(named), if named.is_some() => self.named.not_before = None,
             }
             self.accept_waiting();
             if self.retry_at.is_none() {
@@ -278,6 +288,8 @@ impl Committer {
             Message::Collect(live, reply) if self.refusal.is_none() => {
                 // Also what arrived after everybody had given it up, in a block of somebody else.
                 self.unadopted.extend([Family::V4, Family::V6]);
+                // Somebody waits, and is to be told at least why it cannot be done.
+                self.named.not_before = None;
                 self.collections.retain(|(_, reply)| !reply.is_closed());
                 self.collections.push((live, reply));
                 return;
@@ -354,13 +366,14 @@ impl Committer {
         let revision = self.owner.acquire(&*self.store, self.now()).await?;
         self.load().await?;
         self.refresh().await?;
-        if self.give_up_unwanted(revision).await? {
-            return Ok(true);
+        if self.pending.iter().any(is_ready) {
+            return self.commit(revision).await;
         }
-        if !self.pending.iter().any(is_ready) {
+        // What a search just claimed for a request is the request's.
+        if !self.pending.is_empty() || !self.searching.is_empty() {
             return Ok(false);
         }
-        self.commit(revision).await
+        self.give_up_unwanted(revision).await
     }
 
     /// Drops requests that nobody waits for any more. What an assignment may have been given is

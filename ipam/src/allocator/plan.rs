@@ -507,27 +507,3 @@ impl Plan {
         txn
     }
 }
-
-/// True if the node should claim a further block of a family before it needs it: fewer than a
-/// quarter of a block's addresses are free.
-pub(crate) fn wants_spare(
-    cache: &Cache,
-    settings: &Settings,
-    pools: &[&Pool],
-    now: Timestamp,
-) -> bool {
-    let in_pools = |block: &&Block| pools.iter().any(|pool| pool.cidr.contains(&block.cidr()));
-    let blocks: Vec<_> = cache.owned().filter(in_pools).collect();
-    let capacity = blocks.iter().map(|block| block.capacity()).max().unwrap_or(0);
-    let free = |block: &Block| block.free(&settings.reservations).count();
-    let enough = |free: usize| free * 4 >= capacity;
-    if enough(blocks.iter().map(|block| free(block)).sum()) {
-        return false;
-    }
-    let rested = |block: &&Block| {
-        let mut block = (*block).clone();
-        block.expire(now, settings.config.cooldown());
-        free(&block)
-    };
-    !enough(blocks.iter().map(rested).sum())
-}

@@ -1,13 +1,14 @@
-//! A store that counts what is asked of it.
+//! A store that counts what is asked of it, and refuses some of it.
 #![allow(dead_code, reason = "each test binary uses its own part")]
 
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use futures::future::BoxFuture;
 use futures::stream::BoxStream;
+use ipam::model::BLOCKS;
 use ipam::store::memory::MemoryStore;
-use ipam::store::{Event, Keys, Outcome, Revision, Snapshot, Store, StoreError, Txn};
+use ipam::store::{Event, Keys, Outcome, Revision, Snapshot, Store, StoreError, Txn, Write};
 
 /// Counts what is asked of a store.
 #[derive(Default)]
@@ -15,6 +16,9 @@ pub struct Counting {
     pub store: MemoryStore,
     reads: AtomicU64,
     txns: AtomicU64,
+    refuse_deletes: AtomicBool,
+    refuse_lists: AtomicBool,
+    refused: AtomicU64,
 }
 
 impl Counting {
@@ -31,6 +35,27 @@ impl Counting {
                 return before;
             }
         }
+    }
+
+    /// While true, transactions that delete a block are refused.
+    pub fn refuse_deletes(&self, refuse: bool) {
+        self.refuse_deletes.store(refuse, Ordering::SeqCst);
+    }
+
+    /// While true, lists of blocks are refused.
+    pub fn refuse_lists(&self, refuse: bool) {
+        self.refuse_lists.store(refuse, Ordering::SeqCst);
+    }
+
+    /// How often that happened.
+    pub fn refused(&self) -> u64 {
+        self.refused.load(Ordering::SeqCst)
+    }
+
+    fn refuse<T: Send>(&self) -> BoxFuture<'_, Result<T, StoreError>> {
+        self.refused.fetch_add(1, Ordering::SeqCst);
+        let reason = "permission denied".to_owned();
+        Box::pin(async move { Err(StoreError::Rejected { store: self.name(), reason }) })
     }
 
     fn read(&self) {
@@ -54,6 +79,9 @@ impl Store for Counting {
         at: Option<Revision>,
     ) -> BoxFuture<'a, Result<Snapshot, StoreError>> {
         self.read();
+        if prefix.starts_with(BLOCKS) && self.refuse_lists.load(Ordering::SeqCst) {
+            return self.refuse();
+        }
         self.store.list(prefix, at)
     }
 
@@ -64,6 +92,11 @@ impl Store for Counting {
 
     fn txn(&self, txn: Txn) -> BoxFuture<'_, Result<Outcome, StoreError>> {
         self.txns.fetch_add(1, Ordering::SeqCst);
+        let deletes =
+            |write: &Write| matches!(write, Write::Delete(key) if key.starts_with(BLOCKS));
+        if self.refuse_deletes.load(Ordering::SeqCst) && txn.writes.iter().any(deletes) {
+            return self.refuse();
+        }
         self.store.txn(txn)
     }
 

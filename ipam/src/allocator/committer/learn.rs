@@ -156,11 +156,15 @@ impl Committer {
         }
     }
 
-    /// Gives back an empty block that this node has no use for. True if it did.
+    /// Gives back an empty block that this node has no use for. True if it did. A store that refuses
+    /// it is asked again later; requests do not suffer.
     pub(super) async fn give_up_unwanted(
         &mut self,
         node_revision: Revision,
     ) -> Result<bool, Error> {
+        if !self.giving_up.allows() {
+            return Ok(false);
+        }
         let Some(cidr) = unwanted(&self.cache, &self.settings, self.now()) else {
             return Ok(false);
         };
@@ -175,7 +179,18 @@ impl Committer {
             .delete(block_key)
             .delete(affinity_key);
         self.cache.stale.insert(cidr);
-        match self.store.txn(txn).await? {
+        let outcome = match self.store.txn(txn).await.map_err(Error::from) {
+            Ok(outcome) => outcome,
+            Err(error @ Error::StoreUnavailable { .. }) => return Err(error),
+            Err(error) => {
+                if self.giving_up.failed(&error) {
+                    tracing::warn!(%cidr, %error, "an empty block cannot be given up");
+                }
+                return Ok(false);
+            }
+        };
+        self.giving_up.succeeded();
+        match outcome {
             Outcome::Committed(_) => {
                 tracing::info!(%cidr, "gave up an empty block");
                 self.census.remove(&Family::of_net(&cidr));

@@ -1,5 +1,6 @@
 //! Searches for blocks, which run beside the committing.
 
+use super::super::surplus::{spare_pools, wants_spare};
 use super::*;
 
 impl Committer {
@@ -24,7 +25,7 @@ impl Committer {
     /// Looks after each start, and for each collection, for blocks that have this node's name on
     /// them but were never confirmed, and for those that it borrowed from.
     pub(super) fn seek_named(&mut self) {
-        if self.owner.revision.is_none() || self.retry_at.is_some() {
+        if self.owner.revision.is_none() || self.retry_at.is_some() || !self.named.allows() {
             return;
         }
         for family in std::mem::take(&mut self.unadopted) {
@@ -92,6 +93,7 @@ impl Committer {
                 self.is_own(cidr, &block, &affinity);
             }
             Ok(Found::Adopted { own, used }) => {
+                self.named.succeeded();
                 for (cidr, block, affinity) in own {
                     self.is_own(cidr, &block, &affinity);
                 }
@@ -119,11 +121,10 @@ impl Committer {
                 self.owner.lose();
             }
             Err(error) => {
-                tracing::warn!(%error, "no block found yet");
-                if let Search::Named(family) = search {
-                    self.unadopted.insert(*family);
+                if claim.target == Target::Spare {
+                    self.spare_not_before.insert(claim.family, Instant::now() + SPARE_PAUSE);
                 }
-                self.troubled_search(error.into());
+                self.search_failed(search, error.into());
             }
         }
         self.cache.doubt_corrupt();
@@ -180,14 +181,28 @@ impl Committer {
         });
     }
 
-    fn troubled_search(&mut self, error: Error) {
-        match error {
-            Error::StoreUnavailable { .. } => self.away(&error),
-            refusal => {
-                self.reachable(Some(&refusal));
-                self.fail_waiting(&refusal, |pending| pending.search.is_some());
+    /// A search failed: only those who waited for it fail with it, and it is not begun again at once.
+    fn search_failed(&mut self, search: &Search, error: Error) {
+        let away = matches!(error, Error::StoreUnavailable { .. });
+        if let Search::Named(family) = search {
+            self.unadopted.insert(*family);
+            if !away {
+                if self.named.failed(&error) {
+                    tracing::warn!(%error, "this node's blocks cannot be looked for");
+                }
+                for (_, reply) in self.collections.drain(..) {
+                    Waiting::Addresses(reply).fail(error.clone());
+                }
+                return;
             }
         }
+        tracing::warn!(%error, "no block found yet");
+        if away {
+            self.away(&error);
+            return;
+        }
+        self.reachable(Some(&error));
+        self.fail_waiting(&error, |pending| pending.search.as_ref() == Some(search));
     }
 
     /// Looks for a further block of each family whose blocks are nearly full, in good time.
@@ -200,15 +215,8 @@ impl Committer {
             if early || self.forbidden(family).is_some() {
                 continue;
             }
-            let unknown = BTreeMap::new();
-            let asker = Asker {
-                node_labels: self.settings.node_labels.as_ref().unwrap_or(&unknown),
-                namespace_labels: None,
-                requested: &[],
-                intended_use: AllowedUse::Workload,
-            };
-            let Ok(pools) = pool::choose(&self.settings.pools, family, asker) else { continue };
-            if wants_spare(&self.cache, &self.settings, &pools, self.now()) {
+            let Ok(pools) = spare_pools(&self.settings, family) else { continue };
+            if wants_spare(&self.cache, &self.settings, &pools, None, self.now()) {
                 let names: Vec<_> = pools.iter().map(|pool| pool.name.clone()).collect();
                 let search = Search::Room(family, names.clone());
                 self.begin(search, family, Target::Spare, &names);
