@@ -177,6 +177,11 @@ fn an_attachment_is_made_checked_and_removed() {
     }
     node.call("ADD", "c2", &none).succeeds();
     let valid = json!({"cni.dev/valid-attachments": []});
+    // Nothing ends because a list came back empty, but what is really gone.
+    let living = node.fake.world();
+    assert_eq!(node.call("GC", "", &valid).succeeds(), Value::Null);
+    assert_eq!(node.fake.world(), living);
+    std::fs::remove_file(&netns).unwrap();
     assert_eq!(node.call("GC", "", &valid).succeeds(), Value::Null);
     node.fake.assert_empty();
 }
