@@ -9,10 +9,11 @@ use std::time::{Duration, Instant};
 use bgpd::config::{
     BmpStation, ListenRange, Monitored, Password, PeerAs, TcpAo, TcpAoAlgorithm, TcpAoKey,
 };
+use bgpd::wire::Open;
 use bgpd::{
-    Config, Ending, FibDelta, FibSubscription, NeighborStatus, Network, PeerConfig, Recording,
-    Replay, Resolution, RouteQuery, RouteStatus, Shutdown, Speaker, SpeakerHandle, State, Stop,
-    Until,
+    Clear, Config, Ending, FibDelta, FibSubscription, NeighborStatus, Network, PeerConfig,
+    Recording, Replay, Resolution, RouteQuery, RouteStatus, Shutdown, Speaker, SpeakerHandle,
+    State, Stop, Until,
 };
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
@@ -197,6 +198,41 @@ async fn a_connection_alone_does_not_end_a_session() {
         assert_eq!(status.state, State::Established);
         assert_eq!(status.counters.established, 1, "{:?}", status.last_down);
     }
+}
+
+/// The next message that is not a KEEPALIVE: its type.
+async fn next_message(stream: &mut tokio::net::TcpStream) -> u8 {
+    loop {
+        let mut header = [0; 19];
+        stream.read_exact(&mut header).await.unwrap();
+        let length = u16::from_be_bytes([header[16], header[17]]);
+        let mut body = vec![0; usize::from(length) - header.len()];
+        stream.read_exact(&mut body).await.unwrap();
+        if header[18] != 4 {
+            return header[18];
+        }
+    }
+}
+
+#[tokio::test]
+async fn the_next_connection_does_not_overtake_the_last_word() {
+    let (a, b) = pair(23);
+    let listener = tokio::net::TcpListener::bind(b.config.listen[0]).await.unwrap();
+    let first = a.start().await;
+    let (mut peer, _) = tokio::time::timeout(LIMIT, listener.accept()).await.unwrap().unwrap();
+    let mut hello = Vec::new();
+    Open::new(b.config.asn, 0, b.address, Vec::new()).encode(&mut hello);
+    hello.extend([0xff; 16].into_iter().chain([0, 19, 4]));
+    peer.write_all(&hello).await.unwrap();
+    until_up(&first, "n2").await;
+    first.clear(Some("n2"), Clear::Hard { message: String::new() }).await.unwrap();
+    // OPEN and UPDATEs, then the NOTIFICATION.
+    while next_message(&mut peer).await != 3 {}
+    // A peer that still has work to do before it acts on that.
+    let early = tokio::time::timeout(Duration::from_millis(200), listener.accept()).await;
+    assert!(early.is_err(), "connected already: {early:?}");
+    drop(peer);
+    tokio::time::timeout(LIMIT, listener.accept()).await.unwrap().unwrap();
 }
 
 /// False, with a message, if the kernel has no MD5 signatures for us (RFC 2385).

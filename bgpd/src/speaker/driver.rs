@@ -23,10 +23,10 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use tokio::net::TcpStream;
 use tokio::sync::{mpsc, oneshot};
-use tokio::task::{AbortHandle, JoinSet};
+use tokio::task::JoinSet;
 use tokio::time::Instant;
 
-use self::connections::Connection;
+use self::connections::{Connection, Farewell};
 use self::readiness::Ready;
 pub(super) use self::requests::answer;
 use self::sockets::Listener;
@@ -148,7 +148,7 @@ struct Driver {
     buffer: Box<[u8]>,
     farewells: JoinSet<()>,
     /// The same by the address of the peer, oldest first.
-    waiting: HashMap<IpAddr, Vec<AbortHandle>>,
+    waiting: HashMap<IpAddr, Vec<Farewell>>,
     bfd: BfdLink,
     /// Only where a neighbor is named by its interface.
     discovery: Option<Discovery>,
@@ -194,7 +194,7 @@ impl Driver {
                 () = sleep_until(deadline) => {}
                 () = tokio::task::yield_now(), if more => {}
                 Some(_done) = self.farewells.join_next() => {
-                    self.waiting.retain(|_, tasks| tasks.iter().any(|task| !task.is_finished()));
+                    self.waiting.retain(|_, those| those.iter().any(|it| !it.is_over()));
                 }
             }
             for _ in 0..EVENTS {

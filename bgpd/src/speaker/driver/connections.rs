@@ -7,6 +7,7 @@ use std::task::{Context, Poll, Waker};
 
 use bytes::{Buf as _, Bytes};
 use tokio::net::TcpStream;
+use tokio::sync::watch;
 use tokio::task::AbortHandle;
 
 use super::sockets::farewell;
@@ -45,6 +46,25 @@ impl Drop for Connection {
     }
 }
 
+/// A connection that ends as soon as its last word has arrived.
+#[derive(Clone)]
+pub(super) struct Farewell {
+    task: AbortHandle,
+    /// Its sender goes with the task.
+    over: watch::Receiver<()>,
+}
+
+impl Farewell {
+    pub(super) fn is_over(&self) -> bool {
+        self.task.is_finished()
+    }
+
+    async fn over(mut self) {
+        // Nothing is ever sent: this is the sender's end.
+        let _gone = self.over.changed().await;
+    }
+}
+
 impl Driver {
     pub(super) fn accepted(&mut self, stream: TcpStream, remote: SocketAddr) {
         let Ok(local) = stream.local_addr() else { return };
@@ -70,9 +90,16 @@ impl Driver {
         self.attach(conn, stream);
     }
 
+    /// Connects when the peer has taken our last word, or let its time pass. A connection that
+    /// overtakes it says that we restart (RFC 4724 section 5): the peer would keep what the word
+    /// tells it to forget.
     pub(super) fn connect(&mut self, conn: ConnId, peer: Arc<PeerConfig>, external: bool) {
         let events = self.events.clone();
+        let farewells = self.waiting.get(&peer.address).cloned().unwrap_or_default();
         let task = tokio::spawn(async move {
+            for farewell in farewells {
+                farewell.over().await;
+            }
             let result = tcp::connect(&peer, external).await;
             let _gone = events.send(Event::Connected(conn, result)).await;
         });
@@ -182,11 +209,15 @@ impl Driver {
                 break;
             }
         }
-        let task = self.farewells.spawn(farewell(stream, last));
-        let waiting = self.waiting.entry(remote.ip()).or_default();
-        waiting.push(task);
-        waiting.retain(|task| !task.is_finished());
+        let (saying, over) = watch::channel(());
+        let task = self.farewells.spawn(async move {
+            farewell(stream, last).await;
+            drop(saying);
+        });
+        let waiting = self.waiting.entry(remote.ip().to_canonical()).or_default();
+        waiting.push(Farewell { task, over });
+        waiting.retain(|it| !it.is_over());
         let many = waiting.len().saturating_sub(FAREWELLS);
-        waiting.drain(..many).for_each(|oldest| oldest.abort());
+        waiting.drain(..many).for_each(|oldest| oldest.task.abort());
     }
 }
