@@ -90,20 +90,16 @@ fn gobgp_reads_our_table() {
         ("10.1.0.0/24", &["null"][..]),
         ("10.2.0.0/24", &["[65002,4200000001]"]),
         ("10.3.0.0/24", &["[65003]"]),
+        // Of several paths with identifiers it takes the last.
+        ("10.4.0.0/24", &["[65004,65011]", "[65004,65012]"]),
     ] {
         eventually(&format!("{prefix} as it is in the dump"), LIMIT, || {
             gobgp.run(&inject)?;
             let found = as_paths(&gobgp, prefix)?;
-            ensure!(found == paths, "{found:?}");
+            ensure!(found.len() == 1 && paths.contains(&found[0].as_str()), "{found:?}");
             Ok(())
         });
     }
-    // Of several paths with identifiers it takes the last.
-    eventually("one of several paths", LIMIT, || {
-        let found = as_paths(&gobgp, "10.4.0.0/24")?;
-        ensure!(found == ["[65004,65011]"] || found == ["[65004,65012]"], "{found:?}");
-        Ok(())
-    });
     let path = gobgp.until_path("10.2.0.0/24");
     let value = |kind| attribute(&path, kind).unwrap_or_else(|| panic!("{kind}: {path}"));
     assert_eq!(value(3)["nexthop"], "10.0.1.2", "{path}");
