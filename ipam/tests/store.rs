@@ -7,7 +7,7 @@
     reason = "a test fails by panicking, and its modules are shared by several of them"
 )]
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use futures::StreamExt;
@@ -16,6 +16,9 @@ use ipam::store::embedded::EmbeddedStore;
 use ipam::store::etcd::{EtcdConfig, EtcdStore};
 use ipam::store::memory::MemoryStore;
 use ipam::store::{Event, MAX_TXN_OPS, Outcome, Revision, Store, StoreError, Txn};
+
+use tokio::net::{TcpListener, TcpStream};
+use tokio::task::JoinSet;
 
 mod common;
 use common::{Etcd, certificates};
@@ -324,6 +327,57 @@ async fn a_watch_survives_etcd_killed_and_started_again() {
     assert_eq!(next_put(&mut watch).await.key, "/w/c");
 }
 
+/// A way to etcd whose connections can be broken; new ones are made as before.
+struct Relay {
+    address: std::net::SocketAddr,
+    connections: Arc<Mutex<JoinSet<()>>>,
+    accepting: tokio::task::JoinHandle<()>,
+}
+
+impl Relay {
+    async fn to(etcd: &Etcd) -> Self {
+        let target = etcd.endpoint().trim_start_matches("http://").to_owned();
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let connections = Arc::new(Mutex::new(JoinSet::new()));
+        let made = connections.clone();
+        let accepting = tokio::spawn(async move {
+            while let Ok((mut near, _)) = listener.accept().await {
+                let mut far = TcpStream::connect(&target).await.unwrap();
+                made.lock().unwrap().spawn(async move {
+                    let _ended = tokio::io::copy_bidirectional(&mut near, &mut far).await;
+                });
+            }
+        });
+        Self { address, connections, accepting }
+    }
+
+    async fn break_all(&self) {
+        let mut broken = std::mem::take(&mut *self.connections.lock().unwrap());
+        broken.shutdown().await;
+    }
+}
+
+impl Drop for Relay {
+    fn drop(&mut self) {
+        self.accepting.abort();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_broken_connection_is_made_anew_by_the_request_that_meets_it() {
+    let etcd = Etcd::start().await;
+    let relay = Relay::to(&etcd).await;
+    let config = EtcdConfig::new([format!("http://{}", relay.address)]);
+    let store = EtcdStore::new(&config).unwrap();
+    put(&store, "/b", "1").await;
+    for time in 0..100 {
+        relay.break_all().await;
+        let read = store.read(&["/b".to_owned()]).await;
+        assert_eq!(read.unwrap_or_else(|e| panic!("time {time}: {e}")).entries.len(), 1);
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn the_next_endpoint_serves_when_one_is_away() {
     let (away, etcd) = (Etcd::stopped(), Etcd::start().await);
@@ -346,6 +400,16 @@ async fn a_frozen_etcd_is_noticed_in_time() {
         assert!(std::process::Command::new("kill").args([name, &pid]).status().unwrap().success());
     };
     signal("-STOP");
+    // The signal stops each thread at its next chance.
+    common::eventually("all threads stopped", async || {
+        let threads = std::fs::read_dir(format!("/proc/{}/task", etcd.pid())).unwrap();
+        let stopped = |thread: std::io::Result<std::fs::DirEntry>| {
+            let status = std::fs::read_to_string(thread.unwrap().path().join("status")).unwrap();
+            status.contains("State:\tT")
+        };
+        threads.into_iter().all(stopped).then_some(())
+    })
+    .await;
     let start = std::time::Instant::now();
     let error = store.read(&["/f".to_owned()]).await.unwrap_err();
     signal("-CONT");

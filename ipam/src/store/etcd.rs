@@ -55,8 +55,15 @@ struct Shared {
 
 struct Endpoint {
     url: String,
-    /// Connected with the first request, and anew when etcd no longer knows who we are.
-    client: Mutex<Option<Client>>,
+    connection: Mutex<Connection>,
+}
+
+#[derive(Default)]
+struct Connection {
+    /// Made by the first request, and anew when it broke or etcd no longer knows who we are.
+    client: Option<Client>,
+    /// How many there were, so that of all whose requests one connection fails, one replaces it.
+    count: u64,
 }
 
 impl EtcdStore {
@@ -90,7 +97,7 @@ impl EtcdStore {
         let endpoints = config
             .endpoints
             .iter()
-            .map(|url| Endpoint { url: url.clone(), client: Mutex::new(None) })
+            .map(|url| Endpoint { url: url.clone(), connection: Mutex::default() })
             .collect();
         let request_timeout = config.request_timeout;
         let current = AtomicUsize::new(0);
@@ -101,8 +108,10 @@ impl EtcdStore {
 
 /// What a failure says about the request.
 enum Failure {
-    /// It never left.
+    /// It never left: no connection could be made.
     Unsent(StoreError),
+    /// The connection ended, perhaps long before. `sent`: the request may have been done.
+    Broken { sent: bool, error: StoreError },
     /// It may have been done.
     Unknown(StoreError),
     /// It was refused.
@@ -115,6 +124,7 @@ impl Failure {
     fn into_error(self) -> StoreError {
         match self {
             Self::Unsent(error)
+            | Self::Broken { error, .. }
             | Self::Unknown(error)
             | Self::Refused(error)
             | Self::Unauthenticated(error) => error,
@@ -123,11 +133,12 @@ impl Failure {
 }
 
 impl Shared {
-    async fn client(&self, index: usize) -> Result<Client, Error> {
+    /// The connection's client, and which connection it is.
+    async fn client(&self, index: usize) -> Result<(u64, Client), Error> {
         let endpoint = &self.endpoints[index];
-        let mut slot = endpoint.client.lock().await;
-        if let Some(client) = &*slot {
-            return Ok(client.clone());
+        let mut connection = endpoint.connection.lock().await;
+        if let Some(client) = &connection.client {
+            return Ok((connection.count, client.clone()));
         }
         let mut options = self.options.clone();
         if let Some(credentials) = &self.credentials {
@@ -135,12 +146,17 @@ impl Shared {
             options = options.with_user(user, password);
         }
         let client = Client::connect([&endpoint.url], Some(options)).await?;
-        Ok(slot.insert(client).clone())
+        connection.count += 1;
+        connection.client = Some(client.clone());
+        Ok((connection.count, client))
     }
 
     /// The next request connects anew, with the password as it is then.
-    async fn disconnect(&self, index: usize) {
-        *self.endpoints[index].client.lock().await = None;
+    async fn disconnect(&self, index: usize, count: u64) {
+        let mut connection = self.endpoints[index].connection.lock().await;
+        if connection.count == count {
+            connection.client = None;
+        }
     }
 
     /// One attempt at one endpoint.
@@ -149,10 +165,23 @@ impl Shared {
         index: usize,
         request: impl FnOnce(Client) -> F,
     ) -> Result<T, Failure> {
-        let work = async { request(self.client(index).await?).await };
+        let mut used = None;
+        let work = async {
+            let (count, client) = self.client(index).await?;
+            used = Some(count);
+            request(client).await
+        };
         match timeout(self.request_timeout, work).await {
             Ok(Ok(answer)) => Ok(answer),
-            Ok(Err(error)) => Err(self.classify(index, &error)),
+            Ok(Err(error)) => {
+                let failure = self.classify(index, &error);
+                let useless =
+                    matches!(failure, Failure::Broken { .. } | Failure::Unauthenticated(_));
+                if let Some(count) = used.filter(|_| useless) {
+                    self.disconnect(index, count).await;
+                }
+                Err(failure)
+            }
             Err(_) => {
                 let reason = format!(
                     "{}: no answer within {:?}",
@@ -164,7 +193,7 @@ impl Shared {
     }
 
     /// Sends a request until an endpoint takes it. `again`: it may be repeated even if it was
-    /// perhaps done.
+    /// perhaps done. The first that meets a connection broken since the last request makes a new one.
     async fn call<T, F: Future<Output = Result<T, Error>>>(
         &self,
         again: bool,
@@ -172,6 +201,7 @@ impl Shared {
     ) -> Result<T, StoreError> {
         let mut left = self.endpoints.len();
         let mut may_reread = self.credentials.as_ref().is_some_and(Credentials::may_change);
+        let mut may_reconnect = true;
         loop {
             left -= 1;
             let index = self.current.load(Ordering::Relaxed) % self.endpoints.len();
@@ -182,16 +212,19 @@ impl Shared {
             match failure {
                 Failure::Refused(_) => {}
                 Failure::Unauthenticated(_) => {
-                    self.disconnect(index).await;
                     if std::mem::take(&mut may_reread) {
                         left += 1;
                         continue;
                     }
                 }
-                Failure::Unsent(_) | Failure::Unknown(_) => self.next_after(index),
+                Failure::Broken { .. } if std::mem::take(&mut may_reconnect) => left += 1,
+                Failure::Unsent(_) | Failure::Broken { .. } | Failure::Unknown(_) => {
+                    self.next_after(index);
+                }
             }
             let repeat = match failure {
                 Failure::Unsent(_) => true,
+                Failure::Broken { sent, .. } => again || !sent,
                 Failure::Unknown(_) => again,
                 Failure::Refused(_) | Failure::Unauthenticated(_) => false,
             };
@@ -232,8 +265,8 @@ impl Shared {
             }
             other => (None, other.to_string()),
         };
-        let (unsent, root) = root_cause(error);
-        let text = match root {
+        let cause = Cause::of(error);
+        let text = match cause.root {
             Some(root) if !text.contains(&root) => format!("{text}: {root}"),
             _ => text,
         };
@@ -247,7 +280,11 @@ impl Shared {
             // gRPC: invalid argument, not found, already exists, permission denied, resource
             // exhausted, failed precondition, out of range, unimplemented.
             Some(3 | 5..=9 | 11 | 12) => Failure::Refused(StoreError::Rejected { store, reason }),
-            _ if unsent => Failure::Unsent(StoreError::Unavailable { store, reason }),
+            _ if cause.unconnected => Failure::Unsent(StoreError::Unavailable { store, reason }),
+            _ if cause.broken => {
+                let error = StoreError::Unavailable { store, reason };
+                Failure::Broken { sent: !cause.unsent, error }
+            }
             _ => Failure::Unknown(StoreError::Unavailable { store, reason }),
         }
     }
@@ -257,28 +294,51 @@ impl Shared {
     }
 }
 
-/// Whether the connection was never made, and the innermost error's text.
-fn root_cause(error: &Error) -> (bool, Option<String>) {
-    let mut source = match error {
-        Error::GRpcStatus(status) => status.source(),
-        Error::TransportError(transport) => transport.source(),
-        _ => None,
-    };
-    let (mut unsent, mut root) = (false, None);
-    while let Some(cause) = source {
-        if let Some(io) = cause.downcast_ref::<io::Error>() {
-            unsent |= matches!(
-                io.kind(),
-                io::ErrorKind::ConnectionRefused
+/// What lies under a failed request.
+#[derive(Default)]
+struct Cause {
+    /// No connection could be made.
+    unconnected: bool,
+    /// There was one, and it ended.
+    broken: bool,
+    /// It ended before the request was given to it.
+    unsent: bool,
+    /// The innermost error's text.
+    root: Option<String>,
+}
+
+impl Cause {
+    fn of(error: &Error) -> Self {
+        let mut source = match error {
+            Error::GRpcStatus(status) => status.source(),
+            Error::TransportError(transport) => transport.source(),
+            _ => None,
+        };
+        let mut found = Self::default();
+        while let Some(cause) = source {
+            if let Some(io) = cause.downcast_ref::<io::Error>() {
+                match io.kind() {
+                    io::ErrorKind::ConnectionRefused
                     | io::ErrorKind::HostUnreachable
                     | io::ErrorKind::NetworkUnreachable
-                    | io::ErrorKind::AddrNotAvailable
-            );
+                    | io::ErrorKind::AddrNotAvailable => found.unconnected = true,
+                    io::ErrorKind::ConnectionReset
+                    | io::ErrorKind::ConnectionAborted
+                    | io::ErrorKind::BrokenPipe
+                    | io::ErrorKind::UnexpectedEof => found.broken = true,
+                    _ => {}
+                }
+            }
+            if let Some(http) = cause.downcast_ref::<hyper::Error>() {
+                // Cancelled is what still waited for the connection when that ended.
+                found.unsent |= http.is_canceled();
+                found.broken |= http.is_canceled() || http.is_closed();
+            }
+            found.root = Some(cause.to_string());
+            source = cause.source();
         }
-        root = Some(cause.to_string());
-        source = cause.source();
+        found
     }
-    (unsent, root)
 }
 
 fn kv(client: &Client) -> KvClient {

@@ -81,9 +81,6 @@ impl Watch {
             self.stream = match opened {
                 Ok(stream) => Some((index, stream)),
                 Err(failure) => {
-                    if matches!(failure, Failure::Unauthenticated(_)) {
-                        shared.disconnect(index).await;
-                    }
                     shared.next_after(index);
                     return Err(failure.into_error());
                 }
