@@ -134,6 +134,40 @@ pub fn handle_key(handle: &str) -> String {
     format!("{HANDLES}{handle}")
 }
 
+/// What a pod's handle is made of: `<network>.<container id>`, and `.<interface>` for all but the
+/// first one of a container.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Attachment<'a> {
+    /// The CNI network.
+    pub network: &'a str,
+    /// The container's id.
+    pub container: &'a str,
+    /// None: the first one.
+    pub interface: Option<&'a str>,
+}
+
+impl<'a> Attachment<'a> {
+    /// Each of the three may have dots (CNI's rules for names), so this is told only where it is
+    /// certain: there is one dot, or one of the parts is a container id as runtimes make them, 64
+    /// hexadecimal digits. No interface can have such a name, and no network should.
+    pub fn of_handle(handle: &'a str) -> Option<Self> {
+        let is_id = |part: &str| part.len() == 64 && part.bytes().all(|b| b.is_ascii_hexdigit());
+        let id = handle.rsplit('.').find(|part| is_id(part));
+        let (network, container, interface) = match id {
+            Some(id) => {
+                let (network, rest) = handle.rsplit_once(id)?;
+                (network.strip_suffix('.')?, id, rest.strip_prefix('.'))
+            }
+            None => {
+                let (network, container) = handle.split_once('.')?;
+                (!container.contains('.')).then_some((network, container, None))?
+            }
+        };
+        let empty = network.is_empty() || container.is_empty() || interface == Some("");
+        (!empty).then_some(Self { network, container, interface })
+    }
+}
+
 /// `/caracal/ipam/v1/node/NODE`
 pub fn node_key(node: &str) -> String {
     format!("{NODES}{node}")

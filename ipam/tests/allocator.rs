@@ -472,6 +472,34 @@ async fn collects_what_no_live_endpoint_has() {
     assert_eq!(consistent(&*store).await.len(), 1);
 }
 
+/// Names of networks may have dots, and so may one be the beginning of another.
+#[tokio::test]
+async fn a_collection_of_a_network_takes_nothing_of_others() {
+    let (_, store) = memory();
+    let node = Cluster::on(&store, vec![pool("p", "10.0.0.0/24", 26)]).node("n");
+    let (one, two) = ("1".repeat(64), "2".repeat(64));
+    let of = |network: &str| {
+        [format!("{network}.{one}"), format!("{network}.{two}"), format!("{network}.{two}.net1")]
+    };
+    let others = [of("corp.blue"), of("corp2"), of("blue")].concat();
+    for handle in of("corp").iter().chain(&others) {
+        node.v4(handle).await.unwrap();
+    }
+    // Of `corp.green`, or of an interface of a container of `corp`.
+    node.v4("corp.green.c1").await.unwrap();
+    let live = |network: &str| {
+        let live = Live::handles(node.ipam.epoch(), [format!("corp.{one}")].into()).unwrap();
+        node.ipam.collect(live.of_network(network))
+    };
+    assert_eq!(live("corp").await.unwrap().len(), 2);
+    let held: BTreeSet<_> = consistent(&*store).await.into_values().collect();
+    let kept = others.iter().cloned().chain([format!("corp.{one}"), "corp.green.c1".to_owned()]);
+    assert_eq!(held, kept.collect());
+    for (network, collected) in [("corp.green", 0), (&format!("blue.{two}"), 0), ("corp.blue", 3)] {
+        assert_eq!(live(network).await.unwrap().len(), collected, "{network}");
+    }
+}
+
 #[tokio::test]
 async fn more_than_one_transaction_can_hold() {
     let (_, store) = memory();

@@ -12,7 +12,7 @@ use super::cache::{Cache, Knowledge};
 use super::request::{AssignRequest, Assignment, Live};
 use crate::block::{AddressState, Attribute, Block, Release};
 use crate::error::Error;
-use crate::model::{self, Handle, IpamConfig};
+use crate::model::{self, Attachment, Handle, IpamConfig};
 use crate::net::Family;
 use crate::pool::{self, Asker, Pool};
 use crate::store::{MAX_TXN_OPS, Revision, Txn};
@@ -395,8 +395,14 @@ impl<'a> Draft<'a> {
                 && attribute.get("pod").is_some();
             let young = self.assigned.get(handle).is_some_and(|at| *at > live.epoch.0)
                 || self.assigning.contains(handle);
-            let judged = ours && handle.starts_with(&live.prefix);
-            (judged && !young && !live.handles.contains(handle)).then(|| handle.clone())
+            let judged = |network: &String| {
+                Attachment::of_handle(handle).is_some_and(|of| of.network == network)
+            };
+            (ours
+                && live.network.as_ref().is_none_or(judged)
+                && !young
+                && !live.handles.contains(handle))
+            .then(|| handle.clone())
         };
         let mut dead_handles = BTreeSet::new();
         for seen in self.cache.blocks.values() {

@@ -171,8 +171,8 @@ pub struct Epoch(pub(crate) u64);
 pub struct Live {
     pub(crate) epoch: Epoch,
     pub(crate) handles: BTreeSet<String>,
-    /// What the handles that are judged begin with.
-    pub(crate) prefix: String,
+    /// The network whose handles are judged; None: all are.
+    pub(crate) network: Option<String>,
     /// Only to tell what would be released.
     pub(crate) dry: bool,
 }
@@ -186,13 +186,14 @@ impl Live {
 
     /// Nothing lives here: the caller has asked the runtime and the kernel and knows it.
     pub fn none(epoch: Epoch) -> Self {
-        Self { epoch, handles: BTreeSet::new(), prefix: String::new(), dry: false }
+        Self { epoch, handles: BTreeSet::new(), network: None, dry: false }
     }
 
-    /// Judges the handles of one network only, `<network>.<container id>`: whoever lists the
-    /// attachments of a network knows nothing of others.
+    /// Judges the handles of one network only: whoever lists the attachments of a network knows
+    /// nothing of others. Handles that do not tell their network for certain (see
+    /// [`crate::model::Attachment`]) are left to a collection of all networks.
     #[must_use]
     pub fn of_network(self, network: &str) -> Self {
-        Self { prefix: format!("{network}."), ..self }
+        Self { network: Some(network.to_owned()), ..self }
     }
 }

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use anyhow::{Context, bail};
 use ipam::block::{AddressState, Attribute, Block};
+use ipam::model::Attachment;
 use ipam::timestamp::Timestamp;
 use serde_json::Value;
 
@@ -188,9 +189,11 @@ fn pod_of(attribute: &Attribute) -> Option<(String, String)> {
     Some((attribute.get("namespace")?.to_owned(), attribute.get("pod")?.to_owned()))
 }
 
-/// The CNI network of a handle, which is `<network>.<container id>`.
+/// The CNI network whose address on the first interface of a container this is, if its handle tells
+/// that for certain. Of other interfaces the list shows nothing.
 fn network_of(attribute: &Attribute) -> Option<&str> {
-    Some(attribute.handle_id.as_deref()?.rsplit_once('.')?.0)
+    let attachment = Attachment::of_handle(attribute.handle_id.as_deref()?)?;
+    attachment.interface.is_none().then_some(attachment.network)
 }
 
 /// Reads what Go's `time.Time.String` wrote of a time in UTC.
@@ -307,6 +310,8 @@ items:
         block.allocate_address("10.0.0.1".parse().unwrap(), &owner).unwrap();
         live.compare([&block].into_iter());
         assert!(!old(&live, "net.1"), "an earlier sandbox of the pod");
+        let second = format!("net.{}.net1", "1".repeat(64));
+        assert!(old(&live, &second), "a second interface in the same network");
         assert!(old(&live, "net2.2") && old(&live, "net2.1") && old(&live, "no-network"));
         assert!(!uses(&live, "10.0.0.2", "net2.1", &pod("gone")));
     }

@@ -165,3 +165,33 @@ proptest! {
         let _ = parse_affinity_key(&format!("{HOSTS}{key}"));
     }
 }
+
+#[test]
+fn a_handle_is_taken_apart_only_where_it_is_certain() {
+    let id = "5c1e".repeat(16);
+    for (handle, parts) in [
+        ("net.c1", Some(("net", "c1", None))),
+        ("net.ID", Some(("net", "ID", None))),
+        ("net.ID.net1", Some(("net", "ID", Some("net1")))),
+        ("net.ID.vlan.100", Some(("net", "ID", Some("vlan.100")))),
+        ("corp.blue.ID", Some(("corp.blue", "ID", None))),
+        ("corp.blue.ID.net1", Some(("corp.blue", "ID", Some("net1")))),
+        // Of `corp.blue`, or the interface `c1` of the container `blue`, or the container `blue.c1`.
+        ("corp.blue.c1", None),
+        ("corp.blue.xID", None),
+        ("ID.ID", Some(("ID", "ID", None))),
+        ("lb-service", None),
+        ("ID", None),
+        (".ID", None),
+        ("net.ID.", None),
+        (".c1", None),
+        ("net.", None),
+    ] {
+        let (handle, id) = (handle.replace("ID", &id), &*id);
+        let parts = parts.map(|(network, container, interface)| {
+            let or_id = |text| if text == "ID" { id } else { text };
+            Attachment { network: or_id(network), container: or_id(container), interface }
+        });
+        assert_eq!(Attachment::of_handle(&handle), parts, "{handle}");
+    }
+}
