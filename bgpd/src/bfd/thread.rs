@@ -364,6 +364,7 @@ fn prefer_this_thread() {
     if unsafe { libc::setpriority(libc::PRIO_PROCESS, 0, -20) } == 0 {
         tracing::debug!(%error, "no real-time priority for BFD, but a high one");
     } else {
-        tracing::debug!(%error, "BFD runs with the priority of any other thread");
+        // Detection times below some hundred milliseconds will then be missed when others are busy.
+        tracing::warn!(%error, "BFD runs with the priority of any other thread: CAP_SYS_NICE is missing");
     }
 }

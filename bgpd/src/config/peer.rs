@@ -66,6 +66,9 @@ impl Serialize for Password {
 pub struct MaxPrefixes {
     /// Prefixes of each family, 1 or more; those that the import policy refuses count too.
     pub limit: u32,
+    /// IPv6 prefixes, 1 or more. None: as many as `limit`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub limit_v6: Option<u32>,
     /// From how many per cent of the limit the log warns, 1 to 100.
     #[serde(default = "default_warning")]
     pub warn_percent: u8,
@@ -78,7 +81,23 @@ pub struct MaxPrefixes {
     pub restart_after: Option<u16>,
 }
 
-fn default_warning() -> u8 {
+impl MaxPrefixes {
+    /// No more than this many prefixes of each family: beyond that the session ends for good.
+    pub const fn new(limit: u32) -> Self {
+        let warn_percent = default_warning();
+        Self { limit, limit_v6: None, warn_percent, only_warn: false, restart_after: None }
+    }
+
+    /// The most prefixes of a family.
+    pub(crate) fn of(&self, family: Family) -> u32 {
+        match family {
+            Family::Ipv4Unicast => self.limit,
+            Family::Ipv6Unicast => self.limit_v6.unwrap_or(self.limit),
+        }
+    }
+}
+
+const fn default_warning() -> u8 {
     75
 }
 
@@ -221,6 +240,11 @@ pub struct PeerConfig {
     /// most that is used.
     #[serde(default)]
     pub keepalive_time: Option<u16>,
+    /// Seconds that the peer may take in nothing of what waits for it before the session ends
+    /// (RFC 9687): more than `hold-time`; 0: for ever. None: 480, or twice the hold time agreed on
+    /// if that is more; for ever where that is 0.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub send_hold_time: Option<u16>,
     /// The most seconds between two attempts to connect; they start at 1 and double.
     #[serde(default = "default_connect_retry")]
     pub connect_retry_time: u16,
@@ -348,6 +372,7 @@ impl PeerConfig {
             bfd: None,
             hold_time: default_hold_time(),
             keepalive_time: None,
+            send_hold_time: None,
             connect_retry_time: default_connect_retry(),
             advertisement_interval: 0,
             restart_time: None,

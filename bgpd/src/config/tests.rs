@@ -84,6 +84,16 @@ fn errors_name_object_and_field() {
             "advertisement-interval: 601",
             "peer \"tor1\": advertisement-interval: ",
         ),
+        (
+            "next-hop: self",
+            "hold-time: 9\n    send-hold-time: 9",
+            "peer \"tor1\": send-hold-time: must be 0, or more than hold-time",
+        ),
+        (
+            "families: [ipv4-unicast, ipv6-unicast]",
+            "families: [ipv4-unicast]\n    max-prefixes: {limit: 1, limit-v6: 2}",
+            "peer \"tor1\": max-prefixes: limit-v6: ipv6-unicast is not in families",
+        ),
         ("next-hop: self", "ttl-security: 255", "peer \"tor1\": ttl-security: "),
         ("next-hop: self", "source-address: fd00::1", "peer \"tor1\": source-address: "),
         ("next-hop: self", "source-interface: a/b", "peer \"tor1\": source-interface: is not the"),

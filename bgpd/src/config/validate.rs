@@ -321,6 +321,8 @@ impl PeerConfig {
         check(hold, "hold-time", "must be 0, or 3 seconds and more")?;
         let keepalive = self.keepalive_time.is_none_or(|k| k > 0);
         check(keepalive, "keepalive-time", "must be 1 second or more")?;
+        let send_hold = self.send_hold_time.is_none_or(|s| s == 0 || s > self.hold_time);
+        check(send_hold, "send-hold-time", "must be 0, or more than hold-time")?;
         check(self.connect_retry_time > 0, "connect-retry-time", "must be 1 second or more")?;
         let interval = self.advertisement_interval <= 600;
         check(interval, "advertisement-interval", "must be at most 600 seconds")?;
@@ -332,8 +334,11 @@ impl PeerConfig {
         let strict = self.role.is_some() || !self.role_strict;
         check(strict, "role-strict", "there is no role")?;
         if let Some(max) = self.max_prefixes {
-            let possible = max.limit > 0 && max.restart_after != Some(0);
-            check(possible, "max-prefixes", "limit and restart-after must be 1 or more")?;
+            let possible = max.limit > 0 && max.limit_v6 != Some(0) && max.restart_after != Some(0);
+            check(possible, "max-prefixes", "limits and restart-after must be 1 or more")?;
+            let of_ipv6 = self.families.contains(&Family::Ipv6Unicast);
+            let reason = "limit-v6: ipv6-unicast is not in families";
+            check(max.limit_v6.is_none() || of_ipv6, "max-prefixes", reason)?;
             let warning = (1..=100).contains(&max.warn_percent);
             check(warning, "max-prefixes", "warn-percent must be 1 to 100")?;
             let ends = !max.only_warn || max.restart_after.is_none();

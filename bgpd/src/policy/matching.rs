@@ -13,7 +13,7 @@ use super::{
 };
 use crate::rib::DEFAULT_LOCAL_PREF;
 use crate::wire::attributes::{self, communities, large_communities};
-use crate::wire::{Draft, Info, NextHop, path};
+use crate::wire::{Draft, Family, FamilySet, Info, NextHop, path};
 
 /// What the routes of one attribute set have in common, as a policy sees it.
 pub(crate) struct Route<'a> {
@@ -60,8 +60,10 @@ pub(crate) struct Compiled {
 
 #[derive(Debug, PartialEq, Eq)]
 struct CompiledRule {
-    /// Without its lists of prefixes, which are in `prefixes` and `next_hops`.
+    /// Without its lists of prefixes and families, which are in the fields that follow.
     rule: Rule,
+    /// None: any family.
+    families: Option<FamilySet>,
     /// One of these holds the prefix. None: any prefix.
     prefixes: Option<Vec<Arc<PrefixSet>>>,
     next_hops: Option<Vec<Arc<PrefixSet>>>,
@@ -92,7 +94,7 @@ impl Compiled {
         for (at, rule) in self.rules.iter().enumerate() {
             if rule.matches(route, &mut text) {
                 narrowed.0.push(u16::try_from(at).unwrap_or(u16::MAX));
-                if rule.prefixes.is_none() && rule.rule.action != Action::Continue {
+                if !rule.looks_at_prefixes() && rule.rule.action != Action::Continue {
                     break;
                 }
             }
@@ -106,7 +108,7 @@ impl Compiled {
         let mut action = self.default;
         for at in &narrowed.0 {
             let Some(rule) = self.rules.get(usize::from(*at)) else { continue };
-            if rule.prefixes.as_ref().is_some_and(|sets| !holds(sets, &prefix())) {
+            if rule.looks_at_prefixes() && !rule.matches_prefix(&prefix()) {
                 continue;
             }
             if rule.rule.action != Action::Reject && !rule.rule.set.is_empty() {
@@ -174,14 +176,30 @@ impl CompiledRule {
     fn new(rule: &Rule, sets: &impl FindSet) -> Self {
         let hops = Some(&*rule.next_hops).filter(|hops| !hops.is_empty());
         let deleted = rule.set.delete_community_sets.iter();
+        let families: FamilySet = rule.families.iter().copied().collect();
         Self {
+            families: (!families.is_empty()).then_some(families),
             prefixes: prefix_sets(rule.prefixes.as_deref(), &rule.prefix_sets, sets),
             next_hops: prefix_sets(hops, &rule.next_hop_sets, sets),
             communities: named(&rule.community_sets, |name| sets.communities(name)),
             as_paths: named(&rule.as_path_sets, |name| sets.as_paths(name)),
             deleted: deleted.filter_map(|name| sets.communities(name)).collect(),
-            rule: Rule { prefixes: None, next_hops: Vec::new(), ..rule.clone() },
+            rule: Rule {
+                prefixes: None,
+                families: Vec::new(),
+                next_hops: Vec::new(),
+                ..rule.clone()
+            },
         }
+    }
+
+    const fn looks_at_prefixes(&self) -> bool {
+        self.prefixes.is_some() || self.families.is_some()
+    }
+
+    fn matches_prefix(&self, prefix: &IpNet) -> bool {
+        self.families.is_none_or(|families| families.contains(Family::of(prefix)))
+            && self.prefixes.as_ref().is_none_or(|sets| holds(sets, prefix))
     }
 
     /// All conditions but those on the prefix. `text` is the AS path's, once somebody wanted it.

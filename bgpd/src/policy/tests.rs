@@ -66,6 +66,24 @@ fn block(path: &[u32]) -> Vec<u8> {
 }
 
 #[test]
+fn a_rule_may_be_of_one_family() {
+    let policy = rules(&[
+        "{families: [ipv6-unicast], action: reject}",
+        "{families: [ipv4-unicast], prefixes: [{prefix: 10.0.0.0/8, operator: in}], action: accept}",
+        "{families: [ipv4-unicast, ipv6-unicast], action: continue, set: {med: 7}}",
+        "{prefixes: [{prefix: 192.0.2.0/24}], action: accept}",
+    ]);
+    let policy = Library::default().policy(&policy);
+    let block = block(&[65001]);
+    let accepted = |prefix: &str| evaluate(&policy, prefix, &block) != Outcome::Reject;
+    assert!(accepted("10.1.0.0/16"));
+    assert!(!accepted("fd00::/64"));
+    assert!(!accepted("172.16.0.0/12"));
+    let Outcome::Accept(applied) = evaluate(&policy, "192.0.2.0/24", &block) else { panic!() };
+    assert!(!applied.is_empty(), "what goes on has made its change");
+}
+
+#[test]
 fn prefix_operators_compare_by_containment_and_length() {
     let matches = |operator, base: &str, min, max, prefix: &str| {
         let condition =

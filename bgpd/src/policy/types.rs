@@ -6,7 +6,7 @@ use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
 use super::{AsPathPattern, Changes, CommunityPattern};
-use crate::wire::{Community, LargeCommunity};
+use crate::wire::{Community, Family, LargeCommunity};
 
 /// What becomes of a route.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -45,6 +45,9 @@ pub struct Rule {
     /// See `prefixes`.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub prefix_sets: Vec<String>,
+    /// The route is of one of these families. Empty: of any.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub families: Vec<Family>,
     /// Where the route comes from.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub source: Option<Source>,

@@ -5,18 +5,16 @@
 use std::collections::HashSet;
 use std::sync::Arc;
 
-use ipnet::IpNet;
 use serde::Serialize;
 
 use super::core::{Core, Time};
 use super::differences::differences;
 use super::neighbor::Neighbor;
-use crate::config::{Config, ListenRange, Network, PeerConfig};
+use crate::config::{Config, ListenRange, PeerConfig};
 use crate::policy::PeerType;
-use crate::rib::{Path, PeerId, RibPrefix, with_family};
-use crate::session::{Direction, Event, State};
-use crate::wire::attributes::{flag, kind, push};
-use crate::wire::{Family, NextHop, Notification, Prefix, RouteRefresh, cease};
+use crate::rib::{PeerId, RibPrefix, with_family};
+use crate::session::{Direction, Event, State, Timer};
+use crate::wire::{Family, Notification, RouteRefresh, cease};
 
 /// What a configuration changed, and how it took effect.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
@@ -369,6 +367,12 @@ impl Core {
                 }
             }
         }
+        if old.send_hold_time != new.send_hold_time
+            && let Some(direction) = neighbor.session.as_ref().map(|session| session.direction)
+            && neighbor.slot(direction).timer(Timer::SendHold).at.is_some()
+        {
+            self.start_timer(now, peer, direction, Timer::SendHold);
+        }
         // What a connection attempt depends on: a new attempt, unless one has succeeded.
         let attempt = old.port != new.port
             || old.passive != new.passive
@@ -421,40 +425,6 @@ impl Core {
         }
         self.queue(peer, direction, out);
     }
-
-    fn apply_networks(&mut self, networks: Vec<Network>, report: &mut Report) {
-        let note = |report: &mut Report, prefix: IpNet, effect| {
-            let object = format!("network {prefix}");
-            report.changes.push(Change { object, fields: Vec::new(), effect });
-        };
-        let old = std::mem::take(&mut self.networks);
-        for network in &networks {
-            let known = old.get(&network.prefix);
-            if known != Some(network) {
-                with_family!(Family::of(&network.prefix), P => self.originate::<P>(network));
-                let effect = if known.is_some() { Effect::ReEvaluated } else { Effect::Added };
-                note(report, network.prefix, effect);
-            }
-        }
-        self.networks = networks.into_iter().map(|n| (n.prefix, n)).collect();
-        for prefix in old.keys().filter(|p| !self.networks.contains_key(*p)) {
-            with_family!(Family::of(prefix), P => {
-                let dest = P::from_net(prefix).and_then(|p| P::table(&self.rib).find(&p));
-                if let Some(dest) = dest {
-                    self.rib.remove::<P>(dest, (PeerId::LOCAL, 0));
-                }
-            });
-            note(report, *prefix, Effect::Removed);
-        }
-    }
-
-    fn originate<P: RibPrefix>(&mut self, network: &Network) {
-        let Some(prefix) = P::from_net(&network.prefix) else { return };
-        let next_hop = network.next_hop.map_or(NextHop::OURSELVES, NextHop::new);
-        let attr = self.rib.attrs.intern(&block(network), next_hop);
-        self.rib.attrs.retain(attr);
-        self.rib.announce(prefix, Path::new(PeerId::LOCAL, 0, attr));
-    }
 }
 
 /// Says which listen ranges are new, gone or different; what became of their neighbors is said of
@@ -488,28 +458,4 @@ fn note_ranges(old: &[ListenRange], new: &[ListenRange], report: &mut Report) {
             note(range, fields, Effect::Live);
         }
     }
-}
-
-/// The attributes of a route of our own.
-fn block(network: &Network) -> Vec<u8> {
-    const OPTIONAL_TRANSITIVE: u8 = flag::OPTIONAL | flag::TRANSITIVE;
-    let mut out = Vec::new();
-    push(&mut out, flag::TRANSITIVE, kind::ORIGIN, &[0]);
-    push(&mut out, flag::TRANSITIVE, kind::AS_PATH, &[]);
-    if let Some(med) = network.med {
-        push(&mut out, flag::OPTIONAL, kind::MULTI_EXIT_DISC, &med.to_be_bytes());
-    }
-    if let Some(local_pref) = network.local_pref {
-        push(&mut out, flag::TRANSITIVE, kind::LOCAL_PREF, &local_pref.to_be_bytes());
-    }
-    if !network.communities.is_empty() {
-        let value: Vec<u8> = network.communities.iter().flat_map(|c| c.0.to_be_bytes()).collect();
-        push(&mut out, OPTIONAL_TRANSITIVE, kind::COMMUNITIES, &value);
-    }
-    if !network.large_communities.is_empty() {
-        let parts = network.large_communities.iter().flat_map(|c| c.0);
-        let value: Vec<u8> = parts.flat_map(u32::to_be_bytes).collect();
-        push(&mut out, OPTIONAL_TRANSITIVE, kind::LARGE_COMMUNITIES, &value);
-    }
-    out
 }

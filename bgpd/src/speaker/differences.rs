@@ -40,6 +40,7 @@ pub(super) fn differences(
         bfd,
         hold_time,
         keepalive_time,
+        send_hold_time,
         connect_retry_time,
         advertisement_interval,
         restart_time,
@@ -82,6 +83,7 @@ pub(super) fn differences(
         ("bfd", *bfd != old.bfd, Effect::Live),
         ("hold-time", *hold_time != old.hold_time, Effect::NextSession),
         ("keepalive-time", *keepalive_time != old.keepalive_time, Effect::Live),
+        ("send-hold-time", *send_hold_time != old.send_hold_time, Effect::Live),
         ("connect-retry-time", *connect_retry_time != old.connect_retry_time, Effect::Live),
         (
             "advertisement-interval",

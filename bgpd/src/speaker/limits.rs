@@ -17,10 +17,10 @@ impl Neighbor {
     /// Warns of a limit that comes near, once; the end of the session if it is passed.
     pub(super) fn over_limit(&mut self, family: Family) -> Option<Notification> {
         let max = self.config.max_prefixes?;
-        let (prefixes, limit) = (self.received[family.index()] as u64, u64::from(max.limit));
+        let (prefixes, limit) = (self.received[family.index()] as u64, u64::from(max.of(family)));
         if prefixes > limit && !max.only_warn {
             let (afi, safi) = family.wire();
-            let data = [&afi.to_be_bytes()[..], &[safi], &max.limit.to_be_bytes()].concat();
+            let data = [&afi.to_be_bytes()[..], &[safi], &max.of(family).to_be_bytes()].concat();
             let reason = "it announces more prefixes than it may";
             return Some(Notification::new(code::CEASE, cease::MAX_PREFIXES, &data, reason));
         }

@@ -19,6 +19,7 @@ mod limits;
 mod long_lived;
 mod monitor;
 mod neighbor;
+mod networks;
 mod queues;
 mod receive;
 mod record;

@@ -63,9 +63,12 @@ impl Core {
             Timer::Keepalive => {
                 negotiated.filter(|n| n.keepalive_time > 0).map(|n| seconds(n.keepalive_time))
             }
-            Timer::SendHold => negotiated
-                .filter(|n| n.hold_time > 0)
-                .map(|n| SEND_HOLD.max(seconds(n.hold_time) * 2)),
+            Timer::SendHold => match neighbor.config.send_hold_time {
+                Some(time) => (time > 0).then(|| seconds(time)),
+                None => negotiated
+                    .filter(|n| n.hold_time > 0)
+                    .map(|n| SEND_HOLD.max(seconds(n.hold_time) * 2)),
+            },
         };
         let Some(mut duration) = duration else {
             if let Some(slot) = self.slot(peer, direction) {

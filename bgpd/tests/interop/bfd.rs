@@ -7,7 +7,9 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, ensure};
 use serde_json::Value;
 
-use crate::kit::{Bird, Daemon, Frr, LIMIT, Lab, Node, Pair, Result, With, eventually, pair};
+use crate::kit::{
+    Bird, Daemon, Frr, LIMIT, Lab, Node, Pair, Process, Result, With, eventually, pair,
+};
 
 const FAST: &str = "bfd: {min-tx: 50, min-rx: 50}";
 const BFDD: With = With { bfd: true };
@@ -236,6 +238,62 @@ fn frr_on_one_link() {
         Ok(())
     });
     until_frr(&frr, "10.0.1.1", "down");
+}
+
+/// Keeps the first CPU busy until it is dropped.
+struct Load(Vec<Process>);
+
+impl Load {
+    fn start(processes: usize, node: &Node) -> Self {
+        let log = node.folder().join("load.log");
+        let one = |_| {
+            let mut command = node.command("nice");
+            let hog = "taskset --cpu-list 0 sh -c";
+            command.args(["-n", "-19"]).args(hog.split(' ')).arg("while :; do :; done");
+            Process::start("load", command, &log)
+        };
+        Self((0..processes).map(one).collect())
+    }
+
+    /// The processor time that they have had, in clock ticks of 10 ms.
+    fn ticks(&self) -> u64 {
+        let of = |process: &Process| -> u64 {
+            let stat = format!("/proc/{}/stat", process.pid());
+            let stat = std::fs::read_to_string(stat).unwrap();
+            let (_, fields) = stat.rsplit_once(')').unwrap();
+            fields.split_whitespace().nth(11).unwrap().parse().unwrap()
+        };
+        self.0.iter().map(of).sum()
+    }
+}
+
+/// Both ends share one CPU with processes that want all of it and go before what is usual: a thread
+/// without priority of its own would wait for its turn longer than the detection time.
+#[test]
+fn load_does_not_starve_it() {
+    let pair = Pair::new();
+    let us = Daemon::start(&pair.us, &pair::ours(FAST));
+    let theirs = pair::ours(FAST)
+        .replace("router-id: 10.255.0.1\nasn: 65001", "router-id: 10.255.0.2\nasn: 65002")
+        .replace("address: 10.0.1.2, asn: 65002", "address: 10.0.1.1, asn: 65001");
+    let peer = Daemon::start(&pair.peer, &theirs);
+    for daemon in [&us, &peer] {
+        let pid = daemon.process().pid().to_string();
+        pair.us.run(&["taskset", "--all-tasks", "--cpu-list", "--pid", "0", &pid]).unwrap();
+    }
+    let before = until_settled(&us, "peer");
+    assert_eq!(before["bfd"]["detection_time"], 0.15);
+    let load = Load::start(20, &pair.us);
+    eventually("two seconds of load", LIMIT, || {
+        let ticks = load.ticks();
+        ensure!(ticks >= 200, "{ticks} ticks");
+        Ok(())
+    });
+    drop(load);
+    let after = us.neighbor("peer").unwrap();
+    assert_eq!(after["bfd"]["state"], "up", "{after}");
+    assert_eq!(after["bfd"]["flaps"], before["bfd"]["flaps"], "{after}");
+    assert_eq!(after["counters"]["established"], before["counters"]["established"], "{after}");
 }
 
 #[test]

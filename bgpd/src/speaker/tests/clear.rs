@@ -39,7 +39,7 @@ fn a_session_that_is_cleared_comes_back_by_itself() {
 #[test]
 fn a_neighbor_that_is_left_alone_is_tried_again() {
     let mut network = two(2);
-    let max = MaxPrefixes { limit: 1, warn_percent: 75, only_warn: false, restart_after: None };
+    let max = MaxPrefixes::new(1);
     network.change(0, |c| c.peers[0].max_prefixes = Some(max));
     network.change(1, |c| c.networks = own(&["10.2.0.0/24", "10.3.0.0/24"]));
     network.run_for(100 * MINUTE);

@@ -201,8 +201,7 @@ fn nobody_waits_for_those_that_may_come() {
 #[test]
 fn going_away_does_not_lift_a_limit_of_prefixes() {
     let mut network = around(&[65001, 65002], PeerAs::External);
-    let max =
-        MaxPrefixes { limit: 3, warn_percent: 75, only_warn: false, restart_after: Some(300) };
+    let max = MaxPrefixes { restart_after: Some(300), ..MaxPrefixes::new(3) };
     network.change(0, |c| c.listen_ranges[0].peer.max_prefixes = Some(max));
     network.run_for(MINUTE);
     let many: Vec<_> = (0..9).map(|at| format!("10.1.{at}.0/24")).collect();

@@ -3,8 +3,7 @@
 use super::*;
 use crate::config::MaxPrefixes;
 
-const LIMIT: MaxPrefixes =
-    MaxPrefixes { limit: 10, warn_percent: 75, only_warn: false, restart_after: Some(300) };
+const LIMIT: MaxPrefixes = MaxPrefixes { restart_after: Some(300), ..MaxPrefixes::new(10) };
 
 /// Node 1 announces so many prefixes.
 fn announce(network: &mut Network, count: usize) {
@@ -49,6 +48,28 @@ fn a_peer_that_announces_too_much_is_left_alone_for_a_while() {
     let now = network.now;
     let neighbor = network.core(0).neighbors.iter().flatten().next().unwrap();
     assert!(neighbor.pause(now).unwrap() >= Duration::from_millis(500));
+}
+
+#[test]
+fn a_family_may_have_a_limit_of_its_own() {
+    let mut network = limited(4, MaxPrefixes { limit_v6: Some(2), ..LIMIT });
+    let v6 = |network: &mut Network, count: usize| {
+        let more = (0..count).map(|n| OwnNetwork::new(net(&format!("fd00:{n}::/32"))));
+        let more: Vec<OwnNetwork> = more.collect();
+        network.change(1, |c| {
+            c.networks.retain(|n| n.prefix.addr().is_ipv4());
+            c.networks.extend(more);
+        });
+        network.run_for(Duration::from_secs(2));
+    };
+    v6(&mut network, 2);
+    assert!(network.is_up(0, 1));
+    assert_eq!(network.routes(0).len(), 12);
+    v6(&mut network, 3);
+    assert!(!network.is_up(0, 1));
+    let heard = network.neighbor(1, 0).last_down.unwrap().reason;
+    let crate::speaker::DownReason::NotificationReceived(heard) = heard else { panic!("{heard}") };
+    assert_eq!(&heard.data[..], [0, 2, 1, 0, 0, 0, 2], "AFI, SAFI and its limit");
 }
 
 #[test]

@@ -98,10 +98,11 @@ fn ao() -> TcpAo {
 #[test]
 fn what_the_open_says_resets_the_session_and_nothing_else_does() {
     type Edit = fn(&mut Config);
-    let cases: [(Edit, Effect); 20] = [
+    let cases: [(Edit, Effect); 21] = [
         (|c| c.peers[0].description = "x".into(), Effect::Live),
         (|c| c.peers[0].hold_time = 30, Effect::NextSession),
         (|c| c.peers[0].keepalive_time = Some(5), Effect::Live),
+        (|c| c.peers[0].send_hold_time = Some(100), Effect::Live),
         (|c| c.peers[0].connect_retry_time = 7, Effect::Live),
         (|c| c.peers[0].restart_time = Some(7), Effect::NextSession),
         (|c| c.peers[0].passive = true, Effect::Live),

@@ -82,6 +82,22 @@ fn without_hold_timer(network: &mut Network) {
     }
 }
 
+#[test]
+fn the_send_hold_time_may_be_another_or_none() {
+    let mut network = deaf_peer(5);
+    network.change(0, |c| c.peers[0].send_hold_time = Some(0));
+    network.run_for(20 * MINUTE);
+    assert!(network.is_up(0, 1), "it has all the time");
+    network.change(0, |c| c.peers[0].send_hold_time = Some(100));
+    network.run_for(98 * SECOND);
+    assert!(network.is_up(0, 1));
+    network.run_for(4 * SECOND);
+    let status = network.neighbor(0, 1);
+    let reason = status.last_down.unwrap().reason.to_string();
+    assert!(reason.contains("Send Hold Timer Expired"), "{reason}");
+    assert_ne!(status.state, State::Established);
+}
+
 /// RFC 9687: not before twice the hold time and eight minutes.
 #[test]
 fn a_peer_that_takes_nothing_in_is_given_up_after_the_send_hold_time() {
