@@ -17,7 +17,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::error::Error;
 use crate::model::{IpamConfig, is_key_segment};
-use crate::pool::Pool;
+use crate::pool::Pools;
 use crate::store::Store;
 use crate::store::embedded::EmbeddedStore;
 use crate::store::etcd::{EtcdConfig, EtcdStore};
@@ -179,9 +179,10 @@ impl Ipam {
         Ok(Self { shared: Arc::new(shared) })
     }
 
-    /// The pools there are now. Blocks of pools that are missing here are kept.
-    pub fn set_pools(&self, pools: Vec<Pool>) {
-        self.send(Message::Pools(pools));
+    /// The pools there are now. Blocks of others are given up once they are empty, unless there is
+    /// none at all, or one that cannot be read and may be theirs.
+    pub fn set_pools(&self, pools: impl Into<Pools>) {
+        self.send(Message::Pools(pools.into()));
     }
 
     /// The networks that are never assigned automatically.

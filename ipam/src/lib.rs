@@ -26,5 +26,5 @@ pub use allocator::{
 pub use error::Error;
 pub use model::IpamConfig;
 pub use net::Family;
-pub use pool::{AllowedUse, Pool};
+pub use pool::{AllowedUse, Pool, Pools};
 pub use store::etcd::EtcdConfig;

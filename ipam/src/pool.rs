@@ -45,6 +45,23 @@ pub struct Pool {
     pub manual: bool,
 }
 
+/// The pools there are.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Pools {
+    /// Those that can be read.
+    pub known: Vec<Pool>,
+    /// How many more there are, of which nobody knows what they have and whom they select. While
+    /// there is one, no block is given up because no pool has it or wants it on the node.
+    pub unreadable: usize,
+}
+
+impl From<Vec<Pool>> for Pools {
+    /// These are all.
+    fn from(known: Vec<Pool>) -> Self {
+        Self { known, unreadable: 0 }
+    }
+}
+
 /// A label set that selectors can be asked about.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct LabelMap<'a>(pub(crate) &'a BTreeMap<String, String>);

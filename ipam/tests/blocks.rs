@@ -14,7 +14,7 @@ use std::time::Duration;
 use api::selector::Selector;
 use ipam::store::memory::{Fault, MemoryStore};
 use ipam::store::{Store, Txn};
-use ipam::{Error, Families, IpamConfig, Pool, model};
+use ipam::{Error, Families, IpamConfig, Pool, Pools, model};
 
 mod common;
 use common::cluster::{Cluster, Node, all, consistent, ip, net, pool};
@@ -385,15 +385,24 @@ async fn blocks_that_are_empty_and_more_than_a_spare_are_given_back() {
     }
     node.v4("more").await.unwrap();
     assert_eq!(node.ipam.blocks().borrow().len(), 2, "none goes to and fro");
-    // The pool is deleted: what is empty of it goes, what has pods stays.
-    node.ipam.set_pools(vec![pool("other", "10.1.0.0/24", 29)]);
+    // The pool cannot be read any more: nobody knows whose its blocks are.
+    let other = vec![pool("other", "10.1.0.0/24", 29)];
+    node.ipam.set_pools(Pools { known: other.clone(), unreadable: 1 });
     node.ipam.release("more").await.unwrap();
     cluster.clock.advance(121);
+    node.v4("elsewhere").await.unwrap();
     node.ipam.tend();
-    blocks(&node, 1).await;
+    node.v4("elsewhere too").await.unwrap();
+    assert_eq!(node.ipam.blocks().borrow().len(), 3);
+    for handle in ["elsewhere", "elsewhere too"] {
+        node.ipam.release(handle).await.unwrap();
+    }
+    // It is deleted: what is empty of it goes, what has pods stays.
+    node.ipam.set_pools(other);
+    let left = blocks(&node, 2).await;
     node.ipam.set_pools(Vec::new());
     node.ipam.release("stays").await.unwrap();
     cluster.clock.advance(121);
     assert!(node.v4("x").await.is_err());
-    assert_eq!(node.ipam.blocks().borrow().len(), 1, "no pool at all: the list may not have come");
+    assert_eq!(**node.ipam.blocks().borrow(), left, "no pool at all: the list may not have come");
 }

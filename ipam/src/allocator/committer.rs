@@ -31,7 +31,7 @@ use super::status::Status;
 use crate::error::Error;
 use crate::model::{self, IpamConfig};
 use crate::net::Family;
-use crate::pool::Pool;
+use crate::pool::Pools;
 use crate::store::{Entry, Event, Outcome, Revision, Store, StoreError};
 use crate::timestamp::Timestamp;
 
@@ -60,7 +60,7 @@ pub(crate) enum Message {
     Assign(AssignRequest, Reply<Assignment>),
     Release(String, Reply<Vec<IpAddr>>),
     Collect(Live, Reply<Vec<IpAddr>>),
-    Pools(Vec<Pool>),
+    Pools(Pools),
     Reservations(Vec<IpNet>),
     Config(Option<IpamConfig>),
     NodeLabels(BTreeMap<String, String>),
@@ -295,9 +295,10 @@ impl Committer {
                 return;
             }
             Message::Collect(live, reply) => (Work::Collect(live), Waiting::Addresses(reply)),
-            Message::Pools(mut pools) => {
-                pools.sort_by(|a, b| a.name.cmp(&b.name));
-                self.settings.pools = pools;
+            Message::Pools(Pools { mut known, unreadable }) => {
+                known.sort_by(|a, b| a.name.cmp(&b.name));
+                self.settings.pools = known;
+                self.settings.unreadable_pools = unreadable;
                 self.spare_not_before.clear();
                 self.census.clear();
                 return;

@@ -26,6 +26,8 @@ const MOST_OPS: usize = MAX_TXN_OPS - 1;
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Settings {
     pub(crate) pools: Vec<Pool>,
+    /// How many there are beside these.
+    pub(crate) unreadable_pools: usize,
     pub(crate) reservations: Vec<IpNet>,
     pub(crate) config: IpamConfig,
     /// None: not known yet.

@@ -48,8 +48,11 @@ fn pools_of<'a>(block: &'a Block, settings: &'a Settings) -> impl Iterator<Item 
 }
 
 /// True if none of the block's pools wants it to be this node's. No pool at all proves nothing: the
-/// list may not have come yet.
+/// list may not have come yet. Nor does one more that cannot be read: it may be the block's.
 fn is_foreign(block: &Block, settings: &Settings) -> bool {
+    if settings.unreadable_pools > 0 {
+        return false;
+    }
     let mut pools = pools_of(block, settings).peekable();
     match (pools.peek(), &settings.node_labels) {
         (Some(_), Some(labels)) => !pools.any(|pool| pool.selects_node(labels)),
@@ -207,6 +210,12 @@ mod tests {
         assert_eq!(of(&settings(&[("other", "10.9.0.0/16")]), 0), Some(net(cidr)));
         assert_eq!(of(&settings(&[("other", "10.9.0.0/16")]), 1), None);
         assert_eq!(of(&settings(&[]), 0), None, "no list is no proof");
+        for mut with_unreadable in [elsewhere, settings(&[("other", "10.9.0.0/16")])] {
+            with_unreadable.node_labels = Some(BTreeMap::new());
+            assert_eq!(of(&with_unreadable, 0), Some(net(cidr)));
+            with_unreadable.unreadable_pools = 1;
+            assert_eq!(of(&with_unreadable, 0), None, "it may be the block's");
+        }
     }
 
     #[test]
