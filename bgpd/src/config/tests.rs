@@ -170,7 +170,14 @@ fn errors_name_object_and_field() {
             "    tcp-ao: {keys: [{send-id: 1, recv-id: 2, key: a}]}\n  \
              - {name: b, address: 192.0.2.2, port: 1179, asn: 65002}\n  \
              - name: c\n    address: 192.0.2.3\n    asn: 65002",
-            "peer \"tor1\": tcp-ao: another peer has the same address",
+            "peer \"b\": tcp-ao: another peer has the same address",
+        ),
+        (
+            "    password: hunter2",
+            "    password: hunter2\n  \
+             - {name: b, address: 192.0.2.2, port: 1179, asn: 65002}\n  \
+             - name: c\n    address: 192.0.2.3\n    asn: 65002",
+            "peer \"b\": password: another peer has the same address",
         ),
         ("restart-time: 60", "restart-time: 5000", "graceful-restart: restart-time: "),
         (

@@ -1,10 +1,11 @@
 //! What a configuration must be for the speaker to take it.
 
-use std::collections::HashSet;
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 
 use super::{Bfd, Config, LocalAs, PeerAs, PeerConfig, RemovePrivateAs};
+use crate::bfd::{Key, Wanted};
 use crate::policy::{PeerType, Way, validate_prefixes};
 use crate::wire::Family;
 
@@ -131,6 +132,7 @@ impl Config {
         }
         let mut names = HashSet::new();
         let mut sessions = HashSet::new();
+        let (mut watched, mut keys) = (BTreeMap::new(), HashMap::new());
         for peer in &self.peers {
             let object = format!("peer {:?}", peer.name);
             if !names.insert(peer.name.as_str()) {
@@ -141,15 +143,26 @@ impl Config {
                 return fail(&object, "address", "another peer has the same address and port");
             }
             peer.validate().map_err(|e| e.of(object.clone()))?;
-            if let Some(field) = self.bfd_conflict(peer) {
+            // Peers that differ only in their port have one BFD session (RFC 5882 section 2).
+            if let Some((key, wanted)) = self.bfd_session(peer)
+                && *watched.entry(key).or_insert(wanted) != wanted
+            {
                 let reason = "another peer has the same address, and with it the same BFD session, \
                               but other settings for it";
-                return fail(&object, field, reason);
+                return fail(&object, "bfd", reason);
             }
-            let mut others = self.peers.iter().filter(|p| p.address == peer.address);
-            if others.any(|p| !peer.address.is_unspecified() && p.tcp_ao != peer.tcp_ao) {
-                let reason = "another peer has the same address, but other keys or none";
-                return fail(&object, "tcp-ao", reason);
+            if !peer.address.is_unspecified() {
+                let first = *keys.entry(peer.address).or_insert(peer);
+                let reason = "another peer has the same address, but other keys or none: the kernel \
+                              knows those of an address";
+                for (field, same) in [
+                    ("password", first.password == peer.password),
+                    ("tcp-ao", first.tcp_ao == peer.tcp_ao),
+                ] {
+                    if !same {
+                        return fail(&object, field, reason);
+                    }
+                }
             }
             peer.validate_in(self).map_err(|e| e.of(object))?;
         }
@@ -199,14 +212,9 @@ impl Config {
 }
 
 impl Config {
-    /// Peers that differ only in their port have one BFD session (RFC 5882 section 2).
-    fn bfd_conflict(&self, peer: &PeerConfig) -> Option<&'static str> {
-        let session = |p: &PeerConfig| {
-            p.bfd_session(p.peer_type(self) != PeerType::Internal).filter(|_| p.shutdown.is_none())
-        };
-        let (key, wanted) = session(peer)?;
-        let mut others = self.peers.iter().filter_map(session);
-        others.any(|(other, its)| other == key && its != wanted).then_some("bfd")
+    fn bfd_session(&self, peer: &PeerConfig) -> Option<(Key, Wanted)> {
+        let external = peer.peer_type(self) != PeerType::Internal;
+        peer.bfd_session(external).filter(|_| peer.shutdown.is_none())
     }
 }
 

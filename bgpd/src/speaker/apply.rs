@@ -76,6 +76,7 @@ impl Core {
             report.changes.insert(0, Change { object: "speaker".into(), fields, effect });
         }
         self.assign_ranges(&names);
+        self.check_keys(now);
         self.bfd_configured(now);
         self.apply_networks(networks, &mut report);
         self.policies.tidy();

@@ -155,14 +155,33 @@ impl Core {
         self.config.listen_ranges.iter().map(status).collect()
     }
 
-    /// The keys of those that may connect.
+    /// The keys of those that may connect: of one address, that of the first.
     pub(crate) fn keys(&self) -> HashMap<IpNet, Key> {
         let ranges = self.config.listen_ranges.iter().map(|r| (r.prefix, &r.peer));
         let configured =
             self.neighbors.iter().flatten().filter(|n| n.range.is_none() && n.is_placed());
         let peers = configured.map(|n| (IpNet::from(n.config.address), &*n.config));
-        let keyed = |(net, peer): (IpNet, &PeerConfig)| Some((net, Key::of(peer)?));
-        ranges.chain(peers).filter_map(keyed).collect()
+        let mut keys = HashMap::new();
+        for (net, peer) in ranges.chain(peers) {
+            if let Some(key) = Key::of(peer) {
+                keys.entry(net).or_insert(key);
+            }
+        }
+        keys
+    }
+
+    /// Says of neighbors on several links why they stay out, if they have one address and not one
+    /// key: the kernel knows the keys of addresses, whatever the link (`tcp(7)`).
+    pub(super) fn check_keys(&mut self, now: Time) {
+        let mut keys: HashMap<IpAddr, Option<Key>> = HashMap::new();
+        for neighbor in self.neighbors.iter_mut().flatten().filter(|n| n.is_placed()) {
+            let key = Key::of(&neighbor.config);
+            let first = keys.entry(neighbor.config.address).or_insert_with(|| key.clone());
+            if *first != key && neighbor.session.is_none() {
+                let why = "a neighbor on another link has this address, and another key or none";
+                neighbor.last_error = Some((now, DownReason::Link(why.into())));
+            }
+        }
     }
 
     /// No key could be set for the addresses of a prefix: whoever is there stays out.

@@ -76,6 +76,7 @@ impl Core {
                 }
             }
         }
+        self.check_keys(now);
         self.bfd_changed = true;
     }
 

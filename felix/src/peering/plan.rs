@@ -6,7 +6,7 @@ use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 
 use api::v3;
-use bgpd::config::is_asn;
+use bgpd::config::{InvalidField, Password, is_asn};
 use bgpd::policy::{PrefixMatch, Rule, Source};
 use bgpd::wire::Community;
 use bgpd::{Network, PeerConfig};
@@ -38,6 +38,9 @@ pub struct Local {
     /// When the node's routes are the last choice.
     pub drain: Drain,
 }
+
+const ANOTHER_PASSWORD: &str = "there is a session with another port of the same address, which has \
+                                another password or none: the kernel knows one of an address";
 
 /// A link of the node, by its addresses. Link-local ones are left out.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -72,26 +75,47 @@ impl Peering {
         // as a BGPPeer is the more deliberate wish. The key is what the speaker tells sessions apart by.
         let mut sessions: BTreeMap<(IpAddr, u16), PeerConfig> = BTreeMap::new();
         let mut names = BTreeSet::new();
+        let mut passwords: BTreeMap<IpAddr, Option<Password>> = BTreeMap::new();
         let mut add = |session: PeerConfig| {
             let key = (session.address, session.port);
-            if !sessions.contains_key(&key) && names.insert(session.name.clone()) {
-                sessions.insert(key, session);
+            if sessions.contains_key(&key) || names.contains(&session.name) {
+                return Ok(());
             }
+            let first =
+                passwords.entry(session.address).or_insert_with(|| session.password.clone());
+            if *first != session.password {
+                return Err(ANOTHER_PASSWORD.to_owned());
+            }
+            names.insert(session.name.clone());
+            sessions.insert(key, session);
+            Ok(())
         };
         for (name, peer) in self.ordered_peers() {
             let object = format!("BGPPeer/{name}");
             match self.sessions(node, name, &peer.spec, &mut problems) {
                 // One at a time: what the speaker would refuse, it would refuse with all others.
-                Ok(found) => found.into_iter().for_each(|session| match session.validate() {
-                    Ok(()) => add(session),
-                    Err(invalid) => problems.push(invalid_peer(object.clone(), invalid)),
-                }),
+                Ok(found) => {
+                    for session in found {
+                        let added = session.validate().and_then(|()| {
+                            let field = "password";
+                            add(session).map_err(|reason| InvalidField { field, reason })
+                        });
+                        if let Err(invalid) = added {
+                            problems.push(invalid_peer(object.clone(), invalid));
+                        }
+                    }
+                }
                 Err((field, reason)) => problems.push(Problem { object, field, reason }),
             }
         }
         if self.mesh_enabled() {
             match self.mesh(node, &mut problems) {
-                Ok(found) => found.into_iter().for_each(add),
+                Ok(found) => {
+                    let refused = found.into_iter().filter_map(|session| add(session).err());
+                    let problem =
+                        |reason| mesh_problem("spec.nodeMeshPassword.secretKeyRef", reason);
+                    problems.extend(refused.map(problem));
+                }
                 Err((field, reason)) => problems.push(mesh_problem(field, reason)),
             }
         }

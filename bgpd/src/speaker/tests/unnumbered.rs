@@ -152,3 +152,32 @@ fn a_reconfiguration_knows_where_the_peer_is() {
     assert!(network.neighbor(0, 1).address.is_unspecified());
     assert!(network.route(0, "10.1.0.0/26").is_none());
 }
+
+#[test]
+fn one_address_on_two_links_has_one_key() {
+    let mut network = pair([65001, 65002], &PeerAs::External);
+    let key = |text: &str| Some(crate::config::Password::new(text));
+    network.change(0, |c| {
+        let mut second = PeerConfig::unnumbered("second", "eth2", PeerAs::External);
+        second.password = key("b");
+        c.peers[0].password = key("a");
+        c.peers.push(second);
+    });
+    let second = |network: &mut Network| {
+        let now = network.now;
+        let all = network.core(0).neighbor_statuses(now);
+        all.into_iter().find(|n| n.name == "second").unwrap()
+    };
+    for (interface, index) in [("eth1", INDEX), ("eth2", INDEX + 1)] {
+        network.discover(0, &Found::Link(interface.into(), Some(index)));
+        network.discover(0, &Found::Router(interface.into(), link_local(1)));
+    }
+    let why = second(&mut network).last_error.unwrap().reason.to_string();
+    assert!(why.contains("another key or none"), "{why}");
+    assert!(network.neighbor(0, 1).last_error.is_none());
+    let keys = network.core(0).keys();
+    let first = crate::transport::keys::Key::Md5(crate::config::Password::new("a"));
+    assert_eq!(keys.into_values().collect::<Vec<_>>(), [first], "the first one's");
+    network.change(0, |c| c.peers[1].password = key("a"));
+    assert_eq!(network.core(0).keys().len(), 1);
+}

@@ -25,12 +25,14 @@ fn what_cannot_be_honoured_is_named_and_disturbs_nothing_else() {
         peer("no-asn", v3::BGPPeerSpec { as_number: None, ..tor("10.1.0.2") }),
         peer("no-secret", v3::BGPPeerSpec { password: password("gone"), ..tor("10.1.0.4") }),
         peer("secret", v3::BGPPeerSpec { password: password("keys"), ..tor("10.1.0.5") }),
+        peer("secret-not", tor("10.1.0.5:1179")),
     ]);
     updates.push(Update::Set(Object::Secret(Secret {
         key: ObjectKey::namespaced("caracal-system", "keys"),
         data: [("password".to_owned(), b"hunter2".to_vec())].into(),
     })));
     let plan = plan(updates);
+    plan.config.validate().unwrap();
     let names: Vec<_> = plan.config.peers.iter().map(|p| p.name.as_str()).collect();
     assert_eq!(names, ["good", "secret"]);
     assert!(plan.config.peers[1].password.is_some());
@@ -42,6 +44,7 @@ fn what_cannot_be_honoured_is_named_and_disturbs_nothing_else() {
             ("BGPPeer/bad-selector", "spec.nodeSelector"),
             ("BGPPeer/no-asn", "spec.asNumber"),
             ("BGPPeer/no-secret", "spec.password.secretKeyRef"),
+            ("BGPPeer/secret-not", "spec.password.secretKeyRef"),
         ]
     );
     assert!(!format!("{plan:?}").contains("hunter2"), "a password never shows");
