@@ -44,6 +44,30 @@ fn frr_announces_too_many() {
 }
 
 #[test]
+fn frr_announces_too_many_of_one_family() {
+    let pair = Pair::new();
+    let more = "
+router bgp 65002
+ address-family ipv6 unicast
+  network fd00:a:3::/64
+";
+    let frr = Frr::start(&pair.peer, &[pair::FRR, MORE].concat());
+    let limit = "max-prefixes: {limit: 3, limit-v6: 1}";
+    let us = Daemon::start(&pair.us, &silent(limit).replace("  - prefix: fd00:a:1::/64\n", ""));
+    us.established("peer");
+    us.until_route("10.2.2.0/24");
+    us.until_route("fd00:a:2::/64");
+    frr.configure(&more.trim().lines().collect::<Vec<_>>());
+    eventually("the end of the session", LIMIT, || {
+        let neighbor = us.neighbor("peer")?;
+        let said = neighbor["last_down"]["reason"].as_str().unwrap_or_default();
+        ensure!(said.contains("sent Cease/Maximum Number of Prefixes"), "{neighbor}");
+        Ok(())
+    });
+    us.until_no_route("10.2.0.0/24");
+}
+
+#[test]
 fn it_comes_back_after_a_while() {
     let pair = Pair::new();
     let frr = Frr::start(&pair.peer, &[pair::FRR, MORE].concat());

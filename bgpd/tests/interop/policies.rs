@@ -161,6 +161,11 @@ fn ranges_of_prefixes() {
     let policy = format!("import: {{}}\n    export: {{{rules}}}");
     daemon.reload(&ours(&policy, ALL, INSIDE));
     has(at_frr, &[small, six, "10.3.1.0/24"], &[whole, larger, middle, six_inside]);
+    // One family.
+    let rule = "rules: [{families: [ipv6-unicast], action: accept}]";
+    let policy = format!("import: {{}}\n    export: {{{rule}, default: reject}}");
+    daemon.reload(&ours(&policy, ALL, ""));
+    has(at_frr, &[six, six_inside], &[whole, larger, middle, small, "10.3.1.0/24"]);
     daemon.reload(&ours(ALL, ALL, ""));
     has(at_frr, &own, &[]);
     one_session(&daemon, &frr);
