@@ -113,3 +113,27 @@ async fn a_search_that_is_refused_is_paced_and_answers_collections() {
     assert_eq!(node.ipam.collect(live()).await.unwrap().len(), 11);
     assert!(!all(&*store).await.is_empty());
 }
+
+/// All blocks are listed once for a collection, also if it is told first what it would release.
+#[tokio::test]
+async fn a_collection_searches_the_store_once() {
+    let counting = Arc::new(Counting::default());
+    let store: Arc<dyn Store> = counting.clone();
+    let node = Cluster::on(&store, vec![pool("p", "10.0.0.0/24", 28)]).node("n");
+    for n in 0..5 {
+        node.v4(&n.to_string()).await.unwrap();
+    }
+    let before = counting.settled().await;
+    let live = ipam::Live::none(node.ipam.epoch());
+    assert_eq!(node.ipam.collectable(live.clone()).await.unwrap().len(), 5);
+    let told = counting.settled().await;
+    // Blocks and affinities of each family.
+    assert_eq!((told.0 - before.0, told.1 - before.1), (4, 0));
+    assert_eq!(node.ipam.collect(live).await.unwrap().len(), 5);
+    let done = counting.settled().await;
+    assert_eq!((done.0 - told.0, done.1 - told.1), (0, 1));
+    // Other evidence, another search.
+    let live = ipam::Live::none(node.ipam.epoch());
+    assert!(node.ipam.collect(live).await.unwrap().is_empty());
+    assert_eq!(counting.settled().await, (done.0 + 4, done.1));
+}

@@ -285,7 +285,9 @@ impl Committer {
             Message::Release(handle, reply) => {
                 (Work::Release { handle, looked_up: false }, Waiting::Addresses(reply))
             }
-            Message::Collect(live, reply) if self.refusal.is_none() => {
+            Message::Collect(live, reply)
+                if self.refusal.is_none() && !live.searched.load(Ordering::Relaxed) =>
+            {
                 // Also what arrived after everybody had given it up, in a block of somebody else.
                 self.unadopted.extend([Family::V4, Family::V6]);
                 // Somebody waits, and is to be told at least why it cannot be done.

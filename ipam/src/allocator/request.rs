@@ -2,6 +2,8 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 
 use ipnet::IpNet;
 
@@ -166,7 +168,9 @@ pub struct Epoch(pub(crate) u64);
 /// The handles of all endpoints that live on this node: the caller's proof of what may be
 /// collected.
 ///
-/// Take the [`Epoch`] first, then gather the handles, those of requests in progress among them.
+/// Take the [`Epoch`] first, then gather the handles, those of requests in progress among them. Clones
+/// are the same evidence: for a collection on what [`super::Ipam::collectable`] was asked with, the
+/// store is not searched again.
 #[derive(Clone, Debug)]
 pub struct Live {
     pub(crate) epoch: Epoch,
@@ -175,6 +179,8 @@ pub struct Live {
     pub(crate) network: Option<String>,
     /// Only to tell what would be released.
     pub(crate) dry: bool,
+    /// Set once all that this node has in the store was looked for on this evidence.
+    pub(crate) searched: Arc<AtomicBool>,
 }
 
 impl Live {
@@ -186,7 +192,8 @@ impl Live {
 
     /// Nothing lives here: the caller has asked the runtime and the kernel and knows it.
     pub fn none(epoch: Epoch) -> Self {
-        Self { epoch, handles: BTreeSet::new(), network: None, dry: false }
+        let (handles, searched) = Default::default();
+        Self { epoch, handles, network: None, dry: false, searched }
     }
 
     /// Judges the handles of one network only: whoever lists the attachments of a network knows

@@ -141,6 +141,7 @@ impl Committer {
         }
         if !self.is_adopting() {
             for (live, reply) in std::mem::take(&mut self.collections) {
+                live.searched.store(true, Ordering::Relaxed);
                 let pending = Pending::new(Work::Collect(live), Waiting::Addresses(reply));
                 self.pending.push_back(pending);
             }
