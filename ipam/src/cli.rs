@@ -11,6 +11,7 @@ pub(crate) mod configure;
 pub(crate) mod data;
 pub(crate) mod disown;
 pub(crate) mod gc;
+mod holdings;
 mod live;
 mod reclaim;
 pub(crate) mod release;

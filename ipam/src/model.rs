@@ -17,6 +17,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::block::{Block, DecodeError, Unknown};
 use crate::net::{Family, network};
+use crate::store::Entry;
 use crate::timestamp::Timestamp;
 
 /// The prefix of every block's key.
@@ -270,6 +271,14 @@ impl IpamConfig {
     /// How long a released address rests where nothing else is said: Linux's conntrack forgets a
     /// flow in SYN_SENT after this time.
     pub const DEFAULT_COOLDOWN: Duration = Duration::from_secs(120);
+
+    /// What the store's key says: the defaults, if it is missing.
+    ///
+    /// # Errors
+    /// It cannot be read.
+    pub fn stored(entry: Option<&Entry>) -> Result<Self, Corrupt> {
+        entry.map_or_else(|| Ok(Self::default()), |entry| decode(&entry.key, &entry.value))
+    }
 
     /// The most blocks of a family a node may have.
     pub fn max_blocks(&self) -> usize {

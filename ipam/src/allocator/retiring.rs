@@ -73,10 +73,6 @@ impl Ipam {
             return Ok(given.cooldown());
         }
         let stored = self.shared.store.read(&[model::CONFIG.to_owned()]).await?;
-        let config = match stored.entries.first() {
-            Some(entry) => model::decode::<IpamConfig>(&entry.key, &entry.value)?,
-            None => IpamConfig::default(),
-        };
-        Ok(config.cooldown())
+        Ok(IpamConfig::stored(stored.entries.first())?.cooldown())
     }
 }

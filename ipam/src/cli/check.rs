@@ -42,7 +42,7 @@ pub(crate) struct Evidence {
 }
 
 impl Evidence {
-    fn grace(&self) -> Duration {
+    pub(crate) fn grace(&self) -> Duration {
         self.grace.map_or(Live::GRACE, |minutes| Duration::from_secs(u64::from(minutes) * 60))
     }
 }

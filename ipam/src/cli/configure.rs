@@ -63,10 +63,7 @@ pub(crate) async fn run(
     let key = model::CONFIG.to_owned();
     let read = store.read(std::slice::from_ref(&key)).await?;
     let entry = read.get(&key);
-    let mut config = match entry {
-        Some(entry) => model::decode::<IpamConfig>(&key, &entry.value)?,
-        None => IpamConfig::default(),
-    };
+    let mut config = IpamConfig::stored(entry)?;
     config.strict_affinity = strictaffinity.unwrap_or(config.strict_affinity);
     config.max_blocks_per_host = max_blocks_per_host.unwrap_or(config.max_blocks_per_host);
     if let Some(value) = persistence {

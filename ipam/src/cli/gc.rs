@@ -9,7 +9,8 @@ use ipam::timestamp::Timestamp;
 use super::Outcome;
 use super::check::{self, Evidence};
 use super::data::Data;
-use super::reclaim::Unused;
+use super::holdings::Holdings;
+use super::reclaim::{How, Seen, Unused};
 
 #[derive(clap::Args)]
 pub(crate) struct Options {
@@ -35,6 +36,10 @@ pub(crate) async fn run(
          pods,nodes,namespaces -A -o yaml"
     );
     let report = check::examine(data, evidence, now)?;
-    let unused = Unused::new(report.allocations.values().flatten(), report.leaked_handles);
-    unused.release(store, now, *dry_run, as_json, out).await
+    let seen = Seen { revision: data.revision, at: now };
+    let unused = Unused::new(report.allocations.values().flatten(), report.leaked_handles, seen);
+    // What is created from now on is in the handles' records, which are compared.
+    let mut known = Holdings::new(store, now, data.blocks.keys().copied());
+    let how = How { dry_run: *dry_run, grace: evidence.grace(), now };
+    unused.release(&mut known, how, as_json, out).await
 }

@@ -4,29 +4,48 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::Write;
 use std::net::IpAddr;
+use std::time::Duration;
 
 use anyhow::bail;
-use ipam::IpamConfig;
 use ipam::block::{AddressState, Block, Release};
-use ipam::model::{self, Handle};
-use ipam::store::{MAX_TXN_OPS, Outcome as Done, Revision, Store, Txn};
+use ipam::model;
+use ipam::store::{Revision, Txn};
 use ipam::timestamp::Timestamp;
 use ipnet::IpNet;
 use serde::Serialize;
 
 use super::check::Allocation;
+use super::holdings::{ATTEMPTS, Holdings};
 use super::{Outcome, json};
 
-/// How often others may interfere with one handle before this gives up.
-const ATTEMPTS: usize = 100;
-
 /// What is to go.
-#[derive(Debug, Default, PartialEq, Eq)]
+#[derive(Debug, PartialEq, Eq)]
 pub(super) struct Unused {
     /// By handle; allocations without one are each of their own.
     groups: Vec<Group>,
     /// Handles without an address.
     handles: BTreeSet<String>,
+    seen: Seen,
+}
+
+/// When it was found.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Seen {
+    /// The store's revision.
+    pub(super) revision: Revision,
+    /// The time, or later.
+    pub(super) at: Timestamp,
+}
+
+/// How a release is to be done.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct How {
+    /// Only to tell what would be released.
+    pub(super) dry_run: bool,
+    /// How long a handle must have been without an address: Calico writes it down before it
+    /// allocates.
+    pub(super) grace: Duration,
+    pub(super) now: Timestamp,
 }
 
 /// The allocations of a handle, with their sequence numbers.
@@ -53,10 +72,11 @@ struct Kept {
 }
 
 impl Unused {
-    /// What a report says is not in use.
+    /// What a report says is not in use, and when that was so.
     pub(super) fn new<'a>(
         allocations: impl Iterator<Item = &'a Allocation>,
         leaked: impl IntoIterator<Item = String>,
+        seen: Seen,
     ) -> Self {
         let mut by_handle: BTreeMap<String, BTreeMap<IpAddr, Option<u64>>> = BTreeMap::new();
         let mut groups = Vec::new();
@@ -73,46 +93,61 @@ impl Unused {
             .into_iter()
             .map(|(handle, addresses)| Group { handle: Some(handle), addresses });
         groups.extend(handles);
-        Self { groups, handles: leaked.into_iter().collect() }
+        Self { groups, handles: leaked.into_iter().collect(), seen }
     }
 
     /// What both found.
     pub(super) fn intersect(&mut self, other: &Self) {
         self.groups.retain(|group| other.groups.contains(group));
         self.handles.retain(|handle| other.handles.contains(handle));
+        if other.seen.at < self.seen.at {
+            self.seen = other.seen;
+        }
+    }
+
+    /// Everybody's addresses: whose blocks must be known.
+    pub(super) fn addresses(&self) -> impl Iterator<Item = IpAddr> + '_ {
+        self.groups.iter().flat_map(|group| group.addresses.keys().copied())
     }
 
     /// Releases it, if it is still what it was; says what else became of it.
     pub(super) async fn release(
         self,
-        store: &dyn Store,
-        now: Timestamp,
-        dry_run: bool,
+        holdings: &mut Holdings<'_>,
+        how: How,
         as_json: bool,
         out: &mut dyn Write,
     ) -> anyhow::Result<Outcome> {
+        let How { dry_run, .. } = how;
         let mut done = Reclaimed { dry_run, ..Reclaimed::default() };
-        let count: usize = self.groups.iter().map(|group| group.addresses.len()).sum();
         if !as_json {
             let verb = if dry_run { "Would release" } else { "Releasing" };
-            writeln!(out, "{verb} {count} old IPs...")?;
+            writeln!(out, "{verb} {} old IPs...", self.addresses().count())?;
         }
+        self.read(holdings).await?;
         for group in self.groups {
             let ips: Vec<IpAddr> = group.addresses.keys().copied().collect();
-            if dry_run {
-                done.released.extend(ips);
-                continue;
-            }
-            match group.release(store, now).await? {
+            let handle = group.handle.as_deref();
+            match change(holdings, handle, dry_run, |known| group.transaction(known, how.now))
+                .await?
+            {
                 Ok(()) => done.released.extend(ips),
                 Err(reason) => {
                     done.kept.push(Kept { handle: group.handle.unwrap_or_default(), ips, reason });
                 }
             }
         }
+        let young = self.seen.at.plus(how.grace) > how.now;
         for handle in self.handles {
-            let deleted = if dry_run { Ok(()) } else { forget(store, &handle).await? };
-            match deleted {
+            let forget = |known: &Holdings<'_>| match young {
+                true => Err(format!(
+                    "it may be of a request on its way: seen without an address for less than {} \
+                     minutes; a report that old (`ipam check -o json`) proves it",
+                    how.grace.as_secs() / 60
+                )),
+                false => forget(known, &handle, self.seen.revision),
+            };
+            match change(holdings, Some(&handle), dry_run, forget).await? {
                 Ok(()) => done.deleted_handles.push(handle),
                 Err(reason) => done.kept.push(Kept { handle, ips: Vec::new(), reason }),
             }
@@ -124,6 +159,18 @@ impl Unused {
             done.print(out)?;
         }
         Ok(if found { Outcome::Found } else { Outcome::Well })
+    }
+
+    /// Reads at once all that is concerned, but blocks that only records name.
+    async fn read(&self, holdings: &mut Holdings<'_>) -> anyhow::Result<()> {
+        let blocks: BTreeSet<IpNet> =
+            self.addresses().flat_map(|ip| holdings.blocks_of(ip)).collect();
+        let handles = self.groups.iter().filter_map(|group| group.handle.as_ref());
+        let handles = handles.chain(&self.handles).map(|handle| model::handle_key(handle));
+        let blocks = blocks.iter().map(model::block_key);
+        let config = [model::CONFIG.to_owned()];
+        let keys: Vec<String> = blocks.chain(handles).chain(config).collect();
+        Ok(holdings.read(keys).await?)
     }
 }
 
@@ -140,176 +187,112 @@ impl Reclaimed {
             for handle in &self.deleted_handles {
                 writeln!(out, "Would delete handle {handle}")?;
             }
-            return Ok(());
+            return self.print_kept("Would keep", out);
         }
         writeln!(out, "Released {} IPs successfully", self.released.len())?;
         writeln!(out, "Deleted {} handles", self.deleted_handles.len())?;
+        self.print_kept("Not released", out)
+    }
+
+    fn print_kept(&self, verb: &str, out: &mut dyn Write) -> std::io::Result<()> {
         for Kept { handle, ips, reason } in &self.kept {
-            let ips: Vec<String> = ips.iter().map(ToString::to_string).collect();
-            writeln!(out, "Not released: {handle} {}: {reason}", ips.join(" "))?;
+            let ips: String = ips.iter().map(|ip| format!(" {ip}")).collect();
+            writeln!(out, "{verb}: {handle}{ips}: {reason}")?;
         }
         Ok(())
     }
 }
 
-impl Group {
-    /// Ok(Err) says why the handle keeps its addresses.
-    async fn release(
-        &self,
-        store: &dyn Store,
-        now: Timestamp,
-    ) -> anyhow::Result<Result<(), String>> {
-        for _ in 0..ATTEMPTS {
-            let seen =
-                match Seen::load(store, self.handle.as_deref(), self.nets(store).await?).await? {
-                    Ok(seen) => seen,
-                    Err(reason) => return Ok(Err(reason)),
-                };
-            let txn = match self.transaction(seen, now) {
-                Ok(txn) => txn,
-                Err(reason) => return Ok(Err(reason)),
-            };
-            if let Done::Committed(_) = store.txn(txn).await? {
-                return Ok(Ok(()));
-            }
-            // Somebody changed one of the blocks meanwhile: look again.
+/// Plans a change and does it, again when others have changed what it rests on. Ok(Err) says why the
+/// handle keeps what it has.
+async fn change(
+    holdings: &mut Holdings<'_>,
+    handle: Option<&str>,
+    dry_run: bool,
+    plan: impl Fn(&Holdings<'_>) -> Result<Txn, String>,
+) -> anyhow::Result<Result<(), String>> {
+    for _ in 0..ATTEMPTS {
+        if let Some(handle) = handle {
+            holdings.read_blocks_of(handle).await?;
         }
-        bail!("gave up on {self:?} after {ATTEMPTS} conflicts with the owners of its blocks")
+        let txn = match plan(holdings) {
+            Ok(txn) => txn,
+            Err(reason) => return Ok(Err(reason)),
+        };
+        if dry_run || holdings.commit(txn).await? {
+            return Ok(Ok(()));
+        }
     }
+    let handle = handle.unwrap_or("an address without a handle");
+    bail!("gave up on {handle} after {ATTEMPTS} conflicts with the owners of its blocks")
+}
 
-    /// The blocks that hold the addresses.
-    async fn nets(&self, store: &dyn Store) -> anyhow::Result<BTreeSet<IpNet>> {
-        let keys = store.list_keys(model::BLOCKS).await?.keys;
-        let nets = keys.iter().filter_map(|key| model::parse_block_key(key));
-        Ok(nets.filter(|net| self.addresses.keys().any(|ip| net.contains(ip))).collect())
-    }
-
-    /// Everything is compared with what was seen; Err if that is not what was found unused.
-    fn transaction(&self, seen: Seen, now: Timestamp) -> Result<Txn, String> {
-        let Seen { mut blocks, record, cooldown } = seen;
+impl Group {
+    /// Err: it is not what was found unused.
+    fn transaction(&self, known: &Holdings<'_>, now: Timestamp) -> Result<Txn, String> {
+        let mut nets: BTreeSet<IpNet> =
+            self.addresses.keys().flat_map(|ip| known.blocks_of(*ip)).collect();
+        if let Some(handle) = &self.handle {
+            let record = known.record(handle).map_err(|corrupt| corrupt.to_string())?;
+            nets.extend(record.into_iter().flat_map(|record| record.block.into_keys()));
+        }
         let mut missing: BTreeSet<IpAddr> = self.addresses.keys().copied().collect();
-        let mut txn = Txn::default();
-        let mut left = record.as_ref().map(|(handle, _)| handle.clone()).unwrap_or_default();
-        for (cidr, (block, revision)) in &mut blocks {
+        let mut changed = BTreeMap::new();
+        for cidr in nets {
+            let block = known.block(&cidr).map_err(|corrupt| corrupt.to_string())?;
+            let Some(mut block) = block else { continue };
             let own: Vec<IpAddr> = match &self.handle {
                 Some(handle) => block.addresses_of(handle).collect(),
                 None => missing.iter().filter(|ip| cidr.contains(*ip)).copied().collect(),
             };
-            block.expire(now, cooldown);
-            for ip in own {
-                let Some(sequence) = self.addresses.get(&ip) else {
-                    return Err(format!("it holds {ip} by now"));
-                };
-                match block.state(ip) {
-                    Some(AddressState::Allocated(attribute, now)) => {
-                        if self.handle.is_none() && attribute.handle_id.is_some() {
-                            return Err(format!("{ip} was allocated again"));
-                        }
-                        if now != *sequence {
-                            return Err(format!("{ip} was allocated again"));
-                        }
-                    }
-                    _ => return Err(format!("{ip} is not assigned")),
-                }
-                block
-                    .release_address(ip, self.handle.as_deref(), *sequence, Release::Rest(now))
-                    .map_err(|error| error.to_string())?;
-                missing.remove(&ip);
+            for ip in &own {
+                self.release_one(*ip, &mut block, now)?;
+                missing.remove(ip);
             }
-            block.seal();
-            left.block.remove(cidr);
-            let key = model::block_key(cidr);
-            txn = txn.when(key.clone(), *revision);
-            let keep = block.affinity().is_some() || !block.is_empty();
-            txn = if keep { txn.put(key, block.encode()) } else { txn.delete(key) };
+            if !own.is_empty() {
+                changed.insert(cidr, block);
+            }
         }
         if let Some(ip) = missing.first() {
             return Err(format!("{ip} is not assigned to it"));
         }
-        if let (Some(handle), Some((_, revision))) = (&self.handle, record) {
-            let key = model::handle_key(handle);
-            txn = txn.when(key.clone(), revision);
-            txn = match left.block.is_empty() {
-                true => txn.delete(key),
-                false => txn.put(key, model::encode(&left)),
-            };
-        }
-        if txn.writes.len() > MAX_TXN_OPS {
-            return Err(format!("it is in more than {MAX_TXN_OPS} blocks"));
-        }
-        Ok(txn)
+        known.release(self.handle.as_deref(), changed)
     }
-}
 
-/// What the store has of a handle now.
-struct Seen {
-    blocks: BTreeMap<IpNet, (Block, Revision)>,
-    record: Option<(Handle, Revision)>,
-    cooldown: std::time::Duration,
-}
-
-impl Seen {
-    /// These blocks, and all that the handle's record names. Ok(Err): one cannot be read.
-    async fn load(
-        store: &dyn Store,
-        handle: Option<&str>,
-        mut nets: BTreeSet<IpNet>,
-    ) -> anyhow::Result<Result<Self, String>> {
-        let mut record = None;
-        if let Some(handle) = handle {
-            let key = model::handle_key(handle);
-            let read = store.read(std::slice::from_ref(&key)).await?;
-            if let Some(entry) = read.get(&key) {
-                match model::decode::<Handle>(&key, &entry.value) {
-                    Ok(value) => {
-                        nets.extend(value.block.keys());
-                        record = Some((value, entry.mod_revision));
-                    }
-                    Err(corrupt) => return Ok(Err(corrupt.to_string())),
+    fn release_one(&self, ip: IpAddr, block: &mut Block, at: Timestamp) -> Result<(), String> {
+        let Some(sequence) = self.addresses.get(&ip) else {
+            return Err(format!("it holds {ip} by now"));
+        };
+        match block.state(ip) {
+            Some(AddressState::Allocated(attribute, now)) => {
+                if now != *sequence || self.handle.is_none() && attribute.handle_id.is_some() {
+                    return Err(format!("{ip} was allocated again"));
                 }
             }
+            _ => return Err(format!("{ip} is not assigned")),
         }
-        let config = [model::CONFIG.to_owned()];
-        let read = store.read(&config).await?;
-        let cooldown = match read.get(model::CONFIG) {
-            Some(entry) => model::decode::<IpamConfig>(&entry.key, &entry.value)?.cooldown(),
-            None => IpamConfig::DEFAULT_COOLDOWN,
-        };
-        let mut blocks = BTreeMap::new();
-        for cidr in nets {
-            let key = model::block_key(&cidr);
-            let read = store.read(std::slice::from_ref(&key)).await?;
-            let Some(entry) = read.get(&key) else { continue };
-            match model::decode_block(&key, &entry.value) {
-                Ok(block) => blocks.insert(cidr, (block, entry.mod_revision)),
-                Err(corrupt) => return Ok(Err(corrupt.to_string())),
-            };
-        }
-        Ok(Ok(Self { blocks, record, cooldown }))
+        let how = Release::Rest(at);
+        let released = block.release_address(ip, self.handle.as_deref(), *sequence, how);
+        released.map(drop).map_err(|error| error.to_string())
     }
 }
 
-/// Deletes the record of a handle, if no block that it names holds an address of it.
-async fn forget(store: &dyn Store, handle: &str) -> anyhow::Result<Result<(), String>> {
-    for _ in 0..ATTEMPTS {
-        let seen = match Seen::load(store, Some(handle), BTreeSet::new()).await? {
-            Ok(seen) => seen,
-            Err(reason) => return Ok(Err(reason)),
-        };
-        let Some((record, revision)) = seen.record else { return Ok(Ok(())) };
-        let holds = seen.blocks.values().find_map(|(block, _)| block.addresses_of(handle).next());
-        if let Some(ip) = holds {
-            return Ok(Err(format!("it holds {ip} by now")));
-        }
-        let key = model::handle_key(handle);
-        let mut txn = Txn::default().when(key.clone(), revision).delete(key);
-        for cidr in record.block.keys() {
-            let revision = seen.blocks.get(cidr).map_or(0, |(_, revision)| *revision);
-            txn = txn.when(model::block_key(cidr), revision);
-        }
-        if let Done::Committed(_) = store.txn(txn).await? {
-            return Ok(Ok(()));
+/// Deletes the record of a handle, if it is none of a younger revision and no block that it names
+/// holds an address of it.
+fn forget(known: &Holdings<'_>, handle: &str, until: Revision) -> Result<Txn, String> {
+    if known.record_revision(handle) > until {
+        return Err("its record was written since".to_owned());
+    }
+    let record = known.record(handle).map_err(|corrupt| corrupt.to_string())?;
+    for cidr in record.iter().flat_map(|record| record.block.keys()) {
+        let block = known.block(cidr).map_err(|corrupt| corrupt.to_string())?;
+        let held = block.as_ref().and_then(|block| block.addresses_of(handle).next());
+        if let Some(ip) = held {
+            return Err(format!("it holds {ip} by now"));
         }
     }
-    bail!("gave up on handle {handle} after {ATTEMPTS} conflicts")
+    known.release(Some(handle), BTreeMap::new())
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,21 +1,22 @@
 //! `ipam release`.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::Write;
 use std::net::IpAddr;
 use std::path::PathBuf;
 
 use anyhow::{Context, bail};
 use ipam::block::{AddressState, BlockError, Release};
-use ipam::model::{self, Handle, IpamConfig};
-use ipam::store::{Entry, Outcome as Done, Store, Txn};
+use ipam::store::{Revision, Store};
 use ipam::timestamp::Timestamp;
-use ipnet::IpNet;
+use ipam::{Family, model};
 use serde::{Deserialize, Serialize};
 
 use super::check::Allocation;
 use super::data::Cluster;
-use super::reclaim::Unused;
+use super::holdings::{ATTEMPTS, Holdings};
+use super::live::Live;
+use super::reclaim::{How, Seen, Unused};
 use super::{Outcome, json};
 
 #[derive(clap::Args)]
@@ -35,9 +36,6 @@ pub(crate) struct Options {
     force: bool,
 }
 
-/// How often others may interfere before this gives up.
-const ATTEMPTS: usize = 100;
-
 #[derive(Serialize)]
 struct Released {
     ip: IpAddr,
@@ -56,7 +54,10 @@ pub(crate) async fn run(
     let Options { ip, handle, from_report, force } = options;
     let Some(ip) = ip else {
         let unused = unused(store, from_report, *force).await?;
-        return unused.release(store, now, false, as_json, out).await;
+        let families: BTreeSet<Family> = unused.addresses().map(Family::of).collect();
+        let mut known = Holdings::list(store, now, families).await?;
+        let how = How { dry_run: false, grace: Live::GRACE, now };
+        return unused.release(&mut known, how, as_json, out).await;
     };
     let released = match release(store, *ip, handle.as_deref(), now).await {
         Ok(released) => released,
@@ -83,6 +84,8 @@ pub(crate) async fn run(
 struct Report {
     #[serde(default, rename = "clusterGUID")]
     cluster_guid: String,
+    #[serde(default)]
+    revision: Revision,
     allocations: BTreeMap<IpAddr, Vec<Allocation>>,
     #[serde(default)]
     leaked_handles: Vec<String>,
@@ -93,10 +96,13 @@ async fn unused(store: &dyn Store, files: &[PathBuf], force: bool) -> anyhow::Re
     let mut unused: Option<Unused> = None;
     for path in files {
         let name = path.display();
+        // Not earlier than that it was made; and before it is read, for it may be written again.
+        let written = std::fs::metadata(path).and_then(|metadata| metadata.modified());
+        let at = Timestamp::from(written.with_context(|| format!("cannot read {name}"))?);
         let text = std::fs::read(path).with_context(|| format!("cannot read {name}"))?;
         let report: Report = serde_json::from_slice(&text)
             .with_context(|| format!("{name} is not a report of `ipam check -o json`"))?;
-        let Report { cluster_guid, allocations, leaked_handles } = report;
+        let Report { cluster_guid, revision, allocations, leaked_handles } = report;
         if cluster_guid != guid && !force {
             bail!("{name}: of cluster {cluster_guid:?}, but this is {guid:?}; --force uses it");
         }
@@ -106,13 +112,13 @@ async fn unused(store: &dyn Store, files: &[PathBuf], force: bool) -> anyhow::Re
                 "{name}: does not say what is in use; make it with: ipam check --pods FILE -o json"
             );
         }
-        let found = Unused::new(all(), leaked_handles);
+        let found = Unused::new(all(), leaked_handles, Seen { revision, at });
         match &mut unused {
             Some(unused) => unused.intersect(&found),
             None => unused = Some(found),
         }
     }
-    Ok(unused.unwrap_or_default())
+    unused.context("--from-report: needs a file")
 }
 
 async fn release(
@@ -122,61 +128,22 @@ async fn release(
     now: Timestamp,
 ) -> anyhow::Result<Released> {
     let not_assigned = Released { ip, released: false, handle: None };
+    let mut known = Holdings::list(store, now, [Family::of(ip)]).await?;
     for _ in 0..ATTEMPTS {
-        let Some(cidr) = block_of(store, ip).await? else { return Ok(not_assigned) };
-        let keys = [model::block_key(&cidr), model::CONFIG.to_owned()];
-        let read = store.read(&keys).await?;
-        let Some(entry) = read.get(&keys[0]) else { continue };
-        let mut block = model::decode_block(&entry.key, &entry.value)?;
-        let config = match read.get(model::CONFIG) {
-            Some(entry) => model::decode(&entry.key, &entry.value)?,
-            None => IpamConfig::default(),
-        };
-        block.expire(now, config.cooldown());
+        let Some(cidr) = known.blocks_of(ip).next() else { return Ok(not_assigned) };
+        known.read([model::block_key(&cidr), model::CONFIG.to_owned()]).await?;
+        let Some(mut block) = known.block(&cidr)? else { return Ok(not_assigned) };
         let handle = match block.state(ip) {
             Some(AddressState::Allocated(attribute, _)) => attribute.handle_id.clone(),
             _ => return Ok(not_assigned),
         };
         block.release_address(ip, only, None, Release::Rest(now))?;
-        block.seal();
-        let txn = Txn::default()
-            .when(keys[0].clone(), entry.mod_revision)
-            .put(keys[0].clone(), block.encode());
-        let txn = match &handle {
-            Some(handle) => {
-                let key = model::handle_key(handle);
-                let record = store.read(std::slice::from_ref(&key)).await?;
-                let left = block.addresses_of(handle).count();
-                forget(txn, record.get(&key), cidr, u32::try_from(left)?)?
-            }
-            None => txn,
-        };
-        if let Done::Committed(_) = store.txn(txn).await? {
+        known.read(handle.as_deref().map(model::handle_key)).await?;
+        let txn = known.release(handle.as_deref(), [(cidr, block)].into());
+        if known.commit(txn.map_err(anyhow::Error::msg)?).await? {
             return Ok(Released { ip, released: true, handle });
         }
-        // The owner changed the block meanwhile: look again.
+        // The owner changed the block meanwhile.
     }
     bail!("gave up on {ip} after {ATTEMPTS} conflicts with its block's owner")
-}
-
-/// The network of the block that holds an address.
-async fn block_of(store: &dyn Store, ip: IpAddr) -> anyhow::Result<Option<IpNet>> {
-    let keys = store.list_keys(model::blocks_of(ipam::Family::of(ip))).await?.keys;
-    Ok(keys.iter().filter_map(|key| model::parse_block_key(key)).find(|cidr| cidr.contains(&ip)))
-}
-
-/// Adds to a transaction that a handle now holds `left` addresses of a block.
-fn forget(txn: Txn, record: Option<&Entry>, cidr: IpNet, left: u32) -> anyhow::Result<Txn> {
-    let Some(entry) = record else { return Ok(txn) };
-    let mut handle: Handle = model::decode(&entry.key, &entry.value)?;
-    if left == 0 {
-        handle.block.remove(&cidr);
-    } else {
-        handle.block.insert(cidr, left);
-    }
-    let txn = txn.when(entry.key.clone(), entry.mod_revision);
-    Ok(match handle.block.is_empty() {
-        true => txn.delete(entry.key.clone()),
-        false => txn.put(entry.key.clone(), model::encode(&handle)),
-    })
 }

@@ -53,16 +53,15 @@ impl Committer {
     }
 
     fn take_config(&mut self, entry: Option<&Entry>) {
-        let config = match entry.map(|e| model::decode::<IpamConfig>(&e.key, &e.value)) {
-            None => IpamConfig::default(),
-            Some(Ok(config)) => match config.validate() {
+        let config = match IpamConfig::stored(entry) {
+            Ok(config) => match config.validate() {
                 Ok(()) => config,
                 Err(reason) => {
                     tracing::error!(key = model::CONFIG, reason, "configuration not taken");
                     return;
                 }
             },
-            Some(Err(corrupt)) => {
+            Err(corrupt) => {
                 tracing::error!(
                     key = corrupt.key,
                     reason = corrupt.reason,
