@@ -189,6 +189,47 @@ async fn a_quota_full_etcd() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_user_who_may_only_read() {
+    use etcd_client::{Permission, PermissionType};
+    let place = Place::new(Etcd::start().await).await;
+    let mut admin = etcd_client::Client::connect([place.etcd.endpoint()], None).await.unwrap();
+    let all = |kind| Permission::new(kind, "/").with_prefix();
+    for (role, permission) in [
+        ("root", None),
+        ("reader", Some(all(PermissionType::Read))),
+        ("writer", Some(all(PermissionType::Readwrite))),
+    ] {
+        admin.user_add(role, "secret", None).await.unwrap();
+        admin.role_add(role).await.unwrap();
+        if let Some(permission) = permission {
+            admin.role_grant_permission(role, permission).await.unwrap();
+        }
+        admin.user_grant_role(role, role).await.unwrap();
+    }
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("password");
+    std::fs::write(&file, "secret\n").unwrap();
+    admin.auth_enable().await.unwrap();
+    let (endpoint, file) = (place.etcd.endpoint(), file.to_str().unwrap());
+    let checked = |user: &str| {
+        let access = ["--endpoints", &endpoint, "--username", user, "--password-file", file];
+        let (code, out, err) = check(&access);
+        let report: Value = serde_json::from_str(&out).unwrap_or_else(|_| panic!("{out}{err}"));
+        (code, report["problems"].clone(), report["revision"].clone())
+    };
+    let (code, problems, revision) = checked("reader");
+    assert_eq!((code, problems.as_array().unwrap().len()), (1, 1), "{problems}");
+    let problem = &problems[0];
+    let text = |field: &str| problem[field].as_str().unwrap();
+    assert!(text("kind") == "Store" && text("object").contains(&endpoint), "{problem}");
+    assert!(text("reason").contains("permission denied"), "{problem}");
+    // It is told without a write.
+    for _ in 0..2 {
+        assert_eq!(checked("writer"), (0, Value::Array(Vec::new()), revision.clone()));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_wrong_certificate() {
     let (ours, other) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
     let (tls, stranger) = (certificates(ours.path()), certificates(other.path()));
