@@ -78,8 +78,9 @@ struct Access {
     /// Use the embedded store of this machine instead of etcd; its agent must be stopped.
     #[arg(long, global = true, value_name = "FILE")]
     embedded: Option<PathBuf>,
-    /// YAML file of IPPools and IPReservations, beside those in the store, e.g. what
-    /// `kubectl get ippools -o yaml` prints.
+    /// YAML file of IPPools and IPReservations, beside those in the store, and of the
+    /// IPAMConfiguration, e.g. what `kubectl get ippools,ipreservations,ipamconfigurations -o yaml`
+    /// prints.
     #[arg(long, global = true, value_name = "FILE")]
     pools: Option<PathBuf>,
 }
@@ -95,7 +96,8 @@ enum Command {
     Release(release::Options),
     /// Release what no pod and no node uses any more.
     Gc(gc::Options),
-    /// Change the cluster's IPAM configuration.
+    /// Change the cluster's IPAM configuration in the store. Agents that find an IPAMConfiguration
+    /// named default take that instead; where --pools has one that says otherwise, exits with 1.
     Configure(configure::Options),
     /// Split a pool of the store into smaller ones.
     Split(split::Options),
@@ -152,7 +154,7 @@ async fn run(cli: Cli, out: &mut dyn Write) -> anyhow::Result<Outcome> {
             let data = data::Data::load(&*store, files).await?;
             gc::run(&*store, &data, &options, now, json, out).await
         }
-        Command::Configure(options) => configure::run(&*store, &options, json, out).await,
+        Command::Configure(options) => configure::run(&*store, &files, &options, json, out).await,
         Command::Split(options) => split::run(&*store, &options, now, json, out).await,
         Command::Release(options) => release::run(&*store, &options, now, json, out).await,
         Command::Disown(options) => disown::run(&*store, &options, json, out).await,

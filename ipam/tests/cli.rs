@@ -454,6 +454,7 @@ Successfully set StrictAffinity to: true
 Successfully set MaxBlocksPerHost to: 4
 Successfully set KubeVirtVMAddressPersistence to: Disabled
 Successfully set IPCooldownSeconds to: 30
+Agents take it unless they find an IPAMConfiguration named default (see --pools)
 "
     );
     let stored = runtime.block_on(open().read(&[model::CONFIG.to_owned()])).unwrap();
@@ -470,6 +471,38 @@ Successfully set IPCooldownSeconds to: 30
     let config: Value = serde_json::from_str(&out).unwrap();
     assert_eq!((code, &config["ipCooldownSeconds"]), (0, &Value::from(60)));
     assert_eq!(config["strict_affinity"], true);
+    assert_eq!(config.get("overriddenBy"), None);
+
+    // Agents take the resource instead of what is set here.
+    let resource = directory.path().join("configuration.yaml");
+    let write = |name: &str, spec: &str| {
+        let head = "kind: IPAMConfiguration\napiVersion: projectcalico.org/v3\n";
+        let text = format!("{head}metadata: {{name: {name}}}\nspec: {{{spec}}}\n");
+        std::fs::write(&resource, text).unwrap();
+    };
+    let resource = resource.to_str().unwrap();
+    let set =
+        ["--pools", resource, "configure", "--ip-cooldown-seconds=60", "--strictaffinity=true"];
+    write("default", "strictAffinity: false, ipCooldownSeconds: 60");
+    let (code, out, err) = run(&set);
+    let last = "Not in force: agents take the IPAMConfiguration default instead, which sets \
+                StrictAffinity to: false";
+    assert!(code == 1 && out.lines().last() == Some(last), "{out}{err}");
+    assert_eq!(out.matches("Not in force").count(), 1, "{out}");
+    let (code, out, _) = run(&[&set[..], &["-o", "json"]].concat());
+    let config: Value = serde_json::from_str(&out).unwrap();
+    assert_eq!((code, &config["overriddenBy"]["ipCooldownSeconds"]), (1, &Value::from(60)));
+    let (_, shown, _) = run(&["--pools", resource, "show", "--show-configuration"]);
+    assert!(shown.contains("| StrictAffinity               | false   |"), "{shown}");
+    write("default", "strictAffinity: true, ipCooldownSeconds: 60");
+    let (code, out, _) = run(&set);
+    assert!(code == 0 && !out.contains("Not in force") && !out.contains("unless"), "{out}");
+    write("another", "strictAffinity: false");
+    let (code, out, _) = run(&set);
+    assert!(code == 0 && out.contains("unless they find"), "{out}");
+    write("default", "maxBlocksPerHost: 3");
+    let (code, _, err) = run(&set);
+    assert!(code == 2 && err.contains("IPAMConfiguration: maxBlocksPerHost"), "{err}");
 
     for (arguments, reason) in [
         (vec!["split", "4", "--name", "p"], "the datastore is not locked"),

@@ -7,7 +7,9 @@ use clap::ValueEnum;
 use ipam::IpamConfig;
 use ipam::model::{self, MAX_COOLDOWN_SECONDS};
 use ipam::store::{Outcome as Done, Store, Txn};
+use serde::Serialize;
 
+use super::data::{Pools, properties};
 use super::{Outcome, json};
 
 #[derive(clap::Args)]
@@ -34,54 +36,95 @@ enum Persistence {
     Disabled,
 }
 
+impl Options {
+    /// Sets what was asked for and returns the names of these properties.
+    fn apply(&self, config: &mut IpamConfig) -> Vec<&'static str> {
+        let Self {
+            strictaffinity,
+            max_blocks_per_host,
+            kubevirt_ip_persistence,
+            ip_cooldown_seconds,
+        } = self;
+        let mut set = Vec::new();
+        if let Some(strict) = strictaffinity {
+            config.strict_affinity = *strict;
+            set.push("StrictAffinity");
+        }
+        if let Some(most) = max_blocks_per_host {
+            config.max_blocks_per_host = *most;
+            set.push("MaxBlocksPerHost");
+        }
+        if let Some(persistence) = kubevirt_ip_persistence {
+            let value = match persistence {
+                Persistence::Enabled => "Enabled",
+                Persistence::Disabled => "Disabled",
+            };
+            config.kube_virt_vm_address_persistence = Some(value.to_owned());
+            set.push("KubeVirtVMAddressPersistence");
+        }
+        if let Some(seconds) = ip_cooldown_seconds {
+            config.ip_cooldown_seconds = Some(*seconds);
+            set.push("IPCooldownSeconds");
+        }
+        set
+    }
+}
+
+/// What was written, and what is in force in its place.
+#[derive(Serialize)]
+struct Configured<'a> {
+    #[serde(flatten)]
+    config: IpamConfig,
+    #[serde(skip_serializing_if = "Option::is_none", rename = "overriddenBy")]
+    overridden_by: Option<&'a IpamConfig>,
+}
+
 pub(crate) async fn run(
     store: &dyn Store,
+    files: &Pools,
     options: &Options,
     as_json: bool,
     out: &mut dyn Write,
 ) -> anyhow::Result<Outcome> {
-    let Options {
-        strictaffinity,
-        max_blocks_per_host,
-        kubevirt_ip_persistence,
-        ip_cooldown_seconds,
-    } = options;
-    let persistence = kubevirt_ip_persistence.map(|value| match value {
-        Persistence::Enabled => "Enabled",
-        Persistence::Disabled => "Disabled",
-    });
-    let said: Vec<String> = [
-        strictaffinity.map(|value| format!("StrictAffinity to: {value}")),
-        max_blocks_per_host.map(|value| format!("MaxBlocksPerHost to: {value}")),
-        persistence.map(|value| format!("KubeVirtVMAddressPersistence to: {value}")),
-        ip_cooldown_seconds.map(|value| format!("IPCooldownSeconds to: {value}")),
-    ]
-    .into_iter()
-    .flatten()
-    .collect();
-    ensure!(!said.is_empty(), "nothing to configure: name at least one property (see --help)");
     let key = model::CONFIG.to_owned();
     let read = store.read(std::slice::from_ref(&key)).await?;
     let entry = read.get(&key);
     let mut config = IpamConfig::stored(entry)?;
-    config.strict_affinity = strictaffinity.unwrap_or(config.strict_affinity);
-    config.max_blocks_per_host = max_blocks_per_host.unwrap_or(config.max_blocks_per_host);
-    if let Some(value) = persistence {
-        config.kube_virt_vm_address_persistence = Some(value.to_owned());
-    }
-    config.ip_cooldown_seconds = ip_cooldown_seconds.or(config.ip_cooldown_seconds);
+    let set = options.apply(&mut config);
+    ensure!(!set.is_empty(), "nothing to configure: name at least one property (see --help)");
     config.validate().map_err(|reason| anyhow!("{key}: {reason}"))?;
     let revision = entry.map_or(0, |entry| entry.mod_revision);
     let txn = Txn::default().when(key.clone(), revision).put(key.clone(), model::encode(&config));
     if let Done::Conflict(_) = store.txn(txn).await? {
         bail!("{key} was changed just now by somebody else; nothing was done");
     }
+    let of = |config: &IpamConfig| {
+        let properties = properties(config).into_iter();
+        properties.filter(|(name, _)| set.contains(name)).collect::<Vec<_>>()
+    };
+    let (ours, theirs) = (of(&config), files.configuration.as_ref().map(of));
+    let differs = theirs.as_ref().is_some_and(|theirs| *theirs != ours);
     if as_json {
-        json(out, &config)?;
+        json(out, &Configured { config, overridden_by: files.configuration.as_ref() })?;
     } else {
-        for one in said {
-            writeln!(out, "Successfully set {one}")?;
+        for (name, value) in &ours {
+            writeln!(out, "Successfully set {name} to: {value}")?;
+        }
+        match theirs {
+            None => writeln!(
+                out,
+                "Agents take it unless they find an IPAMConfiguration named default (see --pools)"
+            )?,
+            Some(theirs) => {
+                for ((name, value), _) in theirs.iter().zip(&ours).filter(|(a, b)| a != b) {
+                    writeln!(
+                        out,
+                        "Not in force: agents take the IPAMConfiguration default instead, which \
+                         sets {name} to: {value}"
+                    )?;
+                }
+            }
         }
     }
-    Ok(Outcome::Well)
+    Ok(if differs { Outcome::Found } else { Outcome::Well })
 }

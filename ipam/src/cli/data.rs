@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use anyhow::{Context, bail};
-use api::v3::{IPPool, IPReservation};
+use api::v3::{IPAMConfiguration, IPPool, IPReservation};
 use ipam::block::Block;
 use ipam::model::{self, Affinity, Corrupt, Handle, IpamConfig};
 use ipam::pool::{Pool, reservations};
@@ -17,18 +17,20 @@ pub(super) const POOLS: &str = "/calico/resources/v3/projectcalico.org/ippools/"
 const CLUSTER: &str = "/calico/resources/v3/projectcalico.org/clusterinformations/default";
 const RESERVATIONS: &str = "/calico/resources/v3/projectcalico.org/ipreservations/";
 
-/// Pools and reservations.
+/// Pools and reservations, and what else resources say.
 #[derive(Debug, Default)]
 pub(crate) struct Pools {
     /// In the order of their networks.
     pub(crate) pools: Vec<Pool>,
     pub(crate) reservations: Vec<IpNet>,
+    /// The IPAMConfiguration `default`: agents that find one take it in place of the store's.
+    pub(crate) configuration: Option<IpamConfig>,
     /// Resources that are of no use, with the reasons.
     pub(crate) wrong: Vec<String>,
 }
 
 impl Pools {
-    /// Reads a YAML file of IPPools and IPReservations, or of Lists of them.
+    /// Reads a YAML file of IPPools, IPReservations and the IPAMConfiguration, or of Lists of them.
     pub(crate) fn from_file(path: &Path) -> anyhow::Result<Self> {
         let name = path.display();
         let mut pools = Self::default();
@@ -51,6 +53,7 @@ impl Pools {
             }
             Some("IPPool") => self.add_pool(&document.to_string(), "IPPool"),
             Some("IPReservation") => self.add_reservation(&document.to_string(), "IPReservation"),
+            Some("IPAMConfiguration") => self.add_configuration(&document.to_string()),
             // `kubectl get ippools,nodes` may say more than we asked.
             Some(_) => {}
             None if document.is_null() => {}
@@ -73,6 +76,20 @@ impl Pools {
         }
     }
 
+    fn add_configuration(&mut self, json: &str) {
+        let read = serde_json::from_str::<IPAMConfiguration>(json);
+        let read = read.map_err(|error| error.to_string()).and_then(|resource| {
+            let config = IpamConfig::from(&resource);
+            config.validate()?;
+            // No other name means anything.
+            Ok((resource.metadata.name.as_deref() == Some("default")).then_some(config))
+        });
+        match read {
+            Ok(config) => self.configuration = self.configuration.take().or(config),
+            Err(error) => self.wrong.push(format!("IPAMConfiguration: {error}")),
+        }
+    }
+
     fn add_reservation(&mut self, json: &str, place: &str) {
         match serde_json::from_str::<IPReservation>(json) {
             Ok(resource) => {
@@ -83,6 +100,25 @@ impl Pools {
             Err(error) => self.wrong.push(format!("{place}: {error}")),
         }
     }
+}
+
+/// A configuration's properties, by calicoctl's names, and their values.
+pub(super) fn properties(config: &IpamConfig) -> [(&'static str, String); 5] {
+    let IpamConfig {
+        strict_affinity,
+        auto_allocate_blocks,
+        max_blocks_per_host,
+        kube_virt_vm_address_persistence,
+        ip_cooldown_seconds,
+    } = config;
+    let persistence = kube_virt_vm_address_persistence.as_deref().unwrap_or("Enabled");
+    [
+        ("StrictAffinity", strict_affinity.to_string()),
+        ("AutoAllocateBlocks", auto_allocate_blocks.to_string()),
+        ("MaxBlocksPerHost", max_blocks_per_host.to_string()),
+        ("KubeVirtVMAddressPersistence", persistence.to_owned()),
+        ("IPCooldownSeconds", ip_cooldown_seconds.unwrap_or(0).to_string()),
+    ]
 }
 
 /// The documents of a YAML file.

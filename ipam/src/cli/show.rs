@@ -5,11 +5,10 @@ use std::io::Write;
 use std::net::IpAddr;
 
 use ipam::block::{AddressState, Attribute, Block};
-use ipam::model::IpamConfig;
 use ipnet::IpNet;
 use serde::Serialize;
 
-use super::data::Data;
+use super::data::{Data, properties};
 use super::{Outcome, json, table};
 
 #[derive(clap::Args, Default)]
@@ -278,29 +277,14 @@ pub(super) fn user(attributes: &Attribute) -> (String, String) {
 }
 
 fn configuration(data: &Data, as_json: bool, out: &mut dyn Write) -> anyhow::Result<Outcome> {
-    let config = data.config.clone().unwrap_or_default();
+    // The one that agents take.
+    let config = data.pools.configuration.clone().or(data.config.clone()).unwrap_or_default();
     if as_json {
         json(out, &config)?;
         return Ok(Outcome::Well);
     }
-    let IpamConfig {
-        strict_affinity,
-        auto_allocate_blocks,
-        max_blocks_per_host,
-        kube_virt_vm_address_persistence,
-        ip_cooldown_seconds,
-    } = config;
-    let rows = [
-        ("StrictAffinity", strict_affinity.to_string()),
-        ("AutoAllocateBlocks", auto_allocate_blocks.to_string()),
-        ("MaxBlocksPerHost", max_blocks_per_host.to_string()),
-        (
-            "KubeVirtVMAddressPersistence",
-            kube_virt_vm_address_persistence.unwrap_or_else(|| "Enabled".to_owned()),
-        ),
-        ("IPCooldownSeconds", ip_cooldown_seconds.unwrap_or(0).to_string()),
-    ];
-    let cells = rows.into_iter().map(|(property, value)| vec![property.to_owned(), value]);
+    let rows = properties(&config).into_iter();
+    let cells = rows.map(|(property, value)| vec![property.to_owned(), value]);
     table(out, &["PROPERTY", "VALUE"], 2, cells)?;
     Ok(Outcome::Well)
 }
