@@ -124,7 +124,7 @@ async fn a_session_carries_both_families_until_it_is_shut_down() {
     until_up(&second, "n1").await;
     let v4 = until_route(&first, "10.11.2.0/24").await;
     assert_eq!(v4.next_hops[0].addr, IpAddr::from(b.address));
-    assert_eq!(v4.paths[0].as_path, "65002");
+    assert_eq!(v4.paths[0].attributes.as_path, "65002");
     let v6 = until_route(&first, "fd00:11:2::/64").await;
     assert_eq!(v6.next_hops[0].addr, "fd00:11::2".parse::<IpAddr>().unwrap());
     until_route(&second, "10.11.1.0/24").await;

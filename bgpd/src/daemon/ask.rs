@@ -32,7 +32,8 @@ pub(crate) enum Ask {
     },
     /// Show routes: all, those of a prefix, or the most specific one that holds an address.
     Routes(Box<Routes>),
-    /// Show all paths of a route and at which step each of them won or lost.
+    /// Show all paths of a route and at which step each of them won or lost, and what each neighbor
+    /// was told of it, or why it was not.
     Explain {
         /// A prefix (10.0.0.0/8) or an address (10.1.2.3), which stands for the most specific
         /// prefix that holds it.
@@ -93,7 +94,9 @@ pub(crate) struct Routes {
     /// Only prefixes with a path from this neighbor.
     #[arg(long)]
     neighbor: Option<String>,
-    /// Only prefixes announced to this neighbor.
+    /// Only prefixes announced to this neighbor, as they were announced to it (Adj-RIB-Out): with
+    /// the next hop, AS path, communities and so on that it was told. Conditions on AS numbers and
+    /// communities are then about these.
     #[arg(long)]
     advertised_to: Option<String>,
     /// Only prefixes with a path that is used, or is not, for this reason, such as as-path-loop,
@@ -240,7 +243,9 @@ fn ask(
 }
 
 fn ask_routes(asked: &Asked, query: RouteQuery, format: Format) -> anyhow::Result<()> {
-    let mut printer = Printer { out: io::stdout().lock(), format, block: Vec::new(), printed: 0 };
+    let told = query.advertised_to.is_some();
+    let out = io::stdout().lock();
+    let mut printer = Printer { out, format, told, block: Vec::new(), printed: 0 };
     ask(asked, &Question::Routes(Box::new(query)), |part| {
         if let Value::Array(routes) = part {
             printer.block.extend(routes);
@@ -255,6 +260,8 @@ fn ask_routes(asked: &Asked, query: RouteQuery, format: Format) -> anyhow::Resul
 struct Printer<W> {
     out: W,
     format: Format,
+    /// Not the paths that there are, but those that a neighbor was told of.
+    told: bool,
     block: Vec<Value>,
     printed: usize,
 }
@@ -268,7 +275,8 @@ impl<W: Write> Printer<W> {
         let first = self.printed == 0;
         match self.format {
             Format::Table if !block.is_empty() || first => {
-                writeln!(self.out, "{}", show::routes(&block))?;
+                let table = if self.told { show::advertised(&block) } else { show::routes(&block) };
+                writeln!(self.out, "{table}")?;
             }
             Format::Table => {}
             Format::Json => {
@@ -285,7 +293,8 @@ impl<W: Write> Printer<W> {
     fn end(mut self) -> anyhow::Result<()> {
         match (self.format, self.printed) {
             (Format::Table, count) => {
-                writeln!(self.out, "\n{count} prefixes; * best, + used beside it, S stale")?;
+                let marks = if self.told { "" } else { "; * best, + used beside it, S stale" };
+                writeln!(self.out, "\n{count} prefixes{marks}")?;
             }
             (Format::Json, 0) => writeln!(self.out, "[]")?,
             (Format::Json, _) => writeln!(self.out, "]")?,
@@ -312,8 +321,13 @@ mod tests {
     #[test]
     fn routes_are_one_json_array_however_many_blocks_they_come_in() {
         let mut out = Vec::new();
-        let mut printer =
-            Printer { out: &mut out, format: Format::Json, block: Vec::new(), printed: 0 };
+        let mut printer = Printer {
+            out: &mut out,
+            format: Format::Json,
+            told: false,
+            block: Vec::new(),
+            printed: 0,
+        };
         for block in [["10.0.0.0/24", "9.0.0.0/8"], ["2.0.0.0/8", "1.0.0.0/8"]] {
             printer.block.extend(block.map(|p| json!({"prefix": p, "paths": []})));
             printer.flush().unwrap();
@@ -324,7 +338,7 @@ mod tests {
         let all: Vec<&str> = all.iter().filter_map(|r| r["prefix"].as_str()).collect();
         assert_eq!(all, ["9.0.0.0/8", "10.0.0.0/24", "1.0.0.0/8", "2.0.0.0/8"]);
         let mut out = Vec::new();
-        Printer { out: &mut out, format: Format::Json, block: Vec::new(), printed: 0 }
+        Printer { out: &mut out, format: Format::Json, told: false, block: Vec::new(), printed: 0 }
             .end()
             .unwrap();
         assert_eq!(serde_json::from_slice::<Vec<Value>>(&out).unwrap(), Vec::<Value>::new());

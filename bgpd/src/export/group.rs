@@ -121,7 +121,7 @@ impl Group {
         }
     }
 
-    fn sent(&self, dest: DestId) -> Sent {
+    pub(super) fn sent(&self, dest: DestId) -> Sent {
         self.sent.get(dest.index()).copied().unwrap_or(Sent::NOTHING)
     }
 
@@ -232,24 +232,6 @@ impl Group {
         self.sources.total() - self.sources.of(peer)
     }
 
-    pub(super) fn is_advertised(&self, peer: PeerId, dest: DestId) -> bool {
-        let sent = self.sent(dest);
-        let one = std::iter::once(&sent).filter(|sent| sent.attr != AttrId::NONE);
-        one.chain(self.several.of(dest)).any(|sent| sent.source != peer)
-    }
-
-    /// What a member was told, where the attributes are known, with the numbers of the paths.
-    pub(super) fn sent_to(
-        &self,
-        peer: PeerId,
-        dest: DestId,
-    ) -> impl Iterator<Item = (u32, AttrId)> {
-        let all = std::iter::once((0, self.sent(dest))).chain(self.several.numbered(dest));
-        let known = |attr: AttrId| attr != AttrId::NONE && attr != AttrId::UNKNOWN;
-        all.filter(move |(_, sent)| known(sent.attr) && sent.source != peer)
-            .map(|(number, sent)| (number, sent.attr))
-    }
-
     /// Sends what changed, looking at no more than `limit` destinations.
     pub(super) fn flush<P: RibPrefix>(
         &mut self,
@@ -268,7 +250,7 @@ impl Group {
             self.pace.wait_for_kernel(needed && awaited.contains(dest));
             match self.key.paths {
                 None => self.plan_best::<P>(dest, rib, &mut memo, &mut plan),
-                Some(which) => self.plan_several::<P>(dest, which, rib, &mut memo, &mut plan),
+                Some(_) => self.plan_several::<P>(dest, rib, &mut memo, &mut plan),
             }
             sink.told(P::FAMILY, dest);
             // Only now: encoding reads prefixes by number, and nothing may take it meanwhile.

@@ -9,6 +9,7 @@
 //! a new one), and merges into the common group once both have caught up with the RIB. So a
 //! slow neighbor holds up nobody, is sent only the latest state, and costs bounded memory.
 
+mod account;
 mod group;
 mod outcome;
 mod pace;
@@ -18,10 +19,14 @@ mod sources;
 #[cfg(test)]
 mod tests;
 mod transform;
+mod withheld;
 
+pub use account::Waits;
+pub(crate) use account::{Account, SentPath};
 pub(crate) use group::GroupKey;
 use group::{Group, Member, Sent};
 pub(crate) use transform::Departure;
+pub use withheld::Withheld;
 
 use std::sync::Arc;
 
@@ -192,11 +197,6 @@ impl UpdateGroups {
         self.position(peer, family).map_or(0, |at| self.groups[at].advertised(peer))
     }
 
-    /// Whether a neighbor has been told of a destination.
-    pub(crate) fn is_advertised(&self, peer: PeerId, family: Family, dest: DestId) -> bool {
-        self.position(peer, family).is_some_and(|at| self.groups[at].is_advertised(peer, dest))
-    }
-
     /// What neighbors have been told of a destination: the attributes, as encoded for them, with the
     /// path identifiers (RFC 7911), which are 0 where a neighbor takes one path only.
     pub(crate) fn sent(
@@ -207,7 +207,8 @@ impl UpdateGroups {
         let groups = self.groups.iter().filter(move |group| group.key.family == family);
         groups.flat_map(move |group| {
             group.members.iter().flat_map(move |Member { peer, .. }| {
-                group.sent_to(*peer, dest).map(|(number, attr)| (*peer, number, attr))
+                let known = group.sent_paths(*peer, dest).filter(|it| it.attr != AttrId::UNKNOWN);
+                known.map(|SentPath { number, attr, .. }| (*peer, number, attr))
             })
         })
     }

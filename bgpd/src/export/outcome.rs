@@ -5,10 +5,11 @@ use rustc_hash::FxHashMap;
 
 use super::group::{Group, Sent};
 use super::transform::Origin;
+use super::withheld::Withheld;
 use crate::config::NextHopMode;
-use crate::policy::{Applied, Narrowed, NextHopChange, Outcome, PeerType, Route, Source};
-use crate::rib::{AttrId, DestId, PeerId, Rib, RibPrefix};
-use crate::wire::{Family, NextHop, attributes, path};
+use crate::policy::{Applied, Narrowed, NextHopChange, PeerType, Route, Source};
+use crate::rib::{AttrId, AttrSet, DestId, PeerId, PeerRank, Rib, RibPrefix};
+use crate::wire::{Family, Info, NextHop, attributes, path};
 
 /// What was found out in one flush about attribute sets.
 #[derive(Default)]
@@ -21,6 +22,12 @@ pub(super) struct Memo {
     last: Option<((AttrId, PeerId, Applied), AttrId)>,
 }
 
+/// A path that may be sent: its attributes as they leave, which are encoded but not interned.
+pub(super) struct Prepared {
+    pub(super) block: Vec<u8>,
+    pub(super) next_hop: NextHop,
+}
+
 impl Group {
     /// What the members are to be told of a path to a destination now. The attributes are kept alive
     /// by the memo.
@@ -31,28 +38,14 @@ impl Group {
         rib: &mut Rib,
         memo: &mut Memo,
     ) -> Sent {
-        let prefix = P::table(rib).dest(dest).prefix;
-        let rank = rib.ranks[source.index()];
-        let set = rib.attrs.get(attr);
-        let external = self.key.peer_type == PeerType::External;
-        // RFC 4271 section 9.2: what an internal peer told us the others have from it; but for the
-        // clients of a route reflector (RFC 4456 section 6), which have it from us, or it from them.
-        let reflected = rank.internal && self.key.peer_type == PeerType::Internal;
-        if (reflected && !rank.client && !self.key.client)
-            || set.info.no_advertise
-            || (external && set.info.no_export)
-            || (self.key.withhold_stale && set.info.llgr_stale)
-            || (self.key.peer_type != PeerType::Internal && set.info.no_export_subconfed)
-        {
+        let Ok(applied) = self.admit::<P>(dest, (source, attr), rib, &mut memo.narrowed) else {
             return Sent::NOTHING;
-        }
-        let applied = match self.outcome(prefix, source, attr, rib, memo) {
-            Outcome::Reject => return Sent::NOTHING,
-            Outcome::Accept(applied) => applied,
         };
+        let rank = rib.ranks[source.index()];
         // MED depends on whether the route is ours, and what a reflector adds on whose it is: that
         // is part of the memo's key.
-        let origin = match (rank.local, reflected && set.info.originator.is_none()) {
+        let tells_source = self.reflects(&rank) && rib.attrs.get(attr).info.originator.is_none();
+        let origin = match (rank.local, tells_source) {
             (true, _) => PeerId::LOCAL,
             (false, true) => source,
             (false, false) => PeerId(u16::MAX),
@@ -66,27 +59,77 @@ impl Group {
             memo.last = Some((key, *out));
             *out
         } else {
-            let originator = reflected.then_some(rank.router_id);
-            let origin = Origin { local: rank.local, originator, passes_by: false };
-            let out = self.transform::<P>(attr, origin, &key.2, rib);
+            let out = self.transform::<P>(attr, &rank, &key.2, rib);
             memo.exported.insert(key, out);
             out
         };
         if out == AttrId::NONE { Sent::NOTHING } else { Sent { attr: out, source } }
     }
 
-    /// What the export policy says of a route from `source`.
-    fn outcome<P: RibPrefix>(
+    /// As [`Self::export`], for who asks: changes nothing, and says why a path is not for the members.
+    pub(super) fn would_export<P: RibPrefix>(
         &self,
-        prefix: P,
-        source: PeerId,
-        attr: AttrId,
+        dest: DestId,
+        (source, attr): (PeerId, AttrId),
         rib: &Rib,
-        memo: &mut Memo,
-    ) -> Outcome {
+    ) -> Result<Prepared, Withheld> {
+        let applied = self.admit::<P>(dest, (source, attr), rib, &mut FxHashMap::default())?;
+        let rank = rib.ranks[source.index()];
+        let prepared = self.prepare::<P>(rib.attrs.get(attr), &rank, &applied)?;
+        let Prepared { block, next_hop } = &prepared;
+        if !self.key.encoder.can_announce::<P>(block, &Info::of(block), *next_hop) {
+            return Err(Withheld::TooLong);
+        }
+        Ok(prepared)
+    }
+
+    /// Whether paths from there are reflected to the members, if they are told of them.
+    fn reflects(&self, source: &PeerRank) -> bool {
+        source.internal && self.key.peer_type == PeerType::Internal
+    }
+
+    /// Whether the members may be told of a path at all, and if so which rules of the export policy
+    /// change it.
+    fn admit<P: RibPrefix>(
+        &self,
+        dest: DestId,
+        (source, attr): (PeerId, AttrId),
+        rib: &Rib,
+        narrowed: &mut FxHashMap<(AttrId, PeerId), Narrowed>,
+    ) -> Result<Applied, Withheld> {
+        let rank = &rib.ranks[source.index()];
+        let info = rib.attrs.get(attr).info;
+        // RFC 4271 section 9.2: what an internal peer told us the others have from it; but for the
+        // clients of a route reflector (RFC 4456 section 6), which have it from us, or it from them.
+        if self.reflects(rank) && !rank.client && !self.key.client {
+            return Err(Withheld::InternalToInternal);
+        }
+        if info.no_advertise {
+            return Err(Withheld::NoAdvertise);
+        }
+        if info.no_export && self.key.peer_type == PeerType::External {
+            return Err(Withheld::NoExport);
+        }
+        if info.no_export_subconfed && self.key.peer_type != PeerType::Internal {
+            return Err(Withheld::NoExportSubconfed);
+        }
+        if info.llgr_stale && self.key.withhold_stale {
+            return Err(Withheld::LongLivedStale);
+        }
+        self.verdict::<P>(dest, (source, attr), rib, narrowed).map_err(Withheld::ExportPolicy)
+    }
+
+    /// What the export policy says of a path from `source`.
+    fn verdict<P: RibPrefix>(
+        &self,
+        dest: DestId,
+        (source, attr): (PeerId, AttrId),
+        rib: &Rib,
+        narrowed: &mut FxHashMap<(AttrId, PeerId), Narrowed>,
+    ) -> Result<Applied, Option<u16>> {
         let policy = &*self.key.policy;
         if policy.accepts_everything() {
-            return Outcome::Accept(Applied::default());
+            return Ok(Applied::default());
         }
         let rank = rib.ranks[source.index()];
         let from = match (rank.local, policy.ignores_neighbors()) {
@@ -94,7 +137,7 @@ impl Group {
             (false, true) => PeerId(u16::MAX),
             (false, false) => source,
         };
-        let narrowed = memo.narrowed.entry((attr, from)).or_insert_with(|| {
+        let narrowed = narrowed.entry((attr, from)).or_insert_with(|| {
             let set = rib.attrs.get(attr);
             policy.narrow(&Route {
                 block: set.block,
@@ -105,28 +148,23 @@ impl Group {
                 neighbor: (!rank.local).then_some(rank.address),
             })
         });
-        policy.decide(narrowed, || prefix.to_net())
+        policy.verdict(narrowed, || P::table(rib).dest(dest).prefix.to_net())
     }
 
-    /// The attributes as the members get them; NONE if they are not for them, or cannot be encoded
-    /// for them.
+    /// The attributes as the members get them, interned; NONE if they are not for them, or cannot be
+    /// encoded for them.
     fn transform<P: RibPrefix>(
         &self,
         attr: AttrId,
-        origin: Origin,
+        source: &PeerRank,
         applied: &Applied,
         rib: &mut Rib,
     ) -> AttrId {
-        let key = &*self.key;
-        let set = rib.attrs.get(attr);
-        let chosen = key.policy.next_hop(applied);
-        let Some(next_hop) = self.next_hop::<P>(set.next_hop, chosen) else { return AttrId::NONE };
-        let passes_by = origin.originator.is_some() && next_hop == set.next_hop;
-        let origin = Origin { passes_by, ..origin };
-        let Some(block) = key.transform(set, origin, applied) else { return AttrId::NONE };
+        let prepared = self.prepare::<P>(rib.attrs.get(attr), source, applied);
+        let Ok(Prepared { block, next_hop }) = prepared else { return AttrId::NONE };
         let out = rib.attrs.intern(&block, next_hop);
         let info = &rib.attrs.get(out).info;
-        if key.encoder.can_announce::<P>(&block, info, next_hop) {
+        if self.key.encoder.can_announce::<P>(&block, info, next_hop) {
             return out;
         }
         rib.attrs.release(out);
@@ -140,16 +178,32 @@ impl Group {
         AttrId::NONE
     }
 
+    /// The attributes as the members get them, however long they are.
+    fn prepare<P: RibPrefix>(
+        &self,
+        set: AttrSet<'_>,
+        source: &PeerRank,
+        applied: &Applied,
+    ) -> Result<Prepared, Withheld> {
+        let key = &*self.key;
+        let next_hop = self.next_hop::<P>(set.next_hop, key.policy.next_hop(applied))?;
+        let originator = self.reflects(source).then_some(source.router_id);
+        let passes_by = originator.is_some() && next_hop == set.next_hop;
+        let origin = Origin { local: source.local, originator, passes_by };
+        let block = key.transform(set, origin, applied).ok_or(Withheld::RouteLeak)?;
+        Ok(Prepared { block, next_hop })
+    }
+
     /// The next hop that the members are told (RFC 4271 section 5.1.3, RFC 2545 section 3, RFC 8950
-    /// section 4), unless the policy has `chosen` another; None if there is none that they would
+    /// section 4), unless the policy has `chosen` another; or why there is none that they would
     /// take.
     fn next_hop<P: RibPrefix>(
         &self,
         learned: NextHop,
         chosen: Option<NextHopChange>,
-    ) -> Option<NextHop> {
+    ) -> Result<NextHop, Withheld> {
         if let Some(address) = chosen.and_then(|chosen| chosen.address(P::FAMILY)) {
-            return Some(address);
+            return Ok(address);
         }
         let ourselves = match (chosen, self.key.next_hop_mode) {
             (Some(NextHopChange::Ourselves), _) => true,
@@ -160,7 +214,7 @@ impl Group {
         };
         // A link-local address is nobody, or somebody else, on the members' links.
         let next_hop = if ourselves || learned.is_ourselves() || learned.is_link_local() {
-            self.key.next_hop?
+            self.key.next_hop.ok_or(Withheld::NoNextHop)?
         } else {
             NextHop::new(learned.addr)
         };
@@ -169,6 +223,10 @@ impl Group {
             Family::Ipv4Unicast => !v6 || self.key.encoder.extended_next_hop,
             Family::Ipv6Unicast => v6,
         };
-        (fits && !next_hop.addr.is_unspecified()).then_some(next_hop)
+        match (fits, next_hop.addr.is_unspecified()) {
+            (false, _) => Err(Withheld::NextHopFamily),
+            (true, true) => Err(Withheld::NoNextHop),
+            (true, false) => Ok(next_hop),
+        }
     }
 }

@@ -7,8 +7,7 @@ use smallvec::SmallVec;
 use super::group::{Group, Sent, Target};
 use super::outcome::Memo;
 use super::plan::Plan;
-use crate::config::SentPaths;
-use crate::rib::{AttrId, DestId, Path, Reason, Rib, RibPrefix};
+use crate::rib::{AttrId, DestId, Path, Rib, RibPrefix};
 
 /// A path that was sent.
 #[derive(Clone, Copy, Debug)]
@@ -29,13 +28,11 @@ impl Several {
         self.0.contains_key(&dest)
     }
 
-    pub(super) fn of(&self, dest: DestId) -> impl Iterator<Item = &Sent> {
-        self.0.get(&dest).into_iter().flatten().map(|path| &path.sent)
-    }
-
-    /// As [`Self::of`], with our numbers of the paths.
-    pub(super) fn numbered(&self, dest: DestId) -> impl Iterator<Item = (u32, Sent)> {
-        self.0.get(&dest).into_iter().flatten().map(|path| (path.number, path.sent))
+    /// What was sent of a destination, with our numbers of the paths and those that their sources gave
+    /// them.
+    pub(super) fn numbered(&self, dest: DestId) -> impl Iterator<Item = (u32, u32, Sent)> {
+        let paths = self.0.get(&dest).into_iter().flatten();
+        paths.map(|path| (path.number, path.learned, path.sent))
     }
 
     /// Counts one more reference to everything.
@@ -64,17 +61,11 @@ impl Group {
     pub(super) fn plan_several<P: RibPrefix>(
         &mut self,
         dest: DestId,
-        which: SentPaths,
         rib: &mut Rib,
         memo: &mut Memo,
         plan: &mut Plan,
     ) {
-        let wanted = |path: &&Path| match which {
-            SentPaths::All => {
-                path.attr != AttrId::NONE && path.reason != Reason::NextHopUnreachable
-            }
-            SentPaths::Used => path.is_used(),
-        };
+        let wanted = |path: &&Path| path.attr != AttrId::NONE && self.key.is_for(path);
         let paths = P::table(rib).dest(dest).paths.iter().filter(wanted);
         let paths: SmallVec<[Path; 4]> = paths.copied().collect();
         let mut old = self.several.0.remove(&dest).unwrap_or_default();

@@ -104,8 +104,18 @@ impl Compiled {
 
     /// What becomes of one of these routes.
     pub(crate) fn decide(&self, narrowed: &Narrowed, prefix: impl Fn() -> IpNet) -> Outcome {
+        self.verdict(narrowed, prefix).map_or(Outcome::Reject, Outcome::Accept)
+    }
+
+    /// As [`Self::decide`]: the rules to apply, or the place of the rule that rejects the route; None
+    /// in it: no rule says anything of it, and the default is to reject.
+    pub(crate) fn verdict(
+        &self,
+        narrowed: &Narrowed,
+        prefix: impl Fn() -> IpNet,
+    ) -> Result<Applied, Option<u16>> {
         let mut applied = Applied::default();
-        let mut action = self.default;
+        let (mut action, mut by) = (self.default, None);
         for at in &narrowed.0 {
             let Some(rule) = self.rules.get(usize::from(*at)) else { continue };
             if rule.looks_at_prefixes() && !rule.matches_prefix(&prefix()) {
@@ -115,11 +125,11 @@ impl Compiled {
                 applied.0.push(*at);
             }
             if rule.rule.action != Action::Continue {
-                action = rule.rule.action;
+                (action, by) = (rule.rule.action, Some(*at));
                 break;
             }
         }
-        if action == Action::Accept { Outcome::Accept(applied) } else { Outcome::Reject }
+        if action == Action::Accept { Ok(applied) } else { Err(by) }
     }
 
     /// Makes the changes of these rules, but that of the next hop.

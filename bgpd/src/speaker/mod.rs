@@ -48,9 +48,10 @@ pub(crate) use record::{Journal, Recorded};
 use status::Cursor;
 pub(crate) use status::seconds;
 pub use status::{
-    Counters, DownReason, Explanation, Failure, FamilyStatus, GroupStatus, MemoryStatus,
-    MessageStatus, NeighborDetail, NeighborStatus, OpenStatus, PathExplanation, PathStatus,
-    PrefixMatch, Progress, RouteQuery, RouteStatus, SessionStatus, SpeakerStatus, Step, Work,
+    AdvertisedPath, Advertisement, Counters, DownReason, Explanation, Failure, FamilyStatus,
+    GroupStatus, MemoryStatus, MessageStatus, NeighborDetail, NeighborStatus, OpenStatus,
+    PathAttributes, PathExplanation, PathName, PathStatus, PrefixMatch, Progress, RouteQuery,
+    RouteStatus, SessionStatus, SpeakerStatus, Step, WithheldPath, Work,
 };
 
 use std::collections::BTreeMap;
@@ -62,6 +63,7 @@ use ipnet::IpNet;
 use tokio::sync::{Notify, mpsc, oneshot};
 
 use crate::config::{Config, ConfigError};
+pub use crate::export::{Waits, Withheld};
 pub use crate::rib::{FibNextHop, FibNextHops, Reason, Resolution};
 pub use crate::wire::Family;
 

@@ -1,5 +1,6 @@
 //! Speakers in a network in memory.
 
+mod advertised;
 mod bfd;
 mod clear;
 mod confederation;

@@ -5,6 +5,7 @@
 #![allow(clippy::unwrap_used, clippy::panic, clippy::expect_used, reason = "tests may")]
 
 mod add_paths;
+mod advertised;
 mod announcements;
 mod as_path;
 mod bfd;

@@ -5,6 +5,7 @@ use std::net::{IpAddr, Ipv4Addr};
 use ipnet::IpNet;
 use serde::Serialize;
 
+use super::advertised::Advertisement;
 use super::routes::{PathStatus, longest_match, shown};
 use crate::policy::PeerType;
 use crate::rib::{
@@ -25,6 +26,8 @@ pub struct Explanation {
     pub next_hops: FibNextHops,
     /// The neighbors that were told of it, by name.
     pub advertised_to: Vec<String>,
+    /// What each neighbor was told, or why it was not, by name.
+    pub neighbors: Vec<Advertisement>,
 }
 
 /// One path with its fate.
@@ -115,11 +118,8 @@ impl Core {
     }
 
     fn explanation<P: RibPrefix>(&self, id: DestId, dest: &Dest<P>) -> Explanation {
-        let told = self
-            .neighbors
-            .iter()
-            .flatten()
-            .filter(|neighbor| self.groups.is_advertised(neighbor.id, P::FAMILY, id));
+        let neighbors = self.advertisements::<P>(id);
+        let told = neighbors.iter().filter(|neighbor| neighbor.advertised);
         let explain = |(at, path): (usize, &Path)| {
             let side = self.side(path);
             let peer = (!side.rank.local).then_some(side.rank);
@@ -141,7 +141,8 @@ impl Core {
             prefix: dest.prefix.to_net(),
             paths: dest.paths.iter().enumerate().map(explain).collect(),
             next_hops: self.rib.next_hops.get(dest.next_hops),
-            advertised_to: told.map(|n| n.config.name.clone()).collect(),
+            advertised_to: told.map(|it| it.neighbor.clone()).collect(),
+            neighbors,
         }
     }
 

@@ -1,10 +1,14 @@
 //! What a speaker says about itself.
 
+mod advertised;
+mod attributes;
 mod capabilities;
 mod explain;
 mod neighbors;
 mod routes;
 
+pub use advertised::{AdvertisedPath, Advertisement, PathName, WithheldPath};
+pub use attributes::PathAttributes;
 pub use explain::{Explanation, PathExplanation, Step};
 pub use neighbors::{
     Counters, DownReason, Failure, FamilyStatus, MessageStatus, NeighborDetail, NeighborStatus,

@@ -1,16 +1,18 @@
 //! Questions about routes, answered in slices: a table of a million routes is never in one answer,
 //! and what else the speaker has to do goes on between two of them.
 
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::IpAddr;
 
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
+use super::advertised::AdvertisedPath;
+use super::attributes::PathAttributes;
+use crate::export::SentPath;
 use crate::rib::with_family;
 use crate::rib::{AttrId, Dest, DestId, FibNextHops, Path, PeerId, Reason, RibPrefix, Table};
 use crate::speaker::core::Core;
-use crate::wire::attributes::{self, kind};
-use crate::wire::{Community, ExtendedCommunity, Family, LargeCommunity, Prefix, path};
+use crate::wire::{Community, Family, LargeCommunity, attributes, path};
 
 /// Destinations looked at for one slice of an answer.
 const LOOK: usize = 16 * 1024;
@@ -45,7 +47,8 @@ pub struct RouteQuery {
     pub family: Option<Family>,
     /// Only prefixes with a path from this neighbor, by name.
     pub neighbor: Option<String>,
-    /// Only prefixes announced to this neighbor, by name.
+    /// Only prefixes announced to this neighbor, by name, with what it was told of them
+    /// (Adj-RIB-Out). What is asked of attributes is then asked of those that it was told.
     pub advertised_to: Option<String>,
     /// Only prefixes with a path that is used, or is not, for this reason.
     pub reason: Option<Reason>,
@@ -70,6 +73,9 @@ pub struct RouteStatus {
     pub paths: Vec<PathStatus>,
     /// What the forwarding table is to hold; empty for our own networks.
     pub next_hops: FibNextHops,
+    /// What the neighbor was told that was asked for; empty if none was.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub advertised: Vec<AdvertisedPath>,
 }
 
 /// One path.
@@ -87,31 +93,9 @@ pub struct PathStatus {
     pub reason: Reason,
     /// Kept over a restart of the peer, or not sent again yet by one that refreshes its routes.
     pub stale: bool,
-    /// Unspecified for ourselves.
-    pub next_hop: IpAddr,
-    /// Nearest AS first, sets in braces.
-    pub as_path: String,
-    /// `igp`, `egp` or `incomplete`.
-    pub origin: &'static str,
-    /// LOCAL_PREF, if it carries one.
-    pub local_pref: Option<u32>,
-    /// MULTI_EXIT_DISC, if it carries one.
-    pub med: Option<u32>,
-    /// ORIGINATOR_ID, if the route was reflected.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub originator: Option<Ipv4Addr>,
-    /// CLUSTER_LIST, the latest cluster first.
-    #[serde(skip_serializing_if = "Vec::is_empty")]
-    pub clusters: Vec<Ipv4Addr>,
-    /// Standard communities.
-    pub communities: Vec<Community>,
-    /// Large communities.
-    pub large_communities: Vec<LargeCommunity>,
-    /// Extended communities.
-    #[serde(skip_serializing_if = "Vec::is_empty")]
-    pub extended_communities: Vec<ExtendedCommunity>,
-    /// Type codes of attributes that are carried without being understood.
-    pub unknown_attributes: Vec<u8>,
+    /// As they are used, or as received where the path is not.
+    #[serde(flatten)]
+    pub attributes: PathAttributes,
 }
 
 /// How far an answer has come.
@@ -192,7 +176,7 @@ impl Core {
             for id in ids.into_iter().skip(*place) {
                 *place += 1;
                 let dest = table.dest(id);
-                if self.is_wanted(wanted, id, dest) && !take(self.route_status(dest)) {
+                if self.wanted(wanted, id, dest).is_some_and(|route| !take(route)) {
                     return false;
                 }
             }
@@ -210,7 +194,7 @@ impl Core {
             if inside.is_some_and(|net| !net.contains(&dest.prefix.to_net())) {
                 continue;
             }
-            if self.is_wanted(wanted, id, dest) && !take(self.route_status(dest)) {
+            if self.wanted(wanted, id, dest).is_some_and(|route| !take(route)) {
                 return false;
             }
         }
@@ -238,20 +222,45 @@ impl Core {
         }
     }
 
-    fn is_wanted<P: RibPrefix>(&self, wanted: &Wanted<'_>, id: DestId, dest: &Dest<P>) -> bool {
-        dest.paths.iter().any(|path| self.is_wanted_path(wanted, path))
-            && wanted.to.is_none_or(|peer| self.groups.is_advertised(peer, P::FAMILY, id))
+    /// The route as it is shown, if it is wanted.
+    fn wanted<P: RibPrefix>(
+        &self,
+        wanted: &Wanted<'_>,
+        id: DestId,
+        dest: &Dest<P>,
+    ) -> Option<RouteStatus> {
+        let Wanted { query, from, to } = *wanted;
+        let came = |path: &Path| {
+            from.is_none_or(|peer| path.peer == peer)
+                && query.reason.is_none_or(|reason| path.reason == reason)
+        };
+        let Some(to) = to else {
+            let wanted = |path: &Path| came(path) && self.carries(shown(path), query);
+            return dest.paths.iter().any(wanted).then(|| self.route_status(dest, Vec::new()));
+        };
+        let told = |sent: &SentPath| {
+            let source = |path: &&Path| path.peer == sent.source;
+            let known = from.is_none() && query.reason.is_none();
+            (known || dest.paths.iter().filter(source).any(came)) && self.carries(sent.attr, query)
+        };
+        let sent: Vec<SentPath> = self.groups.sent_paths::<P>(to, id).collect();
+        sent.iter().any(told).then(|| {
+            let advertised = sent.iter().map(|path| self.advertised(to, path));
+            self.route_status(dest, advertised.collect())
+        })
     }
 
-    fn is_wanted_path(&self, wanted: &Wanted<'_>, path: &Path) -> bool {
-        let RouteQuery { reason, community, large_community, as_number, origin_as, .. } =
-            wanted.query;
-        if wanted.from.is_some_and(|peer| path.peer != peer)
-            || reason.is_some_and(|reason| path.reason != reason)
-        {
+    /// Whether the attributes are what is asked for.
+    fn carries(&self, attr: AttrId, query: &RouteQuery) -> bool {
+        let RouteQuery { community, large_community, as_number, origin_as, .. } = query;
+        let any = community.is_none() && large_community.is_none();
+        if any && as_number.is_none() && origin_as.is_none() {
+            return true;
+        }
+        if attr == AttrId::UNKNOWN {
             return false;
         }
-        let block = || self.rib.attrs.get(shown(path)).block;
+        let block = || self.rib.attrs.get(attr).block;
         let has_as = |asn| path::numbers(attributes::as_path(block())).any(|a| a == asn);
         let has_origin = |asn| path::numbers(attributes::as_path(block())).last() == Some(asn);
         community.is_none_or(|c| attributes::communities(block()).any(|it| it == c))
@@ -261,17 +270,17 @@ impl Core {
             && origin_as.is_none_or(has_origin)
     }
 
-    pub(super) fn route_status<P: Prefix>(&self, dest: &Dest<P>) -> RouteStatus {
-        let used = self.rib.next_hops.get(dest.next_hops);
+    fn route_status<P: RibPrefix>(
+        &self,
+        dest: &Dest<P>,
+        advertised: Vec<AdvertisedPath>,
+    ) -> RouteStatus {
+        let paths = dest.paths.iter().enumerate();
         RouteStatus {
             prefix: dest.prefix.to_net(),
-            paths: dest
-                .paths
-                .iter()
-                .enumerate()
-                .map(|(at, path)| self.path_status(at, path))
-                .collect(),
-            next_hops: used,
+            paths: paths.map(|(at, path)| self.path_status(at, path)).collect(),
+            next_hops: self.rib.next_hops.get(dest.next_hops),
+            advertised,
         }
     }
 
@@ -286,33 +295,7 @@ impl Core {
             used: path.is_used(),
             reason: path.reason,
             stale: path.is_stale(),
-            next_hop: set.next_hop.addr,
-            as_path: path::display(attributes::as_path(set.block)),
-            origin: match set.info.origin {
-                0 => "igp",
-                1 => "egp",
-                _ => "incomplete",
-            },
-            local_pref: set.info.local_pref,
-            med: set.info.med,
-            originator: set.info.originator,
-            clusters: attributes::clusters(set.block).collect(),
-            communities: attributes::communities(set.block).collect(),
-            large_communities: attributes::large_communities(set.block).collect(),
-            extended_communities: attributes::extended_communities(set.block).collect(),
-            unknown_attributes: attributes::iter(set.block)
-                .map(|a| a.kind)
-                .filter(|k| {
-                    *k > kind::CLUSTER_LIST
-                        && !matches!(
-                            *k,
-                            kind::EXTENDED_COMMUNITIES
-                                | kind::IPV6_EXTENDED_COMMUNITIES
-                                | kind::LARGE_COMMUNITIES
-                                | kind::ONLY_TO_CUSTOMER
-                        )
-                })
-                .collect(),
+            attributes: PathAttributes::of(set),
         }
     }
 }
@@ -333,6 +316,28 @@ pub(super) fn longest_match<P: RibPrefix>(table: &Table<P>, address: IpAddr) -> 
 
 #[cfg(test)]
 impl Core {
+    /// The paths from a neighbor, by name, with their numbers and attributes as they came
+    /// (Adj-RIB-In), and what was decided of them.
+    pub(crate) fn adj_rib_in(
+        &self,
+        from: &str,
+    ) -> std::collections::BTreeMap<IpNet, Vec<(u32, PathAttributes, Reason)>> {
+        let mut all = std::collections::BTreeMap::<_, Vec<_>>::new();
+        let Some(from) = self.neighbors.iter().flatten().find(|n| n.config.name == from) else {
+            return all;
+        };
+        for family in Family::ALL {
+            with_family!(family, P => for (_, dest) in P::table(&self.rib).iter() {
+                for path in dest.paths.iter().filter(|path| path.peer == from.id) {
+                    let attributes = PathAttributes::of(self.rib.attrs.get(path.attr_in));
+                    let prefix = crate::wire::Prefix::to_net(dest.prefix);
+                    all.entry(prefix).or_default().push((path.id, attributes, path.reason));
+                }
+            });
+        }
+        all
+    }
+
     /// The whole answer, sorted by prefix.
     pub(crate) fn routes(&self, query: &RouteQuery) -> Vec<RouteStatus> {
         let (mut all, mut next) = self.route_slice(query, Cursor::default());

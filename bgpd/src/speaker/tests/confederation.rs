@@ -39,15 +39,15 @@ fn it_is_one_as_to_others_and_several_inside() {
         assert!(network.is_up(at, at + 1), "{at}: {:?}", network.neighbor(at, at + 1).last_error);
     }
     let path = |n: &mut Network, at, prefix: &str| best(n, at, prefix).unwrap();
-    assert_eq!(path(&mut network, 5, "10.0.0.0/26").as_path, "1000 7");
-    assert_eq!(path(&mut network, 0, "10.5.0.0/26").as_path, "1000 8");
-    assert_eq!(path(&mut network, 5, "10.3.0.0/26").as_path, "1000");
-    assert_eq!(path(&mut network, 2, "10.0.0.0/26").as_path, "7");
+    assert_eq!(path(&mut network, 5, "10.0.0.0/26").attributes.as_path, "1000 7");
+    assert_eq!(path(&mut network, 0, "10.5.0.0/26").attributes.as_path, "1000 8");
+    assert_eq!(path(&mut network, 5, "10.3.0.0/26").attributes.as_path, "1000");
+    assert_eq!(path(&mut network, 2, "10.0.0.0/26").attributes.as_path, "7");
     let other = path(&mut network, 3, "10.0.0.0/26");
-    assert_eq!(other.as_path, "(65001) 7");
-    assert_eq!(other.next_hop, address(0), "kept between members");
-    assert_eq!(other.local_pref, Some(100), "told between members");
-    assert_eq!(path(&mut network, 3, "10.2.0.0/26").as_path, "(65001)");
+    assert_eq!(other.attributes.as_path, "(65001) 7");
+    assert_eq!(other.attributes.next_hop, address(0), "kept between members");
+    assert_eq!(other.attributes.local_pref, Some(100), "told between members");
+    assert_eq!(path(&mut network, 3, "10.2.0.0/26").attributes.as_path, "(65001)");
     let types = [1, 3].map(|other| network.neighbor(2, other).peer_type);
     assert_eq!(types, [PeerType::Internal, PeerType::Confederation]);
     assert_eq!(network.neighbor(1, 0).peer_type, PeerType::External);
@@ -64,9 +64,9 @@ fn med_and_local_pref_go_from_member_to_member() {
     });
     network.run_for(Duration::from_secs(1));
     let inside = best(&mut network, 4, "10.2.0.0/26").unwrap();
-    assert_eq!((inside.med, inside.local_pref), (Some(5), Some(150)));
+    assert_eq!((inside.attributes.med, inside.attributes.local_pref), (Some(5), Some(150)));
     let outside = best(&mut network, 5, "10.2.0.0/26").unwrap();
-    assert_eq!((outside.med, outside.local_pref), (None, None));
+    assert_eq!((outside.attributes.med, outside.attributes.local_pref), (None, None));
 }
 
 #[test]
@@ -125,5 +125,5 @@ fn who_becomes_a_member_starts_anew() {
     network.change(1, |c| c.confederation = of(&[65001]));
     network.change(0, |c| c.networks = own(&["10.0.0.0/26"]));
     network.run_for(MINUTE);
-    assert_eq!(best(&mut network, 1, "10.0.0.0/26").unwrap().as_path, "(65001)");
+    assert_eq!(best(&mut network, 1, "10.0.0.0/26").unwrap().attributes.as_path, "(65001)");
 }

@@ -109,7 +109,7 @@ fn internal_means_our_own_as() {
     network.run_for(MINUTE);
     let up: Vec<_> = network.seen().into_iter().filter(|(_, up)| *up).map(|(n, _)| n).collect();
     assert_eq!(up, ["rack-192.0.0.2"]);
-    assert_eq!(network.route(0, "10.1.0.0/26").unwrap().paths[0].as_path, "");
+    assert_eq!(network.route(0, "10.1.0.0/26").unwrap().paths[0].attributes.as_path, "");
 }
 
 #[test]

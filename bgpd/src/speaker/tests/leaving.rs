@@ -41,10 +41,10 @@ fn edit(network: &mut Network, at: usize, to: usize, f: impl FnOnce(&mut PeerCon
 fn sites_of_one_as_reach_each_other_through_another_that_overrides_it() {
     let mut network = chain(50, &[65001, 65000, 65001]);
     let refused = path(&mut network, 2, "10.0.0.0/26", 1).unwrap();
-    assert_eq!((refused.reason, &*refused.as_path), (Reason::AsPathLoop, "65000 65001"));
+    assert_eq!((refused.reason, &*refused.attributes.as_path), (Reason::AsPathLoop, "65000 65001"));
     edit(&mut network, 1, 2, |p| p.as_override = true);
     let taken = path(&mut network, 2, "10.0.0.0/26", 1).unwrap();
-    assert_eq!((taken.used, &*taken.as_path), (true, "65000 65000"));
+    assert_eq!((taken.used, &*taken.attributes.as_path), (true, "65000 65000"));
     edit(&mut network, 1, 2, |p| p.as_override = false);
     assert!(!path(&mut network, 2, "10.0.0.0/26", 1).unwrap().used);
 }
@@ -52,7 +52,7 @@ fn sites_of_one_as_reach_each_other_through_another_that_overrides_it() {
 #[test]
 fn private_as_numbers_can_be_hidden_from_a_peer() {
     let mut network = chain(51, &[64512, 1000, 2000]);
-    let shown = |n: &mut Network| path(n, 2, "10.0.0.0/26", 1).unwrap().as_path;
+    let shown = |n: &mut Network| path(n, 2, "10.0.0.0/26", 1).unwrap().attributes.as_path;
     assert_eq!(shown(&mut network), "1000 64512");
     edit(&mut network, 1, 2, |p| p.remove_private_as = RemovePrivateAs::All);
     assert_eq!(shown(&mut network), "1000");
@@ -69,8 +69,8 @@ fn an_as_number_for_one_peer_shows_where_it_is_wanted() {
     network.change(0, |c| c.peers[0].asn = 3000.into());
     network.run_for(MINUTE);
     let both = |n: &mut Network| {
-        let told = path(n, 0, "10.1.0.0/26", 1).unwrap().as_path;
-        (told, path(n, 2, "10.0.0.0/26", 1).unwrap().as_path)
+        let told = path(n, 0, "10.1.0.0/26", 1).unwrap().attributes.as_path;
+        (told, path(n, 2, "10.0.0.0/26", 1).unwrap().attributes.as_path)
     };
     assert_eq!(both(&mut network), ("3000".into(), "2000 1000".into()));
     let resets = network.neighbor(1, 0).counters.established;
@@ -165,24 +165,24 @@ fn traffic_moves_away_from_a_session_before_it_ends() {
     network.run_for(Duration::from_secs(1));
     assert_eq!(network.used(0, "10.3.0.0/26"), ["n2"]);
     let drained = path(&mut network, 0, "10.3.0.0/26", 1).unwrap();
-    assert_eq!((drained.local_pref, drained.reason), (Some(0), Reason::LocalPref));
-    assert_eq!(drained.communities, [Community::GRACEFUL_SHUTDOWN]);
+    assert_eq!((drained.attributes.local_pref, drained.reason), (Some(0), Reason::LocalPref));
+    assert_eq!(drained.attributes.communities, [Community::GRACEFUL_SHUTDOWN]);
     assert_eq!(network.used(3, "10.0.0.0/26"), ["n2"]);
     let inside = path(&mut network, 4, "10.3.0.0/26", 1).unwrap();
-    assert_eq!((inside.local_pref, inside.communities.len()), (Some(0), 0));
+    assert_eq!((inside.attributes.local_pref, inside.attributes.communities.len()), (Some(0), 0));
     assert!(network.neighbor(1, 0).graceful_shutdown);
     // The receiver may see it otherwise.
     edit(&mut network, 0, 1, |p| p.honor_graceful_shutdown = false);
     assert_eq!(network.used(0, "10.3.0.0/26"), ["n1", "n2"]);
     network.change(1, |c| c.graceful_shutdown = false);
     network.run_for(Duration::from_secs(1));
-    assert!(path(&mut network, 0, "10.3.0.0/26", 1).unwrap().communities.is_empty());
+    assert!(path(&mut network, 0, "10.3.0.0/26", 1).unwrap().attributes.communities.is_empty());
 
     // One session of many; what comes over it is the last choice here, too.
     edit(&mut network, 1, 3, |p| p.graceful_shutdown = true);
-    assert_eq!(path(&mut network, 1, "10.3.0.0/26", 3).unwrap().local_pref, Some(0));
+    assert_eq!(path(&mut network, 1, "10.3.0.0/26", 3).unwrap().attributes.local_pref, Some(0));
     assert_eq!(network.used(3, "10.0.0.0/26"), ["n2"]);
-    assert_eq!(path(&mut network, 4, "10.3.0.0/26", 1).unwrap().local_pref, Some(0));
+    assert_eq!(path(&mut network, 4, "10.3.0.0/26", 1).unwrap().attributes.local_pref, Some(0));
     for (at, other) in [(0, 1), (1, 3), (1, 0), (1, 4)] {
         assert_eq!(network.neighbor(at, other).counters.established, 1);
     }

@@ -18,7 +18,7 @@ fn networks_come_and_go_without_touching_a_session() {
     let report = network.change(0, |c| c.networks[0].med = Some(5));
     assert_eq!(report.changes[0].effect, Effect::ReEvaluated);
     network.run_for(Duration::from_secs(1));
-    assert_eq!(network.route(1, "10.1.0.0/26").unwrap().paths[0].med, Some(5));
+    assert_eq!(network.route(1, "10.1.0.0/26").unwrap().paths[0].attributes.med, Some(5));
     let report = network.change(0, |c| c.networks.clear());
     assert!(report.changes.iter().all(|c| c.effect == Effect::Removed));
     network.run_for(Duration::from_secs(1));
@@ -81,12 +81,12 @@ fn an_import_policy_needs_no_refresh() {
     let route = network.route(0, "10.2.0.0/26").unwrap();
     assert_eq!(route.paths[0].reason, crate::speaker::Reason::ImportPolicy);
     assert!(route.next_hops.is_empty());
-    assert_eq!(network.route(0, "10.3.0.0/26").unwrap().paths[0].local_pref, Some(50));
+    assert_eq!(network.route(0, "10.3.0.0/26").unwrap().paths[0].attributes.local_pref, Some(50));
     let status = network.neighbor(0, 1);
     assert_eq!((status.families[0].received, status.families[0].accepted), (2, 1));
     network.change(0, |c| c.peers[0].import = None);
     assert_eq!(network.used(0, "10.2.0.0/26"), ["n1"]);
-    assert_eq!(network.route(0, "10.3.0.0/26").unwrap().paths[0].local_pref, None);
+    assert_eq!(network.route(0, "10.3.0.0/26").unwrap().paths[0].attributes.local_pref, None);
     assert_eq!(network.neighbor(0, 1).counters.messages_received, received);
 }
 
@@ -211,8 +211,8 @@ fn next_hops_towards_internal_peers() {
     assert_eq!(hop(&mut network, 2, "10.1.0.0/26"), address(0), "kept inside the AS");
     assert_eq!(hop(&mut network, 2, "10.2.0.0/26"), address(1), "our own is our own");
     let route = network.route(2, "10.1.0.0/26").unwrap();
-    assert_eq!(route.paths[0].local_pref, Some(100));
-    assert_eq!(route.paths[0].as_path, "65001");
+    assert_eq!(route.paths[0].attributes.local_pref, Some(100));
+    assert_eq!(route.paths[0].attributes.as_path, "65001");
     network.change(1, |c| {
         c.peers.iter_mut().find(|p| p.name == "n2").unwrap().next_hop = NextHopMode::Ourselves;
     });
@@ -389,7 +389,7 @@ fn another_cluster_is_told_and_judged_without_a_new_session() {
         network.run_for(Duration::from_secs(1));
         let wanted = cluster.unwrap_or(Ipv4Addr::new(192, 0, 0, 1));
         for prefix in ["10.1.0.0/26", "fd00:1::/122"] {
-            assert_eq!(told(&mut network, prefix).clusters, [wanted]);
+            assert_eq!(told(&mut network, prefix).attributes.clusters, [wanted]);
         }
     }
     // What the others reflected in the cluster of this one is a loop, and none in another.

@@ -34,7 +34,7 @@ fn line(seed: u64, enabled: &[usize]) -> Network {
 
 fn is_marked(network: &mut Network, at: usize, prefix: &str) -> bool {
     let route = network.route(at, prefix).unwrap();
-    route.paths[0].communities.contains(&Community::LLGR_STALE)
+    route.paths[0].attributes.communities.contains(&Community::LLGR_STALE)
 }
 
 #[test]

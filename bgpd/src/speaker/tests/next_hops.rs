@@ -109,7 +109,7 @@ fn a_global_next_hop_on_a_link_comes_with_the_link_local_one() {
     network.run_for(MINUTE);
     for prefix in ["10.1.0.0/26", "fd00:1::/122"] {
         let route = network.route(0, prefix).unwrap();
-        assert_eq!(route.paths[0].next_hop, global(1), "{prefix}");
+        assert_eq!(route.paths[0].attributes.next_hop, global(1), "{prefix}");
         let expected = FibNextHop { addr: link_local(1), interface: Some(INTERFACE) };
         assert_eq!(route.next_hops.as_slice(), [expected], "{prefix}");
     }

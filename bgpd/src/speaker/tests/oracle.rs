@@ -448,9 +448,9 @@ impl Oracle {
             .paths
             .iter()
             .map(|path| {
-                let (inside, outside) = match path.as_path.strip_prefix('(') {
+                let (inside, outside) = match path.attributes.as_path.strip_prefix('(') {
                     Some(both) => both.split_once(')').unwrap(),
-                    None => ("", &path.as_path[..]),
+                    None => ("", &path.attributes.as_path[..]),
                 };
                 let numbers = |text: &str| -> Vec<u32> {
                     text.split_whitespace().map(|n| n.parse().unwrap()).collect()
@@ -458,12 +458,12 @@ impl Oracle {
                 let route = Route {
                     members: numbers(inside),
                     path: numbers(outside),
-                    next_hop: path.next_hop,
-                    local_pref: path.local_pref,
-                    med: path.med,
-                    originator: path.originator,
-                    clusters: path.clusters.clone(),
-                    communities: path.communities.iter().map(|c| c.0).collect(),
+                    next_hop: path.attributes.next_hop,
+                    local_pref: path.attributes.local_pref,
+                    med: path.attributes.med,
+                    originator: path.attributes.originator,
+                    clusters: path.attributes.clusters.clone(),
+                    communities: path.attributes.communities.iter().map(|c| c.0).collect(),
                     only_to_customer: None,
                 };
                 (from(path), route)

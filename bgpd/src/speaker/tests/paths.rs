@@ -46,7 +46,7 @@ pub(super) fn star(seed: u64, send: SentPaths) -> Network {
 fn held(network: &mut Network, at: usize) -> Vec<u8> {
     let paths = network.route(at, PREFIX).map_or_else(Vec::new, |r| r.paths);
     let mut originators: Vec<u8> =
-        paths.iter().filter_map(|p| Some(p.originator?.octets()[3] - 1)).collect();
+        paths.iter().filter_map(|p| Some(p.attributes.originator?.octets()[3] - 1)).collect();
     originators.sort_unstable();
     originators
 }
@@ -120,7 +120,7 @@ fn each_path_goes_through_the_policy() {
     });
     network.run_for(MINUTE);
     let paths = network.route(4, PREFIX).unwrap().paths;
-    assert_eq!(paths.iter().map(|p| p.med).collect::<Vec<_>>(), [Some(7); 3]);
+    assert_eq!(paths.iter().map(|p| p.attributes.med).collect::<Vec<_>>(), [Some(7); 3]);
 }
 
 /// Groups that are told the same know the paths by the same numbers, whoever came first; and paths

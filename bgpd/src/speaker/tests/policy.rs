@@ -70,14 +70,14 @@ fn changes_of_several_rules_come_together_on_both_ways() {
     });
     network.run_for(MINUTE);
     let first = path(&mut network, 1, "10.1.0.0/26");
-    assert_eq!((first.local_pref, first.med), (Some(50), Some(6)));
-    assert_eq!(first.as_path, "65001 65001 65001");
-    assert_eq!(first.communities, ["65001:1".parse().unwrap()]);
+    assert_eq!((first.attributes.local_pref, first.attributes.med), (Some(50), Some(6)));
+    assert_eq!(first.attributes.as_path, "65001 65001 65001");
+    assert_eq!(first.attributes.communities, ["65001:1".parse().unwrap()]);
     assert_eq!(path(&mut network, 1, "10.2.0.0/26").reason, Reason::ImportPolicy);
     network.change(1, |c| c.peers[0].import = None);
     let second = path(&mut network, 1, "10.2.0.0/26");
-    assert_eq!((second.local_pref, second.med), (None, None));
-    assert_eq!(second.as_path, "65001 65001 65001");
+    assert_eq!((second.attributes.local_pref, second.attributes.med), (None, None));
+    assert_eq!(second.attributes.as_path, "65001 65001 65001");
 }
 
 #[test]
@@ -90,7 +90,7 @@ fn a_policy_has_the_last_word_on_the_next_hop() {
     network.change(0, |c| c.networks = own(&["10.1.0.0/26", "fd00:1::/64"]));
     network.change(2, |c| c.networks = own(&["10.2.0.0/26"]));
     network.run_for(MINUTE);
-    let hop = |n: &mut Network, at: usize, prefix: &str| path(n, at, prefix).next_hop;
+    let hop = |n: &mut Network, at: usize, prefix: &str| path(n, at, prefix).attributes.next_hop;
     let export = |n: &mut Network, to: &str, yaml: &str| {
         n.change(1, |c| c.peers.iter_mut().find(|p| p.name == to).unwrap().export = policy(yaml));
         n.run_for(Duration::from_secs(1));
@@ -147,7 +147,7 @@ fn a_rule_can_look_at_the_neighbor_a_route_is_from() {
     network.run_for(MINUTE);
     let sets: Vec<_> = ["10.1.0.0/26", "10.2.0.0/26"]
         .map(|prefix| path(&mut network, 0, prefix))
-        .map(|p| (p.as_path, p.next_hop, p.local_pref))
+        .map(|p| (p.attributes.as_path, p.attributes.next_hop, p.attributes.local_pref))
         .to_vec();
     assert_eq!(sets[0], sets[1], "one attribute set");
     assert!(network.route(3, "10.1.0.0/26").is_none());

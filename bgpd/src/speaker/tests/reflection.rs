@@ -115,11 +115,14 @@ fn what_leaves_the_as_does_not_say_how_it_was_reflected() {
     network.run_for(MINUTE);
     let reflected = network.route(2, "10.1.0.0/26").unwrap();
     assert_eq!(reflected.next_hops[0].addr, address(1), "the next hop stays");
-    assert_eq!(reflected.paths[0].originator, Some(Ipv4Addr::new(192, 0, 0, 2)));
-    assert_eq!(reflected.paths[0].clusters, [Ipv4Addr::new(192, 0, 0, 1)]);
+    assert_eq!(reflected.paths[0].attributes.originator, Some(Ipv4Addr::new(192, 0, 0, 2)));
+    assert_eq!(reflected.paths[0].attributes.clusters, [Ipv4Addr::new(192, 0, 0, 1)]);
     let outside = network.route(3, "10.1.0.0/26").unwrap();
-    assert_eq!((outside.paths[0].originator, &*outside.paths[0].clusters), (None, &[][..]));
-    assert_eq!(outside.paths[0].as_path, "65001");
+    assert_eq!(
+        (outside.paths[0].attributes.originator, &*outside.paths[0].attributes.clusters),
+        (None, &[][..])
+    );
+    assert_eq!(outside.paths[0].attributes.as_path, "65001");
 }
 
 /// RFC 8326: a reflector that goes away is the last choice for what leads to it or through it. What
@@ -131,7 +134,7 @@ fn a_reflector_that_goes_away_says_so_of_its_own_routes() {
     network.run_for(MINUTE);
     let local_prefs = |network: &mut Network| {
         ["10.0.0.0/26", "10.1.0.0/26", "fd00:1::/122"]
-            .map(|prefix| network.route(2, prefix).unwrap().paths[0].local_pref)
+            .map(|prefix| network.route(2, prefix).unwrap().paths[0].attributes.local_pref)
     };
     assert_eq!(local_prefs(&mut network), [Some(100); 3]);
     network.change(0, |c| c.graceful_shutdown = true);

@@ -10,7 +10,7 @@ fn two_speakers_exchange_routes_of_both_families() {
     network.change(1, |c| c.networks = own(&["10.2.0.0/26", "fd00:2::/122"]));
     network.run_for(MINUTE);
     let route = network.route(0, "10.2.0.0/26").unwrap();
-    assert_eq!(route.paths[0].as_path, "65002");
+    assert_eq!(route.paths[0].attributes.as_path, "65002");
     assert_eq!(route.next_hops[0].addr, address(1));
     assert_eq!(network.route(0, "fd00:2::/122").unwrap().next_hops[0].addr, address_v6(1));
     assert!(network.route(0, "10.1.0.0/26").unwrap().next_hops.is_empty(), "our own");
@@ -167,7 +167,7 @@ fn told_of_six_rounds(stuck: bool) -> u64 {
         network.run_for(Duration::from_secs(5));
         let route = network.route(1, "10.3.7.0/24").unwrap();
         assert_eq!(route.paths.iter().filter(|p| p.best).count(), 1);
-        let parts = route.paths[0].large_communities[0].0;
+        let parts = route.paths[0].attributes.large_communities[0].0;
         assert_eq!(parts[1], round, "the other peer is up to date");
     }
     let apart = network.core(0).status().update_groups > 2;
@@ -181,7 +181,7 @@ fn told_of_six_rounds(stuck: bool) -> u64 {
     assert_eq!(routes.len(), 4000);
     for route in routes {
         let path = route.paths.iter().find(|p| p.neighbor.as_deref() == Some("n0")).unwrap();
-        assert_eq!(path.large_communities[0].0[1], 5);
+        assert_eq!(path.attributes.large_communities[0].0[1], 5);
     }
     updates
 }

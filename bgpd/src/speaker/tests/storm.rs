@@ -1,6 +1,7 @@
 //! Storms: random topologies in which everything that can happen does, and after which every
 //! speaker holds what it would hold had nothing happened.
 
+use super::advertised;
 use super::oracle::{Feature, Oracle};
 use super::seeds;
 use super::topology::{self, Kind};
@@ -250,6 +251,9 @@ impl Storm {
                 let sessions: Vec<String> = neighbors.iter().map(line).collect();
                 self.fail(&format!("{error}\n{}", sessions.join("\n")));
             }
+        }
+        if let Err(error) = advertised::agree(&mut self.network) {
+            self.fail(&error);
         }
     }
 

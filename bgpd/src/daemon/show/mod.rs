@@ -1,6 +1,9 @@
 //! Answers as tables.
 
+mod routes;
+
 use comfy_table::{Cell, CellAlignment, Table, presets};
+pub(crate) use routes::{advertised, routes};
 use serde_json::Value;
 
 use super::control::Question;
@@ -11,7 +14,7 @@ pub(crate) fn table(question: &Question, answer: &Value) -> String {
         Question::Neighbors => neighbors(answer),
         Question::Neighbor(_) => neighbor(answer),
         Question::Routes(_) => routes(items(answer)),
-        Question::Explain(_) | Question::ExplainAddress(_) => explanation(answer),
+        Question::Explain(_) | Question::ExplainAddress(_) => routes::explanation(answer),
         Question::Groups => groups(answer),
         // Nothing but scalars would be left of it in a table.
         Question::Config | Question::Clear(..) => {
@@ -104,70 +107,6 @@ fn bfd(session: &Value) -> String {
         Some(detection) if state == "up" => format!("{state} {:.0}ms", detection * 1000.0),
         _ => state,
     }
-}
-
-/// Routes with all their paths.
-pub(crate) fn routes<'a>(routes: impl IntoIterator<Item = &'a Value>) -> String {
-    let mut table =
-        new(&["", "PREFIX", "NEXT HOP", "NEIGHBOR", "LOCPREF", "MED", "AS PATH", "WHY"]);
-    for route in routes {
-        let mut prefix = text(&route["prefix"]);
-        for path in items(&route["paths"]) {
-            table.add_row(vec![
-                Cell::new(mark(path)),
-                Cell::new(std::mem::take(&mut prefix)),
-                Cell::new(text(&path["next_hop"])),
-                Cell::new(text(&path["neighbor"])),
-                number(&text(&path["local_pref"])),
-                number(&text(&path["med"])),
-                Cell::new(text(&path["as_path"])),
-                Cell::new(text(&path["reason"])),
-            ]);
-        }
-    }
-    table.trim_fmt()
-}
-
-/// `*` best, `+` used beside it, `S` stale.
-fn mark(path: &Value) -> String {
-    let is = |field: &str| path[field].as_bool().unwrap_or(false);
-    let mut mark = String::from(match (is("best"), is("used")) {
-        (true, _) => "*",
-        (false, true) => "+",
-        (false, false) => " ",
-    });
-    if is("stale") {
-        mark.push('S');
-    }
-    mark
-}
-
-fn explanation(answer: &Value) -> String {
-    let mut table =
-        new(&["", "NEIGHBOR", "PEER", "NEXT HOP", "AS PATH", "STEP", "WHY", "DEFINED IN"]);
-    for path in items(&answer["paths"]) {
-        let step = &path["step"];
-        table.add_row(vec![
-            Cell::new(mark(path)),
-            Cell::new(text(&path["neighbor"])),
-            Cell::new(text(&path["peer_address"])),
-            Cell::new(text(&path["next_hop"])),
-            Cell::new(text(&path["as_path"])),
-            number(&text(&step["number"])),
-            Cell::new(text(&path["why"])),
-            Cell::new(text(&step["source"])),
-        ]);
-    }
-    let hops: Vec<String> = items(&answer["next_hops"]).map(|hop| text(&hop["addr"])).collect();
-    let told: Vec<String> = items(&answer["advertised_to"]).map(text).collect();
-    let or_nobody = |list: Vec<String>| if list.is_empty() { "-".into() } else { list.join(", ") };
-    format!(
-        "{}\n\n{}\n\nforwarded to   {}\nadvertised to  {}",
-        text(&answer["prefix"]),
-        table.trim_fmt(),
-        or_nobody(hops),
-        or_nobody(told)
-    )
 }
 
 fn groups(answer: &Value) -> String {
