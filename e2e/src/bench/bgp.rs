@@ -10,7 +10,7 @@ mod workload;
 
 use std::time::{Duration, Instant};
 
-use anyhow::{Context as _, Result, bail, ensure};
+use anyhow::{Context as _, Result, bail};
 use futures::FutureExt as _;
 use nix::sys::signal::Signal;
 use serde_json::Value;
@@ -19,7 +19,7 @@ use tokio::process::Command;
 use self::figures::Measured;
 use self::subject::Subject;
 use self::workload::Workload;
-use super::{Bench, Row};
+use super::{Bench, Row, runs};
 use crate::agent::program;
 use crate::lab::Bare;
 use crate::netns::Netns;
@@ -37,8 +37,7 @@ pub(super) const BENCHES: [Bench; 8] = [
     Bench { name: "bgp-withdraw", body: |progress| run(&workload::WITHDRAW, progress).boxed() },
 ];
 
-/// Runs of each subject, unless they would take longer together than [`BUDGET`].
-const RUNS: usize = 5;
+/// What all runs of a subject may take; after that there are no more.
 const BUDGET: Duration = Duration::from_secs(15);
 /// The load generator gives up by itself, and says why; this is for one that does not.
 const PATIENCE: Duration = Duration::from_secs(600);
@@ -139,12 +138,4 @@ fn subjects() -> Result<Vec<Subject>> {
         Ok(names) => names.split(',').map(|name| name.trim().parse()).collect(),
         Err(_) => Ok(Subject::USUAL.to_vec()),
     }
-}
-
-/// `BENCH_RUNS`: at least one.
-fn runs() -> Result<usize> {
-    let Ok(text) = std::env::var("BENCH_RUNS") else { return Ok(RUNS) };
-    let runs = text.parse().with_context(|| format!("BENCH_RUNS={text}"))?;
-    ensure!(runs > 0, "BENCH_RUNS=0: of nothing there is no median");
-    Ok(runs)
 }
