@@ -3,6 +3,7 @@
 
 #![allow(clippy::panic, reason = "that is how a fuzzer is told")]
 
+mod resets;
 mod seeds;
 #[cfg(test)]
 mod tests;
@@ -56,7 +57,7 @@ pub fn open(body: &[u8]) {
 }
 
 /// What two octets say was negotiated with the sender of an UPDATE.
-fn context([how, place]: [u8; 2]) -> Context {
+pub(crate) fn context([how, place]: [u8; 2]) -> Context {
     Context {
         four_octet_as: how & 1 == 0,
         external: how & 2 == 0,
@@ -72,18 +73,20 @@ fn context([how, place]: [u8; 2]) -> Context {
     }
 }
 
-/// The body of an UPDATE, after two octets that say what was negotiated with its sender. What is taken
-/// in can be told to others so that they take it in.
+/// The body of an UPDATE, after two octets that say what was negotiated with its sender. It ends the
+/// session where RFC 7606 says so, and nowhere else. What is taken in can be told to others so that
+/// they take it in.
 pub fn update(octets: &[u8]) {
     let Some((how, body)) = octets.split_first_chunk::<2>() else { return };
     let context = context(*how);
     let mut block = AttributeBlock::default();
+    let due = resets::due(body, &context);
     match parse_update(body, &context, &mut block) {
-        // RFC 7606 leaves a session reset for these only.
         Err(error) => {
-            assert!(error.code == 3 && matches!(error.subcode, 1 | 2 | 9 | 10), "{error}");
+            assert!(error.code == 3 && due.contains(&error.subcode), "{error}: {due:?}");
         }
         Ok(update) => {
+            assert!(due.is_empty(), "taken in where a reset is due: {due:?}");
             let mut count = read(update.withdrawn);
             match update.unreach {
                 Some(Unreach::V4(p)) => count += read(p),

@@ -147,7 +147,7 @@ pub fn parse_update<'a>(
         reach: walk.reach,
         unreach: walk.unreach,
         end_of_rib: None,
-        errors: walk.errors.clone(),
+        errors: SmallVec::new(),
     };
     if attributes.is_empty() && body.len() == 4 {
         update.end_of_rib = Some(Family::Ipv4Unicast);
@@ -158,15 +158,17 @@ pub fn parse_update<'a>(
             _ => None,
         };
     }
-    let announces = !nlri.is_empty() || walk.reach.is_some();
-    if announces {
+    if !nlri.is_empty() || walk.reach.is_some() {
         walk.finish(!nlri.is_empty(), block);
-        update.errors = walk.errors;
+    } else if walk.others && !walk.announces {
+        // RFC 7606 section 5.2: what was announced may be hidden, and there is nothing that could be
+        // taken as withdrawn.
+        walk.check_path(block);
+        if walk.errors.iter().any(|e| e.disposition != Disposition::DiscardAttribute) {
+            return Err(reset(1, &[], "an attribute is malformed, and nothing is announced"));
+        }
     }
-    // RFC 7606 section 5.2: there is nothing that could be taken as withdrawn.
-    if nlri.is_empty() && !walk.announces && walk.others && update.treat_as_withdraw() {
-        return Err(reset(1, &[], "an attribute is malformed, and nothing is announced"));
-    }
+    update.errors = walk.errors;
     if v4 && !nlri.is_empty() {
         let addr = walk.next_hop.unwrap_or(Ipv4Addr::UNSPECIFIED);
         update.announced = Some((NextHop::new(addr.into()), nlri));

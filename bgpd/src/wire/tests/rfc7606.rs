@@ -280,6 +280,11 @@ fn errors_where_nothing_is_announced() {
     let unreach: (u8, u8, &[u8]) = (ON, kind::MP_UNREACH_NLRI, &[0, 2, 1, 8, 0xfd]);
     let empty: (u8, u8, &[u8]) = (ON, kind::MP_REACH_NLRI, &[0, 1, 1, 4, 1, 1, 1, 1, 0]);
     let other: (u8, u8, &[u8]) = (ON, kind::MP_REACH_NLRI, &[0, 25, 70, 4, 1, 1, 1, 1, 0, 2, 3]);
+    let nothing: (u8, u8, &[u8]) = (ON, kind::MP_REACH_NLRI, &[0, 25, 70, 4, 1, 1, 1, 1, 0]);
+    let next_hop: (u8, u8, &[u8]) = (ON, kind::MP_REACH_NLRI, &[0, 2, 1, 4, 1, 1, 1, 1, 0]);
+    let undelimited: (u8, u8, &[u8]) = (ON, kind::MP_UNREACH_NLRI, &[0, 2, 1, 129]);
+    let origin: (u8, u8, &[u8]) = (WK, kind::ORIGIN, &[0]);
+    let path: (u8, u8, &[u8]) = (WK, kind::AS_PATH, &[2, 1, 0, 0, 0, 0]);
     for (attributes, want) in [
         (&[med][..], Reset(1)),
         (&[med, unreach], Reset(1)),
@@ -289,6 +294,15 @@ fn errors_where_nothing_is_announced() {
         (&[aggregate], Discard),
         (&[aggregate, unreach], Discard),
         (&[unreach], Accept),
+        (&[path], Reset(1)),
+        (&[path, unreach], Reset(1)),
+        (&[path, other], Accept),
+        // Nor does one of which nothing is announced hide less than ours.
+        (&[med, nothing], Reset(1)),
+        (&[next_hop], Reset(1)),
+        // A family cannot be given up where another may be meant; alone it is all there is.
+        (&[origin, undelimited], Reset(1)),
+        (&[undelimited], Disable(Family::Ipv6Unicast)),
     ] {
         let mut block = AttributeBlock::default();
         let body = update(attributes, &[]);

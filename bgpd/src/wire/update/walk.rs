@@ -227,15 +227,14 @@ impl<'a> Walk<'a> {
         let (Some(afi), Some(safi)) = (reader.u16(), reader.u8()) else {
             return Err(reset(9, &[], "MP_REACH_NLRI is too short to name its family"));
         };
-        let Some(family) =
-            Family::from_wire(afi, safi).filter(|f| self.context.families.contains(*f))
-        else {
-            self.announces = true;
-            return Ok(());
-        };
-        self.announces = true;
         let next_hop = reader.u8().and_then(|n| reader.take(usize::from(n)));
         let reserved = reader.u8();
+        let nlri = reader.0;
+        self.announces = next_hop.is_none() || reserved.is_none() || !nlri.is_empty();
+        let family = Family::from_wire(afi, safi);
+        let Some(family) = family.filter(|f| self.context.families.contains(*f)) else {
+            return Ok(());
+        };
         let (Some(next_hop), Some(_)) = (next_hop, reserved) else {
             self.disable(KIND, family, "the next hop runs past the end of MP_REACH_NLRI");
             return Ok(());
@@ -254,21 +253,14 @@ impl<'a> Walk<'a> {
             self.disable(KIND, family, "the next hop's length does not fit the family");
             return Ok(());
         };
-        let nlri = reader.0;
+        if nlri.is_empty() {
+            return Ok(());
+        }
         let add_path = self.context.add_path.contains(family);
         let reach = match family {
             Family::Ipv4Unicast => Prefixes::parse(nlri, add_path).map(|p| Reach::V4(next_hop, p)),
             Family::Ipv6Unicast => Prefixes::parse(nlri, add_path).map(|p| Reach::V6(next_hop, p)),
         };
-        let is_empty = match &reach {
-            Some(Reach::V4(_, prefixes)) => prefixes.is_empty(),
-            Some(Reach::V6(_, prefixes)) => prefixes.is_empty(),
-            None => false,
-        };
-        if is_empty {
-            self.announces = false;
-            return Ok(());
-        }
         if reach.is_none() {
             self.disable(KIND, family, "a prefix in MP_REACH_NLRI cannot be delimited");
         } else if !is_usable_next_hop(&next_hop.addr) {
@@ -337,21 +329,31 @@ impl<'a> Walk<'a> {
         }
     }
 
-    /// Leaves the whole path, in four octets, in the block's scratch space.
-    fn as_path(&mut self, block: &mut AttributeBlock) {
+    /// Looks at the form of AS_PATH and leaves it, in four octets, in the block's scratch space.
+    /// Whether it is there and well formed.
+    pub(super) fn check_path(&mut self, block: &mut AttributeBlock) -> bool {
         block.scratch.clear();
         let Some(value) = self.kept.iter().find(|(k, ..)| *k == kind::AS_PATH).map(|a| a.2) else {
+            return false;
+        };
+        let width = if self.context.four_octet_as { 4 } else { 2 };
+        let inside = self.context.confederation != Confederation::None;
+        let parsed = path::normalise(value, width, inside, &mut block.scratch);
+        if let Err(error) = parsed {
+            self.withdraw(kind::AS_PATH, error.reason());
+        }
+        parsed.is_ok()
+    }
+
+    /// Leaves the whole path, in four octets, in the block's scratch space.
+    fn as_path(&mut self, block: &mut AttributeBlock) {
+        if !self.check_path(block) {
             if !self.errors.iter().any(|e| e.kind == kind::AS_PATH) {
                 self.withdraw(kind::AS_PATH, "AS_PATH is missing");
             }
             return;
-        };
-        let width = if self.context.four_octet_as { 4 } else { 2 };
-        let inside = self.context.confederation != Confederation::None;
-        if let Err(error) = path::normalise(value, width, inside, &mut block.scratch) {
-            self.withdraw(kind::AS_PATH, error.reason());
-            return;
         }
+        let inside = self.context.confederation != Confederation::None;
         // RFC 6793 section 4.2.3: an AGGREGATOR without AS_TRANS was set by one who did not know
         // the AS4 attributes, so they are older than the path.
         let stale = self.as4_aggregator.is_some() && self.aggregator_as() != Some(AS_TRANS.into());

@@ -418,15 +418,6 @@ fn multiprotocol(sender: Sender) -> Vec<Case> {
         case("MP_UNREACH_NLRI", ON, 15, 1, &[&[0, 2, 1], v6].concat(), Withdraw),
         case("MP_UNREACH_NLRI empty", ON, 15, 1, &[], Reset(9)),
         case("MP_UNREACH_NLRI without SAFI", ON, 15, 1, &[0, 2], Reset(9)),
-        case(
-            "MP_UNREACH_NLRI prefix of 129",
-            ON,
-            15,
-            1,
-            &[&[0, 2, 1, 129], &[0xfd; 17][..]].concat(),
-            Disable,
-        ),
-        case("MP_UNREACH_NLRI prefix overrun", ON, 15, 1, &[0, 2, 1, 64, 0xfd], Disable),
         case("MP_UNREACH_NLRI transitive", OT, 15, 1, &[&[0, 2, 1], v6].concat(), Reset(1)),
     ]
 }
@@ -464,6 +455,7 @@ fn whole_messages(sender: Sender) -> Vec<Case> {
     let other: &[u8] = &[ON, 14, 11, 0, 25, 70, 4, 1, 1, 1, 1, 0, 2, 3];
     let other_twice = [other, other].concat();
     let unreach: &[u8] = &[ON, 15, 3, 0, 25, 70];
+    let prefix_of_129 = [&[0, 2, 1, 129], &[0xfd; 17][..]].concat();
     vec![
         // Section 3 (g).
         appended("ORIGIN twice", &[WK, 1, 1, 2], Accept),
@@ -488,7 +480,10 @@ fn whole_messages(sender: Sender) -> Vec<Case> {
         // Section 5.2.
         alone("nothing announced, MULTI_EXIT_DISC of 1", ON, 4, &[0], Reset(1)),
         alone("nothing announced, COMMUNITIES empty", OT, 8, &[], Reset(1)),
-        // Section 5.3 and RFC 4271 section 6.3.
+        // Section 5.3, where nothing else can be meant.
+        alone("MP_UNREACH_NLRI prefix of 129", ON, 15, &prefix_of_129, Disable),
+        alone("MP_UNREACH_NLRI prefix overrun", ON, 15, &[0, 2, 1, 64, 0xfd], Disable),
+        // And RFC 4271 section 6.3.
         body("prefix of 33", script::update(&[], &good, &[33, 10, 7, 7, 0, 0]), Reset(10)),
         body("prefix overrun", script::update(&[], &good, &[24, 10, 7]), Reset(10)),
         body("withdrawn prefix of 33", script::update(&[33, 10, 7, 7, 0, 0], &[], &[]), Reset(10)),
