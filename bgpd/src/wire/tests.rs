@@ -1,8 +1,9 @@
-//! Tests of the codec: what is written reads back, RFC 7606 attribute by attribute, an independent
-//! codec as the judge, and a flood of mutated messages.
+//! Tests of the codec: what is written reads back, RFC 7606 attribute by attribute, two independent
+//! codecs as the judges, and a flood of mutated messages.
 
-mod differential;
+mod judges;
 mod mutation;
+mod netgauze;
 mod rfc7606;
 mod round_trip;
 mod rustbgpd;
@@ -72,6 +73,28 @@ fn read_back(octets: &[u8], encoder: UpdateEncoder, external: bool) -> Vec<Annou
             assert!(numbered.iter().all(|(id, _)| ids.next() == Some(*id)), "{numbered:?}");
             let prefixes = numbered.into_iter().map(|(_, prefix)| prefix).collect();
             all.push(Announcement { block: block.bytes.clone(), next_hop, prefixes });
+        }
+    }
+    all
+}
+
+/// Everything that the messages in `octets` withdraw, with path identifiers.
+fn withdrawn(octets: &[u8], encoder: UpdateEncoder) -> Vec<(u32, IpNet)> {
+    fn numbered<P: Prefix>(prefixes: Prefixes<'_, P>) -> impl Iterator<Item = (u32, IpNet)> {
+        prefixes.map(|nlri| (nlri.path_id, nlri.prefix.to_net()))
+    }
+    let add_path = FamilySet(if encoder.add_path { 0b11 } else { 0 });
+    let context = Context { add_path, ..EXTERNAL };
+    let mut all = Vec::new();
+    for message in frames(octets, encoder_max(encoder)) {
+        let mut block = AttributeBlock::default();
+        let update = parse_update(message.body, &context, &mut block).unwrap();
+        assert!(update.errors.is_empty(), "{:?}", update.errors);
+        all.extend(numbered(update.withdrawn));
+        match update.unreach {
+            Some(Unreach::V4(prefixes)) => all.extend(numbered(prefixes)),
+            Some(Unreach::V6(prefixes)) => all.extend(numbered(prefixes)),
+            None => {}
         }
     }
     all

@@ -1,9 +1,10 @@
 //! Well-formed values of every kind.
 
+use std::collections::BTreeSet;
 use std::net::{Ipv4Addr, Ipv6Addr};
 
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
-use proptest::collection::vec;
+use proptest::collection::{btree_set, vec};
 use proptest::prelude::*;
 
 use crate::wire::attributes::{flag, kind, push};
@@ -60,11 +61,15 @@ impl Announcement {
         self.prefixes.iter().all(|prefix| prefix.addr().is_ipv4())
     }
 
-    /// Numbered from 1, if they are to be.
-    fn typed<P: Prefix>(&self, encoder: UpdateEncoder) -> Vec<Nlri<P>> {
+    /// The prefixes with path identifiers: from 1, if there are to be any.
+    pub(super) fn numbered(&self, encoder: UpdateEncoder) -> Vec<(u32, IpNet)> {
         let ids = (1..).map(|id| if encoder.add_path { id } else { 0 });
-        let prefixes = self.prefixes.iter().filter_map(P::from_net);
-        prefixes.zip(ids).map(|(prefix, path_id)| Nlri { prefix, path_id }).collect()
+        ids.zip(self.prefixes.iter().copied()).collect()
+    }
+
+    fn typed<P: Prefix>(&self, encoder: UpdateEncoder) -> Vec<Nlri<P>> {
+        let nlri = |(path_id, net)| Some(Nlri { prefix: P::from_net(&net)?, path_id });
+        self.numbered(encoder).into_iter().filter_map(nlri).collect()
     }
 }
 
@@ -107,6 +112,14 @@ fn as_path() -> impl Strategy<Value = Vec<u8>> {
     })
 }
 
+/// Each once: some codecs drop those that are there again.
+fn large_communities() -> impl Strategy<Value = Option<Vec<u8>>> {
+    let octets = |all: BTreeSet<[u32; 3]>| -> Vec<u8> {
+        all.iter().flatten().flat_map(|part| part.to_be_bytes()).collect()
+    };
+    prop::option::of(btree_set(any::<[u32; 3]>(), 1..=30).prop_map(octets))
+}
+
 /// A block as the parser makes them, of what an internal peer may send.
 pub(super) fn block() -> impl Strategy<Value = Vec<u8>> {
     let optional =
@@ -118,51 +131,54 @@ pub(super) fn block() -> impl Strategy<Value = Vec<u8>> {
     (
         (0..3_u8, as_path(), prop::option::of(any::<u32>()), any::<u32>(), any::<bool>()),
         (prop::option::of((asn(), any::<u32>())), prop::option::of(any::<u32>())),
-        (optional(4, 90), optional(4, 3), optional(8, 5), optional(20, 3), optional(12, 30)),
+        (optional(4, 90), optional(4, 3), optional(8, 5), optional(20, 3), large_communities()),
+        prop::option::of(asn()),
         prop::option::of((200..250_u8, vec(any::<u8>(), 0..300))),
     )
-        .prop_map(
-            |((origin, path, med, local_pref, atomic), (aggregator, originator), lists, other)| {
-                let mut out = Vec::new();
-                let both = flag::OPTIONAL | flag::TRANSITIVE;
-                push(&mut out, flag::TRANSITIVE, kind::ORIGIN, &[origin]);
-                push(&mut out, flag::TRANSITIVE, kind::AS_PATH, &path);
-                if let Some(med) = med {
-                    push(&mut out, flag::OPTIONAL, kind::MULTI_EXIT_DISC, &med.to_be_bytes());
+        .prop_map(|(always, (aggregator, originator), lists, customer, other)| {
+            let (origin, path, med, local_pref, atomic) = always;
+            let mut out = Vec::new();
+            let both = flag::OPTIONAL | flag::TRANSITIVE;
+            push(&mut out, flag::TRANSITIVE, kind::ORIGIN, &[origin]);
+            push(&mut out, flag::TRANSITIVE, kind::AS_PATH, &path);
+            if let Some(med) = med {
+                push(&mut out, flag::OPTIONAL, kind::MULTI_EXIT_DISC, &med.to_be_bytes());
+            }
+            push(&mut out, flag::TRANSITIVE, kind::LOCAL_PREF, &local_pref.to_be_bytes());
+            if atomic {
+                push(&mut out, flag::TRANSITIVE, kind::ATOMIC_AGGREGATE, &[]);
+            }
+            if let Some((asn, id)) = aggregator {
+                let value = [asn.to_be_bytes(), id.to_be_bytes()].concat();
+                push(&mut out, both, kind::AGGREGATOR, &value);
+            }
+            let (communities, clusters, extended, v6_extended, large) = lists;
+            if let Some(value) = communities {
+                push(&mut out, both, kind::COMMUNITIES, &value);
+            }
+            if let Some(id) = originator {
+                push(&mut out, flag::OPTIONAL, kind::ORIGINATOR_ID, &id.to_be_bytes());
+            }
+            if let Some(value) = clusters {
+                push(&mut out, flag::OPTIONAL, kind::CLUSTER_LIST, &value);
+            }
+            for (kind, value) in [
+                (kind::EXTENDED_COMMUNITIES, extended),
+                (kind::IPV6_EXTENDED_COMMUNITIES, v6_extended),
+                (kind::LARGE_COMMUNITIES, large),
+            ] {
+                if let Some(value) = value {
+                    push(&mut out, both, kind, &value);
                 }
-                push(&mut out, flag::TRANSITIVE, kind::LOCAL_PREF, &local_pref.to_be_bytes());
-                if atomic {
-                    push(&mut out, flag::TRANSITIVE, kind::ATOMIC_AGGREGATE, &[]);
-                }
-                if let Some((asn, id)) = aggregator {
-                    let value = [asn.to_be_bytes(), id.to_be_bytes()].concat();
-                    push(&mut out, both, kind::AGGREGATOR, &value);
-                }
-                let (communities, clusters, extended, v6_extended, large) = lists;
-                if let Some(value) = communities {
-                    push(&mut out, both, kind::COMMUNITIES, &value);
-                }
-                if let Some(id) = originator {
-                    push(&mut out, flag::OPTIONAL, kind::ORIGINATOR_ID, &id.to_be_bytes());
-                }
-                if let Some(value) = clusters {
-                    push(&mut out, flag::OPTIONAL, kind::CLUSTER_LIST, &value);
-                }
-                for (kind, value) in [
-                    (kind::EXTENDED_COMMUNITIES, extended),
-                    (kind::IPV6_EXTENDED_COMMUNITIES, v6_extended),
-                    (kind::LARGE_COMMUNITIES, large),
-                ] {
-                    if let Some(value) = value {
-                        push(&mut out, both, kind, &value);
-                    }
-                }
-                if let Some((kind, value)) = other {
-                    push(&mut out, both | flag::PARTIAL, kind, &value);
-                }
-                out
-            },
-        )
+            }
+            if let Some(asn) = customer {
+                push(&mut out, both, kind::ONLY_TO_CUSTOMER, &asn.to_be_bytes());
+            }
+            if let Some((kind, value)) = other {
+                push(&mut out, both | flag::PARTIAL, kind, &value);
+            }
+            out
+        })
 }
 
 pub(super) fn announcement() -> impl Strategy<Value = Announcement> {
@@ -176,25 +192,40 @@ pub(super) fn announcement() -> impl Strategy<Value = Announcement> {
     ]
 }
 
-fn capability() -> impl Strategy<Value = Capability> {
-    let next_hop = (any::<u16>(), any::<u16>(), any::<u16>())
-        .prop_map(|(afi, safi, next_hop)| NextHopFamily { afi, safi, next_hop });
-    let restart = (any::<u16>(), any::<u8>(), any::<bool>())
-        .prop_map(|(afi, safi, forwarding)| FamilyRestart { afi, safi, forwarding });
-    let long_lived = (any::<u16>(), any::<u8>(), any::<bool>(), 0..1_u32 << 24)
-        .prop_map(|(afi, safi, forwarding, time)| LongLivedFamily { afi, safi, forwarding, time });
+/// A capability; of those that are `known`, only with families and values that every codec knows.
+fn capability(known: bool) -> impl Strategy<Value = Capability> {
+    let family = || {
+        let known_ones = (1..=2_u16, 1..=2_u8).boxed();
+        if known { known_ones } else { any::<(u16, u8)>().boxed() }
+    };
+    let families = if known { 1..5 } else { 0..5_usize };
+    let next_hop = (family(), family()).prop_map(|((afi, safi), (next_hop, _))| NextHopFamily {
+        afi,
+        safi: safi.into(),
+        next_hop,
+    });
+    let restart = (family(), any::<bool>()).prop_map(|((afi, safi), forwarding)| FamilyRestart {
+        afi,
+        safi,
+        forwarding,
+    });
+    let long_lived =
+        (family(), any::<bool>(), 0..1_u32 << 24).prop_map(|((afi, safi), forwarding, time)| {
+            LongLivedFamily { afi, safi, forwarding, time }
+        });
+    let add_path = (family(), if known { 1..=3_u8 } else { 0..=255 })
+        .prop_map(|((afi, safi), mode)| FamilyAddPath { afi, safi, mode });
+    let role = if known { 0..=4_u8 } else { 0..=255 };
+    let unknown = if known { 200..=230_u8 } else { 80..=255 };
     prop_oneof![
-        (any::<u16>(), any::<u8>()).prop_map(|(afi, safi)| Capability::Multiprotocol(afi, safi)),
+        family().prop_map(|(afi, safi)| Capability::Multiprotocol(afi, safi)),
         Just(Capability::RouteRefresh),
         Just(Capability::ExtendedMessage),
-        any::<u8>().prop_map(Capability::Role),
-        vec(next_hop, 0..5).prop_map(Capability::ExtendedNextHop),
+        role.prop_map(Capability::Role),
+        vec(next_hop, families.clone()).prop_map(Capability::ExtendedNextHop),
         Just(Capability::EnhancedRouteRefresh),
-        vec((any::<u16>(), any::<u8>(), any::<u8>()), 0..5).prop_map(|families| {
-            let family = |(afi, safi, mode)| FamilyAddPath { afi, safi, mode };
-            Capability::AddPath(families.into_iter().map(family).collect())
-        }),
-        vec(long_lived, 0..5).prop_map(Capability::LongLivedGracefulRestart),
+        vec(add_path, families.clone()).prop_map(Capability::AddPath),
+        vec(long_lived, families).prop_map(Capability::LongLivedGracefulRestart),
         (any::<bool>(), any::<bool>(), 0..4096_u16, vec(restart, 0..5)).prop_map(
             |(restarting, notification, time, families)| Capability::GracefulRestart {
                 restarting,
@@ -203,13 +234,26 @@ fn capability() -> impl Strategy<Value = Capability> {
                 families
             }
         ),
-        (80..=255_u8, vec(any::<u8>(), 0..60))
+        (unknown, vec(any::<u8>(), 0..60))
             .prop_map(|(code, value)| Capability::Unknown(code, value)),
     ]
 }
 
 pub(super) fn open_strategy() -> impl Strategy<Value = Open> {
-    (asn(), any::<u16>(), any::<u32>(), vec(capability(), 0..20)).prop_map(
+    (asn(), any::<u16>(), any::<u32>(), vec(capability(false), 0..20)).prop_map(
+        |(asn, hold_time, router_id, capabilities)| {
+            Open::new(asn, hold_time, router_id.into(), capabilities)
+        },
+    )
+}
+
+/// An OPEN in which nothing is to be complained of: what others check when they read it, we check
+/// against what we offer.
+pub(super) fn known_open() -> impl Strategy<Value = Open> {
+    let hold_time = prop_oneof![Just(0), 3..=u16::MAX];
+    // Some know nothing of RFC 6286: an identifier is a unicast address to them.
+    let router_id = 0x0100_0000..0x7f00_0000_u32;
+    (asn(), hold_time, router_id, vec(capability(true), 0..20)).prop_map(
         |(asn, hold_time, router_id, capabilities)| {
             Open::new(asn, hold_time, router_id.into(), capabilities)
         },
