@@ -1,8 +1,9 @@
 //! BGP messages to and from bytes (RFC 4271 section 4).
 //!
 //! Parsing borrows from the receive buffer and is total: any input yields a value or the
-//! NOTIFICATION that answers it, never a panic, and never an allocation beyond the message's own
-//! size. Path attributes come out with the treatment RFC 7606 asks for.
+//! NOTIFICATION that answers it, never a panic, and never takes more memory at a time than 8 octets for
+//! each of the message's and 32 KiB; an OPEN, which has 4096 at most, 32 for each. Path attributes come
+//! out with the treatment RFC 7606 asks for.
 
 pub mod attributes;
 mod communities;

@@ -1,6 +1,7 @@
 //! Tests of the codec: what is written reads back, RFC 7606 attribute by attribute, two independent
 //! codecs as the judges, and a flood of mutated messages.
 
+mod allocations;
 mod judges;
 mod mutation;
 mod netgauze;

@@ -13,7 +13,10 @@ use crate::wire::{AS_TRANS, Family, Notification, Prefixes, Reader, path};
 /// The walk over an UPDATE's attributes.
 pub(super) struct Walk<'a> {
     context: Context,
+    /// Which types there were, a bit each.
     seen: [u64; 4],
+    /// Which of them more than once: that is said once, however many there are.
+    repeated: [u64; 4],
     pub(super) kept: SmallVec<[(u8, u8, &'a [u8]); 12]>,
     pub(super) next_hop: Option<Ipv4Addr>,
     pub(super) reach: Option<Reach<'a>>,
@@ -32,6 +35,7 @@ impl<'a> Walk<'a> {
         Self {
             context,
             seen: [0; 4],
+            repeated: [0; 4],
             kept: SmallVec::new(),
             next_hop: None,
             reach: None,
@@ -81,7 +85,10 @@ impl<'a> Walk<'a> {
                 if matches!(kind, kind::MP_REACH_NLRI | kind::MP_UNREACH_NLRI) {
                     return Err(reset(1, &[], "MP_REACH_NLRI or MP_UNREACH_NLRI appears twice"));
                 }
-                self.discard(kind, "the attribute appears more than once");
+                if self.repeated[word] & bit == 0 {
+                    self.repeated[word] |= bit;
+                    self.discard(kind, "the attribute appears more than once");
+                }
                 continue;
             }
             self.seen[word] |= bit;
