@@ -346,8 +346,6 @@ const CODES: [(u8, &[u8]); 7] = [
 ];
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 200, ..ProptestConfig::default() })]
-
     #[test]
     fn updates_mean_the_same(
         announcement in announcement(),

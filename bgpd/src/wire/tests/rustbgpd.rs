@@ -183,8 +183,6 @@ fn ours(capability: &Theirs) -> Capability {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 200, ..ProptestConfig::default() })]
-
     #[test]
     fn updates_mean_the_same(
         announcement in announcement(),
