@@ -2,7 +2,8 @@
 //! tests. Pods come and go; agents restart, and die before or after any of their transactions;
 //! machines lose power, are installed anew under their old name, and meet their doubles; links are
 //! cut; requests and replies are lost, or arrive long after their sender gave up; callers give up;
-//! pools change; time passes. Whatever happens, no two living pods have one address, and one
+//! Kubernetes deletes nodes and makes them again, others give back what they held, and successors
+//! take it over; pools change; time passes. Whatever happens, no two living pods have one address, and one
 //! collection later nothing is lost.
 //!
 //! `IPAM_MODEL_SEEDS` is how many histories (40 unless told), `IPAM_MODEL_FROM` the first seed,
@@ -31,13 +32,22 @@ use world::World;
 /// How many histories run at once, each on a thread of its own: they wait most of their time.
 const AT_ONCE: usize = 40;
 
-/// What became of a history: how many steps it had, or why it ended early.
-fn run(seed: u64, steps: u64, forgotten: Option<Forgotten>) -> Result<u64, String> {
+/// What became of a history: how many steps it had, or why it ended early. It ends also when it is
+/// `over`, because another one failed.
+fn run(
+    seed: u64,
+    steps: u64,
+    forgotten: Option<Forgotten>,
+    over: impl Fn() -> bool,
+) -> Result<u64, String> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
     let mut world = runtime.block_on(async { World::new(seed, forgotten) });
     let course = AssertUnwindSafe(|| {
         runtime.block_on(async {
             for _ in 0..steps {
+                if over() {
+                    return;
+                }
                 world.step().await;
                 world.check().await;
             }
@@ -66,14 +76,15 @@ fn explore(
             let (next, failed, end) = (next.clone(), failed.clone(), seeds.end);
             std::thread::spawn(move || {
                 let mut done = 0;
-                while failed.lock().unwrap().is_none() {
+                let over = || failed.lock().unwrap().is_some();
+                while !over() {
                     let seed = next.fetch_add(1, Ordering::Relaxed);
                     if seed >= end {
                         break;
                     }
-                    match run(seed, steps, forgotten) {
+                    match run(seed, steps, forgotten, over) {
                         Ok(steps) => done += steps,
-                        Err(why) => *failed.lock().unwrap() = Some((seed, why)),
+                        Err(why) => drop(failed.lock().unwrap().get_or_insert((seed, why))),
                     }
                 }
                 done
@@ -100,5 +111,25 @@ fn no_history_gives_an_address_twice_or_loses_one() {
             "{why}\nseed {seed} failed; again: IPAM_MODEL_FROM={seed} IPAM_MODEL_SEEDS=1 \
              IPAM_MODEL_STEPS={steps} cargo test -p ipam --test histories no_history"
         ),
+    }
+}
+
+/// A positive control: what goes wrong where a comparison is missing is seen.
+#[test]
+fn a_store_that_forgets_a_comparison_is_caught() {
+    for forgotten in [Forgotten::Blocks, Forgotten::Creations] {
+        let caught = explore(0..400, 120, Some(forgotten));
+        let (_, why) = caught.expect_err("a history should have gone wrong");
+        let why = why.lines().find(|line| line.starts_with("assertion")).unwrap_or_default();
+        let seen = [
+            "too",
+            "is free",
+            "is lost",
+            "overlaps",
+            "in two blocks",
+            "handles and",
+            "affinities and",
+        ];
+        assert!(seen.iter().any(|seen| why.contains(seen)), "{forgotten:?}: {why}");
     }
 }

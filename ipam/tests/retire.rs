@@ -7,14 +7,12 @@
     reason = "a test fails by panicking, and its modules are shared by several of them"
 )]
 
-use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, SystemTime};
 
 use futures::FutureExt;
-use futures::future::BoxFuture;
-use ipam::retire::{self, Challenge, Identity, Machine, Registry, Retired};
+use ipam::retire::{self, Challenge, Machine, Retired};
 use ipam::store::Store;
 use ipam::store::memory::{Fault, MemoryStore};
 use ipam::timestamp::Timestamp;
@@ -24,47 +22,7 @@ mod common;
 use common::cluster::{Cluster, Node, all, consistent, net, pool};
 use common::counting::Counting;
 use common::eventually;
-
-type Nodes = Arc<Mutex<BTreeMap<String, String>>>;
-
-/// The nodes of Kubernetes, by name and uid, and what happens whenever it is asked.
-#[derive(Clone, Default)]
-struct Kubernetes {
-    nodes: Nodes,
-    away: bool,
-    meanwhile: Option<Arc<dyn Fn() -> BoxFuture<'static, ()> + Send + Sync>>,
-}
-
-impl Kubernetes {
-    fn of(nodes: &[(&str, &str)]) -> Self {
-        let nodes = nodes.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect();
-        Self { nodes: Arc::new(Mutex::new(nodes)), ..Self::default() }
-    }
-
-    fn delete(&self, node: &str) {
-        self.nodes.lock().unwrap().remove(node).unwrap();
-    }
-}
-
-impl Registry for Kubernetes {
-    fn uid<'a>(&'a self, node: &'a str) -> BoxFuture<'a, Result<Option<String>, String>> {
-        async move {
-            if let Some(meanwhile) = &self.meanwhile {
-                meanwhile().await;
-            }
-            if self.away {
-                return Err("no answer".to_owned());
-            }
-            Ok(self.nodes.lock().unwrap().get(node).cloned())
-        }
-        .boxed()
-    }
-
-    fn identity<'a>(&'a self, node: &'a str) -> BoxFuture<'a, Result<Option<Identity>, String>> {
-        let of = |uid| Identity { uid, boot_id: None };
-        async move { Ok(self.uid(node).await?.map(of)) }.boxed()
-    }
-}
+use common::kubernetes::Kubernetes;
 
 struct World {
     memory: MemoryStore,
@@ -224,7 +182,7 @@ async fn lost_replies_and_several_at_once_do_no_harm() {
     world.kubernetes.delete("gone");
     let other = world.cluster.node("other");
     other.v4("o").await.unwrap();
-    world.kubernetes.nodes.lock().unwrap().insert("other".to_owned(), "u4".to_owned());
+    world.kubernetes.make("other", "u4", None);
     assert_eq!(world.challenge().await, Challenge::Unowned);
     for fault in [Fault::LoseRequest, Fault::LoseReply] {
         world.memory.inject([Some(fault)]);

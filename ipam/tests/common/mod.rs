@@ -3,6 +3,7 @@
 
 pub mod cluster;
 pub mod counting;
+pub mod kubernetes;
 pub mod link;
 pub mod trio;
 

@@ -13,7 +13,11 @@ use rand::{RngExt, SeedableRng};
 use tempfile::TempDir;
 
 use crate::common::cluster::{Cluster, Node, consistent, pool};
+use crate::common::kubernetes::Kubernetes;
 use crate::common::link::{Death, Forgotten, Link};
+
+#[path = "departures.rs"]
+mod departures;
 
 const NODES: usize = 4;
 
@@ -61,6 +65,11 @@ pub struct World {
     /// Who lives: address to (node, handle).
     pods: BTreeMap<IpAddr, (usize, String)>,
     next: usize,
+    kubernetes: Kubernetes,
+    /// How often each machine was booted.
+    boots: [u32; NODES],
+    /// Machines whose predecessor of the same name may still own that.
+    anew: BTreeSet<usize>,
     history: Vec<String>,
 }
 
@@ -74,12 +83,24 @@ impl World {
             cluster = cluster.strict();
         }
         cluster.deadline = Duration::from_millis(100);
-        let (machines, graves, pods, history) = Default::default();
-        let mut world =
-            Self { random, memory, forgotten, cluster, machines, graves, pods, next: 0, history };
+        let mut world = Self {
+            random,
+            memory,
+            forgotten,
+            cluster,
+            machines: Vec::new(),
+            graves: Vec::new(),
+            pods: BTreeMap::new(),
+            next: 0,
+            kubernetes: Kubernetes::default(),
+            boots: [0; NODES],
+            anew: BTreeSet::new(),
+            history: Vec::new(),
+        };
         for n in 0..NODES {
             let machine = world.start(n, disk());
             world.machines.push(Some(machine));
+            world.register(n);
         }
         world
     }
@@ -110,7 +131,7 @@ impl World {
 
     pub async fn step(&mut self) {
         self.fault();
-        match self.random.random_range(0..30) {
+        match self.random.random_range(0..40) {
             0..12 => {
                 self.add().await;
                 self.bury().await;
@@ -172,6 +193,13 @@ impl World {
                 self.machine(n).node.ipam.set_pools(pools(version));
             }
             28 => self.double().await,
+            29 | 30 => self.reconsider().await,
+            31..35 => {
+                let n = self.any();
+                // In vain while the store cannot be reached.
+                let _ = self.attend(n).await;
+            }
+            35..39 => self.give_back().await,
             _ => {
                 let seconds = self.random.random_range(1..200);
                 self.told(format!("{seconds} s pass"));
@@ -253,6 +281,7 @@ impl World {
                     }
                 }
                 Some(Err(error)) if is_expected(&error) => {}
+                Some(Err(Error::NodeTaken { .. })) if self.anew.contains(&n) => {}
                 None => {}
                 Some(Err(error)) => panic!("{handle} on n{n}: {error}"),
             }
@@ -299,6 +328,7 @@ impl World {
             Fate::Restarts => disk,
             Fate::LosesPower | Fate::IsReimaged => {
                 self.pods.retain(|_, (at, _)| *at != n);
+                self.boots[n] += 1;
                 if matches!(fate, Fate::LosesPower) { disk } else { self.reimage(n).await }
             }
         };
@@ -400,6 +430,7 @@ impl World {
             let done = self.memory.txn(probe.clone()).await;
             well = if done.is_ok() { well + 1 } else { 0 };
         }
+        self.reconcile().await;
         for n in 0..self.machines.len() {
             let mut attempts = 0;
             loop {
