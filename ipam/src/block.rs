@@ -21,6 +21,7 @@ use serde::{Deserialize, Serialize};
 use crate::net::{self, Family};
 use crate::timestamp::Timestamp;
 
+mod cooldown;
 mod json;
 #[cfg(test)]
 mod tests;
@@ -199,11 +200,6 @@ impl Block {
         self.capacity() - self.unallocated.len()
     }
 
-    /// Number of addresses that were released and rest.
-    pub fn resting_count(&self) -> usize {
-        self.resting().count()
-    }
-
     /// True if nothing is allocated and nothing rests.
     pub fn is_empty(&self) -> bool {
         self.allocations.iter().all(Option::is_none)
@@ -231,17 +227,6 @@ impl Block {
     pub fn free<'a>(&'a self, reserved: &'a [IpNet]) -> impl Iterator<Item = IpAddr> + 'a {
         let addresses = self.unallocated.iter().map(|ordinal| self.address(*ordinal));
         addresses.filter(|address| !is_reserved(*address, reserved))
-    }
-
-    /// Number of addresses that are not reserved and free, or rested long enough to be.
-    pub(crate) fn free_by(&self, now: Timestamp, cooldown: Duration, reserved: &[IpNet]) -> usize {
-        let rested = |ordinal: &u32| {
-            let since = self.attribute(*ordinal).and_then(|attribute| attribute.released_at);
-            since.is_some_and(|since| since.plus(cooldown) <= now)
-        };
-        let rested = self.ordinals().filter(rested).map(|ordinal| self.address(ordinal));
-        let rested = rested.filter(|address| !is_reserved(*address, reserved));
-        self.free(reserved).count() + rested.count()
     }
 
     /// What `address` is, or None if it is outside the block.
@@ -334,26 +319,6 @@ impl Block {
         }
         self.release_all(&[address], how);
         Ok(true)
-    }
-
-    /// Frees what has rested for `cooldown`, oldest first, and says how many that were.
-    pub fn expire(&mut self, now: Timestamp, cooldown: Duration) -> usize {
-        self.free_resting(|since| since.plus(cooldown) <= now, usize::MAX)
-    }
-
-    /// Frees the one address that has rested longest and is not reserved, however short that is;
-    /// None if no address rests.
-    pub fn expire_oldest(&mut self, reserved: &[IpNet]) -> Option<IpAddr> {
-        let (_, ordinal) =
-            self.resting().find(|(_, o)| !is_reserved(self.address(*o), reserved))?;
-        self.free_ordinal(ordinal);
-        self.prune();
-        Some(self.address(ordinal))
-    }
-
-    /// Since when the longest resting address that is not reserved has rested.
-    pub fn oldest_resting(&self, reserved: &[IpNet]) -> Option<Timestamp> {
-        self.resting().find(|(_, o)| !is_reserved(self.address(*o), reserved)).map(|(at, _)| at)
     }
 
     /// Sets or clears the owner.
@@ -473,30 +438,6 @@ impl Block {
         if !addresses.is_empty() {
             self.prune();
         }
-    }
-
-    /// Resting ordinals, longest first; those released together in address order.
-    fn resting(&self) -> impl Iterator<Item = (Timestamp, u32)> + use<> {
-        let mut resting: Vec<_> = self
-            .ordinals()
-            .filter_map(|ordinal| Some((self.attribute(ordinal)?.released_at?, ordinal)))
-            .collect();
-        // The sequence number tells the order within one second.
-        resting.sort_by_key(|(since, ordinal)| {
-            (*since, self.sequence_number_for_allocation.get(ordinal).copied(), *ordinal)
-        });
-        resting.into_iter()
-    }
-
-    fn free_resting(&mut self, may: impl Fn(Timestamp) -> bool, most: usize) -> usize {
-        let due: Vec<_> = self.resting().filter(|(since, _)| may(*since)).take(most).collect();
-        for (_, ordinal) in &due {
-            self.free_ordinal(*ordinal);
-        }
-        if !due.is_empty() {
-            self.prune();
-        }
-        due.len()
     }
 
     fn free_ordinal(&mut self, ordinal: u32) {

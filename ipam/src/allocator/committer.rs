@@ -38,9 +38,12 @@ use crate::timestamp::Timestamp;
 mod commit;
 mod learn;
 mod pace;
+mod pending;
 mod search;
 
 use pace::Pace;
+pub(crate) use pending::Message;
+use pending::{Pending, Reply, Search, Waiting};
 
 /// Between attempts while the store does not answer.
 const BACKOFF: (Duration, Duration) = (Duration::from_millis(20), Duration::from_secs(1));
@@ -53,83 +56,6 @@ const SPARE_PAUSE: Duration = Duration::from_secs(30);
 
 /// Tells the time; tests turn it.
 pub type Clock = Arc<dyn Fn() -> SystemTime + Send + Sync>;
-
-pub(crate) type Reply<T> = oneshot::Sender<Result<T, Error>>;
-
-pub(crate) enum Message {
-    Assign(AssignRequest, Reply<Assignment>),
-    Release(String, Reply<Vec<IpAddr>>),
-    Collect(Live, Reply<Vec<IpAddr>>),
-    Pools(Pools),
-    Reservations(Vec<IpNet>),
-    Config(Option<IpamConfig>),
-    NodeLabels(BTreeMap<String, String>),
-    Tend,
-    Close(oneshot::Sender<()>),
-}
-
-/// Who waits for an answer.
-enum Waiting {
-    Assign(Reply<Assignment>),
-    Addresses(Reply<Vec<IpAddr>>),
-    Nobody,
-}
-
-impl Waiting {
-    /// True if there was somebody and they left.
-    fn left(&self) -> bool {
-        match self {
-            Self::Assign(reply) => reply.is_closed(),
-            Self::Addresses(reply) => reply.is_closed(),
-            Self::Nobody => false,
-        }
-    }
-
-    fn fail(self, error: Error) {
-        // Who left does not care.
-        let _ = match self {
-            Self::Assign(reply) => reply.send(Err(error)).is_ok(),
-            Self::Addresses(reply) => reply.send(Err(error)).is_ok(),
-            Self::Nobody => true,
-        };
-    }
-}
-
-/// A request on its way.
-struct Pending {
-    work: Work,
-    waiting: Waiting,
-    effort: Effort,
-    conflicts: u32,
-    /// What transactions without an answer may have given this request.
-    tentative: BTreeSet<IpAddr>,
-    /// What it has released so far.
-    released: Vec<IpAddr>,
-    /// It waits for the end of this search.
-    search: Option<Search>,
-}
-
-impl Pending {
-    fn new(work: Work, waiting: Waiting) -> Self {
-        Self {
-            work,
-            waiting,
-            effort: Effort::Own,
-            conflicts: 0,
-            tentative: BTreeSet::new(),
-            released: Vec::new(),
-            search: None,
-        }
-    }
-}
-
-/// What tells searches apart; equal ones are done once for all who need them.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-enum Search {
-    Room(Family, Vec<String>),
-    Of(IpAddr),
-    Named(Family),
-}
 
 pub(crate) struct Committer {
     store: Arc<dyn Store>,
@@ -369,7 +295,7 @@ impl Committer {
         let revision = self.owner.acquire(&*self.store, self.now()).await?;
         self.load().await?;
         self.refresh().await?;
-        if self.pending.iter().any(is_ready) {
+        if self.pending.iter().any(Pending::is_ready) {
             return self.commit(revision).await;
         }
         // What a search just claimed for a request is the request's.
@@ -377,39 +303,6 @@ impl Committer {
             return Ok(false);
         }
         self.give_up_unwanted(revision).await
-    }
-
-    /// Drops requests that nobody waits for any more. What an assignment may have been given is
-    /// taken back, and a release is done all the same.
-    fn forget_the_abandoned(&mut self) {
-        if !self.pending.iter().any(|pending| pending.waiting.left()) {
-            return;
-        }
-        let mut releasing = BTreeSet::new();
-        for mut pending in std::mem::take(&mut self.pending) {
-            if pending.waiting.left() {
-                pending.waiting = Waiting::Nobody;
-                pending.work = match pending.work {
-                    Work::Assign(request) if !pending.tentative.is_empty() => {
-                        let addresses = std::mem::take(&mut pending.tentative);
-                        let addresses = addresses.into_iter().collect();
-                        pending.search = None;
-                        Work::Undo { handle: request.handle, addresses }
-                    }
-                    // Whoever repeats it during an outage repeats it often.
-                    Work::Release { handle, looked_up } if !releasing.contains(&handle) => {
-                        Work::Release { handle, looked_up }
-                    }
-                    _ => continue,
-                };
-            }
-            match &pending.work {
-                Work::Release { handle, .. } => releasing.insert(handle.clone()),
-                Work::Assign(request) => releasing.remove(&request.handle),
-                _ => false,
-            };
-            self.pending.push_back(pending);
-        }
     }
 
     /// The store failed, or refuses to serve us.
@@ -446,17 +339,6 @@ impl Committer {
             one(status);
             false
         });
-    }
-
-    /// Fails requests that somebody waits for.
-    fn fail_waiting(&mut self, error: &Error, which: impl Fn(&Pending) -> bool) {
-        for pending in std::mem::take(&mut self.pending) {
-            if matches!(pending.waiting, Waiting::Nobody) || !which(&pending) {
-                self.pending.push_back(pending);
-            } else {
-                pending.waiting.fail(error.clone());
-            }
-        }
     }
 
     fn reachable(&self, problem: Option<&Error>) {
@@ -521,11 +403,6 @@ impl Committer {
         let cache = &self.cache;
         self.status.send_if_modified(|status| status.describe(cache));
     }
-}
-
-/// True if a request can be planned now.
-fn is_ready(pending: &Pending) -> bool {
-    pending.search.is_none()
 }
 
 async fn next(events: &mut Option<BoxStream<'static, Event>>) -> Event {

@@ -8,7 +8,7 @@ impl Committer {
     pub(super) async fn commit(&mut self, node_revision: Revision) -> Result<bool, Error> {
         let mut draft = Draft::new(&self.cache, &self.settings, &self.assigned, self.now());
         let mut planned: Vec<(usize, Planned)> = Vec::new();
-        for (index, pending) in self.pending.iter().enumerate().filter(|(_, p)| is_ready(p)) {
+        for (index, pending) in self.pending.iter().enumerate().filter(|(_, p)| p.is_ready()) {
             match self.plan(&mut draft, pending) {
                 Planned::Later => break,
                 outcome => planned.push((index, outcome)),
