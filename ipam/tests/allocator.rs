@@ -8,33 +8,19 @@
 )]
 
 use std::collections::BTreeSet;
-use std::sync::Arc;
 use std::time::Duration;
 
 use api::selector::Selector;
 use futures::future::join_all;
 use ipam::allocator::Mode;
-use ipam::store::memory::{Fault, MemoryStore};
-use ipam::store::{Outcome, Store, Txn};
-use ipam::{
-    AllowedUse, AssignRequest, Error, Families, Family, IpamConfig, Live, Pool, Tunnel, model,
-};
+use ipam::store::memory::Fault;
+use ipam::store::{Outcome, Txn};
+use ipam::{AllowedUse, Error, Families, Family, IpamConfig, Live, Pool, model};
 
 mod common;
-use common::cluster::{Cluster, Node, START, all, consistent, ip, net, pool};
+use common::cluster::{Cluster, Node, START, all, consistent, ip, memory, net, pool};
 use common::counting::Counting;
 use common::eventually;
-
-fn memory() -> (MemoryStore, Arc<dyn Store>) {
-    let store = MemoryStore::default();
-    (store.clone(), Arc::new(store))
-}
-
-async fn blocks(node: &Node, n: usize) -> Vec<ipnet::IpNet> {
-    let mut blocks = node.ipam.blocks();
-    let found = tokio::time::timeout(Duration::from_secs(10), blocks.wait_for(|b| b.len() == n));
-    found.await.unwrap_or_else(|_| panic!("{:?}", node.ipam.status())).unwrap().to_vec()
-}
 
 #[tokio::test]
 async fn writes_what_calico_would() {
@@ -57,7 +43,7 @@ async fn writes_what_calico_would() {
     );
     assert!(at("/caracal/ipam/v1/node/node1").starts_with(r#"{"instance":""#));
     assert_eq!(all.len(), 4, "{all:#?}");
-    assert_eq!(blocks(&node, 1).await, [net("10.244.1.0/30")]);
+    assert_eq!(node.blocks(1).await, [net("10.244.1.0/30")]);
     let status = node.ipam.status();
     assert!(status.ready && status.problem.is_none(), "{status:?}");
     assert_eq!((status.mode, status.blocks[0].in_use), (Mode::Synchronous, 1));
@@ -166,8 +152,7 @@ async fn dual_stack_is_both_or_none() {
 
 #[tokio::test]
 async fn requests_of_a_moment_share_a_commit_and_read_nothing() {
-    let counting = Arc::new(Counting::default());
-    let store: Arc<dyn Store> = counting.clone();
+    let (counting, store) = Counting::shared();
     let node = Cluster::on(&store, vec![pool("p", "10.0.0.0/16", 24)]).node("n");
     node.v4("first").await.unwrap();
     let (reads, txns) = counting.settled().await;
@@ -194,7 +179,7 @@ async fn an_address_by_name() {
         node.ipam.assign(request).await.map(|assignment| assignment.ips().next().unwrap())
     };
     assert_eq!(named(&one, "a", "10.0.0.37").await.unwrap(), ip("10.0.0.37"));
-    assert_eq!(blocks(&one, 1).await, [net("10.0.0.32/28")]);
+    assert_eq!(one.blocks(1).await, [net("10.0.0.32/28")]);
     assert_eq!(named(&one, "a", "10.0.0.37").await.unwrap(), ip("10.0.0.37"), "a repetition");
     let error = named(&one, "a", "10.0.0.38").await.unwrap_err();
     assert_eq!(error.to_string(), "handle a already holds 10.0.0.37");
@@ -240,7 +225,7 @@ async fn pools_by_selector_use_and_name() {
     let mut by_name = node.request("m", Families::V4);
     by_name.requested_pools = vec!["manual".to_owned()];
     assert!(net("10.3.0.0/24").contains(&node.ipam.assign(by_name).await.unwrap().addresses[0]));
-    blocks(&node, 2).await;
+    node.blocks(2).await;
     // No longer selected: the block goes once it is empty and nothing in it rests.
     node.ipam.set_node_labels([("rack".to_owned(), "r2".to_owned())].into());
     assert!(node.v4("b").await.is_err());
@@ -266,7 +251,7 @@ async fn lost_requests_and_lost_replies_give_nothing_twice() {
     let other = Cluster::on(&store, vec![pool("q", "10.9.0.0/24", 28)]).node("other");
     memory.inject([None, Some(Fault::LoseReply)]);
     other.v4("z").await.unwrap();
-    assert_eq!(blocks(&other, 1).await.len(), 1);
+    assert_eq!(other.blocks(1).await.len(), 1);
     assert_eq!(consistent(&*store).await.len(), 3);
 }
 
@@ -396,7 +381,7 @@ async fn a_corrupt_block_is_named_and_the_others_go_on() {
     for n in 0..5 {
         node.v4(&n.to_string()).await.unwrap();
     }
-    let bad = blocks(&node, 2).await.into_iter().find(|block| block.contains(&first)).unwrap();
+    let bad = node.blocks(2).await.into_iter().find(|block| block.contains(&first)).unwrap();
     let key = model::block_key(&bad);
     let good = store.read(std::slice::from_ref(&key)).await.unwrap().entries.remove(0);
     store.txn(Txn::default().put(key.clone(), b"{\"cidr\":".to_vec())).await.unwrap();
@@ -436,68 +421,6 @@ async fn other_writers_are_noticed() {
     assert_ne!(again.ips().next(), Some(address), "from the head of the free ones");
     node.ipam.release("a").await.unwrap();
     assert!(consistent(&*store).await.is_empty());
-}
-
-#[tokio::test]
-async fn collects_what_no_live_endpoint_has() {
-    let (_, store) = memory();
-    let cluster = Cluster::on(&store, vec![pool("p", "10.0.0.0/24", 26)]);
-    let node = cluster.node("n");
-    for n in 0..40 {
-        node.v4(&format!("h{n}")).await.unwrap();
-    }
-    let tunnel = AssignRequest::tunnel(Tunnel::Vxlan, "n", vec!["p".to_owned()]);
-    assert_eq!(tunnel.attributes["type"], "vxlanTunnelAddress");
-    node.ipam.assign(tunnel).await.unwrap();
-    let disk = node.stop().await;
-    let node = cluster.node_on("n", disk);
-    let epoch = node.ipam.epoch();
-    assert!(Live::handles(epoch, BTreeSet::new()).is_none(), "an empty list proves nothing");
-    let live = Live::handles(epoch, ["h1", "h2"].map(str::to_owned).into()).unwrap();
-    // Assigned after the evidence was taken: not judged by it.
-    node.v4("young").await.unwrap();
-    let told = node.ipam.collectable(live.clone()).await.unwrap();
-    assert_eq!(consistent(&*store).await.len(), 42, "only told");
-    // Those of another network are none of its business.
-    let elsewhere = live.clone().of_network("elsewhere");
-    assert!(node.ipam.collect(elsewhere).await.unwrap().is_empty());
-    let mut collected = node.ipam.collect(live).await.unwrap();
-    collected.sort();
-    assert_eq!(collected.len(), 38);
-    assert_eq!(BTreeSet::from_iter(told), BTreeSet::from_iter(collected));
-    let held: BTreeSet<_> = consistent(&*store).await.into_values().collect();
-    assert_eq!(held, ["h1", "h2", "vxlan-tunnel-addr-n", "young"].map(str::to_owned).into());
-    let collected = node.ipam.collect(Live::none(node.ipam.epoch())).await.unwrap();
-    assert_eq!(collected.len(), 3);
-    assert_eq!(consistent(&*store).await.len(), 1);
-}
-
-/// Names of networks may have dots, and so may one be the beginning of another.
-#[tokio::test]
-async fn a_collection_of_a_network_takes_nothing_of_others() {
-    let (_, store) = memory();
-    let node = Cluster::on(&store, vec![pool("p", "10.0.0.0/24", 26)]).node("n");
-    let (one, two) = ("1".repeat(64), "2".repeat(64));
-    let of = |network: &str| {
-        [format!("{network}.{one}"), format!("{network}.{two}"), format!("{network}.{two}.net1")]
-    };
-    let others = [of("corp.blue"), of("corp2"), of("blue")].concat();
-    for handle in of("corp").iter().chain(&others) {
-        node.v4(handle).await.unwrap();
-    }
-    // Of `corp.green`, or of an interface of a container of `corp`.
-    node.v4("corp.green.c1").await.unwrap();
-    let live = |network: &str| {
-        let live = Live::handles(node.ipam.epoch(), [format!("corp.{one}")].into()).unwrap();
-        node.ipam.collect(live.of_network(network))
-    };
-    assert_eq!(live("corp").await.unwrap().len(), 2);
-    let held: BTreeSet<_> = consistent(&*store).await.into_values().collect();
-    let kept = others.iter().cloned().chain([format!("corp.{one}"), "corp.green.c1".to_owned()]);
-    assert_eq!(held, kept.collect());
-    for (network, collected) in [("corp.green", 0), (&format!("blue.{two}"), 0), ("corp.blue", 3)] {
-        assert_eq!(live(network).await.unwrap().len(), collected, "{network}");
-    }
 }
 
 #[tokio::test]

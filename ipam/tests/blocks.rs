@@ -8,29 +8,17 @@
     reason = "a test fails by panicking, and its modules are shared by several of them"
 )]
 
-use std::sync::Arc;
 use std::time::Duration;
 
 use api::selector::Selector;
-use ipam::store::memory::{Fault, MemoryStore};
-use ipam::store::{Store, Txn};
+use ipam::store::Txn;
+use ipam::store::memory::Fault;
 use ipam::{Error, Families, IpamConfig, Pool, Pools, model};
 
 mod common;
-use common::cluster::{Cluster, Node, all, consistent, ip, net, pool};
+use common::cluster::{Cluster, Node, all, consistent, ip, memory, net, pool};
 use common::counting::Counting;
 use common::eventually;
-
-fn memory() -> (MemoryStore, Arc<dyn Store>) {
-    let store = MemoryStore::default();
-    (store.clone(), Arc::new(store))
-}
-
-async fn blocks(node: &Node, n: usize) -> Vec<ipnet::IpNet> {
-    let mut blocks = node.ipam.blocks();
-    let found = tokio::time::timeout(Duration::from_secs(10), blocks.wait_for(|b| b.len() == n));
-    found.await.unwrap_or_else(|_| panic!("{:?}", node.ipam.status())).unwrap().to_vec()
-}
 
 /// Waits until these are the addresses that a node has in others' blocks.
 async fn borrows(node: &Node, addresses: &[std::net::IpAddr]) {
@@ -49,7 +37,7 @@ async fn a_spare_block_is_claimed_before_it_is_needed() {
     }
     assert_eq!(node.ipam.blocks().borrow().len(), 1, "a quarter is still free");
     node.v4("12").await.unwrap();
-    blocks(&node, 2).await;
+    node.blocks(2).await;
     consistent(&*store).await;
 }
 
@@ -69,18 +57,17 @@ async fn no_more_blocks_than_allowed() {
     );
     assert_eq!(node.ipam.blocks().borrow().len(), 2);
     // Calico's rule: the limit is on what nodes claim by themselves.
-    let own = blocks(&node, 2).await;
+    let own = node.blocks(2).await;
     let far = net("10.0.0.0/24").hosts().find(|ip| own.iter().all(|net| !net.contains(ip)));
     let mut request = node.request("named", Families::V4);
     request.requested_ips = far.into_iter().collect();
     assert_eq!(node.ipam.assign(request).await.unwrap().ips().next(), far);
-    blocks(&node, 3).await;
+    node.blocks(3).await;
 }
 
 #[tokio::test]
 async fn at_the_limit_an_address_that_rests_is_given_without_a_look_at_the_store() {
-    let counting = Arc::new(Counting::default());
-    let store: Arc<dyn Store> = counting.clone();
+    let (counting, store) = Counting::shared();
     // Others may borrow, and there is room elsewhere: its own come first all the same.
     let cluster = Cluster::on(&store, vec![pool("p", "10.0.0.0/24", 31)]);
     let node = cluster.node("n");
@@ -177,7 +164,7 @@ async fn addresses_in_a_block_that_was_taken_away_are_borrowed() {
     let txn = Txn::default().put(key, free.encode()).delete(model::affinity_key("n", &block));
     store.txn(txn).await.unwrap();
     let node = cluster.node_on("n", disk);
-    blocks(&node, 0).await;
+    node.blocks(0).await;
     borrows(&node, &[address]).await;
 }
 
@@ -191,7 +178,7 @@ async fn a_block_with_the_nodes_name_on_it_is_adopted() {
         let cluster = Cluster::on(&store, pools).strict();
         let node = cluster.node("n");
         node.both("a").await.unwrap();
-        let own = blocks(&node, 2).await;
+        let own = node.blocks(2).await;
         let disk = node.stop().await;
         let before = all(&*store).await;
         let wounded = own.iter().fold(Txn::default(), |txn, cidr| {
@@ -205,7 +192,7 @@ async fn a_block_with_the_nodes_name_on_it_is_adopted() {
         // Nothing is remembered: it is the store that says so.
         std::fs::remove_file(disk.path().join("ipam-blocks.json")).unwrap();
         let node = cluster.node_on("n", disk);
-        assert_eq!(blocks(&node, 2).await, own, "{affinity:?}");
+        assert_eq!(node.blocks(2).await, own, "{affinity:?}");
         consistent(&*store).await;
         for cidr in &own {
             let sequence = |all: &std::collections::BTreeMap<String, String>| {
@@ -226,7 +213,7 @@ async fn what_is_left_of_a_claim_without_its_block_goes() {
     let cluster = Cluster::on(&store, vec![pool("p", "10.0.0.0/28", 30)]).strict();
     let other = cluster.node("other");
     other.v4("a").await.unwrap();
-    let theirs = blocks(&other, 1).await[0];
+    let theirs = other.blocks(1).await[0];
     let nobodys = net("10.9.0.0/30");
     let pending = br#"{"state":"pending","deleted":false}"#.to_vec();
     let mut txn = Txn::default();
@@ -256,9 +243,9 @@ async fn takes_over_an_empty_block_after_a_minute() {
     assert!(two.v4("b").await.is_err(), "the address rests");
     cluster.clock.advance(130);
     assert_eq!(two.v4("b").await.unwrap(), ip("10.0.0.1"));
-    blocks(&two, 1).await;
+    two.blocks(1).await;
     // The former owner learns it from its affinity, and does not use the block.
-    blocks(&one, 0).await;
+    one.blocks(0).await;
     assert!(matches!(one.v4("c").await, Err(Error::PoolExhausted { .. })));
     consistent(&*store).await;
 }
@@ -326,8 +313,7 @@ async fn an_address_by_name_whose_block_would_overlap() {
 
 #[tokio::test]
 async fn claims_in_a_row_need_one_transaction_each() {
-    let counting = Arc::new(Counting::default());
-    let store: Arc<dyn Store> = counting.clone();
+    let (counting, store) = Counting::shared();
     let node = Cluster::on(&store, vec![pool("p", "10.0.0.0/24", 32)]).node("n");
     node.v4("first").await.unwrap();
     let (reads, txns) = counting.settled().await;
@@ -355,7 +341,7 @@ async fn an_empty_block_of_an_unselected_pool_is_given_up() {
     assert_eq!(node.ipam.blocks().borrow().len(), 1, "an address rests");
     cluster.clock.advance(130);
     assert!(node.v4("b").await.is_err());
-    blocks(&node, 0).await;
+    node.blocks(0).await;
     assert_eq!(all(&*store).await.len(), 1, "only the node's record is left");
 }
 
@@ -367,7 +353,7 @@ async fn blocks_that_are_empty_and_more_than_a_spare_are_given_back() {
     for n in 0..31 {
         node.v4(&n.to_string()).await.unwrap();
     }
-    blocks(&node, 5).await;
+    node.blocks(5).await;
     for n in 0..31 {
         node.ipam.release(&n.to_string()).await.unwrap();
     }
@@ -377,7 +363,7 @@ async fn blocks_that_are_empty_and_more_than_a_spare_are_given_back() {
     cluster.clock.advance(121);
     node.ipam.tend();
     // The one in use, and one that is free.
-    blocks(&node, 2).await;
+    node.blocks(2).await;
     assert_eq!(consistent(&*store).await.len(), 1);
     for _ in 0..3 {
         node.ipam.tend();
@@ -399,7 +385,7 @@ async fn blocks_that_are_empty_and_more_than_a_spare_are_given_back() {
     }
     // It is deleted: what is empty of it goes, what has pods stays.
     node.ipam.set_pools(other);
-    let left = blocks(&node, 2).await;
+    let left = node.blocks(2).await;
     node.ipam.set_pools(Vec::new());
     node.ipam.release("stays").await.unwrap();
     cluster.clock.advance(121);

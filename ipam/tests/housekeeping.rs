@@ -1,5 +1,5 @@
-//! What the allocator does beside the requests: giving blocks back and looking for what is its own.
-//! None of it may keep a request from its answer.
+//! What the allocator does beside the requests: giving blocks back, looking for what is its own,
+//! collecting what nobody has. None of it may keep a request from its answer.
 #![allow(
     clippy::unwrap_used,
     clippy::panic,
@@ -8,22 +8,15 @@
     reason = "a test fails by panicking, and its modules are shared by several of them"
 )]
 
-use std::sync::Arc;
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use api::selector::Selector;
-use ipam::store::Store;
-use ipam::{Families, Pool};
+use ipam::{AssignRequest, Families, Live, Pool, Tunnel};
 
 mod common;
-use common::cluster::{Cluster, Node, all, consistent, ip, net, pool};
+use common::cluster::{Cluster, all, consistent, ip, memory, net, pool};
 use common::counting::Counting;
-
-async fn blocks(node: &Node, are: impl Fn(&[ipnet::IpNet]) -> bool) {
-    let mut blocks = node.ipam.blocks();
-    let found = tokio::time::timeout(Duration::from_secs(10), blocks.wait_for(|b| are(b)));
-    found.await.unwrap_or_else(|_| panic!("{:?}", node.ipam.status())).unwrap();
-}
 
 fn elsewhere(pool: Pool) -> Pool {
     Pool { node_selector: Selector::parse("rack == 'other'").unwrap(), ..pool }
@@ -31,8 +24,7 @@ fn elsewhere(pool: Pool) -> Pool {
 
 #[tokio::test]
 async fn a_requested_pool_that_does_not_select_the_node() {
-    let counting = Arc::new(Counting::default());
-    let store: Arc<dyn Store> = counting.clone();
+    let (counting, store) = Counting::shared();
     // One of two that overlap selects it, and not the first.
     let pools = vec![
         elsewhere(pool("a", "10.0.0.0/24", 28)),
@@ -52,7 +44,7 @@ async fn a_requested_pool_that_does_not_select_the_node() {
         node.ipam.assign(by_address).await.unwrap();
     }
     assert!(net("10.1.0.0/16").contains(&node.v4("any").await.unwrap()));
-    blocks(&node, |blocks| blocks.len() >= 3).await;
+    node.blocks_that(|blocks| blocks.len() >= 3).await;
     let before = counting.settled().await;
     node.ipam.tend();
     assert_eq!(counting.settled().await, before, "nothing goes to and fro");
@@ -63,13 +55,12 @@ async fn a_requested_pool_that_does_not_select_the_node() {
     }
     cluster.clock.advance(121);
     node.ipam.tend();
-    blocks(&node, |blocks| matches!(blocks, [one] if net("10.1.0.0/16").contains(one))).await;
+    node.blocks_that(|blocks| matches!(blocks, [one] if net("10.1.0.0/16").contains(one))).await;
 }
 
 #[tokio::test]
 async fn a_block_that_cannot_be_given_up_keeps_no_request() {
-    let counting = Arc::new(Counting::default());
-    let store: Arc<dyn Store> = counting.clone();
+    let (counting, store) = Counting::shared();
     let cluster = Cluster::on(&store, vec![pool("p", "10.0.0.0/24", 28)]);
     let node = cluster.node("n");
     node.v4("a").await.unwrap();
@@ -83,7 +74,7 @@ async fn a_block_that_cannot_be_given_up_keeps_no_request() {
         node.v4(&n.to_string()).await.unwrap();
         node.ipam.tend();
     }
-    blocks(&node, |blocks| blocks.len() == 3).await;
+    node.blocks_that(|blocks| blocks.len() == 3).await;
     counting.settled().await;
     assert!(counting.refused() >= 1, "it was never tried");
     assert!(counting.refused() <= 8, "tried {} times", counting.refused());
@@ -92,14 +83,13 @@ async fn a_block_that_cannot_be_given_up_keeps_no_request() {
 
 #[tokio::test]
 async fn a_search_that_is_refused_is_paced_and_answers_collections() {
-    let counting = Arc::new(Counting::default());
-    let store: Arc<dyn Store> = counting.clone();
+    let (counting, store) = Counting::shared();
     let node = Cluster::on(&store, vec![pool("p", "10.0.0.0/24", 28)]).node("n");
     node.v4("a").await.unwrap();
     counting.settled().await;
     counting.refuse_lists(true);
     let before = counting.refused();
-    let live = || ipam::Live::none(node.ipam.epoch());
+    let live = || Live::none(node.ipam.epoch());
     let error = node.ipam.collect(live()).await.unwrap_err().to_string();
     assert!(error.contains("refused: permission denied"), "{error}");
     // Requests go on meanwhile, and each makes the committer look round.
@@ -114,17 +104,78 @@ async fn a_search_that_is_refused_is_paced_and_answers_collections() {
     assert!(!all(&*store).await.is_empty());
 }
 
+#[tokio::test]
+async fn collects_what_no_live_endpoint_has() {
+    let (_, store) = memory();
+    let cluster = Cluster::on(&store, vec![pool("p", "10.0.0.0/24", 26)]);
+    let node = cluster.node("n");
+    for n in 0..40 {
+        node.v4(&format!("h{n}")).await.unwrap();
+    }
+    let tunnel = AssignRequest::tunnel(Tunnel::Vxlan, "n", vec!["p".to_owned()]);
+    assert_eq!(tunnel.attributes["type"], "vxlanTunnelAddress");
+    node.ipam.assign(tunnel).await.unwrap();
+    let disk = node.stop().await;
+    let node = cluster.node_on("n", disk);
+    let epoch = node.ipam.epoch();
+    assert!(Live::handles(epoch, BTreeSet::new()).is_none(), "an empty list proves nothing");
+    let live = Live::handles(epoch, ["h1", "h2"].map(str::to_owned).into()).unwrap();
+    // Assigned after the evidence was taken: not judged by it.
+    node.v4("young").await.unwrap();
+    let told = node.ipam.collectable(live.clone()).await.unwrap();
+    assert_eq!(consistent(&*store).await.len(), 42, "only told");
+    // Those of another network are none of its business.
+    let elsewhere = live.clone().of_network("elsewhere");
+    assert!(node.ipam.collect(elsewhere).await.unwrap().is_empty());
+    let mut collected = node.ipam.collect(live).await.unwrap();
+    collected.sort();
+    assert_eq!(collected.len(), 38);
+    assert_eq!(BTreeSet::from_iter(told), BTreeSet::from_iter(collected));
+    let held: BTreeSet<_> = consistent(&*store).await.into_values().collect();
+    assert_eq!(held, ["h1", "h2", "vxlan-tunnel-addr-n", "young"].map(str::to_owned).into());
+    let collected = node.ipam.collect(Live::none(node.ipam.epoch())).await.unwrap();
+    assert_eq!(collected.len(), 3);
+    assert_eq!(consistent(&*store).await.len(), 1);
+}
+
+/// Names of networks may have dots, and so may one be the beginning of another.
+#[tokio::test]
+async fn a_collection_of_a_network_takes_nothing_of_others() {
+    let (_, store) = memory();
+    let node = Cluster::on(&store, vec![pool("p", "10.0.0.0/24", 26)]).node("n");
+    let (one, two) = ("1".repeat(64), "2".repeat(64));
+    let of = |network: &str| {
+        [format!("{network}.{one}"), format!("{network}.{two}"), format!("{network}.{two}.net1")]
+    };
+    let others = [of("corp.blue"), of("corp2"), of("blue")].concat();
+    for handle in of("corp").iter().chain(&others) {
+        node.v4(handle).await.unwrap();
+    }
+    // Of `corp.green`, or of an interface of a container of `corp`.
+    node.v4("corp.green.c1").await.unwrap();
+    let live = |network: &str| {
+        let live = Live::handles(node.ipam.epoch(), [format!("corp.{one}")].into()).unwrap();
+        node.ipam.collect(live.of_network(network))
+    };
+    assert_eq!(live("corp").await.unwrap().len(), 2);
+    let held: BTreeSet<_> = consistent(&*store).await.into_values().collect();
+    let kept = others.iter().cloned().chain([format!("corp.{one}"), "corp.green.c1".to_owned()]);
+    assert_eq!(held, kept.collect());
+    for (network, collected) in [("corp.green", 0), (&format!("blue.{two}"), 0), ("corp.blue", 3)] {
+        assert_eq!(live(network).await.unwrap().len(), collected, "{network}");
+    }
+}
+
 /// All blocks are listed once for a collection, also if it is told first what it would release.
 #[tokio::test]
 async fn a_collection_searches_the_store_once() {
-    let counting = Arc::new(Counting::default());
-    let store: Arc<dyn Store> = counting.clone();
+    let (counting, store) = Counting::shared();
     let node = Cluster::on(&store, vec![pool("p", "10.0.0.0/24", 28)]).node("n");
     for n in 0..5 {
         node.v4(&n.to_string()).await.unwrap();
     }
     let before = counting.settled().await;
-    let live = ipam::Live::none(node.ipam.epoch());
+    let live = Live::none(node.ipam.epoch());
     assert_eq!(node.ipam.collectable(live.clone()).await.unwrap().len(), 5);
     let told = counting.settled().await;
     // Blocks and affinities of each family.
@@ -133,7 +184,7 @@ async fn a_collection_searches_the_store_once() {
     let done = counting.settled().await;
     assert_eq!((done.0 - told.0, done.1 - told.1), (0, 1));
     // Other evidence, another search.
-    let live = ipam::Live::none(node.ipam.epoch());
+    let live = Live::none(node.ipam.epoch());
     assert!(node.ipam.collect(live).await.unwrap().is_empty());
     assert_eq!(counting.settled().await, (done.0 + 4, done.1));
 }

@@ -9,6 +9,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use api::selector::Selector;
+use ipam::store::memory::MemoryStore;
 use ipam::store::{Entry, Store};
 use ipam::{
     AllowedUse, AssignRequest, Error, Families, Ipam, IpamConfig, Options, Pool, StoreConfig,
@@ -145,11 +146,29 @@ impl Node {
         Ok(assignment.ips().collect())
     }
 
+    /// Its blocks, once they are so many.
+    pub async fn blocks(&self, n: usize) -> Vec<IpNet> {
+        self.blocks_that(|blocks| blocks.len() == n).await
+    }
+
+    /// Its blocks, once they are like that.
+    pub async fn blocks_that(&self, are: impl Fn(&[IpNet]) -> bool) -> Vec<IpNet> {
+        let mut blocks = self.ipam.blocks();
+        let found = tokio::time::timeout(Duration::from_secs(10), blocks.wait_for(|b| are(b)));
+        found.await.unwrap_or_else(|_| panic!("{:?}", self.ipam.status())).unwrap().to_vec()
+    }
+
     /// Ends the allocator, keeps the disk.
     pub async fn stop(self) -> TempDir {
         self.ipam.close().await;
         self.disk
     }
+}
+
+/// A store in memory, by both its names.
+pub fn memory() -> (MemoryStore, Arc<dyn Store>) {
+    let store = MemoryStore::default();
+    (store.clone(), Arc::new(store))
 }
 
 pub async fn all(store: &dyn Store) -> BTreeMap<String, String> {

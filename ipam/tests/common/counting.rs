@@ -1,6 +1,7 @@
 //! A store that counts what is asked of it, and refuses some of it.
 #![allow(dead_code, reason = "each test binary uses its own part")]
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
@@ -22,6 +23,12 @@ pub struct Counting {
 }
 
 impl Counting {
+    /// One, by both its names.
+    pub fn shared() -> (Arc<Self>, Arc<dyn Store>) {
+        let store = Arc::new(Self::default());
+        (store.clone(), store)
+    }
+
     pub fn counts(&self) -> (u64, u64) {
         (self.reads.load(Ordering::SeqCst), self.txns.load(Ordering::SeqCst))
     }
