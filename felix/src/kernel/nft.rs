@@ -5,17 +5,19 @@
 //! changed the table; at no other time. Until the agent is in sync, everything that was there at
 //! start stays unless it is contradicted.
 
+mod channel;
 mod structure;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
-use netlink::nft::{self, Chain, CommitError, Ruleset, Subject, Table, Transaction, table_flags};
-use netlink::{Protocol, Socket};
+use netlink::nft::{Chain, CommitError, Subject, Transaction};
 use rustc_hash::{FxHashMap, FxHashSet};
 
+use self::channel::OWNED;
+pub(super) use self::channel::{Channel, others_changed, ownership};
 use self::structure::add_rules;
-use super::elements::{self, Raw};
+use super::elements;
 use super::layout::{self, FAMILY, HostAction, Params, TABLE};
 use super::{Error, Rejected};
 use crate::model::{Change, Delta, Key, Value};
@@ -23,80 +25,6 @@ use crate::model::{Change, Delta, Key, Value};
 /// How often a transaction is tried: once as it is, then after reading what the kernel has, then
 /// each time without the elements that it refused by name, of which it names one in each message.
 const ATTEMPTS: usize = 64;
-
-/// The kernel's side, so that tests can fail any call of it.
-pub(super) trait Channel {
-    /// Sends a transaction.
-    fn commit(&mut self, tx: Transaction) -> Result<(), CommitError>;
-    /// The table, if there is one.
-    fn table(&mut self) -> netlink::Result<Option<Table>>;
-    /// The table's chains and sets.
-    fn ruleset(&mut self) -> netlink::Result<Ruleset>;
-    /// The elements of a set.
-    fn elements(&mut self, set: &str) -> netlink::Result<Vec<Raw>>;
-    /// The ruleset's generation.
-    fn generation(&mut self) -> netlink::Result<u32>;
-    /// What the kernel calls this side when it tells who owns a table.
-    fn port(&self) -> u32;
-}
-
-impl Channel for Socket {
-    fn commit(&mut self, tx: Transaction) -> Result<(), CommitError> {
-        tx.commit(self)
-    }
-
-    fn table(&mut self) -> netlink::Result<Option<Table>> {
-        nft::table(self, FAMILY, TABLE)
-    }
-
-    fn ruleset(&mut self) -> netlink::Result<Ruleset> {
-        nft::ruleset(self, FAMILY, TABLE)
-    }
-
-    fn elements(&mut self, set: &str) -> netlink::Result<Vec<Raw>> {
-        nft::elements(self, FAMILY, TABLE, set, |element| Some(Raw::new(element)))
-    }
-
-    fn generation(&mut self) -> netlink::Result<u32> {
-        nft::generation(self)
-    }
-
-    fn port(&self) -> u32 {
-        Self::port(self)
-    }
-}
-
-/// Whether the kernel can give a table an owner that it outlives, found out in a namespace made
-/// for it.
-pub(super) fn ownership() -> bool {
-    let probe = || {
-        let mut socket = Socket::open(Protocol::Netfilter).ok()?;
-        let mut tx = Transaction::new(FAMILY, TABLE);
-        tx.add_table(OWNED, None);
-        tx.commit(&mut socket).ok()
-    };
-    netlink::netns::Netns::create()
-        .and_then(|netns| netns.run(probe))
-        .is_ok_and(|result| result.is_some())
-}
-
-/// Reads all notifications; whether one says that another program changed the table, or may have.
-pub(super) fn others_changed(monitor: &mut Socket) -> bool {
-    let mut changed = false;
-    loop {
-        match monitor.receive() {
-            Ok(None) => return changed,
-            Ok(Some(mut messages)) => {
-                changed |= messages
-                    .any(|message| nft::event(&message, FAMILY, TABLE) == nft::Event::Changed);
-            }
-            Err(netlink::Error::Overrun) => changed = true,
-            Err(_) => return true,
-        }
-    }
-}
-
-const OWNED: u32 = table_flags::OWNER | table_flags::PERSIST;
 
 /// Counters and facts for metrics and status.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

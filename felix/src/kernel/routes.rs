@@ -5,13 +5,15 @@
 //! other programs, or links that go, did to our routes: those are written again. A route whose
 //! interface or gateway is not there yet waits for the notification that it came.
 
+mod form;
+
 use std::collections::{BTreeMap, BTreeSet, HashSet};
-use std::net::IpAddr;
 
 use ipnet::IpNet;
-use netlink::route::{self, Hop, Kind, Route};
+use netlink::route::{self, Route};
 use netlink::{Batch, Protocol, Socket, addr, link};
 
+use self::form::{destination, encode, same};
 use super::{Error, Rejected, links};
 use crate::model::{IfIndex, NextHop, RouteChange, RouteTarget};
 
@@ -501,51 +503,6 @@ fn hear_route(
         // Somebody wrote a route in our name.
         _ if ours && exists => strays.push(route),
         _ => {}
-    }
-}
-
-fn destination(route: &Route) -> Option<IpNet> {
-    IpNet::new(route.destination.0, route.destination.1).ok()
-}
-
-/// Whether a route in the kernel is what is wanted; an interface that is left to the kernel may be
-/// any.
-fn same(route: &Route, net: &IpNet, target: &RouteTarget) -> bool {
-    let wanted = encode(net, target);
-    let hop = |(there, wanted): (&Hop, &Hop)| {
-        there.gateway == wanted.gateway
-            && (wanted.interface.is_none() || there.interface == wanted.interface)
-    };
-    let mut there = route.hops.clone();
-    let mut hops = wanted.hops.clone();
-    there.sort();
-    hops.sort();
-    route.kind == wanted.kind
-        && there.len() == hops.len()
-        && there.iter().zip(&hops).all(hop)
-        && route.metric == METRIC
-        && route.protocol == PROTOCOL
-}
-
-fn encode(net: &IpNet, target: &RouteTarget) -> Route {
-    let address: IpAddr = net.network();
-    let (kind, hops) = match target {
-        RouteTarget::Link(index) => {
-            (Kind::Unicast, vec![Hop { gateway: None, interface: Some(*index) }])
-        }
-        RouteTarget::Blackhole => (Kind::Blackhole, Vec::new()),
-        RouteTarget::Via(hops) => {
-            let hop = |hop: &NextHop| Hop { gateway: Some(hop.gateway), interface: hop.interface };
-            (Kind::Unicast, hops.iter().map(hop).collect())
-        }
-    };
-    Route {
-        destination: (address, net.prefix_len()),
-        table: route::MAIN,
-        protocol: PROTOCOL,
-        metric: METRIC,
-        kind,
-        hops,
     }
 }
 

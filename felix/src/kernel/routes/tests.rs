@@ -3,6 +3,7 @@ use std::os::fd::AsFd;
 use netlink::addr::Address;
 use netlink::link::Veth;
 use netlink::netns::Netns;
+use netlink::route::{Hop, Kind};
 
 use super::*;
 use crate::model::NextHop;

@@ -1,0 +1,201 @@
+//! A kernel that fails at will, what may be wanted of it, and what it really has.
+
+use std::io::Write;
+use std::process::{Command, Stdio};
+
+use netlink::netns::Netns;
+use netlink::nft::{self, Ruleset, Table};
+use netlink::{Protocol, Socket};
+
+use super::super::super::elements::Raw;
+use super::*;
+use crate::model::{Class, Direction, Traffic, Verdict};
+
+/// The kernel, failing at will.
+#[derive(Debug)]
+pub(super) struct Faulty {
+    pub(super) socket: Socket,
+    /// Commits from now on, counted from 0, that fail with this error number instead of being sent.
+    pub(super) fail: FxHashMap<usize, i32>,
+    /// Commits that are executed, but whose answer is lost.
+    pub(super) lose: FxHashSet<usize>,
+    pub(super) commits: usize,
+    pub(super) reads: usize,
+}
+
+impl Faulty {
+    pub(super) fn new() -> Self {
+        Self {
+            socket: Socket::open(Protocol::Netfilter).unwrap(),
+            fail: FxHashMap::default(),
+            lose: FxHashSet::default(),
+            commits: 0,
+            reads: 0,
+        }
+    }
+}
+
+impl Channel for Faulty {
+    fn commit(&mut self, tx: Transaction) -> Result<(), CommitError> {
+        let number = self.commits;
+        self.commits += 1;
+        if let Some(errno) = self.fail.get(&number) {
+            let source = std::io::Error::from_raw_os_error(*errno);
+            return Err(netlink::Error::Io { action: "send", source }.into());
+        }
+        let result = tx.commit(&mut self.socket);
+        if self.lose.contains(&number) { Err(netlink::Error::Overrun.into()) } else { result }
+    }
+
+    fn table(&mut self) -> netlink::Result<Option<Table>> {
+        self.reads += 1;
+        Channel::table(&mut self.socket)
+    }
+
+    fn ruleset(&mut self) -> netlink::Result<Ruleset> {
+        Channel::ruleset(&mut self.socket)
+    }
+
+    fn elements(&mut self, set: &str) -> netlink::Result<Vec<Raw>> {
+        Channel::elements(&mut self.socket, set)
+    }
+
+    fn generation(&mut self) -> netlink::Result<u32> {
+        Channel::generation(&mut self.socket)
+    }
+
+    fn port(&self) -> u32 {
+        self.socket.port()
+    }
+}
+
+pub(super) fn inside<T: Send>(work: impl FnOnce() -> T + Send) -> T {
+    Netns::create().unwrap().run(work).unwrap()
+}
+
+pub(super) fn params() -> Params {
+    Params { prefix: "cali".into(), host_action: HostAction::Accept }
+}
+
+pub(super) fn start(owned: bool) -> Writer<Faulty> {
+    Writer::start(Faulty::new(), params(), owned).unwrap()
+}
+
+pub(super) fn nft_program(text: &str) -> bool {
+    let mut child = Command::new("nft")
+        .args(["-f", "-"])
+        .stdin(Stdio::piped())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
+    child.stdin.take().unwrap().write_all(text.as_bytes()).unwrap();
+    child.wait().unwrap().success()
+}
+
+pub(super) fn policy(index: u32, class: Option<u32>, traffic: Traffic, verdict: Verdict) -> Change {
+    let class = class.map(Class);
+    let key = Key::Policy { direction: Direction::Ingress, index, class, traffic };
+    Change { key, value: Some(Value::Verdict(verdict)) }
+}
+
+pub(super) fn member(key: Key) -> Change {
+    Change { key, value: Some(Value::Member) }
+}
+
+pub(super) fn class(key: Key, class: u32) -> Change {
+    Change { key, value: Some(Value::Class(Class(class))) }
+}
+
+pub(super) fn gone(key: Key) -> Change {
+    Change { key, value: None }
+}
+
+pub(super) fn ip(text: &str) -> IpAddr {
+    text.parse().unwrap()
+}
+
+pub(super) fn net(text: &str) -> ipnet::IpNet {
+    text.parse().unwrap()
+}
+
+/// One of every kind of element.
+pub(super) fn everything() -> Vec<Change> {
+    use Traffic::{Any, Port, Ports, Protocol};
+    use Verdict::{Allow, Deny};
+    vec![
+        member(Key::Workload(7)),
+        member(Key::Source(ip("10.0.0.7"), 7)),
+        member(Key::Source(ip("fd00::7"), 7)),
+        class(Key::Class(ip("10.0.0.8")), 1),
+        class(Key::Class(ip("fd00::8")), 1),
+        class(Key::ClassRange(ip("10.1.0.0"), ip("10.1.0.255")), 2),
+        class(Key::ClassRange(ip("10.1.1.0"), ip("10.1.1.7")), 3),
+        class(Key::ClassRange(ip("240.0.0.0"), ip("255.255.255.255")), 4),
+        class(Key::ClassRange(ip("fd01::"), ip("fd01::ff")), 2),
+        policy(7, Some(1), Port(6, 80), Allow),
+        policy(7, Some(1), Ports(17, 1000, 2000), Deny),
+        policy(7, Some(1), Protocol(1), Allow),
+        policy(7, Some(1), Any, Deny),
+        policy(7, None, Port(6, 443), Allow),
+        policy(7, None, Ports(6, 5000, 6000), Allow),
+        policy(7, None, Protocol(58), Allow),
+        policy(7, None, Any, Deny),
+        member(Key::Masquerade(net("10.0.0.0/8"))),
+        member(Key::Masquerade(net("fd00::/48"))),
+        member(Key::Pool(net("10.0.0.0/8"))),
+        member(Key::Pool(net("fd00::/48"))),
+    ]
+}
+
+pub(super) fn delta(elements: Vec<Change>) -> Delta {
+    Delta { elements, rejudge: Vec::new() }
+}
+
+pub(super) fn wanted(changes: &[Change]) -> FxHashMap<Key, Value> {
+    changes.iter().filter_map(|change| Some((change.key, change.value?))).collect()
+}
+
+/// What is really in the kernel, read by another socket; nothing may be in it that is not of the
+/// layout.
+pub(super) fn kernel_has() -> FxHashMap<Key, Value> {
+    let mut socket = Socket::open(Protocol::Netfilter).unwrap();
+    let ruleset = Channel::ruleset(&mut socket).unwrap();
+    assert_eq!(ruleset.other_sets, Vec::<String>::new());
+    let mut all = FxHashMap::default();
+    for name in elements::set_names() {
+        let (known, foreign) =
+            elements::decode(name, Channel::elements(&mut socket, name).unwrap());
+        assert_eq!(foreign, vec![], "{name}");
+        all.extend(known);
+    }
+    for (set, values) in layout::fixed_sets() {
+        let mut keys: Vec<Vec<u8>> = Channel::elements(&mut socket, &set.name)
+            .unwrap()
+            .into_iter()
+            .map(|raw| raw.key)
+            .collect();
+        keys.sort();
+        assert_eq!(keys.concat(), values, "{}", set.name);
+    }
+    let masquerade = all.keys().any(|key| matches!(key, Key::Masquerade(_)));
+    let mut chains = ruleset.chains;
+    let mut expected = layout::chains(&params(), masquerade);
+    chains.sort_by(|a, b| a.name.cmp(&b.name));
+    expected.sort_by(|a, b| a.name.cmp(&b.name));
+    assert_eq!(chains, expected);
+    all
+}
+
+pub(super) fn generation() -> u32 {
+    nft::generation(&mut Socket::open(Protocol::Netfilter).unwrap()).unwrap()
+}
+
+/// What tells a rule from one that was written in its place.
+pub(super) fn rule_handles() -> Vec<String> {
+    let listed = Command::new("nft").args(["-a", "list", "table", "inet", TABLE]).output().unwrap();
+    let text = String::from_utf8(listed.stdout).unwrap();
+    text.lines()
+        .filter_map(|line| line.split_once("# handle "))
+        .filter_map(|(_, handle)| handle.split(' ').next().map(str::to_owned))
+        .collect()
+}
