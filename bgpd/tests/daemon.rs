@@ -198,7 +198,12 @@ fn get(address: (Ipv4Addr, u16), request: &str) -> String {
 #[test]
 fn prometheus_finds_what_it_needs() {
     let metrics = place(2, 1);
-    let first = format!("metrics-listen: \"{}:{}\"\n", metrics.0, metrics.1);
+    // The first line goes on with the peer.
+    let first = format!(
+        "  max-prefixes: {{limit: 100}}\nlisten-ranges:\n- {{prefix: 127.9.0.0/16, limit: 7, \
+         peer: {{name: pods, asn: 65009}}}}\nmetrics-listen: \"{}:{}\"\n",
+        metrics.0, metrics.1
+    );
     let (first, _second) = pair(2, &first, "networks:\n- prefix: 10.1.0.0/16\n");
     first.until(&["routes"], |routes| routes.as_array().is_some_and(|r| r.len() == 1));
     let text = get(metrics, "GET /metrics HTTP/1.1");
@@ -214,6 +219,13 @@ fn prometheus_finds_what_it_needs() {
         format!("bgp_session_ups_total{{{peer}}} 1"),
         format!("bgp_messages_total{{{peer},direction=\"received\",type=\"open\"}} "),
         format!("bgp_update_errors_total{{{peer},treatment=\"treat-as-withdraw\"}} 0"),
+        format!("bgp_peer_prefixes_stale{{{peer},family=\"ipv4-unicast\"}} 0"),
+        format!("bgp_peer_prefixes_limit{{{peer},family=\"ipv4-unicast\"}} 100"),
+        format!("bgp_peer_family_up{{{peer},family=\"ipv4-unicast\"}} 1"),
+        format!("bgp_peer_halted{{{peer}}} 0"),
+        "bgp_fib_awaited 0".to_owned(),
+        "bgp_listen_range_limit{range=\"pods\"} 7".to_owned(),
+        "bgp_listen_range_refused_total{range=\"pods\"} 0".to_owned(),
         "bgp_rib_prefixes{family=\"ipv4-unicast\"} 1".to_owned(),
         "bgp_attribute_sets ".to_owned(),
     ] {
@@ -223,6 +235,15 @@ fn prometheus_finds_what_it_needs() {
         );
     }
     assert!(body.ends_with("# EOF\n"));
+    for line in body.lines().filter(|line| !line.starts_with('#')) {
+        let name = line.split(['{', ' ']).next().unwrap();
+        // A counter's samples have a suffix that its name has not.
+        let name = name.strip_suffix("_total").unwrap_or(name);
+        for about in ["HELP", "TYPE"] {
+            assert!(body.contains(&format!("# {about} {name} ")), "no {about} of {line}");
+        }
+        assert!(name.starts_with("bgp_"), "{line}");
+    }
     let unanswered = TcpStream::connect(metrics).unwrap();
     assert!(get(metrics, "GET / HTTP/1.1").starts_with("HTTP/1.0 404 "));
     assert!(get(metrics, "POST /metrics HTTP/1.1").starts_with("HTTP/1.0 405 "));

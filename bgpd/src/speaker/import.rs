@@ -173,6 +173,8 @@ impl Core {
                 judge.neighbor.received[family] += 1;
                 judge.neighbor.routes[family].insert(dest);
             }
+            let was_stale = old.is_some_and(|p| p.is_stale());
+            judge.neighbor.stale_paths[family] -= usize::from(was_stale);
             let was = old.is_some_and(|p| p.attr != AttrId::NONE);
             let accepted = &mut judge.neighbor.accepted[family];
             *accepted = *accepted + usize::from(attr != AttrId::NONE) - usize::from(was);

@@ -49,9 +49,9 @@ use status::Cursor;
 pub(crate) use status::seconds;
 pub use status::{
     AdvertisedPath, Advertisement, Counters, DownReason, Explanation, Failure, FamilyStatus,
-    GroupStatus, MemoryStatus, MessageStatus, NeighborDetail, NeighborStatus, OpenStatus,
-    PathAttributes, PathExplanation, PathName, PathStatus, PrefixMatch, Progress, RouteQuery,
-    RouteStatus, SessionStatus, SpeakerStatus, Step, WithheldPath, Work,
+    GroupStatus, MemoryStatus, MessageStatus, NeighborDetail, NeighborStatus, NotificationCount,
+    OpenStatus, PathAttributes, PathExplanation, PathName, PathStatus, PrefixMatch, Progress,
+    RouteQuery, RouteStatus, SessionStatus, SpeakerStatus, Step, WithheldPath, Work,
 };
 
 use std::collections::BTreeMap;

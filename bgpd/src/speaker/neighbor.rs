@@ -11,13 +11,13 @@ use super::arrival::Arrival;
 use super::bfd::Watch;
 use super::core::{ConnId, Time};
 use super::history::History;
-use super::status::{Counters, DownReason, Progress};
+use super::status::{Counters, DownReason, NotificationCounts, Progress};
 use crate::config::{Config, PeerConfig};
 use crate::export::Departure;
 use crate::policy::{Compiled, Library, PeerType, Policy};
 use crate::rib::{Bitmap, PeerId};
 use crate::session::{Direction, Negotiated, Offer, OwnRestart, State, Timer};
-use crate::wire::{Family, FamilySet, Frame, MessageType, NextHop};
+use crate::wire::{Family, FamilySet, Frame, HEADER_LEN, MessageType, NextHop};
 
 /// How long attempts to connect fail until nobody is there: longer than a speaker is gone while its
 /// process is replaced, as that of another node may be at the same time as ours.
@@ -111,13 +111,17 @@ pub(super) struct Slot {
 
 impl Slot {
     pub(super) fn timer(&mut self, timer: Timer) -> &mut Deadline {
-        &mut self.timers[match timer {
+        &mut self.timers[Self::place(timer)]
+    }
+
+    const fn place(timer: Timer) -> usize {
+        match timer {
             Timer::ConnectRetry => 0,
             Timer::Hold => 1,
             Timer::Keepalive => 2,
             Timer::SendHold => 3,
             Timer::IdleHold => 4,
-        }]
+        }
     }
 }
 
@@ -165,6 +169,8 @@ pub(super) struct Neighbor {
     pub(super) received: [usize; 2],
     /// How many of them may be used, by family.
     pub(super) accepted: [usize; 2],
+    /// How many of them are marked as stale, by family.
+    pub(super) stale_paths: [usize; 2],
     /// Families with paths kept over a restart of the peer.
     pub(super) stale: FamilySet,
     /// Of these, those that are kept for long (RFC 9494).
@@ -198,6 +204,7 @@ pub(super) struct Neighbor {
     /// The first and the latest of the attempts in a row that found nobody to connect to.
     pub(super) unreachable: Option<(Time, Time)>,
     pub(super) counters: Counters,
+    pub(super) notifications: NotificationCounts,
     pub(super) history: History,
 }
 
@@ -226,6 +233,7 @@ impl Neighbor {
             routes: Default::default(),
             received: [0; 2],
             accepted: [0; 2],
+            stale_paths: [0; 2],
             stale: FamilySet::default(),
             long_lived: FamilySet::default(),
             long_lived_times: [0; 2],
@@ -243,6 +251,7 @@ impl Neighbor {
             waits_for_bfd: false,
             unreachable: None,
             counters: Counters::default(),
+            notifications: NotificationCounts::default(),
             history: History::default(),
         };
         neighbor.configure(config, speaker, policies);
@@ -312,6 +321,9 @@ impl Neighbor {
     pub(super) fn note_received(&mut self, now: Time, direction: Direction, message: &Frame<'_>) {
         self.counters.count(message.kind, true, 1);
         self.history.received(now, message.kind, message.body);
+        if message.kind == MessageType::Notification {
+            self.notifications.count(true, message.body.first());
+        }
         if message.kind == MessageType::Open {
             self.slot(direction).open_received = message.octets();
         }
@@ -327,6 +339,9 @@ impl Neighbor {
     ) {
         self.counters.count(kind, false, messages as u64);
         self.history.sent(now, kind, messages, octets);
+        if kind == MessageType::Notification {
+            self.notifications.count(false, octets.get(HEADER_LEN));
+        }
     }
 
     /// The state of the neighbor as a whole: that of the connection that is furthest.
@@ -374,6 +389,12 @@ impl Neighbor {
         let most = Duration::from_secs(self.config.connect_retry_time.into());
         let pause = Duration::from_millis(500).saturating_mul(1 << self.failures.min(16));
         Some(pause.min(most))
+    }
+
+    /// When the next attempt to connect begins, if one is planned.
+    pub(super) fn next_attempt(&self) -> Option<Time> {
+        let slot = &self.slots[Direction::Outgoing.index()];
+        slot.timers[Slot::place(Timer::IdleHold)].at.filter(|_| slot.state == State::Idle)
     }
 
     /// Notes that an attempt to connect was refused, or not answered.

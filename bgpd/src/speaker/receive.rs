@@ -229,6 +229,7 @@ impl Core {
         let family = P::FAMILY.index();
         neighbor.received[family] -= 1;
         neighbor.accepted[family] -= usize::from(old.attr != AttrId::NONE);
+        neighbor.stale_paths[family] -= usize::from(old.is_stale());
         if !more {
             neighbor.routes[family].remove(dest);
         }

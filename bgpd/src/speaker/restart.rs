@@ -97,11 +97,16 @@ impl Core {
     /// Marks all paths of a neighbor; returns how many destinations they are for.
     pub(super) fn mark_paths_stale(&mut self, peer: PeerId, family: Family) -> usize {
         let routes = self.routes_of(peer, family);
+        let mut marked = 0;
         with_family!(family, P => for dest in &routes {
             for path in P::table_mut(&mut self.rib).paths_mut(*dest, peer) {
+                marked += usize::from(!path.is_stale());
                 path.set_stale(true);
             }
         });
+        if let Some(neighbor) = self.neighbor(peer) {
+            neighbor.stale_paths[family.index()] += marked;
+        }
         routes.len()
     }
 

@@ -24,6 +24,7 @@ mod kit;
 mod listen_range;
 mod max_prefixes;
 mod md5;
+mod metrics;
 mod mrt;
 mod next_hops;
 mod policies;

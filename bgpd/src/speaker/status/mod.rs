@@ -3,16 +3,19 @@
 mod advertised;
 mod attributes;
 mod capabilities;
+mod counters;
 mod explain;
 mod neighbors;
 mod routes;
 
 pub use advertised::{AdvertisedPath, Advertisement, PathName, WithheldPath};
 pub use attributes::PathAttributes;
+pub(in crate::speaker) use counters::NotificationCounts;
+pub use counters::{Counters, NotificationCount};
 pub use explain::{Explanation, PathExplanation, Step};
 pub use neighbors::{
-    Counters, DownReason, Failure, FamilyStatus, MessageStatus, NeighborDetail, NeighborStatus,
-    OpenStatus, SessionStatus,
+    DownReason, Failure, FamilyStatus, MessageStatus, NeighborDetail, NeighborStatus, OpenStatus,
+    SessionStatus,
 };
 pub(crate) use routes::Cursor;
 pub use routes::{PathStatus, PrefixMatch, RouteQuery, RouteStatus};

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use serde::Serialize;
 
+use super::counters::{Counters, NotificationCount};
 use super::{capabilities, seconds, text};
 use crate::policy::PeerType;
 use crate::session::{Direction, State};
@@ -56,6 +57,28 @@ impl DownReason {
     }
 }
 
+impl DownReason {
+    /// Its kind, as in JSON.
+    pub const fn kind(&self) -> &'static str {
+        match self {
+            Self::NotificationSent(_) => "notification-sent",
+            Self::NotificationReceived(_) => "notification-received",
+            Self::ConnectionLost(_) => "connection-lost",
+            Self::Reconnected => "reconnected",
+            Self::Link(_) => "link",
+            Self::Stopped => "stopped",
+        }
+    }
+
+    /// The NOTIFICATION, if it was one.
+    pub const fn notification(&self) -> Option<&Notification> {
+        match self {
+            Self::NotificationSent(n) | Self::NotificationReceived(n) => Some(n),
+            _ => None,
+        }
+    }
+}
+
 impl std::fmt::Display for DownReason {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
@@ -66,75 +89,6 @@ impl std::fmt::Display for DownReason {
             Self::Reconnected => f.write_str("the peer connected anew"),
             Self::Stopped => f.write_str("stopped without notification"),
         }
-    }
-}
-
-/// Counters of a neighbor, since it was configured.
-#[allow(missing_docs, reason = "messages by type and direction")]
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
-pub struct Counters {
-    /// Messages of any type.
-    pub messages_received: u64,
-    /// Messages of any type.
-    pub messages_sent: u64,
-    pub opens_received: u64,
-    pub opens_sent: u64,
-    pub updates_received: u64,
-    pub updates_sent: u64,
-    pub notifications_received: u64,
-    pub notifications_sent: u64,
-    pub keepalives_received: u64,
-    pub keepalives_sent: u64,
-    pub route_refreshes_received: u64,
-    pub route_refreshes_sent: u64,
-    /// Times the session came up.
-    pub established: u64,
-    /// Times an established session ended.
-    pub dropped: u64,
-    /// UPDATEs whose routes were taken as withdrawn (RFC 7606).
-    pub treated_as_withdraw: u64,
-    /// Attributes left out (RFC 7606).
-    pub attributes_discarded: u64,
-    /// Families disabled for the rest of a session (RFC 7606).
-    pub families_disabled: u64,
-    /// Sessions ended because an UPDATE could not be parsed (RFC 7606 leaves few such errors).
-    pub malformed_resets: u64,
-}
-
-impl Counters {
-    /// Counts messages of one type.
-    pub(in crate::speaker) const fn count(
-        &mut self,
-        kind: MessageType,
-        received: bool,
-        messages: u64,
-    ) {
-        let (all, one) = match (kind, received) {
-            (MessageType::Open, true) => (&mut self.messages_received, &mut self.opens_received),
-            (MessageType::Open, false) => (&mut self.messages_sent, &mut self.opens_sent),
-            (MessageType::Update, true) => {
-                (&mut self.messages_received, &mut self.updates_received)
-            }
-            (MessageType::Update, false) => (&mut self.messages_sent, &mut self.updates_sent),
-            (MessageType::Notification, true) => {
-                (&mut self.messages_received, &mut self.notifications_received)
-            }
-            (MessageType::Notification, false) => {
-                (&mut self.messages_sent, &mut self.notifications_sent)
-            }
-            (MessageType::Keepalive, true) => {
-                (&mut self.messages_received, &mut self.keepalives_received)
-            }
-            (MessageType::Keepalive, false) => (&mut self.messages_sent, &mut self.keepalives_sent),
-            (MessageType::RouteRefresh, true) => {
-                (&mut self.messages_received, &mut self.route_refreshes_received)
-            }
-            (MessageType::RouteRefresh, false) => {
-                (&mut self.messages_sent, &mut self.route_refreshes_sent)
-            }
-        };
-        *all += messages;
-        *one += messages;
     }
 }
 
@@ -178,6 +132,14 @@ pub struct NeighborStatus {
     pub queued_octets: usize,
     /// Counters.
     pub counters: Counters,
+    /// NOTIFICATIONs by direction and error code; those of which there were none are left out.
+    pub notifications: Vec<NotificationCount>,
+    /// It announced too many prefixes: there is no session until that time is over, or until its
+    /// limit is another.
+    pub halted: bool,
+    /// Seconds until the next attempt to connect. None: none is planned, or one is under way.
+    #[serde(serialize_with = "some_seconds")]
+    pub next_attempt: Option<Duration>,
     /// What was agreed on; None unless Established.
     pub session: Option<SessionStatus>,
     /// Routes to it, and from it if it is external, are to be the last choice (RFC 8326).
@@ -284,6 +246,14 @@ pub struct MessageStatus {
     pub head: String,
 }
 
+#[allow(clippy::ref_option, reason = "as serde wants it")]
+fn some_seconds<S: serde::Serializer>(
+    value: &Option<Duration>,
+    serializer: S,
+) -> Result<S::Ok, S::Error> {
+    value.map(|value| value.as_secs_f64()).serialize(serializer)
+}
+
 #[allow(clippy::trivially_copy_pass_by_ref, reason = "as serde wants it")]
 fn kind_text<S: serde::Serializer>(kind: &MessageType, serializer: S) -> Result<S::Ok, S::Error> {
     serializer.serialize_str(match kind {
@@ -321,6 +291,11 @@ pub struct FamilyStatus {
     pub received: usize,
     /// Of these, those that may be used.
     pub accepted: usize,
+    /// The most prefixes that it may announce; None: any number.
+    pub limit: Option<u32>,
+    /// Of the paths received, those that are kept over a restart of the peer, or that it has not sent
+    /// again yet in a refresh.
+    pub stale_paths: usize,
     /// Whether some of them are kept over a restart of the peer and not confirmed yet.
     pub stale: bool,
     /// Whether these are kept for long, as the peer's restart time is over (RFC 9494).
@@ -358,6 +333,8 @@ impl Core {
             disabled: session.is_some_and(|s| s.disabled.contains(family)),
             received: neighbor.received[family.index()],
             accepted: neighbor.accepted[family.index()],
+            limit: config.max_prefixes.map(|max| max.of(family)),
+            stale_paths: neighbor.stale_paths[family.index()],
             stale: neighbor.stale.contains(family),
             long_lived: neighbor.long_lived.contains(family),
             long_lived_time: session
@@ -398,6 +375,9 @@ impl Core {
             last_error: neighbor.last_error.as_ref().map(failure),
             queued_octets: neighbor.slots.iter().map(|s| s.out.len()).sum(),
             counters: neighbor.counters,
+            notifications: neighbor.notifications.list(),
+            halted: neighbor.is_halted(now),
+            next_attempt: neighbor.next_attempt().map(|at| at.saturating_sub(now)),
             session: session.map(|session| {
                 let slot = &neighbor.slots[session.direction.index()];
                 let agreed = &session.negotiated;

@@ -30,6 +30,12 @@ fn a_peer_that_announces_too_much_is_left_alone_for_a_while() {
     announce(&mut network, 11);
     let status = network.neighbor(0, 1);
     assert_ne!(status.state, State::Established);
+    assert_eq!((status.halted, status.families[0].limit), (true, Some(10)));
+    let left = status.next_attempt.unwrap();
+    assert!(left > 4 * MINUTE && left <= 5 * MINUTE, "{left:?}");
+    let [sent] = status.notifications[..] else { panic!("{:?}", status.notifications) };
+    assert_eq!((sent.received, sent.code), (false, 6));
+    assert_eq!(sent.count, status.counters.notifications_sent);
     let reason = status.last_down.unwrap().reason.to_string();
     assert!(reason.contains("Maximum Number of Prefixes"), "{reason}");
     assert!(network.routes(0).is_empty());

@@ -7,6 +7,7 @@ use super::seeds;
 use super::topology::{self, Kind};
 use super::*;
 use crate::transport::memory::Random;
+use crate::wire::Family;
 
 /// A network that things happen to.
 pub(super) struct Storm {
@@ -174,6 +175,30 @@ impl Storm {
             let longest = [100, 3000, 20_000][self.random.below(3)];
             let pause = Duration::from_millis(self.random.below(longest) as u64);
             self.network.run_for(pause);
+        }
+        self.count_stale();
+    }
+
+    /// What is counted as stale is what there is of it.
+    fn count_stale(&mut self) {
+        let now = self.network.now;
+        for at in 0..self.network.nodes.len() {
+            if self.network.nodes[at].core.is_none() {
+                continue;
+            }
+            let routes = self.network.routes(at);
+            for neighbor in self.network.core(at).neighbor_statuses(now) {
+                for family in &neighbor.families {
+                    let of = routes.iter().filter(|r| Family::of(&r.prefix) == family.family);
+                    let paths = of.flat_map(|route| &route.paths);
+                    let stale =
+                        paths.filter(|p| p.stale && p.neighbor.as_ref() == Some(&neighbor.name));
+                    let (stale, counted) = (stale.count(), family.stale_paths);
+                    if stale != counted {
+                        self.fail(&format!("node {at}, {}: {stale}, not {counted}", neighbor.name));
+                    }
+                }
+            }
         }
     }
 
