@@ -82,6 +82,9 @@ pub(crate) struct Committer {
     pending: VecDeque<Pending>,
     searches: FuturesUnordered<BoxFuture<'static, (Search, Finished)>>,
     searching: BTreeSet<Search>,
+    /// What the store told of this node's affinities while a search was under way, whose own doing
+    /// it may be: its end says.
+    unexplained: BTreeMap<IpNet, Entry>,
     census: HashMap<Family, Census>,
     /// Families of which blocks with this node's name on them have still to be looked for.
     unadopted: BTreeSet<Family>,
@@ -153,6 +156,7 @@ impl Committer {
             pending: VecDeque::new(),
             searches: FuturesUnordered::new(),
             searching: BTreeSet::new(),
+            unexplained: BTreeMap::new(),
             census: HashMap::new(),
             unadopted: BTreeSet::new(),
             collections: Vec::new(),

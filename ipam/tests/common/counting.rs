@@ -19,6 +19,7 @@ pub struct Counting {
     txns: AtomicU64,
     refuse_deletes: AtomicBool,
     refuse_lists: AtomicBool,
+    answer_late: AtomicBool,
     refused: AtomicU64,
 }
 
@@ -52,6 +53,11 @@ impl Counting {
     /// While true, lists of blocks are refused.
     pub fn refuse_lists(&self, refuse: bool) {
         self.refuse_lists.store(refuse, Ordering::SeqCst);
+    }
+
+    /// Transactions are answered after those who watch were told of them.
+    pub fn answer_late(&self) {
+        self.answer_late.store(true, Ordering::SeqCst);
     }
 
     /// How often that happened.
@@ -104,7 +110,15 @@ impl Store for Counting {
         if self.refuse_deletes.load(Ordering::SeqCst) && txn.writes.iter().any(deletes) {
             return self.refuse();
         }
-        self.store.txn(txn)
+        let answer = self.store.txn(txn);
+        if !self.answer_late.load(Ordering::SeqCst) {
+            return answer;
+        }
+        Box::pin(async move {
+            let answer = answer.await;
+            tokio::time::sleep(Duration::from_millis(20)).await;
+            answer
+        })
     }
 
     fn watch(&self, prefix: &str, after: Option<Revision>) -> BoxStream<'static, Event> {

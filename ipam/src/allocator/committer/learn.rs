@@ -39,6 +39,7 @@ impl Committer {
     }
 
     fn take_affinities(&mut self, entries: &[Entry]) {
+        self.unexplained.clear();
         let before: Vec<IpNet> = self.cache.affinities.keys().copied().collect();
         let mut now = BTreeMap::new();
         for entry in entries {
@@ -130,7 +131,9 @@ impl Committer {
             Event::Put(entry) => {
                 if let Some((_, cidr)) = model::parse_affinity_key(&entry.key) {
                     let known = self.cache.affinities.get(&cidr).map_or(0, |seen| seen.revision);
-                    if known < entry.mod_revision {
+                    if known < entry.mod_revision && !self.searching.is_empty() {
+                        self.unexplained.insert(cidr, entry);
+                    } else if known < entry.mod_revision {
                         self.cache.install_affinity(cidr, Some(&entry));
                         self.cache.stale.insert(cidr);
                     }
@@ -138,6 +141,7 @@ impl Committer {
             }
             Event::Delete(key, revision) => {
                 if let Some((_, cidr)) = model::parse_affinity_key(&key) {
+                    self.unexplained.remove(&cidr);
                     let known = self.cache.affinities.get(&cidr).map_or(0, |seen| seen.revision);
                     if 0 < known && known < revision {
                         tracing::warn!(%cidr, "this node's affinity was deleted by somebody else");

@@ -127,6 +127,9 @@ impl Committer {
                 self.search_failed(search, error.into());
             }
         }
+        for entry in std::mem::take(&mut self.unexplained).into_values() {
+            self.observed(Event::Put(entry));
+        }
         self.cache.doubt_corrupt();
         for pending in &mut self.pending {
             if pending.search.as_ref() == Some(search) {
