@@ -372,6 +372,29 @@ async fn a_second_instance_of_a_node_is_refused() {
     assert_eq!(consistent(&*store).await.len(), 4);
 }
 
+/// What the store said before it went away is not repeated to who asks meanwhile.
+#[tokio::test]
+async fn a_refusal_ends_with_the_silence_of_the_store() {
+    let (memory, store) = memory();
+    let mut cluster = Cluster::on(&store, vec![pool("p", "10.0.0.0/24", 28)]);
+    let first = cluster.node("n");
+    first.v4("a").await.unwrap();
+    cluster.deadline = Duration::from_millis(500);
+    let second = cluster.node("n");
+    assert!(matches!(second.v4("b").await, Err(Error::NodeTaken { .. })));
+    first.stop().await;
+    store.txn(Txn::default().delete(model::node_key("n"))).await.unwrap();
+    memory.set_away(true);
+    eventually("the next look at the name", async || {
+        second.ipam.status().problem.filter(|problem| problem.contains("is unavailable"))
+    })
+    .await;
+    let error = second.v4("b").await.unwrap_err();
+    assert!(matches!(error, Error::StoreUnavailable { .. }), "{error}");
+    memory.set_away(false);
+    eventually("the name is free", async || second.v4("b").await.ok()).await;
+}
+
 #[tokio::test]
 async fn a_corrupt_block_is_named_and_the_others_go_on() {
     let (_, store) = memory();

@@ -320,8 +320,11 @@ impl Committer {
                 Waiting::Addresses(reply).fail(error.clone());
             }
             self.refusal = Some(error.clone());
+        } else {
+            // Everybody waits: their deadlines are their own. What the store refused before it may
+            // grant when it is back.
+            self.refusal = None;
         }
-        // Otherwise everybody waits: their deadlines are their own.
         self.away(error);
     }
 
