@@ -5,6 +5,9 @@ use ipam::retire::Challenge;
 
 use super::*;
 
+/// How long an agent may take for what it has to do, on however busy a machine.
+const PATIENCE: Duration = Duration::from_secs(60);
+
 /// What an agent finds out about its own node.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Attended {
@@ -122,6 +125,7 @@ impl World {
     async fn object(&mut self, n: usize) {
         let key = model::node_key(&name(n));
         let link = self.machine(n).link.clone();
+        let end = std::time::Instant::now() + PATIENCE;
         let lives = |world: &Self| world.pods.values().any(|(at, _)| *at == n);
         while lives(self) {
             let read = self.memory.read(std::slice::from_ref(&key)).await.unwrap();
@@ -132,6 +136,7 @@ impl World {
                 self.told(format!("the pods of n{n} end"));
                 self.pods.retain(|_, (at, _)| *at != n);
             }
+            assert!(std::time::Instant::now() < end, "n{n} does not take its name again");
             tokio::time::sleep(Duration::from_millis(1)).await;
         }
     }
@@ -139,7 +144,7 @@ impl World {
     /// Kubernetes has every node, and every machine is the one of its name.
     pub(super) async fn reconcile(&mut self) {
         for n in 0..self.machines.len() {
-            let end = std::time::Instant::now() + Duration::from_secs(20);
+            let end = std::time::Instant::now() + PATIENCE;
             loop {
                 if self.kubernetes.node(&name(n)).is_none() {
                     self.register(n);
