@@ -1,5 +1,6 @@
 //! Answers as tables.
 
+mod neighbors;
 mod routes;
 
 use comfy_table::{Cell, CellAlignment, Table, presets};
@@ -11,8 +12,8 @@ use super::control::Question;
 /// The answer to a question, for people.
 pub(crate) fn table(question: &Question, answer: &Value) -> String {
     match question {
-        Question::Neighbors => neighbors(answer),
-        Question::Neighbor(_) => neighbor(answer),
+        Question::Neighbors => neighbors::all(answer),
+        Question::Neighbor(_) => neighbors::one(answer),
         Question::Routes(_) => routes(items(answer)),
         Question::Explain(_) | Question::ExplainAddress(_) => routes::explanation(answer),
         Question::Groups => groups(answer),
@@ -34,11 +35,12 @@ fn items(value: &Value) -> impl Iterator<Item = &Value> {
     value.as_array().into_iter().flatten()
 }
 
-/// A scalar without quotes; `-` for what is not there.
+/// A scalar without quotes, `yes` or `no`; `-` for what is not there.
 fn text(value: &Value) -> String {
     match value {
         Value::Null => "-".to_owned(),
         Value::String(text) => text.clone(),
+        Value::Bool(yes) => if *yes { "yes" } else { "no" }.to_owned(),
         other => other.to_string(),
     }
 }
@@ -56,56 +58,6 @@ fn duration(value: &Value) -> String {
         60..3600 => format!("{}m{}s", s / 60, s % 60),
         3600..86400 => format!("{}h{}m", s / 3600, s % 3600 / 60),
         _ => format!("{}d{}h", s / 86400, s % 86400 / 3600),
-    }
-}
-
-fn neighbors(answer: &Value) -> String {
-    let mut table = new(&[
-        "NAME",
-        "ADDRESS",
-        "AS",
-        "STATE",
-        "SINCE",
-        "BFD",
-        "RECEIVED",
-        "ACCEPTED",
-        "SENT",
-        "LAST PROBLEM",
-    ]);
-    for neighbor in items(answer) {
-        let sum = |field: &str| -> u64 {
-            items(&neighbor["families"]).filter_map(|f| f[field].as_u64()).sum()
-        };
-        let problems = [&neighbor["last_error"], &neighbor["last_down"]];
-        let problem = problems.into_iter().find(|p| !p.is_null());
-        table.add_row(vec![
-            Cell::new(text(&neighbor["name"])),
-            Cell::new(text(&neighbor["address"])),
-            number(&neighbor["asn"]),
-            Cell::new(text(&neighbor["state"])),
-            number(&duration(&neighbor["since"])),
-            Cell::new(bfd(&neighbor["bfd"])),
-            number(&sum("received")),
-            number(&sum("accepted")),
-            number(&sum("advertised")),
-            Cell::new(problem.map_or_else(
-                || "-".to_owned(),
-                |p| format!("{} ago: {}", duration(&p["ago"]), text(&p["reason"])),
-            )),
-        ]);
-    }
-    table.trim_fmt()
-}
-
-/// A neighbor's BFD session: its state, and while Up within which time a failure is noticed.
-fn bfd(session: &Value) -> String {
-    if !session["error"].is_null() {
-        return "error".to_owned();
-    }
-    let state = text(&session["state"]);
-    match session["detection_time"].as_f64() {
-        Some(detection) if state == "up" => format!("{state} {:.0}ms", detection * 1000.0),
-        _ => state,
     }
 }
 
@@ -127,74 +79,73 @@ fn groups(answer: &Value) -> String {
     table.trim_fmt()
 }
 
-/// One neighbor in full.
-fn neighbor(answer: &Value) -> String {
-    let sections =
-        ["counters", "session", "bfd", "families", "open_sent", "open_received", "messages"];
-    let mut own = answer.clone();
-    if let Some(object) = own.as_object_mut() {
-        object.retain(|key, _| !sections.contains(&key.as_str()));
-        for key in ["since", "last_down", "last_error"] {
-            let value = &answer[key];
-            let told = match value {
-                Value::Number(_) => duration(value),
-                Value::Null => continue,
-                failure => {
-                    format!("{} ago: {}", duration(&failure["ago"]), text(&failure["reason"]))
-                }
-            };
-            object.insert(key.to_owned(), told.into());
-        }
-    }
-    let mut out = fields(&own);
-    for (title, key) in [("Session", "session"), ("BFD", "bfd"), ("Counters", "counters")] {
-        if answer[key].is_object() {
-            out.push_str(&format!("\n\n{title}\n{}", fields(&answer[key])));
-        }
-    }
-    for (title, key) in [("OPEN sent", "open_sent"), ("OPEN received", "open_received")] {
-        let open = &answer[key];
-        if open.is_object() {
-            let capabilities: Vec<String> = items(&open["capabilities"]).map(text).collect();
-            out.push_str(&format!(
-                "\n\n{title}: AS {}, hold time {}, {}\n  {}",
-                text(&open["asn"]),
-                text(&open["hold_time"]),
-                text(&open["router_id"]),
-                capabilities.join("\n  ")
-            ));
-        }
-    }
-    let columns =
-        ["family", "negotiated", "disabled", "received", "accepted", "advertised", "stale"];
-    let mut table = new(&columns.map(str::to_uppercase).each_ref().map(String::as_str));
-    for family in items(&answer["families"]) {
-        table.add_row(columns.map(|column| text(&family[column])));
-    }
-    out.push_str(&format!("\n\n{}", table.trim_fmt()));
-    let mut table = new(&["AGO", "", "MESSAGE", "COUNT", "OCTETS", "WHAT", "FIRST OCTETS"]);
-    for message in items(&answer["messages"]) {
-        let received = message["received"].as_bool().unwrap_or(false);
-        let head: String = text(&message["head"]).chars().take(32).collect();
-        table.add_row(vec![
-            number(&duration(&message["ago"])),
-            Cell::new(if received { "in" } else { "out" }),
-            Cell::new(text(&message["kind"])),
-            number(&text(&message["messages"])),
-            number(&text(&message["octets"])),
-            Cell::new(text(&message["summary"])),
-            Cell::new(head),
-        ]);
-    }
-    format!("{out}\n\n{}", table.trim_fmt())
-}
-
 /// An object's fields, one in a line.
 fn fields(answer: &Value) -> String {
     let mut table = Table::new();
     table.load_style(presets::NOTHING);
-    for (key, value) in answer.as_object().into_iter().flatten() {
-        table.add_row([key.replace('_', " "), text(value)]);
+    let mut lines = Vec::new();
+    flatten("", answer, &mut lines);
+    for (key, value) in lines {
+        table.add_row([key, value]);
     }
     table.trim_fmt()
+}
+
+/// The scalars of a value, each with the names of the objects that it is in. Elements of a list are
+/// called by their names, if they have any.
+fn flatten(name: &str, value: &Value, lines: &mut Vec<(String, String)>) {
+    let inner = |key: &str| format!("{name} {key}").trim().replace('_', " ");
+    match value {
+        Value::Object(fields) => {
+            for (key, value) in fields {
+                flatten(&inner(key), value, lines);
+            }
+        }
+        Value::Array(all) if all.iter().any(Value::is_object) => {
+            for (at, value) in all.iter().enumerate() {
+                let own =
+                    value["name"].as_str().map_or_else(|| (at + 1).to_string(), str::to_owned);
+                flatten(&format!("{name} {own}"), value, lines);
+            }
+        }
+        Value::Array(all) if name == "prefixes" && all.len() == 2 => {
+            let told = format!("IPv4 {}, IPv6 {}", text(&all[0]), text(&all[1]));
+            lines.push((name.to_owned(), told));
+        }
+        Value::Array(all) => {
+            let all: Vec<String> = all.iter().map(text).collect();
+            lines.push((name.to_owned(), if all.is_empty() { "-".into() } else { all.join(", ") }));
+        }
+        scalar => lines.push((name.to_owned(), text(scalar))),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn what_is_nested_is_told_line_by_line() {
+        let shown = fields(&json!({
+            "prefixes": [3, 4],
+            "progress": {"restarting": false, "converged": true},
+            "listen_ranges": [{"name": "pods", "limit": 7}],
+            "send_paths": [],
+            "bfd_discarded": null,
+        }));
+        let lines: Vec<String> =
+            shown.lines().map(|l| l.split_whitespace().collect::<Vec<_>>().join(" ")).collect();
+        for line in [
+            "prefixes IPv4 3, IPv6 4",
+            "progress restarting no",
+            "progress converged yes",
+            "listen ranges pods limit 7",
+            "send paths -",
+            "bfd discarded -",
+        ] {
+            assert!(lines.iter().any(|l| l == line), "no {line:?} in\n{shown}");
+        }
+    }
 }
