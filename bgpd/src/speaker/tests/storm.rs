@@ -277,7 +277,10 @@ impl Storm {
                 self.fail(&format!("{error}\n{}", sessions.join("\n")));
             }
         }
-        if let Err(error) = advertised::agree(&mut self.network) {
+        // It takes as long as all the rest: a quarter of the storms tells as much.
+        if self.seed.is_multiple_of(4)
+            && let Err(error) = advertised::agree(&mut self.network)
+        {
             self.fail(&error);
         }
     }
