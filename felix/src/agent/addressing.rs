@@ -9,7 +9,7 @@ use api::selector::Selector;
 use api::v3;
 use futures::FutureExt;
 use futures::future::BoxFuture;
-use ipam::{Families, Ipam, Live, Pool};
+use ipam::{Families, Ipam, Live, Pool, Pools};
 use ipnet::IpNet;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
@@ -73,15 +73,8 @@ pub(super) async fn feed(
         if let Err(error) = ipam.set_config(configuration) {
             wrong.insert(format!("IPAMConfiguration/default is not in force: {error}"));
         }
-        let mut pools = Vec::with_capacity(now.pools.len());
-        for pool in now.pools.values() {
-            match Pool::try_from(&**pool) {
-                Ok(pool) => pools.push(pool),
-                Err(error) => drop(wrong.insert(format!("not used: {error}"))),
-            }
-        }
         // After the reservations: a new pool never gives a reserved address.
-        ipam.set_pools(pools);
+        ipam.set_pools(usable(now.pools.values().map(|pool| &**pool), &mut wrong));
         for problem in problems.appeared(wrong) {
             tracing::warn!("{problem}");
         }
@@ -239,6 +232,25 @@ pub(super) fn proof(ipam: &Ipam, handles: Option<BTreeSet<String>>) -> Option<Li
     Some(Live::handles(epoch, handles).unwrap_or_else(|| Live::none(epoch)))
 }
 
+/// The pools as the allocator takes them. One that makes no sense is told, and counted: what it means
+/// to have is nobody's to give up.
+fn usable<'a>(
+    objects: impl Iterator<Item = &'a v3::IPPool>,
+    wrong: &mut BTreeSet<String>,
+) -> Pools {
+    let mut pools = Pools::default();
+    for object in objects {
+        match Pool::try_from(object) {
+            Ok(pool) => pools.known.push(pool),
+            Err(error) => {
+                wrong.insert(format!("not used: {error}"));
+                pools.unreadable += 1;
+            }
+        }
+    }
+    pools
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -294,6 +306,16 @@ mod tests {
         let (nets, wrong) = update(&mut reserved, &[("good", &["10.0.2.0/24"])]);
         assert_eq!((nets, wrong), (vec!["10.0.2.0/24".to_owned()], 0));
         assert_eq!(update(&mut reserved, &[]), (Vec::new(), 0));
+    }
+
+    #[test]
+    fn a_pool_that_makes_no_sense_is_told_and_counted() {
+        let pool = |name, cidr: &str| v3::IPPool::new(name, v3::IPPoolSpec::new(cidr));
+        let all = [pool("good", "10.0.0.0/24"), pool("bad", "10.0.0.0/99")];
+        let mut wrong = BTreeSet::new();
+        let pools = usable(all.iter(), &mut wrong);
+        assert_eq!((pools.known.len(), pools.unreadable), (1, 1));
+        assert!(wrong.iter().all(|text| text.contains("bad")) && wrong.len() == 1, "{wrong:?}");
     }
 
     #[test]
