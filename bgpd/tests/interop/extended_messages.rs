@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 
 use anyhow::ensure;
 
-use crate::kit::{Bird, Daemon, Frr, LIMIT, Lab, eventually};
+use crate::kit::{Bird, Daemon, Frr, LIMIT, Lab, Pair, eventually, pair};
 
 /// Large communities: 12 octets each, more than a message without the extension could hold.
 const MANY: usize = 400;
@@ -66,6 +66,24 @@ peers:
         let route = frr.route("10.3.0.0/24")?;
         let list = &route["paths"][0]["largeCommunity"]["list"];
         ensure!(list.as_array().is_some_and(|list| list.len() == MANY), "{route}");
+        Ok(())
+    });
+}
+
+/// FRR's OPEN has the long form of optional parameters (RFC 9072): we agree to it. FRR 8.4 then reads
+/// every OPEN as a long one, so that it refuses ours, which is short enough for the other form.
+#[test]
+fn an_open_with_long_parameters() {
+    let pair = Pair::new();
+    let line = " neighbor 10.0.1.1 remote-as 65001\n";
+    let long = format!("{line} neighbor 10.0.1.1 extended-optional-parameters\n");
+    let _frr = Frr::start(&pair.peer, &pair::FRR.replace(line, &long));
+    let us = Daemon::start(&pair.us, &pair::ours(""));
+    eventually("our KEEPALIVE for its OPEN", LIMIT, || {
+        let counters = us.neighbor("peer")?["counters"].take();
+        let of = |name: &str| counters[name].as_u64();
+        ensure!(of("opens_received") > Some(0) && of("keepalives_sent") > Some(0), "{counters}");
+        assert_eq!(of("notifications_sent"), Some(0), "{counters}");
         Ok(())
     });
 }
