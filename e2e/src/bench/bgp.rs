@@ -8,7 +8,7 @@ mod figures;
 mod subject;
 mod workload;
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
 use futures::FutureExt as _;
@@ -37,8 +37,6 @@ pub(super) const BENCHES: [Bench; 8] = [
     Bench { name: "bgp-withdraw", body: |progress| run(&workload::WITHDRAW, progress).boxed() },
 ];
 
-/// What all runs of a subject may take; after that there are no more.
-const BUDGET: Duration = Duration::from_secs(15);
 /// The load generator gives up by itself, and says why; this is for one that does not.
 const PATIENCE: Duration = Duration::from_secs(600);
 
@@ -63,17 +61,10 @@ async fn measure(
 ) -> Result<Vec<Measured>> {
     let new = |subject: &Subject| Measured { subject: *subject, answers: Vec::new() };
     let mut measured: Vec<Measured> = subjects.iter().map(new).collect();
-    let mut spent = vec![Duration::ZERO; subjects.len()];
     for _ in 0..runs {
-        for (one, spent) in measured.iter_mut().zip(&mut spent) {
-            let done = u32::try_from(one.answers.len())?;
-            if done > 0 && *spent + *spent / done > BUDGET {
-                continue;
-            }
+        for one in &mut measured {
             let what = format!("{}: {}", workload.name, one.subject.title());
-            let start = Instant::now();
             let answer = progress.step(&what, once(bare, workload, one.subject)).await?;
-            *spent += start.elapsed();
             one.answers.push(answer);
         }
     }
