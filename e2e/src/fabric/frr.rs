@@ -71,6 +71,9 @@ pub(super) async fn start(place: &Place, router: &Router, record: &Record) -> Re
     let mut zebra = daemon(&directory, "zebra", &hostname)?;
     // Large requests so that a full dump never overruns the socket.
     zebra.arg("-z").arg(&zserv).args(["-s", "4194304"]).arg("--vty_socket").arg(&vty);
+    // Else it takes an IPv6 route away to write it anew, whatever of it has changed, and packets are
+    // lost in between.
+    zebra.arg("--v6-rr-semantics");
     let netns = place.netns(&router.name);
     let name = format!("{}-zebra", router.name);
     let mut zebra =
