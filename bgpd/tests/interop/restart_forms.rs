@@ -233,6 +233,7 @@ fn frr_resets_the_session_and_no_route_is_lost() {
     let notification = "
 router bgp 65002
  bgp graceful-restart
+ bgp graceful-restart preserve-fw-state
  bgp graceful-restart notification
  no bgp hard-administrative-reset
 ";
@@ -251,4 +252,8 @@ router bgp 65002
     });
     throughout("FRR's route", Duration::from_secs(2), || us.route("10.2.0.0/24").map(drop));
     us.established("peer");
+    // As it says that it still forwards (F bit). Else its routes go, for the moment until it has
+    // announced them again.
+    let log = us.process().log();
+    assert!(!log.contains("swept=1"), "{log}");
 }

@@ -64,7 +64,9 @@ pub(super) async fn start(place: &Place, router: &Router, record: &Record) -> Re
     own(&directory)?;
     own(&vty)?;
     let zserv = directory.join("zserv.api");
-    let wrapper = format!("/usr/bin/vtysh --vty_socket '{}'", vty.display());
+    // With a history it writes a file anew for every command, and waits for the disk.
+    let vtysh = "env VTYSH_HISTFILE=/nonexistent/history /usr/bin/vtysh";
+    let wrapper = format!("{vtysh} --vty_socket '{}'", vty.display());
     write_wrapper(place, &router.name, "vtysh", &wrapper)?;
 
     let hostname = format!("hostname {}\nlog stdout\n", router.name);

@@ -50,14 +50,13 @@ async fn said(view: &View, router: &str, tool: &str, args: &[&str]) -> Result<St
 
 /// Whether a path that a router has to a prefix carries GRACEFUL_SHUTDOWN.
 async fn marked(view: &View, router: &str, prefix: IpNet, wanted: bool) -> Result<()> {
-    let family = if prefix.addr().is_ipv4() { "ipv4" } else { "ipv6" };
     let marks: Vec<bool> = if router == "tor2" {
         let text =
             said(view, router, "birdc", &["show", "route", "all", &prefix.to_string()]).await?;
         let paths = text.split("unicast [").skip(1);
         paths.map(|path| path.contains("(65535,0)")).collect()
     } else {
-        let question = format!("show bgp {family} unicast {prefix} json");
+        let question = format!("show bgp {} unicast {prefix} json", Words::of(&prefix).bgp);
         let text = said(view, router, "vtysh", &["-c", &question]).await?;
         let route: Value = serde_json::from_str(&text)?;
         let paths = route["paths"].as_array().map_or(&[][..], Vec::as_slice);
@@ -139,8 +138,137 @@ where
     Ok(())
 }
 
-/// node3 is on both ToRs. To tor1 the spine has another way to its block, by way of tor2, that is
-/// worse by its AS path. Packets go that way while the node is cordoned, and none is lost.
+/// The other way to a node's blocks that a test gives tor1: by the spine and tor2, worse by its AS
+/// path. Nothing but the spine's own word says so, hence no router it leads through comes back to
+/// tor1: while routers move one by one, two of equal rank would send packets to each other.
+struct Detour {
+    blocks: Vec<IpNet>,
+    /// The spine and the node, as tor1's next hops; in each family.
+    spine: [IpAddr; 2],
+    node: [IpAddr; 2],
+    /// tor2, as the spine's.
+    tor2: [IpAddr; 2],
+    /// The ToRs, as the spine's neighbors.
+    neighbors: [IpAddr; 2],
+}
+
+/// What FRR calls a family, and where its addresses are in a [`Detour`].
+struct Words {
+    filter: &'static str,
+    bgp: &'static str,
+    index: usize,
+}
+
+impl Words {
+    const V4: Self = Self { filter: "ip", bgp: "ipv4", index: 0 };
+    const V6: Self = Self { filter: "ipv6", bgp: "ipv6", index: 1 };
+
+    fn of(prefix: &IpNet) -> Self {
+        if prefix.addr().is_ipv4() { Self::V4 } else { Self::V6 }
+    }
+}
+
+impl Detour {
+    async fn new(view: &View, node: &str) -> Result<Self> {
+        let blocks = blocks(view, node).await?;
+        let both = [0, 1].iter().all(|i| blocks.iter().any(|b| Words::of(b).index == *i));
+        ensure!(both, "{node} has blocks {blocks:?}");
+        let port = |router: &str, interface: &str| {
+            let handle = view.router(router)?;
+            let mut ports = handle.router().interfaces.iter();
+            let port = ports.find(|port| port.interface == interface);
+            let port = port.with_context(|| format!("{router} has no {interface}"))?;
+            let of = |v4| port.addresses.iter().map(IpNet::addr).find(|a| a.is_ipv4() == v4);
+            anyhow::Ok([of(true).context("no IPv4")?, of(false).context("no IPv6")?])
+        };
+        let node = view.plan.topology.node(node).with_context(|| format!("no {node}"))?;
+        let uplink = node.uplinks.iter().find(|uplink| uplink.switch == "tor1");
+        let uplink = uplink.with_context(|| format!("{} is not on tor1", node.name))?;
+        let tor2 = port("tor2", "spine")?;
+        Ok(Self {
+            blocks,
+            spine: port("spine", "tor1")?,
+            node: [uplink.v4.addr().into(), uplink.v6.addr().into()],
+            tor2,
+            neighbors: [port("tor1", "spine")?[0], tor2[0]],
+        })
+    }
+
+    /// As lines of `ip -batch`, `verb` is `add` or `del`.
+    fn routes(&self, verb: &str) -> String {
+        let line = |block: &IpNet| {
+            let via = self.tor2[Words::of(block).index];
+            // Before those of BGP.
+            format!("route {verb} {block} via {via} metric 1\n")
+        };
+        self.blocks.iter().map(line).collect()
+    }
+
+    async fn open(&self, view: &View) -> Result<()> {
+        view.place.netns("spine").ip_batch(&self.routes("add")).await?;
+        let [up1, up2] = self.neighbors;
+        let mut lines = vec!["configure terminal".to_owned()];
+        for (number, block) in self.blocks.iter().enumerate() {
+            let Words { filter, bgp, .. } = Words::of(block);
+            lines.extend([
+                format!("{filter} prefix-list other seq {} permit {block}", number + 1),
+                format!("route-map longer-{filter} permit 10"),
+                format!("match {filter} address prefix-list other"),
+                "set as-path prepend 65000 65000".to_owned(),
+                format!("route-map longer-{filter} permit 20"),
+                format!("route-map hidden-{filter} deny 10"),
+                format!("match {filter} address prefix-list other"),
+                format!("route-map hidden-{filter} permit 20"),
+                "router bgp 65000".to_owned(),
+                format!("address-family {bgp} unicast"),
+                format!("network {block}"),
+                format!("neighbor {up1} route-map longer-{filter} out"),
+                format!("neighbor {up2} route-map hidden-{filter} out"),
+                "exit".to_owned(),
+                "exit".to_owned(),
+            ]);
+        }
+        configure(view, &lines).await
+    }
+
+    async fn close(&self, view: &View) -> Result<()> {
+        let [up1, up2] = self.neighbors;
+        let mut lines = vec!["configure terminal".to_owned()];
+        for Words { filter, bgp, index } in [Words::V4, Words::V6] {
+            lines.extend(["router bgp 65000".into(), format!("address-family {bgp} unicast")]);
+            let own = self.blocks.iter().filter(|block| Words::of(block).index == index);
+            lines.extend(own.map(|block| format!("no network {block}")));
+            lines.extend([
+                format!("no neighbor {up1} route-map longer-{filter} out"),
+                format!("no neighbor {up2} route-map hidden-{filter} out"),
+                "exit".to_owned(),
+                "exit".to_owned(),
+                format!("no route-map longer-{filter}"),
+                format!("no route-map hidden-{filter}"),
+                format!("no {filter} prefix-list other"),
+            ]);
+        }
+        let restored = configure(view, &lines).await;
+        view.place.netns("spine").ip_batch(&self.routes("del")).await?;
+        restored
+    }
+
+    /// Whether tor1 goes to every block by these next hops, and has another way.
+    async fn taken(&self, view: &View, by: [IpAddr; 2]) -> Result<()> {
+        let routes = view.router("tor1")?.routes().await?;
+        for block in &self.blocks {
+            let hop = Some(by[Words::of(block).index]);
+            let of_block = routes.iter().filter(|route| route.prefix == *block);
+            let paths: Vec<_> = of_block.map(|r| (r.next_hop == hop, r.used)).collect();
+            let right = paths.len() > 1 && paths.iter().all(|(this, used)| this == used);
+            ensure!(right, "tor1 does not go to {block} by {hop:?}: {routes:?}");
+        }
+        Ok(())
+    }
+}
+
+/// node3 is on both ToRs. Packets go another way than from tor1 to it while it is cordoned, and none
+/// is lost.
 fn moved(lab: &mut Lab) -> BoxFuture<'_, Result<()>> {
     async move {
         let view = lab.view();
@@ -148,55 +276,14 @@ fn moved(lab: &mut Lab) -> BoxFuture<'_, Result<()>> {
         let wanted = [scope.pod("near", "node1", &[]), scope.pod("there", "node3", &[])];
         let pods = scope.run(&wanted).await?;
         view.wait_for_routes().await?;
-        let own = blocks(view, "node3").await?;
-        let block = *own.iter().find(|block| block.addr().is_ipv4()).context("no IPv4 block")?;
-        let (spine, tor1) = (view.router("spine")?, view.router("tor1")?);
-        let up = |name: &str| {
-            let neighbor = spine.router().neighbors.iter().find(|n| n.name == name);
-            neighbor.map(|n| n.address).with_context(|| format!("the spine has no {name}"))
-        };
-        let (up1, up2) = (up("tor1")?, up("tor2")?);
-        let hop = |wanted: &'static str| {
-            let (spine_side, node) = (
-                tor1.router().neighbors.iter().find(|n| n.name == "spine").map(|n| n.address),
-                tor1.router().neighbors.iter().find(|n| n.name == "node3").map(|n| n.address),
-            );
-            let expected = if wanted == "spine" { spine_side } else { node };
-            let tor1 = &tor1;
-            async move {
-                let expected = IpAddr::from(expected.with_context(|| format!("no {wanted}"))?);
-                let routes = tor1.routes().await?;
-                let used = |hop: IpAddr| {
-                    let of_block = routes.iter().filter(|route| route.prefix == block);
-                    of_block.map(|r| (r.next_hop == Some(hop), r.used)).collect::<Vec<_>>()
-                };
-                let paths = used(expected);
-                let right = paths.len() > 1 && paths.iter().all(|(this, used)| this == used);
-                ensure!(right, "tor1 does not go by {wanted}: {routes:?}");
-                anyhow::Ok(())
-            }
+        let detour = Detour::new(view, "node3").await?;
+        let by = |hops: [IpAddr; 2]| {
+            let detour = &detour;
+            move || detour.taken(view, hops)
         };
         let trial = async {
-            view.place.netns("spine").ip_batch(&format!("route add {block} via {up2}\n")).await?;
-            let lines = [
-                "configure terminal",
-                &format!("ip prefix-list other seq 5 permit {block}"),
-                "route-map longer permit 10",
-                "match ip address prefix-list other",
-                "set as-path prepend 65000 65000",
-                "route-map longer permit 20",
-                "route-map hidden deny 10",
-                "match ip address prefix-list other",
-                "route-map hidden permit 20",
-                "router bgp 65000",
-                "address-family ipv4 unicast",
-                &format!("network {block}"),
-                &format!("neighbor {up1} route-map longer out"),
-                &format!("neighbor {up2} route-map hidden out"),
-            ];
-            configure(view, &lines).await?;
-
-            wait::until("another way, not taken", SOON, || hop("node3")).await?;
+            detour.open(view).await?;
+            wait::until("another way, not taken", SOON, by(detour.node)).await?;
             let (near, there) = (&pods[0], &pods[1]);
             let mut streams = Vec::new();
             for (from, to) in [(near, there), (there, near)] {
@@ -210,41 +297,24 @@ fn moved(lab: &mut Lab) -> BoxFuture<'_, Result<()>> {
                 let begun = |report: &Value| report["received"].as_u64() > Some(50);
                 stream.until("answer", Duration::from_secs(5), begun).await?;
             }
-            through(view, "node3", &["tor1", "tor2"], || hop("spine"), || hop("node3")).await?;
+            through(view, "node3", &["tor1", "tor2"], by(detour.spine), by(detour.node)).await?;
             let ends = streams.into_iter().map(|s| s.expect_no_loss(Duration::from_secs(30)));
             try_join_all(ends).await?;
             anyhow::Ok(())
         };
         let tried = trial.await;
-
-        let lines = [
-            "configure terminal",
-            "router bgp 65000",
-            "address-family ipv4 unicast",
-            &format!("no network {block}"),
-            &format!("no neighbor {up1} route-map longer out"),
-            &format!("no neighbor {up2} route-map hidden out"),
-            "exit",
-            "exit",
-            "no route-map longer",
-            "no route-map hidden",
-            "no ip prefix-list other",
-        ];
         // Also of what failed half-way: the lab goes on to the next test.
-        let restored = configure(view, &lines).await;
-        let route = format!("route del {block} via {up2}\n");
-        let deleted = view.place.netns("spine").ip_batch(&route).await;
+        let closed = detour.close(view).await;
         tried?;
-        restored?;
-        deleted?;
+        closed?;
         scope.end().await
     }
     .boxed()
 }
 
 /// Gives the spine lines of configuration.
-async fn configure(view: &View, lines: &[&str]) -> Result<()> {
-    let args: Vec<&str> = lines.iter().flat_map(|line| ["-c", *line]).collect();
+async fn configure(view: &View, lines: &[String]) -> Result<()> {
+    let args: Vec<&str> = lines.iter().flat_map(|line| ["-c", line]).collect();
     said(view, "spine", "vtysh", &args).await.map(drop)
 }
 

@@ -111,19 +111,20 @@ impl<'a> Frr<'a> {
 
     /// Runs commands of `vtysh`.
     pub(crate) fn vtysh(&self, lines: &[&str]) -> Result<String> {
+        let commands: Vec<&str> = lines.iter().flat_map(|line| ["-c", line]).collect();
+        self.ask(&commands)
+    }
+
+    fn ask(&self, arguments: &[&str]) -> Result<String> {
         let vty = self.vty.to_str().context("a path of ours")?;
-        let mut words = vec!["vtysh", "--vty_socket", vty];
-        for line in lines {
-            words.extend(["-c", line]);
-        }
-        self.node.run(&words)
+        // With a history it writes a file anew for every command, and waits for the disk.
+        let vtysh = ["env", "VTYSH_HISTFILE=/nonexistent/history", "vtysh", "--vty_socket", vty];
+        self.node.run(&[&vtysh, arguments].concat())
     }
 
     /// What bgpd answers to a question that ends in `json`.
     pub(crate) fn json(&self, question: &str) -> Result<Value> {
-        let vty = self.vty.to_str().context("a path of ours")?;
-        let answer =
-            self.node.run(&["vtysh", "--vty_socket", vty, "-d", "bgpd", "-c", question])?;
+        let answer = self.ask(&["-d", "bgpd", "-c", question])?;
         serde_json::from_str(&answer).with_context(|| format!("{question}: {answer}"))
     }
 
