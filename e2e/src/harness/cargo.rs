@@ -50,8 +50,9 @@ pub(super) async fn checks(tally: &mut Tally) -> Result<()> {
         "warnings",
     ];
     check(tally, "check::clippy", &lints).await?;
-    for package in ["api", "bgpd", "ipam", "netlink", "felix", "e2e"] {
-        // With its own features only, not those that the others ask of shared dependencies.
+    for package in ["bgpd", "ipam", "felix"] {
+        // What is of use by itself: with its own features only, not those that others ask of shared
+        // dependencies. Every package more would compile most dependencies once more.
         check(tally, &format!("check::alone::{package}"), &["check", "-q", "-p", package]).await?;
     }
     if !tally.wants("check::deny") {
