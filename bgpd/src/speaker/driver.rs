@@ -178,12 +178,11 @@ impl Driver {
             let deadline = deadline.into_iter().chain(soon).min();
             tokio::select! {
                 request = requests.recv() => match request {
-                    Some(Request::Shutdown(how, reply)) => {
+                    Some(request) => if let Some((how, reply)) = self.request(request) {
                         self.shutdown(&how).await;
                         let _gone = reply.send(());
                         return;
-                    }
-                    Some(request) => self.request(request),
+                    },
                     None => return self.shutdown(&Shutdown::ForRestart).await,
                 },
                 conn = self.ready.next() => taken += self.serve(conn),

@@ -178,8 +178,12 @@ impl Core {
             let key = Key::of(&neighbor.config);
             let first = keys.entry(neighbor.config.address).or_insert_with(|| key.clone());
             if *first != key && neighbor.session.is_none() {
-                let why = "a neighbor on another link has this address, and another key or none";
-                neighbor.last_error = Some((now, DownReason::Link(why.into())));
+                let PeerConfig { interface, address, scope_id, .. } = &*neighbor.config;
+                let link = interface.clone().unwrap_or_else(|| scope_id.to_string());
+                let why = format!(
+                    "{link}: a neighbor on another link has {address} too, and another key or none"
+                );
+                neighbor.last_error = Some((now, DownReason::Link(why)));
             }
         }
     }

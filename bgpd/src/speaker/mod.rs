@@ -92,7 +92,19 @@ type DumpSlice = (Vec<u8>, Option<Box<Dump>>);
 
 /// What the handle asks of the core.
 pub(crate) enum Request {
+    Ask(Question),
     Apply(Box<Config>, oneshot::Sender<Result<Report, ConfigError>>),
+    Clear(Option<String>, Clear, oneshot::Sender<Vec<Cleared>>),
+    NextHops(BTreeMap<IpAddr, Resolution>, oneshot::Sender<usize>),
+    Subscribe(Arc<Notify>, oneshot::Sender<u64>),
+    Unsubscribe(u64),
+    Take(u64, usize, oneshot::Sender<FibBatch>),
+    Acknowledge(u64, u64),
+    Shutdown(Shutdown, oneshot::Sender<()>),
+}
+
+/// What changes nothing.
+pub(crate) enum Question {
     Status(oneshot::Sender<SpeakerStatus>),
     Neighbors(oneshot::Sender<Vec<NeighborStatus>>),
     Neighbor(String, oneshot::Sender<Option<Box<NeighborDetail>>>),
@@ -102,13 +114,12 @@ pub(crate) enum Request {
     Config(oneshot::Sender<Box<Config>>),
     Groups(oneshot::Sender<Vec<GroupStatus>>),
     Memory(oneshot::Sender<MemoryStatus>),
-    Clear(Option<String>, Clear, oneshot::Sender<Vec<Cleared>>),
-    NextHops(BTreeMap<IpAddr, Resolution>, oneshot::Sender<usize>),
-    Subscribe(Arc<Notify>, oneshot::Sender<u64>),
-    Unsubscribe(u64),
-    Take(u64, usize, oneshot::Sender<FibBatch>),
-    Acknowledge(u64, u64),
-    Shutdown(Shutdown, oneshot::Sender<()>),
+}
+
+impl From<Question> for Request {
+    fn from(question: Question) -> Self {
+        Self::Ask(question)
+    }
 }
 
 impl Speaker {
@@ -182,7 +193,7 @@ impl SpeakerHandle {
     /// # Errors
     /// [`Stopped`]
     pub async fn status(&self) -> Result<SpeakerStatus, Stopped> {
-        self.ask(Request::Status).await
+        self.ask(Question::Status).await
     }
 
     /// All neighbors, sorted by name.
@@ -190,7 +201,7 @@ impl SpeakerHandle {
     /// # Errors
     /// [`Stopped`]
     pub async fn neighbors(&self) -> Result<Vec<NeighborStatus>, Stopped> {
-        self.ask(Request::Neighbors).await
+        self.ask(Question::Neighbors).await
     }
 
     /// One neighbor with what was said last; None if there is none of this name.
@@ -198,7 +209,7 @@ impl SpeakerHandle {
     /// # Errors
     /// [`Stopped`]
     pub async fn neighbor(&self, name: &str) -> Result<Option<Box<NeighborDetail>>, Stopped> {
-        self.ask(|reply| Request::Neighbor(name.to_owned(), reply)).await
+        self.ask(|reply| Question::Neighbor(name.to_owned(), reply)).await
     }
 
     /// The routes that match, sorted by prefix, as they were during the time this takes. An
@@ -229,7 +240,7 @@ impl SpeakerHandle {
     /// # Errors
     /// [`Stopped`]
     pub async fn explain(&self, prefix: IpNet) -> Result<Option<Explanation>, Stopped> {
-        self.ask(|reply| Request::Explain(prefix, true, reply)).await
+        self.ask(|reply| Question::Explain(prefix, true, reply)).await
     }
 
     /// As [`Self::explain`], of the most specific prefix that holds an address.
@@ -237,7 +248,7 @@ impl SpeakerHandle {
     /// # Errors
     /// [`Stopped`]
     pub async fn explain_address(&self, address: IpAddr) -> Result<Option<Explanation>, Stopped> {
-        self.ask(|reply| Request::Explain(address.into(), false, reply)).await
+        self.ask(|reply| Question::Explain(address.into(), false, reply)).await
     }
 
     /// The table as received from the neighbors, in MRT TABLE_DUMP_V2 records (RFC 6396), some ten
@@ -253,7 +264,7 @@ impl SpeakerHandle {
     /// # Errors
     /// [`Stopped`]
     pub async fn config(&self) -> Result<Box<Config>, Stopped> {
-        self.ask(Request::Config).await
+        self.ask(Question::Config).await
     }
 
     /// The update groups.
@@ -261,7 +272,7 @@ impl SpeakerHandle {
     /// # Errors
     /// [`Stopped`]
     pub async fn groups(&self) -> Result<Vec<GroupStatus>, Stopped> {
-        self.ask(Request::Groups).await
+        self.ask(Question::Groups).await
     }
 
     /// What the speaker's memory is used for. Looks at every attribute set.
@@ -269,7 +280,7 @@ impl SpeakerHandle {
     /// # Errors
     /// [`Stopped`]
     pub async fn memory(&self) -> Result<MemoryStatus, Stopped> {
-        self.ask(Request::Memory).await
+        self.ask(Question::Memory).await
     }
 
     /// Has the session of a neighbor begin anew, or routes sent again; None: of all neighbors. Says
@@ -312,12 +323,12 @@ impl SpeakerHandle {
         let _stopped = self.ask(|reply| Request::Shutdown(how, reply)).await;
     }
 
-    async fn ask<T>(
+    async fn ask<T, R: Into<Request>>(
         &self,
-        request: impl FnOnce(oneshot::Sender<T>) -> Request,
+        request: impl FnOnce(oneshot::Sender<T>) -> R,
     ) -> Result<T, Stopped> {
         let (reply, answer) = oneshot::channel();
-        self.requests.send(request(reply)).await.map_err(|_| Stopped)?;
+        self.requests.send(request(reply).into()).await.map_err(|_| Stopped)?;
         answer.await.map_err(|_| Stopped)
     }
 }
@@ -338,7 +349,7 @@ impl RouteStream {
     pub async fn next(&mut self) -> Result<Option<Vec<RouteStatus>>, Stopped> {
         let Some(cursor) = self.next else { return Ok(None) };
         let query = self.query.clone();
-        let request = |reply| Request::Routes(query, cursor, reply);
+        let request = |reply| Question::Routes(query, cursor, reply);
         let (routes, next) = self.handle.ask(request).await?;
         self.next = next;
         Ok(Some(routes))
@@ -359,7 +370,7 @@ impl DumpStream {
     /// [`Stopped`]
     pub async fn next(&mut self) -> Result<Option<Vec<u8>>, Stopped> {
         let Some(dump) = self.next.take() else { return Ok(None) };
-        let (records, next) = self.handle.ask(|reply| Request::Dump(dump, reply)).await?;
+        let (records, next) = self.handle.ask(|reply| Question::Dump(dump, reply)).await?;
         self.next = next;
         Ok(Some(records))
     }

@@ -8,7 +8,7 @@ use std::net::Ipv4Addr;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, ensure};
 use futures::FutureExt as _;
 use serde_json::Value;
 use tokio::process::Command;
@@ -74,7 +74,7 @@ async fn measure(bare: &Bare, progress: &Progress) -> Result<Vec<Round>> {
             let work = process::capture(command, Some(&netns), b"", PATIENCE);
             let output = progress.step(&what, work).await?;
             let said = String::from_utf8_lossy(&output.stderr);
-            anyhow::ensure!(output.status.success(), "{workload}: {}", said.trim());
+            ensure!(output.status.success(), "{workload}: {}", said.trim());
             round.insert(workload, serde_json::from_slice(&output.stdout).context(workload)?);
         }
         rounds.push(round);
@@ -186,8 +186,8 @@ mod tests {
             });
             WORKLOADS.iter().map(|workload| (*workload, answer.clone())).collect()
         };
-        let rows = rows(&[round(0.001), round(0.002), round(0.004)]).unwrap();
-        let find = |figure: &str| rows.iter().find(|row| row.figure == figure).unwrap();
+        let all = rows(&[round(0.001), round(0.002), round(0.004)]).unwrap();
+        let find = |figure: &str| all.iter().find(|row| row.figure == figure).unwrap();
         let add = find("ADD p50");
         assert!((add.value - 2.0).abs() < 1e-9 && (add.ratio.unwrap() - 1.0).abs() < 1e-9);
         assert_eq!(add.met, Some(true));
@@ -195,10 +195,6 @@ mod tests {
         assert!((find("ADD + DEL").value - 4.0).abs() < 1e-9);
         assert_eq!(find("ADD + DEL").met, Some(false));
         assert!((find("changes").value - 8.0).abs() < 1e-9);
-        assert!(rows_of_nothing().is_err());
-    }
-
-    fn rows_of_nothing() -> Result<Vec<Row>> {
-        rows(&[])
+        assert!(rows(&[]).is_err(), "of nothing there is no median");
     }
 }

@@ -3,28 +3,24 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
+use tokio::sync::oneshot;
+
 use super::Driver;
 use super::sockets::Listener;
 use crate::config::{Config, ConfigError, Password, PeerConfig};
 use crate::policy::PeerType;
 use crate::speaker::watch::BfdLink;
-use crate::speaker::{Core, Report, Request, Time};
+use crate::speaker::{Core, Question, Report, Request, Shutdown, Time};
 use crate::transport::tcp;
 
-/// Answers what changes nothing, and gives back the rest.
-pub(in crate::speaker) fn answer(
-    core: &Core,
-    bfd: &BfdLink,
-    now: Time,
-    request: Request,
-) -> Option<Request> {
-    match request {
-        Request::Status(reply) => {
+pub(in crate::speaker) fn answer(core: &Core, bfd: &BfdLink, now: Time, question: Question) {
+    match question {
+        Question::Status(reply) => {
             bfd.complete(core.status(), reply, |status, bfd| {
                 status.bfd_discarded = Some(bfd.discarded);
             });
         }
-        Request::Neighbors(reply) => {
+        Question::Neighbors(reply) => {
             let keys = core.bfd_keys();
             let neighbors = core.neighbor_statuses(now);
             bfd.complete(neighbors, reply, move |neighbors, bfd| {
@@ -33,7 +29,7 @@ pub(in crate::speaker) fn answer(
                 }
             });
         }
-        Request::Neighbor(name, reply) => {
+        Question::Neighbor(name, reply) => {
             let key = core.bfd_keys().remove(&name);
             let detail = core.neighbor_detail(&name, now).map(Box::new);
             bfd.complete(detail, reply, move |detail, bfd| {
@@ -42,32 +38,24 @@ pub(in crate::speaker) fn answer(
                 }
             });
         }
-        Request::Routes(query, cursor, reply) => {
+        Question::Routes(query, cursor, reply) => {
             drop(reply.send(core.route_slice(&query, cursor)));
         }
-        Request::Explain(net, exact, reply) => drop(reply.send(core.explain(net, exact))),
-        Request::Dump(dump, reply) => drop(reply.send(core.dump_slice(now, dump))),
-        Request::Config(reply) => drop(reply.send(Box::new(core.configuration()))),
-        Request::Groups(reply) => drop(reply.send(core.group_statuses())),
-        Request::Memory(reply) => drop(reply.send(core.memory())),
-        Request::Apply(..)
-        | Request::Clear(..)
-        | Request::NextHops(..)
-        | Request::Subscribe(..)
-        | Request::Unsubscribe(_)
-        | Request::Take(..)
-        | Request::Acknowledge(..)
-        | Request::Shutdown(..) => return Some(request),
+        Question::Explain(net, exact, reply) => drop(reply.send(core.explain(net, exact))),
+        Question::Dump(dump, reply) => drop(reply.send(core.dump_slice(now, dump))),
+        Question::Config(reply) => drop(reply.send(Box::new(core.configuration()))),
+        Question::Groups(reply) => drop(reply.send(core.group_statuses())),
+        Question::Memory(reply) => drop(reply.send(core.memory())),
     }
-    None
 }
 
 impl Driver {
-    pub(super) fn request(&mut self, request: Request) {
+    /// Does what is asked; gives back how to end, if that is it.
+    pub(super) fn request(&mut self, request: Request) -> Option<(Shutdown, oneshot::Sender<()>)> {
         let now = self.now();
-        let Some(request) = answer(&self.core, &self.bfd, now, request) else { return };
         // A caller that does not wait for its answer any more has lost interest.
         match request {
+            Request::Ask(question) => answer(&self.core, &self.bfd, now, question),
             Request::Apply(config, reply) => drop(reply.send(self.apply(*config))),
             Request::Clear(name, how, reply) => {
                 drop(reply.send(self.core.clear(now, name.as_deref(), &how)));
@@ -89,9 +77,9 @@ impl Driver {
                 }
             }
             Request::Acknowledge(id, sequence) => self.core.acknowledge(id, sequence),
-            // Answered above, or not here.
-            _ => {}
+            Request::Shutdown(how, reply) => return Some((how, reply)),
         }
+        None
     }
 
     fn apply(&mut self, config: Config) -> Result<Report, ConfigError> {
