@@ -6,6 +6,7 @@
 
 mod drain;
 mod fabric;
+mod foreign;
 mod kernel;
 mod kit;
 mod leftovers;
@@ -96,6 +97,7 @@ pub(crate) fn all() -> Vec<Test> {
     [
         reach::TESTS,
         fabric::TESTS,
+        foreign::TESTS,
         drain::TESTS,
         policy::TESTS,
         nogap::TESTS,

@@ -1,4 +1,4 @@
-//! `felix install-cni`: puts the CNI plugin and its configuration where the container runtime
+//! `felix install-cni`: puts the CNI plugins and their configuration where the container runtime
 //! looks for them. Every file is replaced whole, so a runtime never sees half of one.
 
 use std::fs;
@@ -11,6 +11,8 @@ use serde_json::{Value, json};
 
 /// The plugin's file name, which is also its `type` in a network configuration.
 const PLUGIN: &str = "caracal";
+/// The IPAM plugin's, for configurations of other main plugins. It lies beside the other.
+const IPAM_PLUGIN: &str = "caracal-ipam";
 /// Runtimes take the first file of the folder, by name.
 const CONFLIST: &str = "10-caracal.conflist";
 /// The network's name; it begins every IPAM handle, as Calico's does.
@@ -25,7 +27,7 @@ pub struct Install {
     pub conf_dir: PathBuf,
     /// The agent's socket, as seen by the runtime.
     pub socket: PathBuf,
-    /// The plugin; None: the one beside this program.
+    /// The main plugin, with `caracal-ipam` beside it; None: those beside this program.
     pub plugin: Option<PathBuf>,
 }
 
@@ -39,10 +41,10 @@ pub struct Installed {
 }
 
 impl Install {
-    /// Installs the plugin first and then the configuration that names it.
+    /// Installs the plugins first and then the configuration that names one.
     ///
     /// # Errors
-    /// The plugin cannot be read, or a folder cannot be made or written.
+    /// A plugin cannot be read, or a folder cannot be made or written.
     pub fn run(&self) -> Result<Installed> {
         let plugin = match &self.plugin {
             Some(plugin) => plugin.clone(),
@@ -50,11 +52,10 @@ impl Install {
                 std::env::current_exe().context("where this program is")?.with_file_name(PLUGIN)
             }
         };
-        let program = fs::read(&plugin)
-            .with_context(|| format!("reading the CNI plugin {}", plugin.display()))?;
-        if program.is_empty() {
-            bail!("the CNI plugin {} is empty", plugin.display());
-        }
+        let programs = [
+            (PLUGIN, program(&plugin)?),
+            (IPAM_PLUGIN, program(&plugin.with_file_name(IPAM_PLUGIN))?),
+        ];
         if !self.socket.is_absolute() {
             bail!("--socket {}: not an absolute path", self.socket.display());
         }
@@ -68,7 +69,9 @@ impl Install {
             installed.files.push((path, written));
             Ok(())
         };
-        put(self.bin_dir.join(PLUGIN), &program, 0o755)?;
+        for (name, program) in programs {
+            put(self.bin_dir.join(name), &program, 0o755)?;
+        }
         let conflist = conflist(&self.socket, self.bin_dir.join("portmap").is_file());
         let mut text = serde_json::to_vec_pretty(&conflist)?;
         text.push(b'\n');
@@ -76,6 +79,15 @@ impl Install {
         installed.warnings = rivals(&self.conf_dir)?;
         Ok(installed)
     }
+}
+
+fn program(path: &Path) -> Result<Vec<u8>> {
+    let program =
+        fs::read(path).with_context(|| format!("reading the CNI plugin {}", path.display()))?;
+    if program.is_empty() {
+        bail!("the CNI plugin {} is empty", path.display());
+    }
+    Ok(program)
 }
 
 /// The network configuration list. Runtimes that know CNI 1.1 take the highest of `cniVersions`,
@@ -163,6 +175,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let plugin = dir.path().join("built");
         fs::write(&plugin, "program").unwrap();
+        fs::write(dir.path().join("caracal-ipam"), "another").unwrap();
         let install = Install {
             bin_dir: dir.path().join("opt/cni/bin"),
             conf_dir: dir.path().join("etc/cni/net.d"),
@@ -182,17 +195,23 @@ mod tests {
     }
 
     #[test]
-    fn both_files_appear_and_nothing_else() {
+    fn the_files_appear_and_nothing_else() {
         let Host { install, _dir } = host();
         let installed = install.run().unwrap();
         let plugin = install.bin_dir.join("caracal");
         let conflist = install.conf_dir.join("10-caracal.conflist");
-        assert_eq!(installed.files, [(plugin.clone(), true), (conflist.clone(), true)]);
+        let ipam = install.bin_dir.join("caracal-ipam");
+        assert_eq!(
+            installed.files,
+            [(plugin.clone(), true), (ipam.clone(), true), (conflist.clone(), true)]
+        );
+        assert_eq!(fs::read(&ipam).unwrap(), b"another");
+        assert_eq!(fs::metadata(&ipam).unwrap().permissions().mode() & 0o7777, 0o755);
         assert!(installed.warnings.is_empty());
         assert_eq!(fs::read(&plugin).unwrap(), b"program");
         assert_eq!(fs::metadata(&plugin).unwrap().permissions().mode() & 0o7777, 0o755);
         assert_eq!(fs::metadata(&conflist).unwrap().permissions().mode() & 0o7777, 0o644);
-        assert_eq!(names(&install.bin_dir), ["caracal"]);
+        assert_eq!(names(&install.bin_dir), ["caracal", "caracal-ipam"]);
         assert_eq!(names(&install.conf_dir), ["10-caracal.conflist"]);
         let value: Value = serde_json::from_slice(&fs::read(&conflist).unwrap()).unwrap();
         assert_eq!(value["name"], "k8s-pod-network");
@@ -211,7 +230,10 @@ mod tests {
         assert!(again.files.iter().all(|(_, written)| !written), "{again:?}");
         fs::write(install.plugin.as_ref().unwrap(), "newer program").unwrap();
         let upgraded = install.run().unwrap();
-        assert_eq!(upgraded.files.iter().map(|(_, w)| *w).collect::<Vec<_>>(), [true, false]);
+        assert_eq!(
+            upgraded.files.iter().map(|(_, w)| *w).collect::<Vec<_>>(),
+            [true, false, false]
+        );
         assert_eq!(fs::read(install.bin_dir.join("caracal")).unwrap(), b"newer program");
     }
 
@@ -254,6 +276,11 @@ mod tests {
         install.plugin = Some("/nonexistent/caracal".into());
         let error = format!("{:#}", install.run().unwrap_err());
         assert!(error.starts_with("reading the CNI plugin /nonexistent/caracal"), "{error}");
+        assert!(!install.bin_dir.exists());
+        let Host { install, _dir } = host();
+        fs::write(install.plugin.as_ref().unwrap().with_file_name("caracal-ipam"), "").unwrap();
+        let error = format!("{:#}", install.run().unwrap_err());
+        assert!(error.ends_with("caracal-ipam is empty"), "{error}");
         assert!(!install.bin_dir.exists());
         let Host { mut install, _dir } = host();
         fs::create_dir_all(install.bin_dir.join("caracal")).unwrap();

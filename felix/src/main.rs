@@ -38,7 +38,7 @@ enum Command {
     Endpoints(Ask),
     /// The routes of this node
     Routes(Ask),
-    /// Install the CNI plugin and its configuration for the container runtime
+    /// Install the CNI plugins and their configuration for the container runtime
     InstallCni {
         /// Where the runtime looks for plugins
         #[arg(long, value_name = "DIR", default_value = "/opt/cni/bin")]
@@ -49,7 +49,7 @@ enum Command {
         /// The agent's socket
         #[arg(long, value_name = "PATH", default_value = DEFAULT_SOCKET)]
         socket: PathBuf,
-        /// The plugin [default: caracal, beside this program]
+        /// The main plugin, with caracal-ipam beside it [default: caracal, beside this program]
         #[arg(long, value_name = "FILE")]
         plugin: Option<PathBuf>,
     },

@@ -116,7 +116,11 @@ impl Run {
     }
 
     fn output(&self) -> Output {
-        let mut child = Command::new(env!("CARGO_BIN_EXE_caracal"))
+        self.output_of(env!("CARGO_BIN_EXE_caracal"))
+    }
+
+    fn output_of(&self, program: &str) -> Output {
+        let mut child = Command::new(program)
             .env_clear()
             .envs(self.environment.iter().map(|(key, value)| (*key, value)))
             .stdin(Stdio::piped())
@@ -325,4 +329,47 @@ fn a_runtime_that_kills_the_plugin_leaves_nothing_behind() {
     until("the undoing", &|| node.fake.world() == testing::World::default());
     node.call("DEL", "c1", &json!({})).succeeds();
     node.fake.assert_empty();
+}
+
+/// What `bridge`, `macvlan` and the like do with the IPAM plugin.
+#[test]
+fn the_ipam_plugin_gives_addresses_and_takes_them_back() {
+    let node = Node::started();
+    let ipam = |command: &str, more: &Value| {
+        let mut config = json!({
+            "cniVersion": "1.0.0", "name": "lan", "type": "macvlan", "master": "eth1",
+            "ipam": {"type": "caracal-ipam", "socket": node.socket(), "gateways": ["10.0.0.1"]},
+        });
+        for (key, value) in more.as_object().unwrap() {
+            config[key] = value.clone();
+        }
+        let run = node.call(command, "c1", &json!({})).with("CNI_IFNAME", "net1");
+        let output =
+            run.input(config.to_string().as_bytes()).output_of(env!("CARGO_BIN_EXE_caracal-ipam"));
+        let value: Value = serde_json::from_slice(&output.stdout).unwrap_or_default();
+        (output.status.success(), value)
+    };
+    let (_, versions) = ipam("VERSION", &json!({}));
+    assert_eq!(versions["supportedVersions"][3], "1.1.0");
+    let (added, result) = ipam("ADD", &json!({}));
+    assert!(added, "{result}");
+    assert_eq!(result["ips"][0], json!({"address": "10.0.0.2/16", "gateway": "10.0.0.1"}));
+    assert_eq!(result.get("interfaces"), None);
+    assert_eq!(node.fake.world().assigned.keys().collect::<Vec<_>>(), ["lan.c1.net1"]);
+    assert!(node.fake.world().links.is_empty());
+    assert_eq!(ipam("CHECK", &json!({"prevResult": result})), (true, Value::Null));
+    let (checked, error) = ipam("CHECK", &json!({"prevResult": {}}));
+    assert!(!checked && error["code"] == 103, "{error}");
+    assert_eq!(ipam("STATUS", &json!({"cniVersion": "1.1.0"})), (true, Value::Null));
+    let (_, error) = ipam("ADD", &json!({"ipam": {"socket": node.socket(), "routes": [{}]}}));
+    assert_eq!(error["code"], 7);
+    assert_eq!(error["details"], "ipam.routes[0]: missing field `dst`");
+    for _ in 0..2 {
+        assert_eq!(ipam("DEL", &json!({})), (true, Value::Null));
+    }
+    node.fake.assert_empty();
+    // Without an agent: to be tried again, and STATUS says that there is none.
+    let away = json!({"cniVersion": "1.1.0", "ipam": {"socket": "/nonexistent/felix.sock"}});
+    assert_eq!(ipam("DEL", &away).1["code"], 11);
+    assert_eq!(ipam("STATUS", &away).1["code"], 50);
 }

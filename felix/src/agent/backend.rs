@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 use std::net::IpAddr;
 
 use ipam::{AllowedUse, AssignRequest, Families, Ipam, Live};
+use ipnet::IpNet;
 use prometheus_client::metrics::histogram::Histogram;
 use serde_json::Value;
 use smallvec::SmallVec;
@@ -15,6 +16,7 @@ use super::addressing::{self, usable_families};
 use super::brain::Command;
 use super::fabric::Addressing;
 use super::guard::Guard;
+use super::links;
 use super::report::Reporter;
 use crate::cni::annotations::PoolRef;
 use crate::cni::backend::{AssignSpec, Backend, Failure, Observation, PodFacts, Query};
@@ -65,11 +67,12 @@ impl AgentBackend {
         waiting.map(drop).map_err(kernel_failure)
     }
 
-    fn routes(endpoint: &LocalEndpoint, target: Option<RouteTarget>) -> Vec<RouteChange> {
-        let addresses = endpoint.addresses.iter();
-        addresses
-            .map(|address| RouteChange { destination: (*address).into(), target: target.clone() })
-            .collect()
+    fn routes(addresses: &[IpAddr], target: Option<&RouteTarget>) -> Vec<RouteChange> {
+        let route = |address: &IpAddr| RouteChange {
+            destination: (*address).into(),
+            target: target.cloned(),
+        };
+        addresses.iter().map(route).collect()
     }
 }
 
@@ -152,6 +155,26 @@ impl Backend for AgentBackend {
         self.ipam.release(handle).await.map(drop).map_err(|error| failure(&error))
     }
 
+    fn pool_of(&self, address: IpAddr) -> Option<IpNet> {
+        let addressing = self.addressing.borrow();
+        let cidrs = addressing.pools.values().filter_map(|pool| pool.spec.cidr.parse().ok());
+        // Pools do not overlap; should they, the address is of the smaller one, as in IPAM.
+        cidrs.filter(|cidr: &IpNet| cidr.contains(&address)).max_by_key(IpNet::prefix_len)
+    }
+
+    async fn open_lease(
+        &self,
+        addresses: &[IpAddr],
+        via: Option<&str>,
+    ) -> Result<Option<IfIndex>, Failure> {
+        self.guard.secure(addresses).await.map_err(kernel_failure)?;
+        let Some(name) = via else { return Ok(None) };
+        let index = links::index_of(name).await.map_err(kernel_failure)?;
+        let target = Some(RouteTarget::Link(index));
+        self.set_routes(Self::routes(addresses, target.as_ref())).await?;
+        Ok(Some(index))
+    }
+
     fn epoch(&self) -> ipam::Epoch {
         self.ipam.epoch()
     }
@@ -175,14 +198,14 @@ impl Backend for AgentBackend {
             self.guard.secure(&endpoint.addresses).await.map_err(kernel_failure)?;
             // Written as soon as the link is there.
             let target = Some(RouteTarget::Link(endpoint.host_index));
-            self.set_routes(Self::routes(endpoint, target)).await
+            self.set_routes(Self::routes(&endpoint.addresses, target.as_ref())).await
         };
         // Neither needs the other: nothing passes without the link, which comes after both.
         tokio::try_join!(policy, routes).map(|((), ())| ())
     }
 
     async fn remove_endpoint(&self, endpoint: &LocalEndpoint) -> Result<(), Failure> {
-        self.set_routes(Self::routes(endpoint, None)).await?;
+        self.set_routes(Self::routes(&endpoint.addresses, None)).await?;
         let id = endpoint.id.clone();
         self.ask(|reply| Command::Remove { id, reply }).await??;
         // An address must not be given again while the kernel tracks flows of its last holder.

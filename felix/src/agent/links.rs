@@ -8,6 +8,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use anyhow::Context as _;
 use futures::channel::mpsc::UnboundedReceiver;
 use futures::{StreamExt, TryStreamExt};
 use ipnet::IpNet;
@@ -69,6 +70,20 @@ pub(super) async fn uplink_mtu() -> Option<u32> {
             None
         }
     }
+}
+
+/// The index of an interface.
+///
+/// # Errors
+/// There is none of that name, or the kernel does not say.
+pub(super) async fn index_of(name: &str) -> anyhow::Result<u32> {
+    let (querying, queries, _) = rtnetlink::new_connection()?;
+    let mut served = JoinSet::new();
+    served.spawn(querying);
+    let mut answers = queries.link().get().match_name(name.to_owned()).execute();
+    let found = tokio::time::timeout(READING, answers.try_next()).await?;
+    let found = found.with_context(|| format!("interface {name}"))?;
+    Ok(found.with_context(|| format!("there is no interface {name}"))?.header.index)
 }
 
 fn narrowest(messages: &[LinkMessage]) -> Option<u32> {

@@ -24,6 +24,7 @@ mod report;
 mod retire;
 mod settings;
 
+use std::net::IpAddr;
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
@@ -47,7 +48,7 @@ use crate::cni::{self, journal};
 use crate::config::{Config, IpamConfig};
 use crate::engine::Engine;
 use crate::kernel::{self, Kernel};
-use crate::model::{LocalEndpoint, RouteChange, RouteTarget};
+use crate::model::{IfIndex, LocalEndpoint, RouteChange, RouteTarget};
 use crate::observe::logging::Logging;
 use crate::observe::{Health, Metrics, http};
 use crate::source::Source;
@@ -161,8 +162,10 @@ async fn start(
     // What the journal holds is alive, whatever the source and the stores say.
     let mut engine = Engine::new();
     let endpoints = server.endpoints();
-    for missing in
-        kernel.set_routes(link_routes(&endpoints)).await.context("the routes of running pods")?
+    for missing in kernel
+        .set_routes(link_routes(&endpoints, server.reached()))
+        .await
+        .context("the routes of running pods")?
     {
         tracing::warn!(
             route = missing.object,
@@ -267,14 +270,17 @@ async fn watch_source(
     }
 }
 
-fn link_routes(endpoints: &[LocalEndpoint]) -> Vec<RouteChange> {
-    let of = |endpoint: &LocalEndpoint| {
-        let target = Some(RouteTarget::Link(endpoint.host_index));
-        let addresses = endpoint.addresses.clone().into_iter();
-        addresses
-            .map(move |address| RouteChange { destination: address.into(), target: target.clone() })
+/// The routes to running pods: each over its own link, and those of other plugins' over this node's
+/// interface in their network.
+fn link_routes(endpoints: &[LocalEndpoint], reached: Vec<(IpAddr, IfIndex)>) -> Vec<RouteChange> {
+    let own = endpoints.iter().flat_map(|endpoint| {
+        endpoint.addresses.iter().map(|address| (*address, endpoint.host_index))
+    });
+    let route = |(address, index): (IpAddr, IfIndex)| RouteChange {
+        destination: address.into(),
+        target: Some(RouteTarget::Link(index)),
     };
-    endpoints.iter().flat_map(of).collect()
+    own.chain(reached).map(route).collect()
 }
 
 fn open_ipam(config: &Config) -> Result<ipam::Ipam> {

@@ -6,10 +6,12 @@
 //! can share with no other attachment.
 
 mod add;
+mod leasing;
 #[cfg(test)]
 mod tests;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -21,11 +23,11 @@ use tokio::time::{Instant, sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
 use super::backend::{Backend, Failure};
-use super::journal::{Journal, Loaded, Phase, Record};
+use super::journal::{Journal, Loaded, Phase, Record, Role};
 use super::keyed_lock::{KeyedGuard, KeyedLock};
 use super::protocol::Error;
-use super::result;
 use super::spec::{Call, Command, code};
+use super::{lease, result};
 use crate::model::{EndpointId, IfIndex, LocalEndpoint};
 
 /// How the CNI server goes about its work.
@@ -144,7 +146,19 @@ impl<B: Backend> Attachments<B> {
     pub(super) fn ready(&self) -> Vec<LocalEndpoint> {
         let table = self.table.lock();
         let ready = table.values().filter(|record| record.phase == Phase::Ready);
-        ready.map(|record| record.endpoint.clone()).collect()
+        let linked = ready.filter(|record| record.role.has_link());
+        linked.map(|record| record.endpoint.clone()).collect()
+    }
+
+    /// The addresses of leases that this node reaches by an interface of its own, and which.
+    pub(super) fn reached(&self) -> Vec<(IpAddr, IfIndex)> {
+        let table = self.table.lock();
+        let ready = table.values().filter(|record| record.phase == Phase::Ready);
+        let reached = ready.filter_map(|record| match record.role {
+            Role::Lease { via: Some(via) } => Some((via, &record.endpoint.addresses)),
+            _ => None,
+        });
+        reached.flat_map(|(via, all)| all.iter().map(move |address| (*address, via))).collect()
     }
 
     pub(super) fn handles(&self) -> Option<BTreeSet<String>> {
@@ -173,6 +187,7 @@ impl<B: Backend> Attachments<B> {
         cancel: &CancellationToken,
     ) -> Result<Served, Error> {
         match call.command {
+            Command::Add if call.lease.is_some() => return self.add_lease(call, cancel).await,
             Command::Add => {
                 let endpoint = self.add(call, cancel).await?;
                 let output = Some(result::added(call, &endpoint));
@@ -228,13 +243,21 @@ impl<B: Backend> Attachments<B> {
             let msg = "the attachment is not as it was made".into();
             Error { code: code::CHECK_FAILED, msg, details }
         };
-        let found = self.get(&call.id).filter(|record| record.phase == Phase::Ready);
-        let Some(Record { endpoint, .. }) = found else {
+        let found = self.get(&call.id).filter(|record| {
+            record.phase == Phase::Ready && record.role.has_link() == call.lease.is_none()
+        });
+        let Some(Record { endpoint, role, .. }) = found else {
             return Err(failed("there is no such attachment".into()));
         };
-        let mut differences = result::differences(call, &endpoint);
-        let check = timeout(self.options.deadline, self.backend.check(&endpoint)).await;
-        differences.extend(check.map_err(|_| self.too_late("comparing it with the kernel"))??);
+        let mut differences = if role.has_link() {
+            result::differences(call, &endpoint)
+        } else {
+            lease::differences(call, &endpoint)
+        };
+        if role.has_link() {
+            let check = timeout(self.options.deadline, self.backend.check(&endpoint)).await;
+            differences.extend(check.map_err(|_| self.too_late("comparing it with the kernel"))??);
+        }
         if differences.is_empty() { Ok(()) } else { Err(failed(differences.join("; "))) }
     }
 
@@ -250,6 +273,7 @@ impl<B: Backend> Attachments<B> {
             let table = self.table.lock();
             let ours = table.iter().filter(|(id, record)| {
                 record.endpoint.handle == handle(network, id)
+                    && record.role.has_link() == call.lease.is_none()
                     && !call.valid_attachments.contains(id)
             });
             let stale: Vec<(EndpointId, String)> =
@@ -337,7 +361,7 @@ impl<B: Backend> Attachments<B> {
         let removals = ids.into_iter().map(|id| async move {
             let _container = self.containers.try_lock(&id.container_id)?;
             let record = self.get(&id)?;
-            let guard = self.interfaces.try_lock(&record.endpoint.host_interface)?;
+            let guard = self.interfaces.try_lock(&changing(&record.endpoint))?;
             match self.undo(&id, &guard).await {
                 Undone::Clean => None,
                 left => Some((id, left)),
@@ -359,19 +383,24 @@ impl<B: Backend> Attachments<B> {
     }
 
     async fn try_undo(&self, id: &EndpointId) -> Undone {
-        let Some(Record { phase, endpoint }) = self.get(id) else { return Undone::Clean };
+        let Some(Record { phase, role, endpoint }) = self.get(id) else { return Undone::Clean };
         if phase != Phase::Releasing {
             let marked = async {
                 // What is being added is recorded as to be undone already.
                 match phase {
                     Phase::Adding => Ok(()),
-                    _ => self.record(Phase::Removing, &endpoint).await,
+                    _ => self.record(Phase::Removing, role, &endpoint).await,
                 }
             };
             // In any order: without its policy the link carries nothing, and the addresses are
             // given back after both. The kernel takes tens of milliseconds to let go of a link.
             let withdrawn = self.step("policy and route", self.backend.remove_endpoint(&endpoint));
-            let unlinked = self.step("link", self.backend.delete_link(&endpoint));
+            let unlinked = async {
+                if !role.has_link() {
+                    return Ok(());
+                }
+                self.step("link", self.backend.delete_link(&endpoint)).await
+            };
             let (marked, withdrawn, unlinked) = tokio::join!(marked, withdrawn, unlinked);
             let problems: Vec<String> =
                 [marked, withdrawn, unlinked].into_iter().filter_map(Result::err).collect();
@@ -395,7 +424,7 @@ impl<B: Backend> Attachments<B> {
             Err(_) => format!("no answer within {:?}", self.options.release_timeout),
         };
         if phase != Phase::Releasing
-            && let Err(error) = self.record(Phase::Releasing, &endpoint).await
+            && let Err(error) = self.record(Phase::Releasing, role, &endpoint).await
         {
             return Undone::Incomplete(error);
         }
@@ -414,8 +443,13 @@ impl<B: Backend> Attachments<B> {
     }
 
     /// Sets an attachment's phase, in memory and then in the journal.
-    async fn record(&self, phase: Phase, endpoint: &LocalEndpoint) -> Result<(), String> {
-        let record = Record { phase, endpoint: endpoint.clone() };
+    async fn record(
+        &self,
+        phase: Phase,
+        role: Role,
+        endpoint: &LocalEndpoint,
+    ) -> Result<(), String> {
+        let record = Record { phase, role, endpoint: endpoint.clone() };
         self.table.lock().insert(endpoint.id.clone(), record.clone());
         self.journal.put(record).await.map_err(|error| error.to_string())
     }
@@ -427,7 +461,7 @@ impl<B: Backend> Attachments<B> {
     /// Waits until nobody else changes the attachment. None if there is none.
     async fn lock_attachment(&self, id: &EndpointId) -> Option<(KeyedGuard, Record)> {
         let record = self.get(id)?;
-        let guard = self.interfaces.lock(&record.endpoint.host_interface).await;
+        let guard = self.interfaces.lock(&changing(&record.endpoint)).await;
         Some((guard, self.get(id)?))
     }
 
@@ -451,6 +485,15 @@ fn handle(network: &str, id: &EndpointId) -> String {
     match id.ifname.as_str() {
         "eth0" => format!("{network}.{}", id.container_id),
         other => format!("{network}.{}.{other}", id.container_id),
+    }
+}
+
+/// What is held by whoever changes an attachment: the name of its host interface, or of one that
+/// no interface has.
+fn changing(endpoint: &LocalEndpoint) -> String {
+    match endpoint.host_interface.as_str() {
+        "" => format!("{} {}", endpoint.id.container_id, endpoint.id.ifname),
+        interface => interface.to_owned(),
     }
 }
 

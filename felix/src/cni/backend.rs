@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::time::Duration;
 
+use ipnet::IpNet;
 use serde_json::Value;
 use smallvec::SmallVec;
 use tokio::time::Instant;
@@ -148,6 +149,18 @@ pub trait Backend: Send + Sync + 'static {
 
     /// Gives back all addresses of a handle. Also those of an `assign` that was dropped.
     fn release(&self, handle: &str) -> impl Future<Output = Result<(), Failure>> + Send;
+
+    /// The pool that an address is of; None if the source has none.
+    fn pool_of(&self, address: IpAddr) -> Option<IpNet>;
+
+    /// Makes addresses ready for a link that another plugin makes: what the kernel tracks of
+    /// earlier holders is forgotten. With the name of this node's interface in their network, a
+    /// route for each leads there, and its index is returned; `remove_endpoint` takes them back.
+    fn open_lease(
+        &self,
+        addresses: &[IpAddr],
+        via: Option<&str>,
+    ) -> impl Future<Output = Result<Option<IfIndex>, Failure>> + Send;
 
     /// Now. To be asked for before the handles that live are gathered.
     fn epoch(&self) -> Self::Epoch;

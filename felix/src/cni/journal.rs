@@ -34,7 +34,7 @@ use std::time::{Duration, Instant};
 use parking_lot::Mutex;
 use tokio::sync::oneshot;
 
-pub use format::{Damage, Phase, Record};
+pub use format::{Damage, Phase, Record, Role};
 
 use crate::model::EndpointId;
 

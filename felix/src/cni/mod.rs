@@ -17,6 +17,10 @@
 //! attachment in *another* container takes that one's place: a pod has one sandbox, so the other
 //! is dead and its DEL is late or lost.
 //!
+//! The IPAM plugin does the part of it that is about addresses, for links that other main plugins
+//! make: an attachment then is a lease, which has no link and no policy here. It is found again,
+//! collected and released as any other.
+//!
 //! Containers outside Kubernetes (no `K8S_POD_NAME` in `CNI_ARGS`) are pods named after the
 //! container id in the namespace `default`.
 
@@ -25,6 +29,8 @@ mod attachments;
 pub mod backend;
 pub mod journal;
 mod keyed_lock;
+pub mod lease;
+pub mod plugin;
 pub mod protocol;
 pub mod result;
 mod server;

@@ -28,6 +28,8 @@ const LENGTH: usize = 4;
 pub enum Request {
     /// A container runtime called the plugin. The answer is a [`CniReply`].
     Cni(Box<CniRequest>),
+    /// Another main plugin called the IPAM plugin. The answer is a [`CniReply`].
+    Ipam(Box<CniRequest>),
     /// How the agent is: `felix status`.
     Status,
     /// The endpoints of this node: `felix endpoints`.

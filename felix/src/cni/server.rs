@@ -6,6 +6,7 @@ mod tests;
 
 use std::collections::BTreeSet;
 use std::io;
+use std::net::IpAddr;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -21,9 +22,9 @@ use tokio_util::task::TaskTracker;
 use super::attachments::{Attachments, Options, Served};
 use super::backend::{Backend, Failure, Observation, Query};
 use super::journal::{Journal, Loaded};
-use super::protocol::{self, CniReply, CniRequest, Error, Reply, Request};
+use super::protocol::{self, CniReply, Error, Reply, Request};
 use super::spec::{Call, Command, code};
-use crate::model::LocalEndpoint;
+use crate::model::{IfIndex, LocalEndpoint};
 
 /// How long requests under way may go on when the agent stops, before they are given up.
 const GRACE: Duration = Duration::from_secs(1);
@@ -131,6 +132,12 @@ impl<B: Backend> Server<B> {
         self.0.attachments.ready()
     }
 
+    /// The addresses given to other main plugins that this node reaches by an interface of its own,
+    /// and which that is.
+    pub fn reached(&self) -> Vec<(IpAddr, IfIndex)> {
+        self.0.attachments.reached()
+    }
+
     /// The IPAM handles that are in use, also by requests under way and removals not finished.
     /// What is assigned while this is looked at is not among them, so it is to be asked for, and
     /// acted on, before [`Server::serve`]. None if a damaged journal lost some.
@@ -228,7 +235,12 @@ impl<B: Backend> Server<B> {
             }
         };
         let query = match request {
-            Request::Cni(request) => return self.cni(&request, stream).await,
+            Request::Cni(request) => {
+                return self.cni(&request.command, Call::parse(&request), stream).await;
+            }
+            Request::Ipam(request) => {
+                return self.cni(&request.command, Call::parse_ipam(&request), stream).await;
+            }
             Request::Status => Query::Status,
             Request::Endpoints => Query::Endpoints,
             Request::Routes => Query::Routes,
@@ -241,12 +253,12 @@ impl<B: Backend> Server<B> {
         self.answer(&mut stream, &Reply::from(answer)).await;
     }
 
-    async fn cni(&self, request: &CniRequest, mut stream: UnixStream) {
+    async fn cni(&self, command: &str, call: Result<Call, Error>, mut stream: UnixStream) {
         let began = Instant::now();
-        let call = match Call::parse(request) {
+        let call = match call {
             Ok(call) => call,
             Err(error) => {
-                tracing::warn!(command = request.command, %error, "CNI request refused");
+                tracing::warn!(command, %error, "CNI request refused");
                 self.answer(&mut stream, &CniReply::Error(error)).await;
                 return;
             }

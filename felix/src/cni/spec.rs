@@ -7,6 +7,7 @@ use std::fmt;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
+use super::lease::{self, Lease};
 use super::protocol::{CniRequest, DEFAULT_SOCKET, Error};
 use crate::model::EndpointId;
 
@@ -223,6 +224,8 @@ pub struct Call {
     /// The network configuration. For DEL only its name and socket are read: what is wrong with
     /// the rest does not keep a container from being removed.
     pub config: Config,
+    /// What only the IPAM plugin is told; None for the main plugin's calls.
+    pub lease: Option<Lease>,
     /// Which attachment; empty strings for GC and STATUS.
     pub id: EndpointId,
     /// `CNI_NETNS`; may be empty for DEL, is empty for GC and STATUS.
@@ -280,7 +283,23 @@ impl Call {
             ifname: request.ifname.clone(),
         };
         let netns = request.netns.clone();
-        Ok(Self { command, version, config, id, netns, pod, valid_attachments })
+        let lease = None;
+        Ok(Self { command, version, config, lease, id, netns, pod, valid_attachments })
+    }
+
+    /// The same for a call of the IPAM plugin: of the configuration, which is another main
+    /// plugin's, only what is meant for it.
+    ///
+    /// # Errors
+    /// As [`Call::parse`].
+    pub fn parse_ipam(request: &CniRequest) -> Result<Self, Error> {
+        let mut call = Self::parse(&lease::own_part(request))?;
+        // What others need for an answer is not asked of those that only take away or list.
+        call.lease = Some(match call.command {
+            Command::Add | Command::Status => Lease::read(&request.config, &request.args)?,
+            Command::Del | Command::Check | Command::Gc => Lease::default(),
+        });
+        Ok(call)
     }
 }
 
@@ -401,7 +420,8 @@ fn read_config(command: Command, config: &Value) -> Result<Config, Error> {
     } else {
         config.clone()
     };
-    let config: Config = serde_json::from_value(kept).map_err(|error| Error {
+    // With the path of the key that is wrong.
+    let config: Config = serde_path_to_error::deserialize(kept).map_err(|error| Error {
         code: code::INVALID_CONFIG,
         msg: "invalid network configuration".into(),
         details: error.to_string(),
@@ -448,11 +468,11 @@ fn valid_attachments(config: &Value) -> Result<Vec<EndpointId>, Error> {
         .collect())
 }
 
-fn environment(msg: String) -> Error {
+pub(super) fn environment(msg: String) -> Error {
     Error { code: code::INVALID_ENVIRONMENT, msg, details: String::new() }
 }
 
-fn config_error(key: &str, reason: &str) -> Error {
+pub(super) fn config_error(key: &str, reason: &str) -> Error {
     Error {
         code: code::INVALID_CONFIG,
         msg: "invalid network configuration".into(),

@@ -6,6 +6,7 @@ use std::future::pending;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
 
+use ipnet::IpNet;
 use parking_lot::Mutex;
 use serde_json::{Value, json};
 use smallvec::{SmallVec, smallvec};
@@ -206,6 +207,9 @@ impl Backend for Fake {
                 Ipv4Addr::from_bits(0x0a00_0000 + n).into(),
                 Ipv6Addr::from_bits((0xfd << 120) + u128::from(n)).into(),
             ];
+            if !spec.wishes.addresses.is_empty() {
+                assigned = spec.wishes.addresses.iter().copied().collect();
+            }
             if spec.namespace_labels != Some(namespace_labels()) {
                 state.violations.push(format!("{} has not its namespace's labels", spec.handle));
             }
@@ -222,6 +226,25 @@ impl Backend for Fake {
             state.world.assigned.remove(handle);
         })
         .await
+    }
+
+    fn pool_of(&self, address: IpAddr) -> Option<IpNet> {
+        let pool = if address.is_ipv4() { "10.0.0.0/16" } else { "fd00::/64" };
+        pool.parse().ok()
+    }
+
+    async fn open_lease(
+        &self,
+        addresses: &[IpAddr],
+        via: Option<&str>,
+    ) -> Result<Option<IfIndex>, Failure> {
+        let index = via.map(|_| 7);
+        self.call(format!("lease {via:?}"), |state| {
+            let routes = index.into_iter().flat_map(|via| addresses.iter().map(move |a| (*a, via)));
+            state.world.routes.extend(routes);
+        })
+        .await?;
+        Ok(index)
     }
 
     async fn commit_endpoint(&self, endpoint: &LocalEndpoint) -> Result<(), Failure> {

@@ -11,21 +11,22 @@ use tokio_util::sync::CancellationToken;
 
 use super::super::annotations::{self, Wishes};
 use super::super::backend::{AssignSpec, Backend, Failure};
-use super::super::journal::{Phase, Record};
+use super::super::journal::{Phase, Record, Role};
+use super::super::keyed_lock::KeyedGuard;
 use super::super::protocol::Error;
 use super::super::spec::{Call, code};
 use super::{Attachments, Options, Undone, handle};
 use crate::model::{EndpointId, Labels, LocalEndpoint};
 
 /// Ends a step of a request when its time is up or its runtime gone.
-struct Limit<'a> {
-    options: &'a Options,
-    deadline: Instant,
-    cancel: &'a CancellationToken,
+pub(super) struct Limit<'a> {
+    pub(super) options: &'a Options,
+    pub(super) deadline: Instant,
+    pub(super) cancel: &'a CancellationToken,
 }
 
 impl Limit<'_> {
-    async fn run<T, E: Into<Error>>(
+    pub(super) async fn run<T, E: Into<Error>>(
         &self,
         doing: &str,
         step: impl Future<Output = Result<T, E>>,
@@ -41,7 +42,7 @@ impl Limit<'_> {
     }
 
     /// For what can say by itself why it took too long.
-    fn inner_deadline(&self) -> Instant {
+    pub(super) fn inner_deadline(&self) -> Instant {
         self.deadline - self.options.deadline / 10
     }
 }
@@ -111,16 +112,20 @@ impl<B: Backend> Attachments<B> {
         match self.build(&limit, endpoint, wishes, facts.namespace_labels).await {
             Ok(endpoint) => Ok(endpoint),
             Err(error) => {
-                match self.undo(&call.id, &guard).await {
-                    Undone::Clean => {}
-                    Undone::Releasing(reason) | Undone::Incomplete(reason) => tracing::warn!(
-                        container = call.id.container_id,
-                        reason,
-                        "a failed ADD is not undone yet; it is tried again"
-                    ),
-                }
+                self.undo_failed(&call.id, &guard).await;
                 Err(error)
             }
+        }
+    }
+
+    pub(super) async fn undo_failed(&self, id: &EndpointId, guard: &KeyedGuard) {
+        match self.undo(id, guard).await {
+            Undone::Clean => {}
+            Undone::Releasing(reason) | Undone::Incomplete(reason) => tracing::warn!(
+                container = id.container_id,
+                reason,
+                "a failed ADD is not undone yet; it is tried again"
+            ),
         }
     }
 
@@ -132,7 +137,8 @@ impl<B: Backend> Attachments<B> {
         wishes: Wishes,
         namespace_labels: Option<Labels>,
     ) -> Result<LocalEndpoint, Error> {
-        let intent = Record { phase: Phase::Adding, endpoint: endpoint.clone() };
+        let intent =
+            Record { phase: Phase::Adding, role: Role::Endpoint, endpoint: endpoint.clone() };
         self.table.lock().insert(endpoint.id.clone(), intent.clone());
         // Handed to the journal before the addresses are asked for, and waited for with them.
         let intent = self.journal.put(intent);
@@ -155,21 +161,23 @@ impl<B: Backend> Attachments<B> {
         endpoint.addresses = addresses;
         // For the undoing in this process: it has to name the routes that it takes back. One that
         // is done after a crash needs only the handle, for routes go with the link.
-        let addressed = Record { phase: Phase::Adding, endpoint: endpoint.clone() };
+        let addressed =
+            Record { phase: Phase::Adding, role: Role::Endpoint, endpoint: endpoint.clone() };
         self.table.lock().insert(endpoint.id.clone(), addressed);
 
         let commit = self.backend.commit_endpoint(&endpoint);
         limit.run("waiting for policy to be in the kernel", commit).await?;
         let link = self.backend.open_link(link, &endpoint);
         limit.run("setting up the link", link).await?;
-        let record = async { self.record(Phase::Ready, &endpoint).await.map_err(later) };
+        let record =
+            async { self.record(Phase::Ready, Role::Endpoint, &endpoint).await.map_err(later) };
         limit.run("recording the endpoint", record).await?;
         Ok(endpoint)
     }
 
     /// An earlier ADD of the same attachment stands in the way if it was answered; the remains of
     /// one that was not are removed.
-    async fn finish_earlier(&self, id: &EndpointId) -> Result<(), Error> {
+    pub(super) async fn finish_earlier(&self, id: &EndpointId) -> Result<(), Error> {
         let Some((guard, record)) = self.lock_attachment(id).await else { return Ok(()) };
         if matches!(record.phase, Phase::Ready | Phase::Uncertain) {
             return Err(Error {
@@ -193,7 +201,7 @@ impl<B: Backend> Attachments<B> {
     fn same_interface(&self, endpoint: &LocalEndpoint) -> Result<Vec<EndpointId>, Failure> {
         let table = self.table.lock();
         let mut found = Vec::new();
-        for Record { phase, endpoint: other } in table.values() {
+        for Record { phase, endpoint: other, .. } in table.values() {
             if *phase == Phase::Releasing || other.host_interface != endpoint.host_interface {
                 continue;
             }
@@ -235,7 +243,7 @@ fn mac(id: &EndpointId) -> [u8; 6] {
     mac
 }
 
-fn at_most_one_of_each_family(
+pub(super) fn at_most_one_of_each_family(
     addresses: SmallVec<[IpAddr; 2]>,
 ) -> Result<SmallVec<[IpAddr; 2]>, Failure> {
     let ipv4 = addresses.iter().filter(|address| address.is_ipv4()).count();
@@ -246,10 +254,10 @@ fn at_most_one_of_each_family(
     Ok(addresses)
 }
 
-fn later(reason: String) -> Failure {
+pub(super) fn later(reason: String) -> Failure {
     Failure::TryAgainLater(reason)
 }
 
-async fn found<T>(future: impl Future<Output = T>) -> Result<T, Failure> {
+pub(super) async fn found<T>(future: impl Future<Output = T>) -> Result<T, Failure> {
     Ok(future.await)
 }

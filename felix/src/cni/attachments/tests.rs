@@ -1,4 +1,5 @@
 mod kit;
+mod leases;
 mod undone;
 
 use serde_json::json;

@@ -13,7 +13,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 use sha1::{Digest, Sha1};
 
-use crate::model::{EndpointId, LocalEndpoint};
+use crate::model::{EndpointId, IfIndex, LocalEndpoint};
 
 /// How far an endpoint is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -33,11 +33,37 @@ pub enum Phase {
     Uncertain,
 }
 
+/// What of an attachment is the agent's.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Role {
+    /// All of it: addresses, link, route and policy.
+    #[default]
+    Endpoint,
+    /// The addresses alone, for the link of another main plugin. The endpoint has no host
+    /// interface, and its index is merely one that nothing else has.
+    Lease {
+        /// The interface of this node by which the addresses are reached, if it has a part in
+        /// their network.
+        via: Option<IfIndex>,
+    },
+}
+
+impl Role {
+    /// Whether the agent has made a link for it.
+    pub fn has_link(&self) -> bool {
+        matches!(self, Self::Endpoint)
+    }
+}
+
 /// What is known of one attachment.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Record {
     /// How far it is.
     pub phase: Phase,
+    /// What of it is the agent's.
+    #[serde(default, skip_serializing_if = "Role::has_link")]
+    pub role: Role,
     /// What it is.
     pub endpoint: LocalEndpoint,
 }
@@ -175,12 +201,15 @@ fn give_up_what_others_have(
             continue;
         };
         let endpoint = &record.endpoint;
-        if interfaces.contains(&endpoint.host_interface)
+        let has_link = record.role.has_link();
+        if has_link && interfaces.contains(&endpoint.host_interface)
             || endpoint.addresses.iter().any(|address| addresses.contains(address))
         {
             record.phase = Phase::Releasing;
         } else {
-            interfaces.push(endpoint.host_interface.clone());
+            if has_link {
+                interfaces.push(endpoint.host_interface.clone());
+            }
             addresses.extend(endpoint.addresses.iter().copied());
         }
     }

@@ -6,6 +6,7 @@ use tempfile::TempDir;
 use tokio::io::AsyncWriteExt;
 use tokio::task::JoinHandle;
 
+use super::super::protocol::CniRequest;
 use super::super::testing::{Fake, Fault, directory};
 use super::*;
 

@@ -49,7 +49,7 @@ impl Node {
         let ready = attachments.ready();
         let routes =
             ready.iter().flat_map(|one| one.addresses.iter().map(|a| (*a, one.host_index)));
-        fake.0.lock().world.routes = routes.collect();
+        fake.0.lock().world.routes = routes.chain(attachments.reached()).collect();
         Self { fake, directory, attachments }
     }
 
