@@ -227,6 +227,11 @@ impl Core {
         self.station_release() || more
     }
 
+    /// How many changes of best paths there were so far.
+    pub(crate) fn changes(&self) -> u64 {
+        self.work_done.best_changes
+    }
+
     /// What the driver is to do.
     pub(crate) fn take_outputs(&mut self) -> Vec<Output> {
         std::mem::take(&mut self.outputs)

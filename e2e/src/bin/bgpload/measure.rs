@@ -20,7 +20,7 @@ const IDLE: Duration = Duration::from_millis(5);
 /// Between two looks at its clock.
 const LOOK: Duration = Duration::from_millis(1);
 /// Routes announced one after another.
-const PROBES: u32 = 300;
+const PROBES: u32 = 3000;
 
 /// One workload against one subject, which is fresh.
 #[derive(Debug)]
