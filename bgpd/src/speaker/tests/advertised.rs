@@ -79,7 +79,7 @@ fn same(
 }
 
 /// What a node says of a route and another, in short: `told`, or the names of the reasons.
-fn said(network: &mut Network, at: usize, prefix: &str, other: usize) -> String {
+pub(super) fn said(network: &mut Network, at: usize, prefix: &str, other: usize) -> String {
     let it = advertisement(network, at, prefix, other);
     let told = it.advertised.then(|| "told".to_owned());
     let why = it.withheld.iter().map(|path| path.reason.name().to_owned());
@@ -87,7 +87,12 @@ fn said(network: &mut Network, at: usize, prefix: &str, other: usize) -> String 
     told.into_iter().chain(why).chain(waits).collect::<Vec<_>>().join(", ")
 }
 
-fn advertisement(network: &mut Network, at: usize, prefix: &str, other: usize) -> Advertisement {
+pub(super) fn advertisement(
+    network: &mut Network,
+    at: usize,
+    prefix: &str,
+    other: usize,
+) -> Advertisement {
     let explained = network.core(at).explain(net(prefix), true).unwrap();
     let name = format!("n{other}");
     explained.neighbors.into_iter().find(|it| it.neighbor == name).unwrap()
@@ -166,6 +171,22 @@ fn what_stands_between_a_route_and_a_neighbor_is_named() {
         });
     });
 
+    case("too-long", &|network| {
+        let huge = || (0..17_000).map(Community).collect();
+        network.change(0, |c| {
+            c.networks = own(&["10.7.0.0/16"]);
+            c.networks[0].communities = huge();
+        });
+        network.run_for(MINUTE);
+        assert_eq!(said(network, 0, "10.7.0.0/16", 2), "too-long");
+        // A path of others that our own policy makes too long.
+        to_2(network, &|peer| {
+            let set = crate::policy::Changes { add_communities: huge(), ..Default::default() };
+            let rule = Rule { set, ..Rule::default() };
+            peer.export = Some(Policy { rules: vec![rule], ..Policy::default() });
+        });
+    });
+
     // The rule that rejects is named, as people count.
     let mut network = line(ASNS);
     to_2(&mut network, &|peer| {
@@ -189,6 +210,20 @@ fn what_stands_between_a_route_and_a_neighbor_is_named() {
     network.change(0, |c| c.peers[0].import = Some(Policy::reject()));
     network.run_for(MINUTE);
     assert_eq!(said(&mut network, 0, PREFIX, 2), "no-usable-path");
+}
+
+#[test]
+fn a_next_hop_that_cannot_be_told_is_the_reason() {
+    const OF_IPV6: &str = "fd00:9::/64";
+    let mut network = line([65001, 65002, 65003]);
+    network.change(1, |c| c.networks = own(&[PREFIX, OF_IPV6]));
+    network.run_for(MINUTE);
+    assert_eq!(said(&mut network, 0, OF_IPV6, 2), "told");
+    network.change(0, |c| c.peers[1].next_hop_v6 = None);
+    network.run_for(MINUTE);
+    assert_eq!(said(&mut network, 0, OF_IPV6, 2), "no-next-hop");
+    assert_eq!(said(&mut network, 0, PREFIX, 2), "told");
+    agree(&mut network).unwrap();
 }
 
 #[test]

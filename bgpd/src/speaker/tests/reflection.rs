@@ -98,6 +98,15 @@ fn a_cluster_has_its_own_routes_from_within_only() {
     // Nobody is told of its own network.
     let route = network.route(2, "10.2.0.0/26").unwrap();
     assert!(route.paths.iter().all(|p| p.best || p.reason == Reason::OriginatorLoop), "{route:?}");
+    // One that has it from the other reflector only tells of it, and says what will become of that.
+    network.change(0, |c| {
+        let from_2 = c.peers.iter_mut().find(|p| p.name == "n2").unwrap();
+        from_2.import = Some(crate::policy::Policy::reject());
+    });
+    network.run_for(MINUTE);
+    let told = super::advertised::advertisement(&mut network, 0, "10.2.0.0/26", 2);
+    let refused = told.paths[0].refused.as_deref().unwrap();
+    assert!(refused.starts_with("192.0.0.3 is its ORIGINATOR_ID"), "{refused}");
 }
 
 #[test]
