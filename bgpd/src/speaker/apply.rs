@@ -2,7 +2,7 @@
 //! who it is with, is different now; or what was learned on it would be read in another way, and
 //! cannot be asked for again.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use serde::Serialize;
@@ -165,13 +165,13 @@ impl Core {
     ) -> bool {
         let mut identity = false;
         self.rename(&peers, report);
-        let gone: Vec<PeerId> = self
-            .neighbors
-            .iter()
-            .flatten()
-            .filter(|n| peers.iter().all(|p| p.name != n.config.name))
-            .map(|n| n.id)
-            .collect();
+        let wanted: HashSet<&str> = peers.iter().map(|peer| &*peer.name).collect();
+        let neighbors = self.neighbors.iter().flatten();
+        let (stay, gone): (Vec<_>, Vec<_>) =
+            neighbors.partition(|n| wanted.contains(&*n.config.name));
+        let known: HashMap<String, PeerId> =
+            stay.into_iter().map(|n| (n.config.name.clone(), n.id)).collect();
+        let gone: Vec<PeerId> = gone.into_iter().map(|n| n.id).collect();
         for peer in gone {
             let name = self.neighbor(peer).map_or_else(String::new, |n| n.config.name.clone());
             let notification = Notification::cease(cease::PEER_DECONFIGURED, "removed");
@@ -183,9 +183,8 @@ impl Core {
             });
         }
         for config in peers {
-            let known = self.neighbors.iter().flatten().find(|n| n.config.name == config.name);
             let object = format!("peer {:?}", config.name);
-            if let Some(peer) = known.map(|n| n.id) {
+            if let Some(&peer) = known.get(&config.name) {
                 let (fields, effect) = self.change_neighbor(now, peer, config, old, reset_all);
                 identity |= fields.is_empty() && effect == Effect::SessionReset;
                 if !fields.is_empty() {
@@ -211,8 +210,9 @@ impl Core {
         };
         let known: HashSet<String> =
             self.neighbors.iter().flatten().map(|n| n.config.name.clone()).collect();
+        let wanted: HashSet<&str> = peers.iter().map(|peer| &*peer.name).collect();
         let nameless = self.neighbors.iter_mut().flatten();
-        for neighbor in nameless.filter(|n| peers.iter().all(|p| p.name != n.config.name)) {
+        for neighbor in nameless.filter(|n| !wanted.contains(&*n.config.name)) {
             let same = |peer: &&PeerConfig| {
                 !known.contains(&peer.name) && key(peer) == key(&neighbor.given)
             };

@@ -370,7 +370,7 @@ fn a_disabled_family_stays_empty() {
     assert_eq!(network.neighbor(0, 1).families[0].received, 0);
     network.change(0, |c| c.networks = own(&["10.1.0.0/26", "fd00:1::/122"]));
     network.run_for(MINUTE);
-    let mut said = |prefix: &str| super::advertised::said(&mut network, 0, prefix, 1);
+    let mut said = |prefix: &str| advertised::said(&mut network, 0, prefix, 1);
     assert_eq!(
         (said("10.1.0.0/26"), said("fd00:1::/122")),
         ("family-disabled".into(), "told".into())

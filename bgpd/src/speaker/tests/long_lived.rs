@@ -107,7 +107,7 @@ fn nobody_else_is_told() {
     assert!(is_marked(&mut network, 1, "10.2.0.0/26"));
     assert!(network.route(0, "10.2.0.0/26").is_none(), "withdrawn");
     assert_eq!(network.neighbor(1, 0).families[0].advertised, 0);
-    let why = super::advertised::said(&mut network, 1, "10.2.0.0/26", 0);
+    let why = advertised::said(&mut network, 1, "10.2.0.0/26", 0);
     assert_eq!(why, "long-lived-stale");
     network.start(2, true);
     network.run_for(MINUTE);

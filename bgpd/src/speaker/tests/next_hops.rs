@@ -83,7 +83,7 @@ fn without_the_capability_no_ipv4_route_has_an_ipv6_next_hop() {
 fn a_next_hop_of_the_other_family_is_the_reason_where_it_cannot_be_told() {
     let mut network = row(&[65001, 65002, 65003], global);
     network.run_for(MINUTE);
-    let said = |network: &mut Network| super::advertised::said(network, 1, "10.2.0.0/26", 0);
+    let said = |network: &mut Network| advertised::said(network, 1, "10.2.0.0/26", 0);
     assert_eq!(said(&mut network), "told");
     network.change(1, |c| {
         c.peers[0].extended_next_hop = Some(false);

@@ -104,7 +104,7 @@ fn a_cluster_has_its_own_routes_from_within_only() {
         from_2.import = Some(crate::policy::Policy::reject());
     });
     network.run_for(MINUTE);
-    let told = super::advertised::advertisement(&mut network, 0, "10.2.0.0/26", 2);
+    let told = advertised::advertisement(&mut network, 0, "10.2.0.0/26", 2);
     let refused = told.paths[0].refused.as_deref().unwrap();
     assert!(refused.starts_with("192.0.0.3 is its ORIGINATOR_ID"), "{refused}");
 }

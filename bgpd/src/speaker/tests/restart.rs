@@ -228,7 +228,7 @@ fn a_restarted_speaker_selects_only_once_it_has_heard_everybody() {
     let progress = network.core(0).status().progress;
     assert!(progress.restarting && !progress.selecting && !progress.converged);
     assert!(network.used(0, "10.9.0.0/16").is_empty());
-    assert_eq!(super::advertised::said(&mut network, 0, "10.1.0.0/26", 1), "deferred");
+    assert_eq!(advertised::said(&mut network, 0, "10.1.0.0/26", 1), "deferred");
     let fib = network.core(0).subscribe(std::sync::Arc::default());
     let batch = network.core(0).take_deltas(fib, 100).unwrap();
     assert!(batch.deltas.is_empty() && !batch.converged, "nothing to delete by yet");
