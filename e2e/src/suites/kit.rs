@@ -15,7 +15,7 @@ use crate::netns::Netns;
 use crate::{cli, process, wait};
 
 /// A pod from its creation until it is ready, on a busy machine.
-pub(super) const POD: Duration = Duration::from_secs(60);
+pub(super) const POD: Duration = Duration::from_secs(180);
 /// What is denied does not answer; how long to wait before believing it.
 pub(super) const SILENCE: Duration = Duration::from_millis(500);
 /// What is allowed answers at once, but the machine may be busy.
