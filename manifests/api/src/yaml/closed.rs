@@ -13,7 +13,8 @@ use crate::validate::FieldError;
 /// A policy that does not say its name.
 const NAMELESS: &str = "unnamed";
 
-/// The policy under its own name, allowing nothing. It applies to those that the wrong one was
+/// The policy under its own name, allowing nothing; one of ours denies by a rule, since the end of
+/// its tier may pass. It applies to those that the wrong one was
 /// meant for if all that is wrong lies in its rules; where that cannot be told, to every endpoint
 /// that a policy of its kind could be for, in both directions. None for what is no policy.
 pub(super) fn closed(object: &Value, errors: &[FieldError]) -> Option<Object> {
@@ -55,7 +56,7 @@ fn leaves_subject(error: &FieldError) -> bool {
     below("spec.ingress") || below("spec.egress") || error.path.starts_with("metadata.")
 }
 
-/// The spec with its subject and its directions only; if there is none, or it cannot be read, one
+/// The spec with its subject and its directions only, and for ours the rule that denies; if there is none, or it cannot be read, one
 /// for everyone. `types` is the name of the field with the directions.
 fn without_rules<S: DeserializeOwned>(
     spec: Option<&Value>,
@@ -84,6 +85,16 @@ fn without_rules<S: DeserializeOwned>(
         }
         Value::Object(narrowed)
     });
-    let read = |value: Value| S::deserialize(value).ok();
+    let read = |mut value: Value| {
+        if types == "types" {
+            for (direction, field) in [("Ingress", "ingress"), ("Egress", "egress")] {
+                let named = value[types].as_array();
+                if named.is_some_and(|named| named.iter().any(|name| name == direction)) {
+                    value[field] = json!([{ "action": "Deny" }]);
+                }
+            }
+        }
+        S::deserialize(value).ok()
+    };
     narrowed.and_then(read).or_else(|| read(everyone))
 }

@@ -286,11 +286,16 @@ fn a_wrong_policy_of_ours_is_replaced_by_one_that_allows_nothing() {
     };
     assert_eq!(
         policy("NetworkPolicy", "{tier: t, selector: a == 'b', egress: [{action: Alow}]}"),
-        serde_json::json!({"tier": "t", "selector": "a == 'b'", "types": ["Egress"]})
+        serde_json::json!({
+            "tier": "t", "selector": "a == 'b'", "types": ["Egress"], "egress": [{"action": "Deny"}],
+        })
     );
     assert_eq!(
         policy("GlobalNetworkPolicy", "{tier: t, selector: a ==, ingress: [{action: Allow}]}"),
-        serde_json::json!({"tier": "t", "types": ["Ingress", "Egress"]})
+        serde_json::json!({
+            "tier": "t", "types": ["Ingress", "Egress"],
+            "ingress": [{"action": "Deny"}], "egress": [{"action": "Deny"}],
+        })
     );
     let pool = read("f.yaml", &POOL.replace("cidr", "cdir"));
     assert_eq!((pool.errors.len(), pool.closed.len()), (2, 0), "only policies close");
