@@ -12,8 +12,8 @@ use super::classes::Classes;
 use super::pending::Pending;
 use super::policy::Networks;
 use super::ranges::{Family, Span, bits, flatten};
-use super::shapes::{ShapeId, Shapes};
-use crate::model::{Class, Key, Value};
+use super::shapes::{Bearer, ShapeId, Shapes};
+use crate::model::{Class, Key, Kind, ObjectKey, Value};
 
 #[derive(Debug, Default)]
 struct Entry {
@@ -43,6 +43,8 @@ pub(super) struct Addresses {
     book: BTreeMap<IpAddr, Entry>,
     dirty: FxHashSet<IpAddr>,
     networks: BTreeMap<AtomId, Networks>,
+    /// Network sets, with the shapes that say what they answer.
+    sets: BTreeMap<(Kind, ObjectKey), (ShapeId, Networks)>,
     networks_changed: bool,
     /// Ascending and disjoint.
     ranges: BTreeMap<Family, Vec<(Span, Class)>>,
@@ -74,6 +76,23 @@ impl Addresses {
     /// The shape answers other questions now.
     pub(super) fn shape_changed(&mut self, shape: ShapeId, shapes: &Shapes) {
         self.dirty.extend(shapes.addresses(shape));
+        self.networks_changed |= shapes.key(shape).is_some_and(|key| key.bearer != Bearer::Pod);
+    }
+
+    /// The network set stands for these networks, or is gone.
+    pub(super) fn set_network_set(
+        &mut self,
+        id: &(Kind, ObjectKey),
+        set: Option<(ShapeId, Networks)>,
+    ) {
+        if self.sets.get(id) == set.as_ref() {
+            return;
+        }
+        self.networks_changed = true;
+        match set {
+            Some(set) => self.sets.insert(id.clone(), set),
+            None => self.sets.remove(id),
+        };
     }
 
     /// A set of networks is asked for from now on.
@@ -98,7 +117,7 @@ impl Addresses {
     ) -> Vec<Move> {
         if std::mem::take(&mut self.networks_changed) {
             for family in Family::ALL {
-                self.settle_ranges(family, classes, pending);
+                self.settle_ranges(family, shapes, classes, pending);
             }
         }
         let mut dirty: Vec<IpAddr> = std::mem::take(&mut self.dirty).into_iter().collect();
@@ -170,14 +189,28 @@ impl Addresses {
         }
     }
 
-    /// Cuts the active networks into disjoint ranges, and marks the addresses in those that are
+    /// Cuts the active networks, and those of the sets that active selectors find, into disjoint ranges, and marks the addresses in those that are
     /// not what they were.
-    fn settle_ranges(&mut self, family: Family, classes: &mut Classes, pending: &mut Pending) {
-        let spans: Vec<(Span, AtomId)> = self
+    fn settle_ranges(
+        &mut self,
+        family: Family,
+        shapes: &Shapes,
+        classes: &mut Classes,
+        pending: &mut Pending,
+    ) {
+        let mut spans: Vec<(Span, AtomId)> = self
             .networks
             .iter()
             .flat_map(|(id, networks)| networks.spans(family).into_iter().map(|span| (span, *id)))
             .collect();
+        for (shape, networks) in self.sets.values() {
+            let atoms = shapes.atoms(*shape);
+            if !atoms.is_empty() {
+                for span in networks.spans(family) {
+                    spans.extend(atoms.iter().map(|atom| (span, atom.id())));
+                }
+            }
+        }
         let ranges: Vec<(Span, Class)> = flatten(&spans)
             .into_iter()
             .map(|(span, ids)| {

@@ -28,6 +28,8 @@ pub(super) enum Question {
         /// IP protocol number.
         protocol: u8,
     },
+    /// Is it the address of an endpoint whose namespace is not known yet?
+    NamespaceUnknown,
 }
 
 /// A question that an address answers with yes; for a named port, with its number.
@@ -124,6 +126,7 @@ impl Atoms {
                 hasher.write(name.as_bytes());
                 hasher.write(&[0, *protocol]);
             }
+            Question::NamespaceUnknown => hasher.write(b"namespace unknown"),
         }
         let mut number = hasher.finish();
         while self.entries.contains_key(&AtomId(number)) {

@@ -19,8 +19,8 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::{LabelSelector, LabelSelecto
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 
 use super::policy::{
-    Action, Networks, Order, Peer, Peers, Policy, PolicyId, Ports, ProtocolPorts, Rule, Tier,
-    Traffics,
+    Action, Networks, Order, Peer, Peers, Policy, PolicyId, PortSet, Ports, ProtocolPorts, Rule,
+    Tier, Traffics,
 };
 use super::ranges::{Family, Span};
 use crate::model::{Kind, ObjectKey};
@@ -37,11 +37,13 @@ pub(super) struct FieldError {
     pub(super) reason: String,
 }
 
+/// What is wrong with an object.
 #[derive(Debug, Default)]
-struct Errors(Vec<FieldError>);
+pub(super) struct Errors(pub(super) Vec<FieldError>);
 
 impl Errors {
-    fn add(&mut self, field: impl Into<String>, reason: impl Into<String>) {
+    /// One more thing that is wrong.
+    pub(super) fn add(&mut self, field: impl Into<String>, reason: impl Into<String>) {
         self.0.push(FieldError { field: field.into(), reason: reason.into() });
     }
 }
@@ -76,6 +78,7 @@ pub(super) fn network_policy(object: &NetworkPolicy, tier: Arc<Tier>) -> (Policy
             Rule {
                 action: Action::Allow,
                 peers: convert_peers(&rule.0.unwrap_or_default(), &namespace, &peers, &mut errors),
+                own: None,
                 traffic: convert_ports(&rule.1.unwrap_or_default(), &path, &mut errors),
             }
         };
@@ -210,7 +213,11 @@ fn convert_ports(ports: &[NetworkPolicyPort], path: &str, errors: &mut Errors) -
             protocols.entry(protocol).or_default().push(port);
         }
     }
-    let merged = |(protocol, matches)| ProtocolPorts { protocol, ports: merge(matches) };
+    let merged = |(protocol, matches)| ProtocolPorts {
+        protocol,
+        ports: merge(matches),
+        except: PortSet::default(),
+    };
     Traffics::OneOf(protocols.into_iter().map(merged).collect())
 }
 
@@ -268,27 +275,15 @@ fn is_port_name(name: &str) -> bool {
 }
 
 fn merge(matches: Vec<PortMatch>) -> Ports {
-    let (mut list, mut names) = (Vec::new(), Vec::new());
+    let (mut ranges, mut names) = (Vec::new(), Vec::new());
     for port in matches {
         match port {
             PortMatch::All => return Ports::All,
-            PortMatch::Range(first, last) => list.push((first, last)),
+            PortMatch::Range(first, last) => ranges.push((first, last)),
             PortMatch::Name(name) => names.push(name),
         }
     }
-    list.sort_unstable();
-    names.sort_unstable();
-    names.dedup();
-    let mut ranges: Vec<(u16, u16)> = Vec::new();
-    for (first, last) in list {
-        match ranges.last_mut() {
-            Some(before) if u32::from(first) <= u32::from(before.1) + 1 => {
-                before.1 = before.1.max(last);
-            }
-            _ => ranges.push((first, last)),
-        }
-    }
-    Ports::Some { ranges, names }
+    Ports::Some(PortSet::new(ranges, names))
 }
 
 fn is_empty(selector: &LabelSelector) -> bool {

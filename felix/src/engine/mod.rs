@@ -16,11 +16,14 @@
 //! that was recorded since, and what that changes. The result depends on the present alone, not on
 //! the order in which it came about.
 
+mod active;
 mod addresses;
 mod atoms;
+mod calico;
 mod classes;
 mod convert;
 mod idset;
+mod network_sets;
 mod pending;
 mod policies;
 mod policy;
@@ -30,47 +33,54 @@ mod program;
 mod programs;
 mod ranges;
 mod report;
+mod settle;
 mod shapes;
 mod stable_hash;
 mod table;
 mod terms;
 #[cfg(test)]
 mod tests;
+mod tiers;
 mod workloads;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
-use std::sync::Arc;
 
-use self::atoms::{Atoms, Question};
+use self::atoms::Atoms;
 use self::classes::Classes;
 use self::convert::FieldError;
+use self::network_sets::NetworkSet;
 use self::pending::Pending;
-use self::policies::{Policies, Revision};
+use self::policies::Policies;
+use self::policy::Policy;
 pub use self::policy::PolicyId;
-use self::policy::Tier;
 use self::pools::Pools;
-use self::program::ProgramKey;
-use self::programs::{Programs, User};
+use self::programs::Programs;
 pub use self::report::{AppliedPolicy, Counts, Problem};
+use self::shapes::Bearer;
+use self::tiers::Tiers;
 use self::workloads::{Local, Workloads};
 use crate::model::{
-    Delta, Direction, EndpointId, Flow, Kind, LocalEndpoint, NamedPort, Object, ObjectKey, Pod,
-    Update, Verdict,
+    Delta, Direction, EndpointId, Flow, Kind, LocalEndpoint, Object, ObjectKey, Pod, Update,
+    Verdict,
 };
+
+/// The tier of Kubernetes' policies.
+const DEFAULT_TIER: &str = api::v3::DEFAULT_TIER;
 
 /// See the module's documentation.
 #[derive(Debug)]
 pub struct Engine {
     workloads: Workloads,
     policies: Policies,
-    default_tier: Arc<Tier>,
+    tiers: Tiers,
     atoms: Atoms,
     classes: Classes,
     programs: Programs,
     pools: Pools,
     host: BTreeSet<IpAddr>,
-    errors: BTreeMap<PolicyId, Vec<FieldError>>,
+    /// What is wrong with policies and network sets.
+    errors: BTreeMap<(Kind, ObjectKey), Vec<FieldError>>,
     pending: Pending,
     in_sync: bool,
     /// A delta has been made: from now on only what changes is judged again.
@@ -89,7 +99,7 @@ impl Engine {
         Self {
             workloads: Workloads::default(),
             policies: Policies::default(),
-            default_tier: Arc::new(Tier::default_tier()),
+            tiers: Tiers::default(),
             atoms: Atoms::default(),
             classes: Classes::default(),
             programs: Programs::default(),
@@ -205,10 +215,26 @@ impl Engine {
 
     /// What is wrong with which object now, ordered by object.
     pub fn problems(&self) -> Vec<Problem> {
-        let policies = self.errors.iter().flat_map(|(id, errors)| {
+        let tierless = self.policies.all().filter(|policy| !policy.tier.exists);
+        let tierless = tierless.map(|policy| Problem {
+            kind: policy.id.kind,
+            key: policy.id.key.clone(),
+            field: "spec.tier".into(),
+            reason: format!(
+                "tier {:?} does not exist: the policy comes after those of all other tiers",
+                policy.tier.name
+            ),
+        });
+        let tiers = self.tiers.problems().map(|(name, reason)| Problem {
+            kind: Kind::Tier,
+            key: ObjectKey { namespace: None, name: name.clone() },
+            field: "spec".into(),
+            reason: reason.clone(),
+        });
+        let policies = self.errors.iter().flat_map(|((kind, key), errors)| {
             errors.iter().map(|error| Problem {
-                kind: id.kind,
-                key: id.key.clone(),
+                kind: *kind,
+                key: key.clone(),
                 field: error.field.clone(),
                 reason: error.reason.clone(),
             })
@@ -225,7 +251,8 @@ impl Engine {
             field: String::new(),
             reason: format!("its interface index {index} was given to another endpoint"),
         });
-        let mut problems: Vec<Problem> = policies.chain(pools).chain(displaced).collect();
+        let mut problems: Vec<Problem> =
+            policies.chain(tierless).chain(tiers).chain(pools).chain(displaced).collect();
         problems.sort_unstable();
         problems
     }
@@ -256,14 +283,30 @@ impl Engine {
                 self.workloads.set_account(&account.key, Some(&account.labels));
             }
             Object::KubernetesNetworkPolicy(object) => {
-                let (policy, errors) = convert::network_policy(&object, self.default_tier.clone());
-                let id = policy.id.clone();
-                self.policies.set(policy);
-                if errors.is_empty() {
-                    self.errors.remove(&id);
-                } else {
-                    self.errors.insert(id, errors);
-                }
+                self.set_policy(convert::network_policy(&object, self.tiers.get(DEFAULT_TIER)));
+            }
+            Object::NetworkPolicy(object) => {
+                let tier = self.tiers.get(&object.spec.tier);
+                self.set_policy(calico::network_policy(&object, tier));
+            }
+            Object::GlobalNetworkPolicy(object) => {
+                let tier = self.tiers.get(&object.spec.tier);
+                self.set_policy(calico::global_network_policy(&object, tier));
+            }
+            Object::NetworkSet(object) => {
+                let (meta, nets) = (&object.metadata, &object.spec.nets);
+                let set = network_sets::convert(meta, nets, Bearer::NetworkSet);
+                self.set_network_set(Kind::NetworkSet, Object::NetworkSet(object).key(), set);
+            }
+            Object::GlobalNetworkSet(object) => {
+                let (meta, nets) = (&object.metadata, &object.spec.nets);
+                let set = network_sets::convert(meta, nets, Bearer::GlobalNetworkSet);
+                let key = Object::GlobalNetworkSet(object).key();
+                self.set_network_set(Kind::GlobalNetworkSet, key, set);
+            }
+            Object::Tier(object) => {
+                let name = object.metadata.name.as_deref().unwrap_or_default();
+                self.policies.set_tier(&self.tiers.set(name, &object.spec));
             }
             Object::IPPool(pool) => {
                 let name = pool.metadata.name.as_deref().unwrap_or_default();
@@ -273,15 +316,43 @@ impl Engine {
         }
     }
 
+    fn set_network_set(
+        &mut self,
+        kind: Kind,
+        key: ObjectKey,
+        (set, errors): (NetworkSet, Vec<FieldError>),
+    ) {
+        self.note((kind, key.clone()), errors);
+        self.workloads.set_network_set((kind, key), Some(set));
+    }
+
+    /// What is wrong with an object is this, or nothing.
+    fn note(&mut self, id: (Kind, ObjectKey), errors: Vec<FieldError>) {
+        if errors.is_empty() {
+            self.errors.remove(&id);
+        } else {
+            self.errors.insert(id, errors);
+        }
+    }
+
+    fn set_policy(&mut self, (policy, errors): (Policy, Vec<FieldError>)) {
+        self.note((policy.id.kind, policy.id.key.clone()), errors);
+        self.policies.set(policy);
+    }
+
     fn remove(&mut self, kind: Kind, key: &ObjectKey) {
         match kind {
             Kind::Pod => self.workloads.remove_pod(key),
             Kind::Namespace => self.workloads.set_namespace(&key.name, None),
             Kind::ServiceAccount => self.workloads.set_account(key, None),
-            Kind::KubernetesNetworkPolicy => {
-                let id = PolicyId { kind, key: key.clone() };
-                self.policies.remove(&id);
-                self.errors.remove(&id);
+            Kind::NetworkSet | Kind::GlobalNetworkSet => {
+                self.errors.remove(&(kind, key.clone()));
+                self.workloads.set_network_set((kind, key.clone()), None);
+            }
+            Kind::Tier => self.policies.set_tier(&self.tiers.remove(&key.name)),
+            Kind::KubernetesNetworkPolicy | Kind::NetworkPolicy | Kind::GlobalNetworkPolicy => {
+                self.errors.remove(&(kind, key.clone()));
+                self.policies.remove(&PolicyId { kind, key: key.clone() });
             }
             Kind::IPPool => self.pools.remove(&key.name),
             _ => {}
@@ -293,156 +364,6 @@ impl Engine {
         for program in gone.programs.into_iter().flatten() {
             self.programs.unassign(gone.endpoint.host_index, program, &mut self.pending);
         }
-    }
-
-    /// Works out what follows from everything recorded, from the policies down to the elements.
-    fn settle(&mut self) {
-        let reassigned = self.reapply_policies();
-        self.policies.settle(&mut self.atoms);
-
-        let changes = self.atoms.take_changes();
-        let Workloads { shapes, addresses, .. } = &mut self.workloads;
-        for (id, question) in &changes.deactivated {
-            if let Question::Networks(_) = question {
-                addresses.deactivate(*id);
-            }
-            for shape in shapes.deactivate(*id, question) {
-                addresses.shape_changed(shape, shapes);
-            }
-        }
-        for (id, question) in &changes.activated {
-            if let Question::Networks(networks) = question {
-                addresses.activate(*id, networks);
-            }
-            for shape in shapes.activate(*id, question) {
-                addresses.shape_changed(shape, shapes);
-            }
-        }
-
-        let moves = addresses.settle(shapes, &mut self.classes, &mut self.pending);
-        let class_changes = self.classes.take_changes();
-        let news = moves.into_iter().filter(|moved| !self.is_new_here(moved));
-        let moves: Vec<addresses::Move> = news.collect();
-        self.programs.classes_changed(&class_changes, &moves, &self.classes, &mut self.pending);
-        self.classes.retire(&class_changes.emptied);
-
-        for id in reassigned {
-            self.reassign(&id);
-        }
-        self.programs.sweep();
-        self.pools.settle(&mut self.pending);
-        if !self.started {
-            self.started = true;
-            // What was decided before this start is not known.
-            for (_, local) in self.workloads.locals() {
-                local.endpoint.addresses.iter().for_each(|a| self.pending.rejudge(*a));
-            }
-        }
-    }
-
-    /// An address that an endpoint of this node has just got has no flows yet.
-    fn is_new_here(&self, moved: &addresses::Move) -> bool {
-        let mut holders = self.workloads.holders(moved.address).peekable();
-        moved.is_new
-            && holders.peek().is_some()
-            && holders.all(|local| local.programs == [None, None])
-    }
-
-    /// Finds the policies of every endpoint that may have others than before, and returns the
-    /// endpoints whose programs must be looked at, in order.
-    fn reapply_policies(&mut self) -> Vec<EndpointId> {
-        let dirty = self.workloads.take_dirty();
-        let changes = self.policies.take_changes();
-        if dirty.is_empty() && changes.is_empty() {
-            return Vec::new();
-        }
-        let mut changed: Vec<(EndpointId, Vec<Revision>)> = Vec::new();
-        for (id, local) in self.workloads.locals() {
-            let shapes = &self.workloads.shapes;
-            if dirty.contains(id) {
-                changed.push((id.clone(), self.policies.applicable(shapes, local.shape)));
-                continue;
-            }
-            let mut list = local.policies.clone();
-            list.retain(|revision| changes.retired.binary_search(revision).is_err());
-            let mut added = changes.added.clone();
-            added.retain(|revision| self.policies.applies(*revision, shapes, local.shape));
-            if list.len() < local.policies.len() || !added.is_empty() {
-                list.append(&mut added);
-                self.policies.sort(&mut list);
-                changed.push((id.clone(), list));
-            }
-        }
-        let mut reassigned = Vec::new();
-        for (id, list) in changed {
-            if let Some(local) = self.workloads.local_mut(&id) {
-                self.policies.reapply(&local.policies, &list);
-                local.policies = list;
-                reassigned.push(id);
-            }
-        }
-        reassigned
-    }
-
-    /// Has an endpoint use the programs that follow from its policies.
-    fn reassign(&mut self, id: &EndpointId) {
-        for direction in [Direction::Ingress, Direction::Egress] {
-            let Some(local) = self.workloads.local(id) else { return };
-            let looks = |revision: &Revision| {
-                let policy = self.policies.policy(*revision);
-                policy.is_some_and(|policy| policy.rules(direction).is_some())
-            };
-            let revisions: Vec<Revision> = local.policies.iter().copied().filter(looks).collect();
-            let policies: Vec<_> = revisions
-                .iter()
-                .filter_map(|revision| self.policies.active(*revision).cloned())
-                .collect();
-            let ports = match direction {
-                Direction::Ingress => self.own_ports(local, &policies),
-                Direction::Egress => Vec::new(),
-            };
-            let key = ProgramKey { direction, policies: revisions.into(), ports: ports.into() };
-            let user = User {
-                index: local.endpoint.host_index,
-                addresses: local.endpoint.addresses.clone(),
-            };
-            let before = local.programs[slot(direction)];
-            let (program, changed) = self.programs.assign(
-                &user,
-                before,
-                key,
-                &policies,
-                &self.classes,
-                &mut self.pending,
-            );
-            if changed {
-                user.addresses.iter().for_each(|address| self.pending.rejudge(*address));
-            }
-            if let Some(local) = self.workloads.local_mut(id) {
-                local.programs[slot(direction)] = Some(program);
-            }
-        }
-    }
-
-    /// The named ports of an endpoint, as far as its policies ask for them. Sorted.
-    fn own_ports(&self, local: &Local, policies: &[Arc<program::ActivePolicy>]) -> Vec<NamedPort> {
-        let names: BTreeSet<(u8, &Arc<str>)> =
-            policies.iter().flat_map(|policy| policy.own_port_names()).collect();
-        if names.is_empty() {
-            return Vec::new();
-        }
-        let ports = self.workloads.shapes.key(local.shape).map(|key| &key.ports);
-        let mut ports: Vec<NamedPort> = ports
-            .into_iter()
-            .flat_map(|ports| ports.iter())
-            .filter(|port| names.contains(&(port.protocol, &port.name)))
-            .cloned()
-            .collect();
-        ports.sort_unstable_by(|a, b| {
-            (&a.name, a.protocol, a.port).cmp(&(&b.name, b.protocol, b.port))
-        });
-        ports.dedup();
-        ports
     }
 }
 

@@ -3,10 +3,10 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use super::active::ActivePolicy;
 use super::atoms::Atoms;
-use super::policy::{Policy, PolicyId};
+use super::policy::{Policy, PolicyId, Tier};
 use super::postings::SelectorIndex;
-use super::program::ActivePolicy;
 use super::shapes::{ShapeId, Shapes};
 use super::terms::{Analysis, Term};
 
@@ -78,6 +78,20 @@ impl Policies {
         let entry = Entry { policy, term, applied: 0, active: None, retired: false };
         self.entries.insert(revision, entry);
         self.added.push(revision);
+    }
+
+    /// The tier is now this, or missing.
+    pub(super) fn set_tier(&mut self, tier: &Arc<Tier>) {
+        let of_tier = self.all().filter(|policy| policy.tier.name == tier.name);
+        let moved: Vec<Policy> =
+            of_tier.map(|policy| Policy { tier: tier.clone(), ..Policy::clone(policy) }).collect();
+        moved.into_iter().for_each(|policy| self.set(policy));
+    }
+
+    /// All policies in force, by id.
+    pub(super) fn all(&self) -> impl Iterator<Item = &Arc<Policy>> {
+        let entries = self.by_id.values().filter_map(|revision| self.entries.get(revision));
+        entries.map(|entry| &entry.policy)
     }
 
     /// The policy is gone.

@@ -19,7 +19,6 @@ pub(super) enum Action {
     /// Drop it.
     Deny,
     /// Leave it to the next tier.
-    #[cfg_attr(not(test), expect(dead_code, reason = "Kubernetes policies only allow"))]
     Pass,
 }
 
@@ -28,9 +27,13 @@ pub(super) enum Action {
 pub(super) struct Order(f64);
 
 impl Order {
+    /// After every explicit order.
+    pub(super) const LAST: Self = Self(f64::INFINITY);
+
     /// An explicit order.
     pub(super) const fn new(order: f64) -> Self {
-        Self(order)
+        // Positive and negative zero are one place.
+        Self(order + 0.0)
     }
 }
 
@@ -64,16 +67,20 @@ pub(super) struct Tier {
     /// What becomes of traffic that reached the tier, was selected by one of its policies for this
     /// direction, and matched no rule: [`Action::Deny`] or [`Action::Pass`].
     pub(super) default_action: Action,
+    /// It is there, or one that is always there. One that policies merely name comes after all
+    /// others and denies what its policies do not decide.
+    pub(super) exists: bool,
 }
 
 impl Tier {
-    /// The tier that Kubernetes network policies live in, and Calico's that name none.
-    pub(super) fn default_tier() -> Self {
-        Self {
-            name: "default".into(),
-            order: Order::new(1_000_000.0),
-            default_action: Action::Deny,
-        }
+    /// A tier that is there.
+    pub(super) fn new(name: &str, order: Order, default_action: Action) -> Self {
+        Self { name: name.into(), order, default_action, exists: true }
+    }
+
+    /// A tier that is not there, though policies name it.
+    pub(super) fn missing(name: &str) -> Self {
+        Self { exists: false, ..Self::new(name, Order::LAST, Action::Deny) }
     }
 }
 
@@ -89,8 +96,8 @@ pub struct PolicyId {
 impl PolicyId {
     /// What ties between policies of equal order are broken by, byte by byte: name, then
     /// namespace, then kind.
-    fn tie_break(&self) -> (&str, &str, Kind) {
-        (&self.key.name, self.key.namespace.as_deref().unwrap_or(""), self.kind)
+    fn tie_break(&self) -> (&str, &str, &str) {
+        (&self.key.name, self.key.namespace.as_deref().unwrap_or(""), self.kind.name())
     }
 }
 
@@ -128,20 +135,22 @@ impl Policy {
 
     /// The order in which policies of one endpoint and direction are evaluated.
     pub(super) fn evaluation_order(&self, other: &Self) -> Ordering {
-        (self.tier.order, &self.tier.name)
-            .cmp(&(other.tier.order, &other.tier.name))
+        (!self.tier.exists, self.tier.order, &self.tier.name)
+            .cmp(&(!other.tier.exists, other.tier.order, &other.tier.name))
             .then(self.order.cmp(&other.order))
             .then_with(|| self.id.tie_break().cmp(&other.id.tie_break()))
     }
 }
 
-/// One rule: what it matches is the product of peers and traffic.
+/// One rule: what it matches is the product of peers, own address and traffic.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Rule {
     /// What happens to a match.
     pub(super) action: Action,
     /// The other side of the flow: its source for ingress, its destination for egress.
     pub(super) peers: Peers,
+    /// What the endpoint itself must be, if that matters.
+    pub(super) own: Option<Own>,
     /// Protocol and destination port.
     pub(super) traffic: Traffics,
 }
@@ -166,6 +175,16 @@ pub(super) struct Peer {
     pub(super) networks: Option<Networks>,
 }
 
+/// What the endpoint's own address must be: the destination for ingress, the source for egress. A
+/// rule that has this is about flows of one family only, which its peers must say too.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Own {
+    /// Whose address is meant.
+    pub(super) family: Family,
+    /// What must hold of it.
+    pub(super) address: Peer,
+}
+
 /// Which traffic a rule matches.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Traffics {
@@ -174,6 +193,8 @@ pub(super) enum Traffics {
     /// What at least one of these describes; nothing, if the list is empty. At most one for a
     /// protocol, in order of their numbers.
     OneOf(Vec<ProtocolPorts>),
+    /// Every protocol that is not listed, and what these describe. As in the list above.
+    AllBut(Vec<ProtocolPorts>),
 }
 
 /// Destination ports of one protocol.
@@ -183,6 +204,36 @@ pub(super) struct ProtocolPorts {
     pub(super) protocol: u8,
     /// Which of its ports.
     pub(super) ports: Ports,
+    /// And none of these.
+    pub(super) except: PortSet,
+}
+
+/// Some ports.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct PortSet {
+    /// Inclusive, sorted, disjoint, not touching.
+    pub(super) ranges: Vec<(u16, u16)>,
+    /// Ports by the name that the destination pod gives them; sorted, without duplicates.
+    pub(super) names: Vec<Arc<str>>,
+}
+
+impl PortSet {
+    /// Of ranges and names in any order.
+    pub(super) fn new(mut list: Vec<(u16, u16)>, mut names: Vec<Arc<str>>) -> Self {
+        list.sort_unstable();
+        names.sort_unstable();
+        names.dedup();
+        let mut ranges: Vec<(u16, u16)> = Vec::new();
+        for (first, last) in list {
+            match ranges.last_mut() {
+                Some(before) if u32::from(first) <= u32::from(before.1) + 1 => {
+                    before.1 = before.1.max(last);
+                }
+                _ => ranges.push((first, last)),
+            }
+        }
+        Self { ranges, names }
+    }
 }
 
 /// A set of destination ports. For ICMP a port is the type in the high byte and the code in the
@@ -192,12 +243,7 @@ pub(super) enum Ports {
     /// The whole protocol.
     All,
     /// Some of its ports.
-    Some {
-        /// Inclusive, sorted, disjoint, not touching.
-        ranges: Vec<(u16, u16)>,
-        /// Ports by the name that the destination pod gives them; sorted, without duplicates.
-        names: Vec<Arc<str>>,
-    },
+    Some(PortSet),
 }
 
 /// A set of addresses given by networks, of which others are left out. Equal by the networks

@@ -8,170 +8,13 @@ use std::sync::Arc;
 use rustc_hash::{FxHashMap, FxHashSet};
 use smallvec::SmallVec;
 
-use super::atoms::{Atom, AtomId, Atoms, Question, answers};
+use super::active::{ActivePolicy, ActivePorts, ActiveRule, ActiveTraffic, PortName};
+use super::atoms::{Atom, AtomId, answers};
 use super::classes::Classes;
-use super::policy::{Action, Peer, Peers, Policy, Ports, Rule, Tier, Traffics};
+use super::policy::Action;
+use super::ranges::{Family, subtract};
 use super::table::{Flattener, Step, Table};
 use crate::model::{Class, Direction, IfIndex, NamedPort, Verdict};
-
-/// The rules of an active policy, their questions numbered.
-#[derive(Debug)]
-pub(super) struct ActivePolicy {
-    tier: Arc<Tier>,
-    ingress: Option<Vec<ActiveRule>>,
-    egress: Option<Vec<ActiveRule>>,
-    /// Every question acquired for it, once for each use.
-    atoms: Vec<AtomId>,
-}
-
-#[derive(Debug)]
-struct ActiveRule {
-    action: Action,
-    /// None is every address.
-    peers: Option<Vec<Condition>>,
-    /// None is every protocol.
-    traffic: Option<Vec<ActiveTraffic>>,
-}
-
-/// A peer: all of these and none of those.
-#[derive(Debug, Default)]
-struct Condition {
-    all: SmallVec<[AtomId; 2]>,
-    none: SmallVec<[AtomId; 1]>,
-}
-
-#[derive(Debug)]
-struct ActiveTraffic {
-    protocol: u8,
-    /// None is the whole protocol.
-    ports: Option<ActivePorts>,
-}
-
-#[derive(Debug)]
-struct ActivePorts {
-    ranges: Vec<(u16, u16)>,
-    names: Vec<PortName>,
-}
-
-/// A named port means what the destination calls so: the endpoint itself for ingress, the peer
-/// for egress.
-#[derive(Debug)]
-enum PortName {
-    Own(Arc<str>),
-    Peer(AtomId),
-}
-
-impl ActivePolicy {
-    /// Numbers the questions of a policy.
-    pub(super) fn new(policy: &Policy, atoms: &mut Atoms) -> Self {
-        let mut acquired = Vec::new();
-        let mut acquire = |question: Question| {
-            let id = atoms.acquire(&question);
-            acquired.push(id);
-            id
-        };
-        let mut rules = |direction: Direction| {
-            let rules = policy.rules(direction)?;
-            Some(rules.iter().map(|rule| ActiveRule::new(rule, direction, &mut acquire)).collect())
-        };
-        let (ingress, egress) = (rules(Direction::Ingress), rules(Direction::Egress));
-        Self { tier: policy.tier.clone(), ingress, egress, atoms: acquired }
-    }
-
-    /// Gives the questions back.
-    pub(super) fn release(&self, atoms: &mut Atoms) {
-        for id in &self.atoms {
-            atoms.release(*id);
-        }
-    }
-
-    fn rules(&self, direction: Direction) -> &[ActiveRule] {
-        let rules = match direction {
-            Direction::Ingress => &self.ingress,
-            Direction::Egress => &self.egress,
-        };
-        rules.as_deref().unwrap_or_default()
-    }
-
-    /// The names that the endpoint itself must resolve for this policy.
-    pub(super) fn own_port_names(&self) -> impl Iterator<Item = (u8, &Arc<str>)> {
-        let traffic =
-            self.rules(Direction::Ingress).iter().filter_map(|rule| rule.traffic.as_ref());
-        traffic.flatten().flat_map(|traffic| {
-            let names = traffic.ports.iter().flat_map(|ports| &ports.names);
-            names.filter_map(|name| match name {
-                PortName::Own(name) => Some((traffic.protocol, name)),
-                PortName::Peer(_) => None,
-            })
-        })
-    }
-}
-
-impl ActiveRule {
-    fn new(
-        rule: &Rule,
-        direction: Direction,
-        acquire: &mut impl FnMut(Question) -> AtomId,
-    ) -> Self {
-        let peers = match &rule.peers {
-            Peers::Any => None,
-            Peers::OneOf(peers) => {
-                Some(peers.iter().map(|peer| Condition::new(peer, acquire)).collect())
-            }
-        };
-        let traffic = match &rule.traffic {
-            Traffics::Any => None,
-            Traffics::OneOf(traffic) => Some(
-                traffic
-                    .iter()
-                    .map(|of| ActiveTraffic {
-                        protocol: of.protocol,
-                        ports: match &of.ports {
-                            Ports::All => None,
-                            Ports::Some { ranges, names } => {
-                                let name = |name: &Arc<str>| match direction {
-                                    Direction::Ingress => PortName::Own(name.clone()),
-                                    Direction::Egress => {
-                                        PortName::Peer(acquire(Question::NamedPort {
-                                            name: name.clone(),
-                                            protocol: of.protocol,
-                                        }))
-                                    }
-                                };
-                                let names = names.iter().map(name).collect();
-                                Some(ActivePorts { ranges: ranges.clone(), names })
-                            }
-                        },
-                    })
-                    .collect(),
-            ),
-        };
-        Self { action: rule.action, peers, traffic }
-    }
-
-    fn matches_peer(&self, class: &[Atom]) -> bool {
-        let has = |id: &AtomId| !answers(class, *id).is_empty();
-        self.peers.as_ref().is_none_or(|peers| {
-            peers.iter().any(|peer| peer.all.iter().all(has) && !peer.none.iter().any(has))
-        })
-    }
-}
-
-impl Condition {
-    fn new(peer: &Peer, acquire: &mut impl FnMut(Question) -> AtomId) -> Self {
-        let mut condition = Self::default();
-        if let Some(selector) = &peer.selector {
-            condition.all.push(acquire(Question::Selector(selector.clone())));
-        }
-        if let Some(networks) = &peer.networks {
-            condition.all.push(acquire(Question::Networks(networks.clone())));
-        }
-        if let Some(selector) = &peer.not_selector {
-            condition.none.push(acquire(Question::Selector(selector.clone())));
-        }
-        condition
-    }
-}
 
 /// What makes two programs the same.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -181,6 +24,8 @@ pub(super) struct ProgramKey {
     pub(super) policies: Box<[u64]>,
     /// The endpoint's own named ports, as far as these policies ask for them. Sorted.
     pub(super) ports: Box<[NamedPort]>,
+    /// What these policies ask about the endpoint's own addresses and is true of them. Sorted.
+    pub(super) own: Box<[(Family, AtomId)]>,
 }
 
 #[derive(Debug)]
@@ -223,10 +68,17 @@ impl Program {
                 always.push(number);
                 continue;
             };
-            for name in rule.traffic.iter().flatten().flat_map(ActiveTraffic::names) {
+            if !rule.matches_own(&key.own) {
+                continue;
+            }
+            for name in rule.traffic.of.iter().flat_map(ActiveTraffic::names) {
                 if let PortName::Peer(id) = name {
                     relevant.insert(*id);
                 }
+            }
+            if let Some(id) = rule.unknown {
+                relevant.insert(id);
+                by_atom.entry(id).or_default().push(number);
             }
             match &rule.peers {
                 None => always.push(number),
@@ -342,21 +194,29 @@ impl Program {
         let mut flattener = Flattener::new();
         for number in candidates {
             let line = &self.lines[number as usize];
-            let rule = line.rule(self.key.direction);
-            if rule.is_some_and(|rule| !rule.matches_peer(signature)) {
+            let Some(rule) = line.rule(self.key.direction) else {
+                if flattener.all_traffic(number, line.step) {
+                    break;
+                }
                 continue;
+            };
+            let is_unknown = rule.unknown.is_some_and(|id| !answers(signature, id).is_empty());
+            let step = match (is_unknown, rule.action) {
+                (true, Action::Allow) => continue,
+                // Whether it denies, or leaves to a later tier, what then must not be allowed.
+                (true, Action::Deny | Action::Pass) => Step::Decide(Verdict::Deny),
+                (false, _) if rule.matches_peer(signature) => line.step,
+                (false, _) => continue,
+            };
+            if rule.traffic.others {
+                let listed: SmallVec<[u8; 4]> =
+                    rule.traffic.of.iter().map(|of| of.protocol).collect();
+                if flattener.all_but(number, step, &listed) {
+                    break;
+                }
             }
-            match rule.and_then(|rule| rule.traffic.as_ref()) {
-                None => {
-                    if flattener.all_traffic(number, line.step) {
-                        break;
-                    }
-                }
-                Some(traffic) => {
-                    for of in traffic {
-                        self.apply(&mut flattener, number, line.step, of, signature);
-                    }
-                }
+            for of in &rule.traffic.of {
+                self.apply(&mut flattener, number, step, of, signature);
             }
         }
         flattener.finish()
@@ -370,32 +230,37 @@ impl Program {
         traffic: &ActiveTraffic,
         signature: &[Atom],
     ) {
-        let Some(ActivePorts { ranges, names }) = &traffic.ports else {
-            return flattener.protocol(number, step, traffic.protocol);
+        let resolve = |ports: &ActivePorts| self.resolve(ports, traffic.protocol, signature);
+        let except = resolve(&traffic.except);
+        let ports = match &traffic.ports {
+            None if except.is_empty() => {
+                return flattener.protocol(number, step, traffic.protocol);
+            }
+            None => vec![(0, u16::MAX)],
+            Some(ports) => resolve(ports),
         };
-        let mut port = |port| flattener.ports(number, step, traffic.protocol, (port, port));
-        for name in names {
+        for range in subtract(&ports, &except) {
+            flattener.ports(number, step, traffic.protocol, range);
+        }
+    }
+
+    /// Ports by their numbers; may overlap.
+    fn resolve(&self, ports: &ActivePorts, protocol: u8, signature: &[Atom]) -> Vec<(u16, u16)> {
+        let mut ranges = ports.ranges.clone();
+        for name in &ports.names {
             match name {
-                PortName::Own(name) => self
-                    .key
-                    .ports
-                    .iter()
-                    .filter(|own| own.name == *name && own.protocol == traffic.protocol)
-                    .for_each(|own| port(own.port)),
+                PortName::Own(name) => {
+                    let own = self.key.ports.iter();
+                    let own = own.filter(|own| own.name == *name && own.protocol == protocol);
+                    ranges.extend(own.map(|own| (own.port, own.port)));
+                }
                 PortName::Peer(id) => {
-                    answers(signature, *id).iter().for_each(|atom| port(atom.port_number()));
+                    let numbers = answers(signature, *id).iter().map(|atom| atom.port_number());
+                    ranges.extend(numbers.map(|port| (port, port)));
                 }
             }
         }
-        for range in ranges {
-            flattener.ports(number, step, traffic.protocol, *range);
-        }
-    }
-}
-
-impl ActiveTraffic {
-    fn names(&self) -> impl Iterator<Item = &PortName> {
-        self.ports.iter().flat_map(|ports| &ports.names)
+        ranges
     }
 }
 

@@ -7,11 +7,12 @@ use std::sync::Arc;
 use rustc_hash::FxHashMap;
 use smallvec::SmallVec;
 
+use super::active::ActivePolicy;
 use super::addresses::Move;
 use super::atoms::AtomId;
 use super::classes::{ClassChanges, Classes};
 use super::pending::Pending;
-use super::program::{ActivePolicy, Program, ProgramKey};
+use super::program::{Program, ProgramKey};
 use super::table::Table;
 use crate::model::{Class, Direction, IfIndex, Key, Traffic, Value, Verdict};
 

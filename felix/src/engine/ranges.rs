@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 
-use ipnet::IpNet;
+use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 
 /// An address family.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -24,6 +24,14 @@ impl Family {
         match address {
             IpAddr::V4(_) => Self::V4,
             IpAddr::V6(_) => Self::V6,
+        }
+    }
+
+    /// All its addresses.
+    pub(super) fn whole(self) -> IpNet {
+        match self {
+            Self::V4 => IpNet::V4(Ipv4Net::default()),
+            Self::V6 => IpNet::V6(Ipv6Net::default()),
         }
     }
 
@@ -112,6 +120,22 @@ pub(super) fn join(spans: impl IntoIterator<Item = Span>) -> Vec<Span> {
     out
 }
 
+/// The ports of `from` that are not in `less`: inclusive ranges, which may overlap.
+pub(super) fn subtract(from: &[(u16, u16)], less: &[(u16, u16)]) -> Vec<(u16, u16)> {
+    let mut left = from.to_vec();
+    for (low, high) in less {
+        left = left
+            .into_iter()
+            .flat_map(|(first, last)| {
+                let below = (first < *low).then(|| (first, last.min(low.saturating_sub(1))));
+                let above = (last > *high).then(|| (first.max(high.saturating_add(1)), last));
+                below.into_iter().chain(above)
+            })
+            .collect();
+    }
+    left
+}
+
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
@@ -129,6 +153,27 @@ mod tests {
     }
 
     proptest! {
+        #[test]
+        fn what_is_subtracted_is_gone_and_the_rest_stays(
+            from in prop::collection::vec((0u16..24, 0u16..8), 0..4),
+            less in prop::collection::vec((0u16..24, 0u16..8), 0..4),
+            high in any::<bool>(),
+        ) {
+            // At both ends of the space.
+            let base = if high { u16::MAX - 31 } else { 0 };
+            let ranges = |list: Vec<(u16, u16)>| -> Vec<(u16, u16)> {
+                list.into_iter().map(|(first, more)| (base + first, base + first + more)).collect()
+            };
+            let (from, less) = (ranges(from), ranges(less));
+            let left = subtract(&from, &less);
+            for port in base..=base + 31 {
+                let is_in = |list: &[(u16, u16)]| {
+                    list.iter().any(|(first, last)| (*first..=*last).contains(&port))
+                };
+                prop_assert_eq!(is_in(&left), is_in(&from) && !is_in(&less), "{}", port);
+            }
+        }
+
         #[test]
         fn every_point_keeps_its_tags(
             spans in prop::collection::vec((0u128..24, 0u128..8, 0u8..5), 0..12)

@@ -1,5 +1,6 @@
 //! Shapes: everything about a workload that a policy can see, apart from its addresses. The pods
-//! of one template share a shape, so that a selector is asked once for all of them.
+//! of one template share a shape, so that a selector is asked once for all of them. Network sets
+//! have shapes too, which stand for their networks.
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -22,9 +23,21 @@ pub(super) struct ShapeId(u32);
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 struct NamespaceId(u32);
 
+/// What has a shape.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(super) enum Bearer {
+    /// A pod, or an endpoint of this node.
+    Pod,
+    /// A NetworkSet: it has labels and is in a namespace.
+    NetworkSet,
+    /// A GlobalNetworkSet: it has labels, and its namespace is empty.
+    GlobalNetworkSet,
+}
+
 /// What makes two shapes the same.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(super) struct ShapeKey {
+    pub(super) bearer: Bearer,
     pub(super) namespace: Arc<str>,
     pub(super) service_account: Arc<str>,
     pub(super) labels: Labels,
@@ -35,7 +48,7 @@ pub(super) struct ShapeKey {
 struct Shape {
     key: Arc<ShapeKey>,
     namespace: NamespaceId,
-    /// Pods and local endpoints that have it.
+    /// Pods, local endpoints and network sets that have it.
     holders: u32,
     /// The active questions it answers, ascending.
     atoms: AtomSet,
@@ -74,6 +87,8 @@ pub(super) struct Shapes {
     index: SelectorIndex<AtomId>,
     selectors: FxHashMap<AtomId, ActiveSelector>,
     named_ports: FxHashMap<(Arc<str>, u8), AtomId>,
+    /// Asks for workloads whose namespace is not known.
+    unknown: Option<AtomId>,
 }
 
 impl Shapes {
@@ -229,6 +244,13 @@ impl Shapes {
     pub(super) fn activate(&mut self, id: AtomId, question: &Question) -> Vec<ShapeId> {
         match question {
             Question::Networks(_) => Vec::new(),
+            Question::NamespaceUnknown => {
+                self.unknown = Some(id);
+                let shapes: Vec<ShapeId> = self.all().collect();
+                self.add_where(id, &shapes, |shapes, shape| {
+                    shapes.unknown_atom(shape).into_iter().collect()
+                })
+            }
             Question::NamedPort { name, protocol } => {
                 self.named_ports.insert((name.clone(), *protocol), id);
                 let shapes: Vec<ShapeId> = self.all().collect();
@@ -263,6 +285,10 @@ impl Shapes {
     pub(super) fn deactivate(&mut self, id: AtomId, question: &Question) -> Vec<ShapeId> {
         let candidates = match question {
             Question::Networks(_) => return Vec::new(),
+            Question::NamespaceUnknown => {
+                self.unknown = None;
+                self.all().collect()
+            }
             Question::NamedPort { name, protocol } => {
                 self.named_ports.remove(&(name.clone(), *protocol));
                 self.all().collect()
@@ -357,9 +383,15 @@ impl Shapes {
         let selected = candidates.into_iter().filter(|atom| self.selects(*atom, &view));
         let mut atoms: Vec<Atom> = selected.map(Atom::yes).collect();
         atoms.extend(self.port_atoms(id));
+        atoms.extend(self.unknown_atom(id));
         atoms.sort_unstable();
         atoms.dedup();
         atoms
+    }
+
+    fn unknown_atom(&self, id: ShapeId) -> Option<Atom> {
+        let is_known = self.view(id).is_none_or(|view| view.namespace_is_known());
+        self.unknown.filter(|_| !is_known).map(Atom::yes)
     }
 
     fn port_atoms(&self, id: ShapeId) -> Vec<Atom> {

@@ -128,11 +128,24 @@ impl Flattener {
 
     /// Applies rule number `rule` to all traffic. True if everything is decided now.
     pub(super) fn all_traffic(&mut self, rule: u32, step: Step) -> bool {
+        self.all_but(rule, step, &[])
+    }
+
+    /// Applies rule number `rule` to all protocols but these. True if everything is decided now.
+    pub(super) fn all_but(&mut self, rule: u32, step: Step, except: &[u8]) -> bool {
+        for protocol in except {
+            // What is left out goes on with what is known of it so far.
+            self.segments(*protocol);
+        }
         self.other.step(rule, step);
         let mut open = matches!(self.other, State::Open { .. });
-        for (_, _, state) in self.protocols.values_mut().flatten() {
-            state.step(rule, step);
-            open |= matches!(state, State::Open { .. });
+        for (protocol, segments) in &mut self.protocols {
+            for (_, _, state) in segments {
+                if !except.contains(protocol) {
+                    state.step(rule, step);
+                }
+                open |= matches!(state, State::Open { .. });
+            }
         }
         !open
     }

@@ -8,13 +8,13 @@ use api::selector::{
 };
 use rustc_hash::FxHashMap;
 
-use super::shapes::ShapeKey;
+use super::shapes::{Bearer, ShapeKey};
 use crate::model::{Labels, ObjectKey};
 
 /// The label that every Kubernetes namespace has: its name.
 const METADATA_NAME: &str = "kubernetes.io/metadata.name";
 
-/// A workload as selectors see it. What is implied wins over what its author wrote: a pod's own
+/// A workload, or a network set, as selectors see it. What is implied wins over what its author wrote: a pod's own
 /// label is never taken for one of its namespace.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct View<'a> {
@@ -48,9 +48,9 @@ impl<'a> View<'a> {
         &self.shape.namespace
     }
 
-    /// Whether the labels of its namespace are known.
+    /// Whether the labels of its namespace are known, if it is in one.
     pub(super) fn namespace_is_known(&self) -> bool {
-        self.namespace.is_some()
+        self.namespace.is_some() || self.shape.bearer == Bearer::GlobalNetworkSet
     }
 
     fn account_label(&self, key: &str) -> Option<&'a str> {
@@ -73,20 +73,27 @@ impl api::selector::Labels for View<'_> {
         if !key.starts_with('p') {
             return self.shape.labels.get(key);
         }
+        let (is_pod, is_global) = match self.shape.bearer {
+            Bearer::Pod => (true, false),
+            Bearer::NetworkSet => (false, false),
+            Bearer::GlobalNetworkSet => (false, true),
+        };
         if let Some(key) = key.strip_prefix(PREFIX_NAMESPACE) {
             return match key {
+                _ if is_global => None,
                 LABEL_NAME | METADATA_NAME => Some(&self.shape.namespace),
                 _ => self.namespace?.get(key),
             };
         }
         if let Some(key) = key.strip_prefix(PREFIX_SERVICE_ACCOUNT) {
-            return self.account_label(key);
+            return self.account_label(key).filter(|_| is_pod);
         }
         match key {
-            LABEL_NAMESPACE => Some(&self.shape.namespace),
-            LABEL_ORCHESTRATOR => Some("k8s"),
-            LABEL_SERVICE_ACCOUNT if self.shape.service_account.len() < 63 => {
-                Some(&self.shape.service_account)
+            LABEL_NAMESPACE => (!is_global).then_some(&self.shape.namespace),
+            LABEL_ORCHESTRATOR => is_pod.then_some("k8s"),
+            LABEL_SERVICE_ACCOUNT => {
+                let name: &str = &self.shape.service_account;
+                (is_pod && name.len() < 63).then_some(name)
             }
             _ => self.shape.labels.get(key),
         }

@@ -9,12 +9,13 @@ use rustc_hash::FxHashMap;
 use smallvec::SmallVec;
 
 use super::addresses::Addresses;
+use super::network_sets::NetworkSet;
 use super::pending::Pending;
 use super::policies::Revision;
 use super::programs::ProgramId;
-use super::shapes::{ShapeId, ShapeKey, Shapes};
+use super::shapes::{Bearer, ShapeId, ShapeKey, Shapes};
 use crate::model::{
-    EndpointId, IfIndex, Key, Labels, LocalEndpoint, NamedPort, ObjectKey, Pod, Value,
+    EndpointId, IfIndex, Key, Kind, Labels, LocalEndpoint, NamedPort, ObjectKey, Pod, Value,
 };
 
 #[derive(Debug)]
@@ -52,6 +53,7 @@ pub(super) struct Workloads {
     dirty: BTreeSet<EndpointId>,
     /// Endpoints whose interface index was given to another.
     displaced: BTreeMap<EndpointId, (ObjectKey, IfIndex)>,
+    sets: BTreeMap<(Kind, ObjectKey), ShapeId>,
 }
 
 impl Workloads {
@@ -124,6 +126,25 @@ impl Workloads {
                 && *local.endpoint.service_account == *key.name
         });
         self.dirty.extend(here.map(|(id, _)| id.clone()));
+    }
+
+    /// The network set is now this, or gone.
+    pub(super) fn set_network_set(&mut self, id: (Kind, ObjectKey), set: Option<NetworkSet>) {
+        let (shape, networks) = match set {
+            Some(set) => {
+                let shape = self.shapes.acquire(set.shape);
+                (Some(shape), Some((shape, set.networks)))
+            }
+            None => (None, None),
+        };
+        self.addresses.set_network_set(&id, networks);
+        let before = match shape {
+            Some(shape) => self.sets.insert(id, shape),
+            None => self.sets.remove(&id),
+        };
+        if let Some(before) = before {
+            self.shapes.release(before);
+        }
     }
 
     /// The shapes answer other questions now.
@@ -307,6 +328,7 @@ fn pod_key(endpoint: &LocalEndpoint) -> ObjectKey {
 
 fn shape_of(pod: &Pod) -> ShapeKey {
     ShapeKey {
+        bearer: Bearer::Pod,
         namespace: pod.key.namespace.clone().unwrap_or_default(),
         service_account: pod.service_account.clone(),
         labels: pod.labels.clone(),
@@ -316,6 +338,7 @@ fn shape_of(pod: &Pod) -> ShapeKey {
 
 fn shape_of_record(endpoint: &LocalEndpoint, ports: Arc<[NamedPort]>) -> ShapeKey {
     ShapeKey {
+        bearer: Bearer::Pod,
         namespace: (*endpoint.namespace).into(),
         service_account: (*endpoint.service_account).into(),
         labels: endpoint.labels.iter().collect(),

@@ -27,7 +27,7 @@ impl Unsupported {
             let said_before = self.fields.contains_key(&(kind, field.clone()));
             *self.fields.entry((kind, field.clone())).or_default() += 1;
             if !said_before {
-                tracing::warn!(%kind, object = %key, field, "not supported yet: the field has no effect");
+                tracing::warn!(%kind, object = %key, field, "not supported yet");
             }
         }
         if !fields.is_empty() {

@@ -14,4 +14,4 @@ pub mod v3;
 pub mod validate;
 pub mod yaml;
 
-pub use unsupported::{FieldPath, unsupported};
+pub use unsupported::{FieldPath, unsupported, unsupported_in_rules};

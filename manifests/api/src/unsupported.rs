@@ -30,8 +30,8 @@ impl fmt::Display for FieldPath {
     }
 }
 
-/// The fields of `spec` that are acted on, by kind; what is below a field goes with it. A kind with
-/// none is not acted on at all.
+/// The fields of `spec` that are acted on, by kind; what is below a field goes with it, but for
+/// [`NOT_IN_RULES`]. A kind with none is not acted on at all.
 const ACTED_ON: &[(&str, &[&str])] = &[
     (
         "IPPool",
@@ -86,16 +86,90 @@ const ACTED_ON: &[(&str, &[&str])] = &[
         "IPAMConfiguration",
         &["strictAffinity", "autoAllocateBlocks", "maxBlocksPerHost", "ipCooldownSeconds"],
     ),
-    ("Tier", &[]),
-    ("NetworkPolicy", &[]),
-    ("GlobalNetworkPolicy", &[]),
+    ("Tier", &["order", "defaultAction"]),
+    (
+        "NetworkPolicy",
+        &[
+            "tier",
+            "order",
+            "selector",
+            "serviceAccountSelector",
+            "types",
+            "ingress",
+            "egress",
+            "performanceHints",
+        ],
+    ),
+    // The others are about host endpoints.
+    (
+        "GlobalNetworkPolicy",
+        &[
+            "tier",
+            "order",
+            "selector",
+            "namespaceSelector",
+            "serviceAccountSelector",
+            "types",
+            "ingress",
+            "egress",
+            "performanceHints",
+        ],
+    ),
     ("NetworkSet", &[]),
     ("GlobalNetworkSet", &[]),
     ("HostEndpoint", &[]),
     ("BGPFilter", &["exportV4", "importV4", "exportV6", "importV6"]),
 ];
 
-/// Which fields that the object sets are not acted on, in their order in the object. A field that
+/// What a rule of a policy may say that is not acted on, as a path in the rule.
+const NOT_IN_RULES: [&str; 7] = [
+    "icmp",
+    "notICMP",
+    "http",
+    "source.services",
+    "source.ports",
+    "source.notPorts",
+    "destination.services",
+];
+
+/// What the rules of a policy say that is not acted on, as in `spec.ingress[2].http`: a policy that
+/// says any of it denies what it is about. `action` is named where a rule is to log. Empty for an
+/// object of another kind.
+pub fn unsupported_in_rules(object: &impl Serialize) -> Vec<String> {
+    let object = serde_json::to_value(object).unwrap_or_default();
+    let paths = in_rules(&object).into_iter();
+    paths.map(|(side, number, field)| format!("spec.{side}[{number}].{field}")).collect()
+}
+
+/// Direction, number of the rule, path in it.
+fn in_rules(object: &Value) -> Vec<(&'static str, usize, &'static str)> {
+    let text = |field: &str| object.get(field).and_then(Value::as_str).unwrap_or_default();
+    if text("apiVersion") != v3::API_VERSION
+        || !["NetworkPolicy", "GlobalNetworkPolicy"].contains(&text("kind"))
+    {
+        return Vec::new();
+    }
+    let mut found = Vec::new();
+    for side in ["ingress", "egress"] {
+        let rules = object["spec"][side].as_array().into_iter().flatten();
+        for (number, rule) in rules.enumerate() {
+            if rule["action"] == "Log" {
+                found.push((side, number, "action"));
+            }
+            let says = |path: &&str| match path.split('.').fold(rule, |at, field| &at[field]) {
+                Value::Null => false,
+                Value::Array(entries) => !entries.is_empty(),
+                _ => true,
+            };
+            let fields = NOT_IN_RULES.into_iter().filter(says);
+            found.extend(fields.map(|field| (side, number, field)));
+        }
+    }
+    found
+}
+
+/// Which fields that the object sets are not acted on, in their order in the object, those of rules
+/// last: in all rules of a direction a field is one, `spec.ingress[].http`. A field that
 /// is set to its default asks for nothing. Empty for an object of another API.
 pub fn unsupported(object: &impl Serialize) -> Vec<FieldPath> {
     serde_json::to_value(object).map(|object| unsupported_in(&object)).unwrap_or_default()
@@ -118,7 +192,15 @@ fn unsupported_in(object: &Value) -> Vec<FieldPath> {
         let is_default = validate::default_at(kind, &["spec", name]) == Some(*value);
         !is_default && !is_empty(value) && !acted_on.contains(&name.as_str())
     });
-    set.map(|(name, _)| FieldPath(format!("spec.{name}"))).collect()
+    let mut paths: Vec<FieldPath> =
+        set.map(|(name, _)| FieldPath(format!("spec.{name}"))).collect();
+    let in_rules = in_rules(object).into_iter();
+    let mut in_rules: Vec<FieldPath> =
+        in_rules.map(|(side, _, field)| FieldPath(format!("spec.{side}[].{field}"))).collect();
+    in_rules.sort_unstable();
+    in_rules.dedup();
+    paths.append(&mut in_rules);
+    paths
 }
 
 fn is_empty(value: &Value) -> bool {

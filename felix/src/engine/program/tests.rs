@@ -5,7 +5,11 @@ use proptest::prelude::*;
 use proptest::sample::{select, subsequence};
 
 use super::*;
-use crate::engine::policy::{Networks, Order, PolicyId, ProtocolPorts};
+use crate::engine::atoms::{Atoms, Question};
+use crate::engine::policy::{
+    Networks, Order, Peer, Peers, Policy, PolicyId, PortSet, Ports, ProtocolPorts, Rule, Tier,
+    Traffics,
+};
 use crate::model::{Kind, ObjectKey};
 
 /// What is true of a peer, in place of an address.
@@ -41,7 +45,8 @@ struct RawPeer {
 struct RawRule {
     action: Action,
     peers: Option<Vec<RawPeer>>,
-    traffic: Option<Vec<ProtocolPorts>>,
+    /// Whether protocols that are not listed match too, and the list.
+    traffic: Option<(bool, Vec<ProtocolPorts>)>,
 }
 
 type RawTier = (bool, Vec<Vec<RawRule>>);
@@ -51,10 +56,10 @@ fn ports() -> impl Strategy<Value = Ports> {
     prop_oneof![
         1 => Just(Ports::All),
         3 => (prop::option::of(range), subsequence(NAMES.to_vec(), 0..=2)).prop_map(
-            |(range, names)| Ports::Some {
-                ranges: range.map(|(first, more)| (first, first + more)).into_iter().collect(),
-                names: names.into_iter().map(Into::into).collect(),
-            }
+            |(range, names)| Ports::Some(PortSet::new(
+                range.map(|(first, more)| (first, first + more)).into_iter().collect(),
+                names.into_iter().map(Into::into).collect(),
+            ))
         ),
     ]
 }
@@ -73,9 +78,10 @@ fn rule() -> impl Strategy<Value = RawRule> {
     let traffic = subsequence(vec![1u8, 6, 17], 0..=3).prop_flat_map(|protocols| {
         let each = protocols.into_iter().map(|protocol| {
             // The kernel does not look at ICMP types yet.
-            ports().prop_map(move |ports| ProtocolPorts {
-                protocol,
-                ports: if protocol == 1 { Ports::All } else { ports },
+            (ports(), ports()).prop_map(move |(ports, except)| match (protocol, except) {
+                (1, _) => ProtocolPorts { protocol, ports: Ports::All, except: PortSet::default() },
+                (_, Ports::All) => ProtocolPorts { protocol, ports, except: PortSet::default() },
+                (_, Ports::Some(except)) => ProtocolPorts { protocol, ports, except },
             })
         });
         each.collect::<Vec<_>>()
@@ -83,7 +89,7 @@ fn rule() -> impl Strategy<Value = RawRule> {
     (
         select(vec![Action::Allow, Action::Deny, Action::Pass]),
         prop::option::weighted(0.8, prop::collection::vec(peer, 0..3)),
-        prop::option::weighted(0.6, traffic),
+        prop::option::weighted(0.6, (prop::bool::weighted(0.3), traffic)),
     )
         .prop_map(|(action, peers, traffic)| RawRule { action, peers, traffic })
 }
@@ -122,21 +128,25 @@ fn naive(
                 })
             });
             let names = if direction == Direction::Ingress { own } else { &peer.named };
-            let is_traffic = rule.traffic.as_ref().is_none_or(|traffic| {
-                traffic.iter().any(|of| {
-                    of.protocol == protocol
-                        && match &of.ports {
+            let is_in = |set: &PortSet| {
+                set.ranges.iter().any(|(first, last)| (first..=last).contains(&&port))
+                    || names.iter().any(|(name, p, number)| {
+                        *p == protocol
+                            && *number == port
+                            && set.names.iter().any(|wanted| **wanted == **name)
+                    })
+            };
+            let is_traffic = rule.traffic.as_ref().is_none_or(|(others, traffic)| {
+                match traffic.iter().find(|of| of.protocol == protocol) {
+                    None => *others,
+                    Some(of) => {
+                        let included = match &of.ports {
                             Ports::All => true,
-                            Ports::Some { ranges, names: wanted } => {
-                                ranges.iter().any(|(first, last)| (first..=last).contains(&&port))
-                                    || names.iter().any(|(name, p, number)| {
-                                        *p == protocol
-                                            && *number == port
-                                            && wanted.iter().any(|wanted| **wanted == **name)
-                                    })
-                            }
-                        }
-                })
+                            Ports::Some(set) => is_in(set),
+                        };
+                        included && !is_in(&of.except)
+                    }
+                }
             });
             if is_peer && is_traffic {
                 match rule.action {
@@ -156,11 +166,9 @@ fn naive(
 fn policies(tiers: &[RawTier], direction: Direction) -> Vec<Policy> {
     let mut policies = Vec::new();
     for (place, (pass, list)) in (0u32..).zip(tiers) {
-        let tier = Arc::new(Tier {
-            name: format!("tier-{place}").as_str().into(),
-            order: Order::new(place.into()),
-            default_action: if *pass { Action::Pass } else { Action::Deny },
-        });
+        let default_action = if *pass { Action::Pass } else { Action::Deny };
+        let name = format!("tier-{place}");
+        let tier = Arc::new(Tier::new(&name, Order::new(place.into()), default_action));
         for (number, rules) in list.iter().enumerate() {
             let rules = rules.iter().map(|rule| Rule {
                 action: rule.action,
@@ -177,7 +185,12 @@ fn policies(tiers: &[RawTier], direction: Direction) -> Vec<Policy> {
                             .collect(),
                     ),
                 },
-                traffic: rule.traffic.clone().map_or(Traffics::Any, Traffics::OneOf),
+                own: None,
+                traffic: match rule.traffic.clone() {
+                    None => Traffics::Any,
+                    Some((false, list)) => Traffics::OneOf(list),
+                    Some((true, list)) => Traffics::AllBut(list),
+                },
             });
             let rules: Vec<Rule> = rules.collect();
             let name = format!("{number}");
@@ -208,6 +221,7 @@ fn answer(atoms: &mut Atoms, truth: &Truth) -> Vec<Atom> {
                 let yes = truth.networks.iter().any(|number| networks(*number) == asked);
                 answers.extend(yes.then(|| Atom::yes(id)));
             }
+            Question::NamespaceUnknown => {}
             Question::NamedPort { name, protocol } => {
                 let named = truth.named.iter().filter(|(n, p, _)| **n == *name && *p == protocol);
                 answers.extend(named.map(|(_, _, port)| Atom::port(id, *port)));
@@ -242,7 +256,12 @@ proptest! {
             protocol: *protocol,
             port: *port,
         });
-        let key = ProgramKey { direction, policies: Box::default(), ports: ports.collect() };
+        let key = ProgramKey {
+            direction,
+            policies: Box::default(),
+            ports: ports.collect(),
+            own: Box::default(),
+        };
         let program = Program::new(key, &policies, &classes);
         let nothing = Truth::default();
         for (protocol, port) in [1, 6, 17, 47].into_iter().flat_map(|p| PORTS.map(|port| (p, port))) {

@@ -1,9 +1,15 @@
 //! Tests of the engine as a whole, through its public face.
 
+mod calico_oracle;
+mod calico_random;
+mod calico_recipes;
+mod calico_refused;
+mod calico_strategies;
 mod endpoints;
 mod kernel;
 mod oracle;
 mod random;
 mod recipes;
+mod refused;
 mod strategies;
 mod world;

@@ -43,48 +43,57 @@ impl Cluster {
         protocol: &str,
         port: u16,
     ) -> bool {
+        let says = |policy| self.judge(policy, way, pod, peer, protocol, port);
+        let said: Vec<bool> = self.policies.iter().filter_map(says).collect();
+        said.is_empty() || said.contains(&true)
+    }
+
+    /// Whether a policy allows this traffic; None if it has no say.
+    pub(super) fn judge(
+        &self,
+        policy: &NetworkPolicy,
+        way: Way,
+        pod: &OraclePod,
+        peer: IpAddr,
+        protocol: &str,
+        port: u16,
+    ) -> Option<bool> {
         let peer_pod = self.pods.iter().find(|pod| pod.addresses.contains(&peer));
         let destination = if way == Way::To { Some(pod) } else { peer_pod };
-        let mut isolated = false;
-        let mut allowed = false;
-        for policy in &self.policies {
-            let namespace = policy.metadata.namespace.clone().unwrap();
-            let spec = policy.spec.clone().unwrap_or_default();
-            let selector = spec.pod_selector.unwrap_or_default();
-            if pod.namespace != namespace || !selects(&selector, &pod.labels) {
-                continue;
-            }
-            let egress = spec.egress.unwrap_or_default();
-            let mut types = spec.policy_types.unwrap_or_default();
-            if types.is_empty() {
-                types.push("Ingress".into());
-                if !egress.is_empty() {
-                    types.push("Egress".into());
-                }
-            }
-            let rules: Vec<(Vec<NetworkPolicyPeer>, Vec<NetworkPolicyPort>)> = match way {
-                Way::To if types.contains(&"Ingress".into()) => spec
-                    .ingress
-                    .unwrap_or_default()
-                    .into_iter()
-                    .map(|rule| (rule.from.unwrap_or_default(), rule.ports.unwrap_or_default()))
-                    .collect(),
-                Way::From if types.contains(&"Egress".into()) => egress
-                    .into_iter()
-                    .map(|rule| (rule.to.unwrap_or_default(), rule.ports.unwrap_or_default()))
-                    .collect(),
-                _ => continue,
-            };
-            isolated = true;
-            for (peers, ports) in rules {
-                let peer_matches = peers.is_empty()
-                    || peers.iter().any(|rule| self.is_peer(rule, &namespace, peer_pod, peer));
-                let port_matches = ports.is_empty()
-                    || ports.iter().any(|rule| is_port(rule, destination, protocol, port));
-                allowed |= peer_matches && port_matches;
+        let namespace = policy.metadata.namespace.clone().unwrap();
+        let spec = policy.spec.clone().unwrap_or_default();
+        let selector = spec.pod_selector.unwrap_or_default();
+        if pod.namespace != namespace || !selects(&selector, &pod.labels) {
+            return None;
+        }
+        let egress = spec.egress.unwrap_or_default();
+        let mut types = spec.policy_types.unwrap_or_default();
+        if types.is_empty() {
+            types.push("Ingress".into());
+            if !egress.is_empty() {
+                types.push("Egress".into());
             }
         }
-        !isolated || allowed
+        let rules: Vec<(Vec<NetworkPolicyPeer>, Vec<NetworkPolicyPort>)> = match way {
+            Way::To if types.contains(&"Ingress".into()) => spec
+                .ingress
+                .unwrap_or_default()
+                .into_iter()
+                .map(|rule| (rule.from.unwrap_or_default(), rule.ports.unwrap_or_default()))
+                .collect(),
+            Way::From if types.contains(&"Egress".into()) => egress
+                .into_iter()
+                .map(|rule| (rule.to.unwrap_or_default(), rule.ports.unwrap_or_default()))
+                .collect(),
+            _ => return None,
+        };
+        Some(rules.iter().any(|(peers, ports)| {
+            let peer_matches = peers.is_empty()
+                || peers.iter().any(|rule| self.is_peer(rule, &namespace, peer_pod, peer));
+            let port_matches = ports.is_empty()
+                || ports.iter().any(|rule| is_port(rule, destination, protocol, port));
+            peer_matches && port_matches
+        }))
     }
 
     fn is_peer(
@@ -136,7 +145,7 @@ fn in_block(block: &IPBlock, address: IpAddr) -> bool {
         && !block.except.iter().flatten().any(|except| in_cidr(except, address))
 }
 
-fn in_cidr(cidr: &str, address: IpAddr) -> bool {
+pub(super) fn in_cidr(cidr: &str, address: IpAddr) -> bool {
     let (base, length) = cidr.split_once('/').unwrap();
     let length: u32 = length.parse().unwrap();
     let prefix = |bytes: &[u8]| -> Vec<bool> {

@@ -332,7 +332,7 @@ fn agree(present: &Present, engine: &Engine, kernel: &Kernel) -> Result<(), Test
     Ok(())
 }
 
-fn cases(default: u32) -> ProptestConfig {
+pub(super) fn cases(default: u32) -> ProptestConfig {
     let cases = std::env::var("PROPTEST_CASES").ok().and_then(|cases| cases.parse().ok());
     ProptestConfig {
         failure_persistence: None,

@@ -90,6 +90,24 @@ impl World {
         self.settle()
     }
 
+    /// Objects of Calico, separated by lines of three dashes, each with its kind.
+    pub(super) fn calico(&mut self, yaml: &str) -> Delta {
+        for document in yaml.split("---\n").filter(|document| !document.trim().is_empty()) {
+            self.engine.apply(Update::Set(parse_calico(document)));
+        }
+        self.settle()
+    }
+
+    pub(super) fn remove(&mut self, kind: Kind, key: ObjectKey) -> Delta {
+        self.engine.apply(Update::Remove(kind, key));
+        self.settle()
+    }
+
+    /// What is wrong, as people read it.
+    pub(super) fn problems(&self) -> Vec<String> {
+        self.engine.problems().iter().map(ToString::to_string).collect()
+    }
+
     pub(super) fn remove_policy(&mut self, namespace: &str, name: &str) -> Delta {
         let key = ObjectKey::namespaced(namespace, name);
         self.engine.apply(Update::Remove(Kind::KubernetesNetworkPolicy, key));
@@ -186,4 +204,21 @@ pub(super) fn parse_policy(yaml: &str) -> NetworkPolicy {
 
 pub(super) fn set_policy(yaml: &str) -> Update {
     Update::Set(Object::KubernetesNetworkPolicy(Arc::new(parse_policy(yaml))))
+}
+
+fn parse_calico(yaml: &str) -> Object {
+    fn read<T: serde::de::DeserializeOwned>(object: serde_json::Value) -> T {
+        serde_json::from_value(object).unwrap()
+    }
+    let mut object: serde_json::Value = serde_saphyr::from_str(yaml).unwrap();
+    object["apiVersion"] = api::v3::API_VERSION.into();
+    let kind = object["kind"].as_str().unwrap().to_owned();
+    match kind.as_str() {
+        "Tier" => read::<api::v3::Tier>(object).into(),
+        "NetworkPolicy" => read::<api::v3::NetworkPolicy>(object).into(),
+        "GlobalNetworkPolicy" => read::<api::v3::GlobalNetworkPolicy>(object).into(),
+        "NetworkSet" => read::<api::v3::NetworkSet>(object).into(),
+        "GlobalNetworkSet" => read::<api::v3::GlobalNetworkSet>(object).into(),
+        other => panic!("kind {other}"),
+    }
 }

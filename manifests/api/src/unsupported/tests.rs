@@ -24,15 +24,57 @@ fn only_what_is_set_and_not_acted_on_is_named() {
         ["spec.reachableBy"]
     );
     assert!(paths("BGPPeer", json!({"peerIP": "192.0.2.1", "reachableBy": ""})).is_empty());
-    assert_eq!(paths("NetworkPolicy", json!({"ingress": []})), ["spec"]);
     let config = json!({"interfacePrefix": "veth", "logSeverityScreen": "Debug"});
     assert_eq!(paths("FelixConfiguration", config), ["spec.interfacePrefix"]);
     let config = json!({"nodeSelector": "rack == 'a'", "defaultEndpointToHostAction": "Drop"});
     assert_eq!(paths("FelixConfiguration", config), ["spec.nodeSelector"]);
-    for kind in ["GlobalNetworkPolicy", "Tier", "HostEndpoint", "NetworkSet", "GlobalNetworkSet"] {
+    for kind in ["HostEndpoint", "NetworkSet", "GlobalNetworkSet"] {
         assert_eq!(paths(kind, json!({"x": 1})), ["spec"], "{kind}");
     }
     assert!(paths("Pod", json!({"containers": []})).is_empty());
+}
+
+#[test]
+fn what_rules_say_is_named_once_for_a_direction_and_in_each_rule() {
+    let rules = json!([
+        {"action": "Log"},
+        {"action": "Deny", "protocol": "ICMP", "icmp": {"type": 8}},
+        {"action": "Allow", "destination": {"ports": [80], "nets": ["10.0.0.0/8"]}, "protocol": 6},
+        {"action": "Allow", "http": {"methods": ["GET"]}, "source": {"ports": [80]}},
+        {"action": "Allow", "http": {}, "destination": {"services": {"name": "db"}}},
+        {"action": "Pass", "source": {"ports": [], "selector": "a == 'b'"}},
+    ]);
+    for kind in ["NetworkPolicy", "GlobalNetworkPolicy"] {
+        assert!(paths(kind, json!({"order": 5, "tier": "x", "types": ["Egress"]})).is_empty());
+        let spec = json!({"tier": "default", "ingress": rules, "egress": [{"action": "Log"}]});
+        assert_eq!(
+            paths(kind, spec.clone()),
+            [
+                "spec.egress[].action",
+                "spec.ingress[].action",
+                "spec.ingress[].destination.services",
+                "spec.ingress[].http",
+                "spec.ingress[].icmp",
+                "spec.ingress[].source.ports",
+            ]
+        );
+        let object = json!({"apiVersion": "projectcalico.org/v3", "kind": kind, "spec": spec});
+        assert_eq!(
+            unsupported_in_rules(&object),
+            [
+                "spec.ingress[0].action",
+                "spec.ingress[1].icmp",
+                "spec.ingress[3].http",
+                "spec.ingress[3].source.ports",
+                "spec.ingress[4].http",
+                "spec.ingress[4].destination.services",
+                "spec.egress[0].action",
+            ]
+        );
+    }
+    let spec = json!({"doNotTrack": true, "applyOnForward": true});
+    assert_eq!(paths("GlobalNetworkPolicy", spec), ["spec.doNotTrack", "spec.applyOnForward"]);
+    assert!(paths("Tier", json!({"order": 5, "defaultAction": "Pass"})).is_empty());
 }
 
 #[test]

@@ -1,0 +1,350 @@
+//! Calico's NetworkPolicy and GlobalNetworkPolicy (`projectcalico.org/v3`) in the engine's own words.
+//!
+//! A policy of which anything is wrong, or not supported yet, denies all traffic that it is about
+//! in its place among the others, and says why. If it does not say whom it is for, it is for all
+//! that the selectors that can be read leave.
+
+use std::sync::Arc;
+
+use api::selector::{ParseError, Selector, rewrite};
+use api::v3::{self, EntityRule, PolicyType, Port};
+use ipnet::IpNet;
+
+use super::convert::{Errors, FieldError};
+use super::policy::{
+    Action, Networks, Order, Own, Peer, Peers, Policy, PolicyId, PortSet, Ports, ProtocolPorts,
+    Rule, Tier, Traffics,
+};
+use super::ranges::Family;
+use crate::model::{Direction, Kind, ObjectKey};
+
+/// Named ports of a rule that gives no protocol are ports of TCP.
+const TCP: u8 = 6;
+
+/// Converts a NetworkPolicy, and says what is wrong with it.
+pub(super) fn network_policy(
+    object: &v3::NetworkPolicy,
+    tier: Arc<Tier>,
+) -> (Policy, Vec<FieldError>) {
+    let spec = &object.spec;
+    let mut errors = unsupported(object);
+    let namespace = object.metadata.namespace.as_deref().unwrap_or("default");
+    let name = object.metadata.name.as_deref().unwrap_or_default();
+    let subject = Selector::every(&[
+        selector("spec.selector", Selector::parse(&spec.selector), &mut errors),
+        rewrite::in_namespace(namespace),
+        accounts(&spec.service_account_selector, &mut errors),
+    ]);
+    let body = Body {
+        order: spec.order,
+        types: spec.types(),
+        ingress: &spec.ingress,
+        egress: &spec.egress,
+        namespace: Some(namespace),
+    };
+    let key = ObjectKey::namespaced(namespace, name);
+    body.convert(PolicyId { kind: Kind::NetworkPolicy, key }, tier, subject, errors)
+}
+
+/// Converts a GlobalNetworkPolicy, and says what is wrong with it. One that is for traffic before
+/// connection tracking or destination NAT is for host endpoints only: it has no say about pods.
+pub(super) fn global_network_policy(
+    object: &v3::GlobalNetworkPolicy,
+    tier: Arc<Tier>,
+) -> (Policy, Vec<FieldError>) {
+    let spec = &object.spec;
+    let mut errors = unsupported(object);
+    let name = object.metadata.name.as_deref().unwrap_or_default();
+    let namespaces = match spec.namespace_selector.as_str() {
+        "" => Selector::all(),
+        text => {
+            let parsed = rewrite::namespace_selector(text);
+            selector("spec.namespaceSelector", parsed, &mut errors)
+        }
+    };
+    let subject = Selector::every(&[
+        selector("spec.selector", Selector::parse(&spec.selector), &mut errors),
+        namespaces,
+        accounts(&spec.service_account_selector, &mut errors),
+    ]);
+    let for_hosts_only = spec.do_not_track || spec.pre_dnat;
+    let body = Body {
+        order: spec.order,
+        types: if for_hosts_only { Vec::new() } else { spec.types() },
+        ingress: &spec.ingress,
+        egress: &spec.egress,
+        namespace: None,
+    };
+    let key = ObjectKey::cluster(name);
+    body.convert(PolicyId { kind: Kind::GlobalNetworkPolicy, key }, tier, subject, errors)
+}
+
+/// What is said in rules that this agent does not act on yet.
+fn unsupported(object: &impl serde::Serialize) -> Errors {
+    let mut errors = Errors::default();
+    for field in api::unsupported_in_rules(object) {
+        let what = if field.ends_with(".action") {
+            "Log is not supported yet"
+        } else {
+            "not supported yet"
+        };
+        errors.add(field, what);
+    }
+    errors
+}
+
+fn accounts(text: &str, errors: &mut Errors) -> Selector {
+    let parsed = rewrite::service_account_selector(text);
+    selector("spec.serviceAccountSelector", parsed, errors)
+}
+
+/// A selector that cannot be read leaves everything in.
+fn selector(path: &str, parsed: Result<Selector, ParseError>, errors: &mut Errors) -> Selector {
+    parsed.unwrap_or_else(|error| {
+        errors.add(path, error.to_string());
+        Selector::all()
+    })
+}
+
+/// What both kinds have in common.
+struct Body<'a> {
+    order: Option<f64>,
+    types: Vec<PolicyType>,
+    ingress: &'a [v3::Rule],
+    egress: &'a [v3::Rule],
+    /// None for a GlobalNetworkPolicy.
+    namespace: Option<&'a str>,
+}
+
+impl Body<'_> {
+    fn convert(
+        self,
+        id: PolicyId,
+        tier: Arc<Tier>,
+        subject: Selector,
+        mut errors: Errors,
+    ) -> (Policy, Vec<FieldError>) {
+        let mut side = |path: &str, rules: &[v3::Rule], direction: Direction| -> Vec<Rule> {
+            let convert = |(number, rule)| {
+                let path = format!("{path}[{number}]");
+                convert_rule(rule, direction, self.namespace, &path, &mut errors)
+            };
+            rules.iter().enumerate().flat_map(convert).collect()
+        };
+        let ingress = side("spec.ingress", self.ingress, Direction::Ingress);
+        let egress = side("spec.egress", self.egress, Direction::Egress);
+        let closed = !errors.0.is_empty();
+        let in_force = |direction: PolicyType, rules: Vec<Rule>| {
+            let rules = if closed { vec![deny_all()] } else { rules };
+            self.types.contains(&direction).then_some(rules)
+        };
+        let policy = Policy {
+            id,
+            tier,
+            order: self.order.map_or(Order::LAST, Order::new),
+            subject,
+            ingress: in_force(PolicyType::Ingress, ingress),
+            egress: in_force(PolicyType::Egress, egress),
+        };
+        (policy, errors.0)
+    }
+}
+
+fn deny_all() -> Rule {
+    Rule { action: Action::Deny, peers: Peers::Any, own: None, traffic: Traffics::Any }
+}
+
+/// A rule becomes none if something is wrong with it, or two: what it asks of the endpoint itself
+/// is asked of its addresses of either family.
+fn convert_rule(
+    rule: &v3::Rule,
+    direction: Direction,
+    namespace: Option<&str>,
+    path: &str,
+    errors: &mut Errors,
+) -> Vec<Rule> {
+    let before = errors.0.len();
+    let action = match rule.action {
+        v3::Action::Allow => Action::Allow,
+        v3::Action::Pass => Action::Pass,
+        // Logging is among what is not supported: the policy is closed.
+        v3::Action::Deny | v3::Action::Log => Action::Deny,
+    };
+    let source = side(&rule.source, namespace, &format!("{path}.source"), errors);
+    let destination = side(&rule.destination, namespace, &format!("{path}.destination"), errors);
+    let version = rule.ip_version.map(|version| match version {
+        v3::IpVersion::V4 => Family::V4,
+        v3::IpVersion::V6 => Family::V6,
+    });
+    let families = [version, source.family(), destination.family()];
+    let mut families = families.into_iter().flatten();
+    let family = families.next();
+    if families.any(|other| Some(other) != family) {
+        errors.add(path, "mixes IPv4 and IPv6");
+    }
+    let traffic = traffic(rule, &format!("{path}.destination"), errors);
+    if errors.0.len() > before {
+        return Vec::new();
+    }
+    let (peer, own) = match direction {
+        Direction::Ingress => (&source, &destination),
+        Direction::Egress => (&destination, &source),
+    };
+    let of_family = |family: Option<Family>| Rule {
+        action,
+        peers: peer.peers(family),
+        own: family.and_then(|family| own.own(family)),
+        traffic: traffic.clone(),
+    };
+    match family {
+        None if own.asks() => Family::ALL.map(|family| of_family(Some(family))).into(),
+        family => vec![of_family(family)],
+    }
+}
+
+/// One side of a rule, without its ports.
+struct Side {
+    selector: Option<Selector>,
+    not_selector: Option<Selector>,
+    nets: Vec<IpNet>,
+    not_nets: Vec<IpNet>,
+}
+
+fn side(entity: &EntityRule, namespace: Option<&str>, path: &str, errors: &mut Errors) -> Side {
+    let mut parse = |field: &str, texts: &[String]| -> Vec<IpNet> {
+        let mut nets = Vec::new();
+        for (number, text) in texts.iter().enumerate() {
+            let path = format!("{path}.{field}[{number}]");
+            match api::net::parse(text) {
+                None => {
+                    let reason =
+                        format!("{text:?} is neither a network in CIDR notation nor an address");
+                    errors.add(path, reason);
+                }
+                Some(net) => {
+                    if nets.first().is_some_and(|first: &IpNet| family_of(first) != family_of(&net))
+                    {
+                        errors.add(path, "mixes IPv4 and IPv6");
+                    }
+                    nets.push(net);
+                }
+            }
+        }
+        nets
+    };
+    let (nets, not_nets) = (parse("nets", &entity.nets), parse("notNets", &entity.not_nets));
+    let selectors = rewrite::entity(entity, namespace).unwrap_or_else(|error| {
+        errors.add(format!("{path}.{}", error.field), error.source.to_string());
+        rewrite::EntitySelectors::default()
+    });
+    let rewrite::EntitySelectors { selector, not_selector } = selectors;
+    let side = Side { selector, not_selector, nets, not_nets };
+    if let (Some(nets), Some(not_nets)) = (side.nets.first(), side.not_nets.first())
+        && family_of(nets) != family_of(not_nets)
+    {
+        errors.add(path, "mixes IPv4 and IPv6");
+    }
+    side
+}
+
+fn family_of(net: &IpNet) -> Family {
+    Family::of(net.addr())
+}
+
+impl Side {
+    /// The family of its networks, if it names any.
+    fn family(&self) -> Option<Family> {
+        self.nets.first().or(self.not_nets.first()).map(family_of)
+    }
+
+    /// Whether it says anything.
+    fn asks(&self) -> bool {
+        self.selector.is_some() || self.not_selector.is_some() || self.family().is_some()
+    }
+
+    /// As the other side of a flow, of one family if one is given.
+    fn peers(&self, family: Option<Family>) -> Peers {
+        if !self.asks() && family.is_none() {
+            return Peers::Any;
+        }
+        Peers::OneOf(vec![Peer {
+            selector: self.selector.clone(),
+            not_selector: self.not_selector.clone(),
+            networks: family.map(|family| self.networks(family)),
+        }])
+    }
+
+    /// As the endpoint's own address.
+    fn own(&self, family: Family) -> Option<Own> {
+        let address = Peer {
+            selector: self.selector.clone(),
+            not_selector: self.not_selector.clone(),
+            networks: self.family().map(|family| self.networks(family)),
+        };
+        self.asks().then_some(Own { family, address })
+    }
+
+    /// Its addresses of a family.
+    fn networks(&self, family: Family) -> Networks {
+        if self.nets.is_empty() {
+            Networks::new(&[family.whole()], &self.not_nets)
+        } else {
+            Networks::new(&self.nets, &self.not_nets)
+        }
+    }
+}
+
+/// Protocol and destination ports of a rule.
+fn traffic(rule: &v3::Rule, path: &str, errors: &mut Errors) -> Traffics {
+    let with_ports = |protocol: v3::Protocol| protocol.has_ports();
+    let mut set = |field: &str, list: &[Port]| {
+        let (mut ranges, mut names) = (Vec::new(), Vec::new());
+        for (number, port) in list.iter().enumerate() {
+            match port {
+                Port::Named(name) => names.push(name.as_str().into()),
+                Port::Range(first, last) if rule.protocol.is_some_and(with_ports) => {
+                    ranges.push((*first, *last));
+                }
+                Port::Range(..) => errors.add(
+                    format!("{path}.{field}[{number}]"),
+                    "ports given by number require protocol TCP, UDP or SCTP",
+                ),
+            }
+        }
+        PortSet::new(ranges, names)
+    };
+    let ports = set("ports", &rule.destination.ports);
+    let except = set("notPorts", &rule.destination.not_ports);
+    let has_ports = !rule.destination.ports.is_empty();
+    let has_except = !rule.destination.not_ports.is_empty();
+    let all =
+        |protocol: u8| ProtocolPorts { protocol, ports: Ports::All, except: PortSet::default() };
+    let none =
+        |protocol: u8| ProtocolPorts { ports: Ports::Some(PortSet::default()), ..all(protocol) };
+    let not = rule.not_protocol.map(|protocol| protocol.0);
+    match rule.protocol {
+        Some(protocol) if not == Some(protocol.0) => Traffics::OneOf(Vec::new()),
+        Some(protocol) if !protocol.has_ports() => {
+            // It has no ports that could have a name.
+            let every = (!has_ports).then(|| all(protocol.0));
+            Traffics::OneOf(every.into_iter().collect())
+        }
+        Some(protocol) => Traffics::OneOf(vec![ProtocolPorts {
+            protocol: protocol.0,
+            ports: if has_ports { Ports::Some(ports) } else { Ports::All },
+            except,
+        }]),
+        None if has_ports => {
+            let named = ProtocolPorts { protocol: TCP, ports: Ports::Some(ports), except };
+            Traffics::OneOf((not != Some(TCP)).then_some(named).into_iter().collect())
+        }
+        None => {
+            let mut listed: Vec<ProtocolPorts> = not.map(none).into_iter().collect();
+            if has_except && not != Some(TCP) {
+                listed.push(ProtocolPorts { except, ..all(TCP) });
+            }
+            listed.sort_by_key(|of| of.protocol);
+            if listed.is_empty() { Traffics::Any } else { Traffics::AllBut(listed) }
+        }
+    }
+}

@@ -1,0 +1,323 @@
+//! Random histories of clusters with policies of Calico and of Kubernetes side by side, network
+//! sets and tiers: what the kernel holds in the end is what an engine would give it that sees the
+//! present only, and decides what the API says.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use proptest::prelude::*;
+use proptest::sample::select;
+
+use super::calico_oracle::{CalicoCluster, OracleSet, Packet};
+use super::calico_strategies::{
+    ACCOUNTS, global_network_set, global_policy, network_set, policy, tier,
+};
+use super::kernel::Kernel;
+use super::oracle::{OraclePod, Way};
+use super::random::cases;
+use super::strategies::{
+    NAMESPACES, OUTSIDE, POD_NAMES, addresses, namespace_labels, pod, policy as kubernetes_policy,
+};
+use super::world::{endpoint_of, ip};
+use crate::engine::Engine;
+use crate::model::{
+    Direction, Kind, Labels, LocalEndpoint, Namespace, Object, ObjectKey, Pod, ServiceAccount,
+    Update, Verdict,
+};
+
+#[derive(Clone, Debug)]
+enum Event {
+    Set(Box<Object>),
+    /// One of the objects there are goes, if it is of a kind that can.
+    Gone(u8),
+    /// The pod of this place is given to this node, as it is then.
+    Endpoint(usize, usize),
+    /// The kernel gets what has changed.
+    Take,
+}
+
+fn event() -> BoxedStrategy<Event> {
+    let name = || select(vec!["p", "p-1", "q"]);
+    let namespace = || select(NAMESPACES.to_vec());
+    let place = || (0..NAMESPACES.len(), 0..POD_NAMES.len());
+    let set = |object: Object| Event::Set(Box::new(object));
+    let of_name = |name: &'static str| name;
+    let labels = |map: &BTreeMap<String, String>| -> Labels { map.iter().collect() };
+    prop_oneof![
+        1 => (namespace(), namespace_labels()).prop_map(move |(name, map)| {
+            set(Object::Namespace(namespace_of(name, labels(&map))))
+        }),
+        1 => (namespace(), select(ACCOUNTS.to_vec()), namespace_labels()).prop_map(
+            move |(namespace, name, map)| {
+                let key = ObjectKey::namespaced(namespace, name);
+                set(Object::ServiceAccount(ServiceAccount { key, labels: labels(&map) }))
+            }
+        ),
+        6 => (place().prop_flat_map(|(n, s)| pod(n, s)), select(ACCOUNTS.to_vec())).prop_map(
+            move |(pod, account)| {
+                set(Object::Pod(Pod { service_account: account.into(), ..pod }))
+            }
+        ),
+        2 => tier().prop_map(move |tier| set(tier.into())),
+        4 => (namespace(), name()).prop_flat_map(|(s, n)| policy(s, n))
+            .prop_map(move |policy| set(policy.into())),
+        4 => name().prop_map(of_name).prop_flat_map(global_policy)
+            .prop_map(move |policy| set(policy.into())),
+        1 => (namespace(), name()).prop_flat_map(|(s, n)| kubernetes_policy(s, n))
+            .prop_map(move |policy| set(Object::KubernetesNetworkPolicy(Arc::new(policy)))),
+        2 => (namespace(), name()).prop_flat_map(|(s, n)| network_set(s, n))
+            .prop_map(move |it| set(it.into())),
+        2 => name().prop_flat_map(global_network_set).prop_map(move |it| set(it.into())),
+        3 => any::<u8>().prop_map(Event::Gone),
+        4 => place().prop_map(|(n, s)| Event::Endpoint(n, s)),
+        3 => Just(Event::Take),
+    ]
+    .boxed()
+}
+
+fn namespace_of(name: &str, labels: Labels) -> Namespace {
+    let named = [("kubernetes.io/metadata.name", name)];
+    Namespace {
+        name: name.into(),
+        labels: labels.iter().chain(named).collect(),
+        annotations: Labels::default(),
+    }
+}
+
+/// The present: what any history comes to.
+#[derive(Clone, Debug, Default)]
+struct Present {
+    objects: BTreeMap<(Kind, ObjectKey), Object>,
+    endpoints: BTreeSet<(usize, usize)>,
+}
+
+enum Told {
+    Source(Update),
+    Endpoint(Box<LocalEndpoint>),
+}
+
+impl Told {
+    fn to(self, engine: &mut Engine) {
+        match self {
+            Self::Source(update) => engine.apply(update),
+            Self::Endpoint(endpoint) => engine.endpoint_set(*endpoint),
+        }
+    }
+}
+
+fn pod_key((namespace, slot): (usize, usize)) -> ObjectKey {
+    ObjectKey::namespaced(NAMESPACES[namespace], POD_NAMES[slot])
+}
+
+fn index((namespace, slot): (usize, usize)) -> u32 {
+    u32::try_from(100 + namespace * 10 + slot).unwrap()
+}
+
+impl Present {
+    fn start() -> Self {
+        let mut present = Self::default();
+        for name in NAMESPACES {
+            present.put(Object::Namespace(namespace_of(name, Labels::default())));
+        }
+        present
+    }
+
+    fn put(&mut self, object: Object) {
+        self.objects.insert((object.kind(), object.key()), object);
+    }
+
+    fn pod(&self, place: (usize, usize)) -> Option<&Pod> {
+        match self.objects.get(&(Kind::Pod, pod_key(place))) {
+            Some(Object::Pod(pod)) => Some(pod),
+            _ => None,
+        }
+    }
+
+    fn endpoint(&self, place: (usize, usize)) -> LocalEndpoint {
+        let mut endpoint = endpoint_of(self.pod(place).unwrap(), index(place));
+        endpoint.id.container_id = format!("{place:?}");
+        endpoint.addresses = addresses(place.0, place.1).into_iter().collect();
+        endpoint
+    }
+
+    fn happen(&mut self, event: &Event) -> Option<Told> {
+        match event {
+            Event::Set(object) => {
+                if let Object::Pod(pod) = &**object
+                    && pod.host_network
+                {
+                    return None;
+                }
+                self.put((**object).clone());
+                Some(Told::Source(Update::Set((**object).clone())))
+            }
+            Event::Gone(number) => {
+                // Pods of endpoints, and namespaces of pods, stay.
+                let may_go = |kind: Kind| !matches!(kind, Kind::Pod | Kind::Namespace);
+                let some: Vec<_> = self.objects.keys().filter(|(kind, _)| may_go(*kind)).collect();
+                let (kind, key) = (*some.get(usize::from(*number) % some.len().max(1))?).clone();
+                self.objects.remove(&(kind, key.clone()));
+                Some(Told::Source(Update::Remove(kind, key)))
+            }
+            Event::Endpoint(namespace, slot) => {
+                let place = (*namespace, *slot);
+                self.pod(place)?;
+                self.endpoints.insert(place);
+                Some(Told::Endpoint(Box::new(self.endpoint(place))))
+            }
+            Event::Take => None,
+        }
+    }
+
+    /// Everything, told to an engine that knows nothing, in another order for another `seed`.
+    fn replay(&self, seed: u64) -> (Engine, Kernel) {
+        let objects = self.objects.values().cloned();
+        let mut told: Vec<Told> = objects.map(|o| Told::Source(Update::Set(o))).collect();
+        let here = self.endpoints.iter().map(|place| self.endpoint(*place));
+        told.extend(here.map(|endpoint| Told::Endpoint(Box::new(endpoint))));
+        let mut state = seed | 1;
+        for at in (1..told.len()).rev() {
+            state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+            told.swap(at, usize::try_from(state >> 33).unwrap() % (at + 1));
+        }
+        let mut engine = Engine::new();
+        told.into_iter().for_each(|told| told.to(&mut engine));
+        engine.apply(Update::InSync);
+        let mut kernel = Kernel::default();
+        kernel.apply(&engine.take_delta().unwrap_or_default());
+        (engine, kernel)
+    }
+
+    fn oracle(&self) -> CalicoCluster {
+        let mut cluster = CalicoCluster::default();
+        let owned = |labels: &Labels| -> BTreeMap<String, String> {
+            labels.iter().map(|(key, value)| (key.into(), value.into())).collect()
+        };
+        for object in self.objects.values() {
+            match object {
+                Object::Namespace(it) => {
+                    cluster.kubernetes.namespaces.insert((*it.name).into(), owned(&it.labels));
+                }
+                Object::ServiceAccount(it) => {
+                    let namespace = it.key.namespace.as_deref().unwrap();
+                    let key = (namespace.into(), (*it.key.name).into());
+                    cluster.accounts.insert(key, owned(&it.labels));
+                }
+                Object::Tier(it) => {
+                    let name = it.metadata.name.clone().unwrap();
+                    cluster.tiers.insert(name, it.spec.clone());
+                }
+                Object::KubernetesNetworkPolicy(it) => {
+                    cluster.kubernetes.policies.push((**it).clone());
+                }
+                Object::NetworkPolicy(it) => cluster.policies.push((**it).clone()),
+                Object::GlobalNetworkPolicy(it) => cluster.global_policies.push((**it).clone()),
+                Object::NetworkSet(it) => cluster.sets.push(OracleSet {
+                    namespace: it.metadata.namespace.clone(),
+                    labels: it.metadata.labels.clone().unwrap_or_default(),
+                    nets: it.spec.nets.clone(),
+                }),
+                Object::GlobalNetworkSet(it) => cluster.sets.push(OracleSet {
+                    namespace: None,
+                    labels: it.metadata.labels.clone().unwrap_or_default(),
+                    nets: it.spec.nets.clone(),
+                }),
+                _ => {}
+            }
+        }
+        for (namespace, name) in NAMESPACES.iter().enumerate() {
+            for slot in 0..POD_NAMES.len() {
+                let place = (namespace, slot);
+                let Some(pod) = self.pod(place) else { continue };
+                let here = self.endpoints.contains(&place);
+                let protocol = |number| TRAFFIC.iter().find(|(n, _)| *n == number).unwrap().1;
+                let ports = pod.ports.iter();
+                cluster.pod_accounts.push((*pod.service_account).into());
+                cluster.kubernetes.pods.push(OraclePod {
+                    namespace: (*name).into(),
+                    labels: owned(&pod.labels),
+                    addresses: if here {
+                        addresses(namespace, slot).to_vec()
+                    } else {
+                        pod.addresses.to_vec()
+                    },
+                    ports: ports
+                        .map(|p| ((*p.name).into(), protocol(p.protocol).into(), p.port))
+                        .collect(),
+                });
+            }
+        }
+        cluster
+    }
+}
+
+const TRAFFIC: [(u8, &str); 4] = [(6, "TCP"), (17, "UDP"), (132, "SCTP"), (1, "ICMP")];
+
+/// At and beside the numbers that ports have.
+const PORTS: [u16; 11] = [1, 2, 53, 54, 79, 80, 81, 85, 144, 8080, 17080];
+
+/// For every endpoint, peer, protocol and port: the API and the kernel's maps agree.
+fn agree(present: &Present, kernel: &Kernel) -> Result<(), TestCaseError> {
+    let cluster = present.oracle();
+    let mut peers: Vec<IpAddr> = OUTSIDE.iter().map(|text| ip(text)).collect();
+    for namespace in 0..NAMESPACES.len() {
+        peers.extend((0..POD_NAMES.len()).flat_map(|slot| addresses(namespace, slot)));
+    }
+    for place in &present.endpoints {
+        let both = addresses(place.0, place.1);
+        let pods = &cluster.kubernetes.pods;
+        let pod = pods.iter().position(|pod| pod.addresses.contains(&both[0])).unwrap();
+        for peer in peers.iter().filter(|peer| !both.contains(peer)) {
+            let own = both[usize::from(peer.is_ipv6())];
+            for protocol in TRAFFIC {
+                // The kernel looks for no port in ICMP.
+                let ports = if protocol.0 == 1 { &PORTS[..1] } else { &PORTS };
+                for &port in ports {
+                    for (way, direction) in
+                        [(Way::To, Direction::Ingress), (Way::From, Direction::Egress)]
+                    {
+                        let packet = Packet { way, own, peer: *peer, protocol, port };
+                        let found =
+                            kernel.lookup(direction, index(*place), *peer, protocol.0, port);
+                        let wanted = cluster.allows(pod, packet);
+                        prop_assert_eq!(
+                            found == Verdict::Allow,
+                            wanted,
+                            "{:?} {:?}",
+                            place,
+                            packet
+                        );
+                    }
+                }
+            }
+        }
+    }
+    Ok(())
+}
+
+proptest! {
+    #![proptest_config(cases(40))]
+
+    #[test]
+    fn any_history_with_policies_of_both_kinds_comes_to_what_the_api_says(
+        events in prop::collection::vec(event(), 1..70),
+        seed in any::<u64>(),
+    ) {
+        let mut present = Present::start();
+        let (mut engine, mut kernel) = present.replay(seed);
+        for event in &events {
+            if let Some(told) = present.happen(event) {
+                told.to(&mut engine);
+            }
+            if matches!(event, Event::Take) {
+                kernel.apply(&engine.take_delta().unwrap_or_default());
+            }
+        }
+        kernel.apply(&engine.take_delta().unwrap_or_default());
+        prop_assert_eq!(engine.take_delta(), None, "a delta is taken once");
+        let (_, scratch) = present.replay(seed);
+        prop_assert_eq!(kernel.canonical(), scratch.canonical());
+        agree(&present, &kernel)?;
+    }
+}
