@@ -78,6 +78,13 @@ impl Scope {
         Ok(())
     }
 
+    /// The same of an object that is in no namespace.
+    pub(super) async fn apply_global(&mut self, object: Value) -> Result<()> {
+        self.view.cluster.apply(&object).await?;
+        self.created.push(object);
+        Ok(())
+    }
+
     /// Deletes everything, newest first, and waits until the pods are gone.
     pub(super) async fn end(self) -> Result<()> {
         for object in self.created.iter().rev().filter(|object| object["kind"] != "Pod") {

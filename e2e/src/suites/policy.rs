@@ -1,5 +1,5 @@
-//! Kubernetes NetworkPolicy, as its documentation has it: within a second, for new and for
-//! established flows, and back again.
+//! Kubernetes NetworkPolicy, as its documentation has it, and Calico's policies: within a second,
+//! for new and for established flows, and back again.
 
 use std::time::{Duration, Instant};
 
@@ -18,6 +18,8 @@ pub(super) const TESTS: &[Test] = &[
     Test { name: "policy::established_flows_are_cut_and_resume", bed: &RACKS, body: established },
     Test { name: "policy::egress_to_networks_and_namespaces", bed: &RACKS, body: egress },
     Test { name: "policy::from_a_directory", bed: &DIRECTORY, body: documented },
+    Test { name: "policy::tiers_and_network_sets", bed: &RACKS, body: tiers },
+    Test { name: "policy::tiers_from_a_directory", bed: &DIRECTORY, body: tiers },
 ];
 
 /// From the object's creation until packets are judged by it.
@@ -229,6 +231,79 @@ fn egress(lab: &mut Lab) -> BoxFuture<'_, Result<()>> {
         expect_answers(view, neighbour, &pod_targets(client, "tcp", PORT)).await?;
         scope.end().await?;
         trusted.end().await
+    }
+    .boxed()
+}
+
+/// A tier before the default one drops what is no frontend and passes the rest on; there a policy
+/// lets in whom a global network set names. What the agent cannot do closes that policy.
+fn tiers(lab: &mut Lab) -> BoxFuture<'_, Result<()>> {
+    async move {
+        let view = lab.view();
+        let mut scope = Scope::new(view, "policy-tiers").await?;
+        let [api, near, far, other] = pods(&mut scope).await?;
+        let tcp = pod_targets(&api, "tcp", PORT);
+        let rest = [pod_targets(&api, "udp", PORT), pod_targets(&api, "tcp", OTHER_PORT)].concat();
+        let all = [tcp.clone(), rest.clone()].concat();
+        let here = format!("kubernetes.io/metadata.name == '{}'", scope.name);
+        let v3 = |kind: &str, name: &str, spec: Value| {
+            json!({ "apiVersion": "projectcalico.org/v3", "kind": kind,
+                "metadata": { "name": name }, "spec": spec })
+        };
+        let friends = |pods: &[&Pod]| {
+            let addresses = pods.iter().flat_map(|pod| crate::lab::pod_addresses(pod));
+            let nets: Vec<String> = addresses.map(|address| address.to_string()).collect();
+            let mut set = v3("GlobalNetworkSet", "policy-friends", json!({ "nets": nets }));
+            set["metadata"]["labels"] = json!({ "circle": "friends" });
+            set
+        };
+        let gate = v3(
+            "GlobalNetworkPolicy",
+            "policy-gate.frontends",
+            json!({
+                "tier": "policy-gate",
+                "selector": "app == 'api'",
+                "namespaceSelector": here,
+                "ingress": [
+                    { "action": "Pass", "protocol": "TCP",
+                      "source": { "selector": "role == 'frontend'", "namespaceSelector": here },
+                      "destination": { "ports": [PORT] } },
+                    { "action": "Deny" },
+                ],
+                "types": ["Ingress"],
+            }),
+        );
+        let allow = json!({ "action": "Allow",
+            "source": { "selector": "circle == 'friends'", "namespaceSelector": "global()" } });
+        let inner = |rules: Value| {
+            let spec = json!({ "tier": "default", "selector": "app == 'api'",
+                "types": ["Ingress"], "ingress": rules });
+            v3("NetworkPolicy", "friends", spec)
+        };
+        let tier = json!({ "order": 10, "defaultAction": "Pass" });
+        scope.apply_global(v3("Tier", "policy-gate", tier)).await?;
+        scope.apply_global(gate).await?;
+        within_a_second(view, &other, &all, false).await?;
+        expect_silence(view, &view.netns_of_pod(&far), &rest).await?;
+        expect_answers(view, &far, &tcp).await?;
+
+        scope.apply_global(friends(&[&far])).await?;
+        scope.apply(inner(json!([allow]))).await?;
+        within_a_second(view, &near, &tcp, false).await?;
+        expect_answers(view, &far, &tcp).await?;
+        expect_silence(view, &view.netns_of_pod(&far), &rest).await?;
+        expect_silence(view, &view.netns_of_pod(&other), &all).await?;
+
+        scope.apply_global(friends(&[&far, &near])).await?;
+        within_a_second(view, &near, &tcp, true).await?;
+
+        scope.apply(inner(json!([allow, { "action": "Log" }]))).await?;
+        within_a_second(view, &far, &tcp, false).await?;
+        // Others of the namespace are not concerned.
+        expect_answers(view, &far, &pod_targets(&near, "tcp", PORT)).await?;
+        scope.apply(inner(json!([allow]))).await?;
+        within_a_second(view, &far, &tcp, true).await?;
+        scope.end().await
     }
     .boxed()
 }
