@@ -205,6 +205,9 @@ impl Brain {
     async fn commit(&mut self, arrived: Instant) -> Result<(), Failure> {
         let computing = Instant::now();
         let delta = self.engine.take_delta();
+        for Problem { kind, key, field, reason } in self.engine.take_news() {
+            tracing::warn!(%kind, object = %key, field, reason, "not as written: what cannot be understood or done allows nothing");
+        }
         self.metrics.engine_seconds.observe(computing.elapsed().as_secs_f64());
         let counts = self.engine.counts();
         self.metrics.endpoints.set(gauge(counts.endpoints));

@@ -81,6 +81,8 @@ pub struct Engine {
     host: BTreeSet<IpAddr>,
     /// What is wrong with policies and network sets.
     errors: BTreeMap<(Kind, ObjectKey), Vec<FieldError>>,
+    /// Of these, what has not been told yet.
+    news: Vec<Problem>,
     pending: Pending,
     in_sync: bool,
     /// A delta has been made: from now on only what changes is judged again.
@@ -106,6 +108,7 @@ impl Engine {
             pools: Pools::default(),
             host: BTreeSet::new(),
             errors: BTreeMap::new(),
+            news: Vec::new(),
             pending: Pending::default(),
             in_sync: false,
             started: false,
@@ -231,14 +234,7 @@ impl Engine {
             field: "spec".into(),
             reason: reason.clone(),
         });
-        let policies = self.errors.iter().flat_map(|((kind, key), errors)| {
-            errors.iter().map(|error| Problem {
-                kind: *kind,
-                key: key.clone(),
-                field: error.field.clone(),
-                reason: error.reason.clone(),
-            })
-        });
+        let policies = self.errors.iter().flat_map(|(id, errors)| problems_of(id, errors));
         let pools = self.pools.problems().map(|(key, reason)| Problem {
             kind: Kind::IPPool,
             key,
@@ -255,6 +251,11 @@ impl Engine {
             policies.chain(tierless).chain(tiers).chain(pools).chain(displaced).collect();
         problems.sort_unstable();
         problems
+    }
+
+    /// What has been found wrong with policies and network sets since the last call, for the log.
+    pub fn take_news(&mut self) -> Vec<Problem> {
+        std::mem::take(&mut self.news)
     }
 
     /// How much the engine holds, for metrics.
@@ -328,6 +329,10 @@ impl Engine {
 
     /// What is wrong with an object is this, or nothing.
     fn note(&mut self, id: (Kind, ObjectKey), errors: Vec<FieldError>) {
+        if self.errors.get(&id).map_or(&[][..], Vec::as_slice) == errors {
+            return;
+        }
+        self.news.extend(problems_of(&id, &errors));
         if errors.is_empty() {
             self.errors.remove(&id);
         } else {
@@ -365,6 +370,18 @@ impl Engine {
             self.programs.unassign(gone.endpoint.host_index, program, &mut self.pending);
         }
     }
+}
+
+fn problems_of(
+    (kind, key): &(Kind, ObjectKey),
+    errors: &[FieldError],
+) -> impl Iterator<Item = Problem> {
+    errors.iter().map(|error| Problem {
+        kind: *kind,
+        key: key.clone(),
+        field: error.field.clone(),
+        reason: error.reason.clone(),
+    })
 }
 
 /// Where a direction's program is kept.

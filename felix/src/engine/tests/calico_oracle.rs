@@ -244,14 +244,14 @@ impl CalicoCluster {
             return false;
         }
         let accounts = entity.service_accounts.as_ref();
-        let by_label = !entity.selector.is_empty() || !entity.not_selector.is_empty();
-        if entity.namespace_selector.is_empty() {
-            if entity.selector.is_empty()
-                && accounts.is_none()
-                && !(by_label && namespace.is_some())
-            {
-                return true;
-            }
+        // A negation limits a policy of a namespace to that namespace.
+        let limited = !entity.not_selector.is_empty() && namespace.is_some();
+        if entity.namespace_selector.is_empty()
+            && entity.selector.is_empty()
+            && accounts.is_none()
+            && !limited
+        {
+            return true;
         }
         holders.iter().any(|holder| {
             let right_namespace = if entity.namespace_selector.is_empty() {

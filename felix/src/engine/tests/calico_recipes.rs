@@ -356,6 +356,9 @@ spec: {serviceAccountSelector: trust == 'high', types: [Ingress]}
     assert!(!world.allows(OUTSIDE, API, TCP, 80));
 }
 
+/// Protocol, port, whether it gets through.
+type Probe = (u8, u16, bool);
+
 #[test]
 fn ports_and_protocols() {
     let mut world = world();
@@ -366,7 +369,7 @@ fn ports_and_protocols() {
         &["10.0.0.4"],
         &[("http", TCP, 8000), ("dns", UDP, 5353)],
     );
-    let cases: [(&str, &[(u8, u16, bool)]); 9] = [
+    let cases: [(&str, &[Probe]); 9] = [
         (
             "protocol: TCP, destination: {ports: [80, '100:200']}",
             &[

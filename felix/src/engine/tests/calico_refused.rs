@@ -69,6 +69,8 @@ spec:
         assert!(!world.allows(OUTSIDE, WEB, UDP, 80), "{rule}");
         assert!(world.allows(OUTSIDE, BARE, TCP, 80), "{rule}");
         let wanted = format!("GlobalNetworkPolicy bad: spec.ingress[1].{field}: {reason}");
+        let news = world.engine.take_news();
+        assert!(news.len() == 1 && news[0].to_string() == wanted, "told once: {news:?}");
         assert_eq!(world.problems(), [wanted]);
     }
     world.remove(Kind::GlobalNetworkPolicy, ObjectKey::cluster("bad"));
