@@ -373,3 +373,63 @@ fn the_ipam_plugin_gives_addresses_and_takes_them_back() {
     assert_eq!(ipam("DEL", &away).1["code"], 11);
     assert_eq!(ipam("STATUS", &away).1["code"], 50);
 }
+
+/// The real `host-local`: what it gives is the endpoint's, and goes with DEL and with an ADD that
+/// fails.
+#[test]
+fn host_local_gives_the_addresses_of_the_main_plugin() {
+    if !Path::new("/usr/lib/cni/host-local").is_file() {
+        // Debian's containernetworking-plugins; `cargo lab` demands it.
+        return;
+    }
+    let node = Node::started();
+    let given: Vec<std::net::IpAddr> =
+        vec!["10.9.0.2".parse().unwrap(), "fd09::2".parse().unwrap()];
+    node.fake.0.lock().delegated.clone_from(&given);
+    let data = node.directory.path().join("host-local");
+    let ipam = json!({"cniVersion": "1.0.0", "ipam": {
+        "type": "host-local", "dataDir": data,
+        "ranges": [[{"subnet": "10.9.0.0/29"}], [{"subnet": "fd09::/64"}]],
+    }});
+    let call = |command: &str, id: &str, more: &Value| {
+        // host-local refuses arguments that it does not know, unless it is told not to mind.
+        let args = format!("IgnoreUnknown=1;K8S_POD_NAMESPACE=ns;K8S_POD_NAME={id}");
+        let run = node.call(command, id, more).with("CNI_ARGS", &args);
+        run.with("CNI_PATH", "/nonexistent:/usr/lib/cni")
+    };
+    let held = || {
+        let files = std::fs::read_dir(data.join("net")).unwrap();
+        let names = files.map(|file| file.unwrap().file_name().into_string().unwrap());
+        names.filter(|name| name.starts_with("10.") || name.starts_with("fd")).count()
+    };
+    let result = call("ADD", "c1", &ipam).succeeds();
+    assert_eq!(result["ips"][0]["address"], "10.9.0.2/32");
+    assert_eq!(result["ips"][1]["address"], "fd09::2/128");
+    assert_eq!((held(), node.fake.world().links.len()), (2, 1));
+    assert!(node.fake.world().assigned.is_empty());
+    let mut check = ipam.clone();
+    check["prevResult"] = result;
+    assert_eq!(call("CHECK", "c1", &check).succeeds(), Value::Null);
+    // Its own error, with its own code.
+    let mut wrong = ipam.clone();
+    wrong["ipam"]["ranges"] = json!([[{"subnet": "10.9.0.0/33"}]]);
+    let error = call("ADD", "c2", &wrong).fails(999);
+    assert!(error["msg"].as_str().unwrap().starts_with("the IPAM plugin host-local failed in ADD"));
+    // An ADD that fails later gives back what it was given.
+    node.fake.failing(&["link"]);
+    call("ADD", "c2", &ipam).fails(11);
+    assert_eq!(held(), 2);
+    node.fake.failing(&[]);
+    for _ in 0..2 {
+        assert_eq!(call("DEL", "c1", &ipam).succeeds(), Value::Null);
+        assert_eq!(held(), 0);
+    }
+    node.fake.assert_empty();
+    let mut unknown = ipam;
+    for (kind, reason) in [("no-such", "is not in CNI_PATH"), ("../host-local", "not a plugin's")] {
+        unknown["ipam"]["type"] = kind.into();
+        let error = call("ADD", "c1", &unknown).fails(7);
+        let details = error["details"].as_str().unwrap();
+        assert!(details.starts_with("ipam.type ") && details.contains(reason), "{details}");
+    }
+}

@@ -1,4 +1,4 @@
-//! Addresses of ours on links that other plugins make.
+//! Addresses of ours on links that other plugins make, and of others on ours.
 
 use std::net::IpAddr;
 use std::path::PathBuf;
@@ -19,8 +19,10 @@ use crate::lab::{Lab, View};
 use crate::netns::Netns;
 use crate::wait;
 
-pub(super) const TESTS: &[Test] =
-    &[Test { name: "foreign::bridge_with_our_addresses", bed: &DIRECTORY, body: bridge }];
+pub(super) const TESTS: &[Test] = &[
+    Test { name: "foreign::bridge_with_our_addresses", bed: &DIRECTORY, body: bridge },
+    Test { name: "foreign::our_link_with_host_local", bed: &DIRECTORY, body: host_local },
+];
 
 const NODE: &str = "node1";
 const OTHER: &str = "node2";
@@ -175,6 +177,56 @@ fn bridge(lab: &mut Lab) -> BoxFuture<'_, Result<()>> {
         ensure!(left.is_empty(), "a route is left: {left}");
         // The bridge is its plugin's, which never takes it away.
         inside(&node_netns, &["ip", "link", "delete", "foreign0"]).await.map(drop)
+    })
+    .boxed()
+}
+
+/// Our link with addresses of `host-local`: other nodes reach them, also after the agent's restart,
+/// and DEL takes them back from routers and from `host-local`.
+fn host_local(lab: &mut Lab) -> BoxFuture<'_, Result<()>> {
+    with_containers(lab, ["hl-a"], async |lab, [a]| {
+        let view = lab.view().clone();
+        let [node_netns, other_netns] = [NODE, OTHER].map(|node| view.place.netns(node));
+        let directory = view.place.directory_of(NODE);
+        let data = directory.join("host-local");
+        let list = NetworkList::parse(
+            &json!({"cniVersion": "1.0.0", "name": "hl", "plugins": [{
+                "type": "caracal", "socket": directory.join("run/felix.sock"),
+                "ipam": {"type": "host-local", "dataDir": data, "ranges": [
+                    [{"subnet": "10.99.1.0/24"}], [{"subnet": "fd99:1::/64"}],
+                ]},
+            }]})
+            .to_string(),
+        )?;
+        let node = runtime(lab)?;
+        let given = addresses(&node.cni.add(&list, &a.attachment).await?)?;
+        ensure!(given == ["10.99.1.2".parse::<IpAddr>()?, "fd99:1::2".parse()?], "{given:?}");
+        node.cni.check(&list, &a.attachment).await?;
+        a.answers(&view, &node_netns, &given).await?;
+        a.answers(&view, &other_netns, &given).await?;
+
+        let agent = lab.agent(NODE)?;
+        agent.stop(Signal::SIGKILL).await?;
+        agent.start().await?;
+        agent.ready().await?;
+        a.answers(&view, &node_netns, &given).await?;
+        a.answers(&view, &other_netns, &given).await?;
+        node.cni.check(&list, &a.attachment).await?;
+
+        for _ in 0..2 {
+            node.cni.delete(&list, &a.attachment).await?;
+        }
+        let left = std::fs::read_dir(data.join("hl"))?
+            .filter_map(|entry| entry.ok()?.file_name().into_string().ok())
+            .filter(|name| name.parse::<IpAddr>().is_ok());
+        let left: Vec<String> = left.collect();
+        ensure!(left.is_empty(), "host-local still has {left:?}");
+        wait::until("the other node to have no route to it", Duration::from_secs(30), || async {
+            let route = inside(&other_netns, &["ip", "route", "show", "10.99.1.2"]).await?;
+            ensure!(route.is_empty(), "{route}");
+            Ok(())
+        })
+        .await
     })
     .boxed()
 }

@@ -80,7 +80,7 @@ impl Backend for AgentBackend {
     type Link = PreparedLink;
     type Epoch = ipam::Epoch;
 
-    fn ready(&self) -> Result<(), Error> {
+    fn ready(&self, own_addresses: bool) -> Result<(), Error> {
         let not_available = |details: String| {
             Err(Error { code: code::NOT_AVAILABLE, msg: "not ready for new pods".into(), details })
         };
@@ -96,6 +96,9 @@ impl Backend for AgentBackend {
                 msg: msg.into(),
                 details: problem,
             });
+        }
+        if !own_addresses {
+            return Ok(());
         }
         let status = self.ipam.status();
         if !status.ready {

@@ -42,6 +42,8 @@ pub(super) struct Bgp {
     pub(super) blocks: watch::Receiver<Arc<[IpNet]>>,
     /// The addresses of this node in blocks of others; at start those of before.
     pub(super) borrowed: watch::Receiver<Arc<[IpAddr]>>,
+    /// The addresses of this node's pods that another IPAM plugin gave; at start those of before.
+    pub(super) delegated: watch::Receiver<Arc<[IpAddr]>>,
     /// The node's links and their addresses.
     pub(super) links: watch::Receiver<Arc<[Link]>>,
     pub(super) settings: BgpConfig,
@@ -71,9 +73,11 @@ impl Bgp {
         loop {
             let blocks = self.blocks.borrow_and_update().clone();
             self.keep_blackholes(&mut blackholes, &blocks).await;
+            // No block of ours leads to them, so each is announced by itself, like a borrowed one.
+            let alone = self.delegated.borrow_and_update().to_vec();
             let local = Local {
                 blocks,
-                borrowed: self.borrowed.borrow_and_update().clone(),
+                borrowed: self.borrowed.borrow_and_update().iter().copied().chain(alone).collect(),
                 restarting: self.restarting,
                 links: self.links.borrow_and_update().clone(),
                 port: self.settings.port,
@@ -126,6 +130,7 @@ impl Bgp {
                 }
                 changed = self.blocks.changed() => changed?,
                 changed = self.borrowed.changed() => changed?,
+                changed = self.delegated.changed() => changed?,
                 changed = self.links.changed() => changed?,
                 // Without the speaker there is no BGP, and no routes: a new agent has both.
                 Some(_ended) = forwarding.join_next() => {

@@ -205,6 +205,7 @@ async fn start(
         peering,
         blocks: ipam.blocks(),
         borrowed: ipam.borrowed(),
+        delegated: server.delegated(),
         links: links::subscribe(&mut tasks, stop).await,
         settings: config.bgp,
         kernel,

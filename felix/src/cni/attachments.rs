@@ -18,7 +18,7 @@ use std::time::Duration;
 use futures::StreamExt;
 use parking_lot::Mutex;
 use serde_json::Value;
-use tokio::sync::Notify;
+use tokio::sync::{Notify, watch};
 use tokio::time::{Instant, sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
@@ -98,6 +98,7 @@ pub(super) struct Attachments<B> {
     damaged: bool,
     containers: KeyedLock,
     interfaces: KeyedLock,
+    delegated: watch::Sender<Arc<[IpAddr]>>,
     unfinished: Notify,
     hurry: Notify,
 }
@@ -122,6 +123,7 @@ impl<B: Backend> Attachments<B> {
                 "it is not known whether this endpoint was completed; left alone until DEL"
             );
         }
+        let delegated = watch::Sender::new(delegated(&table));
         Self {
             backend,
             journal,
@@ -130,6 +132,7 @@ impl<B: Backend> Attachments<B> {
             damaged: !loaded.damages.is_empty() && !loaded.rebooted,
             containers: KeyedLock::default(),
             interfaces: KeyedLock::default(),
+            delegated,
             unfinished: Notify::new(),
             hurry: Notify::new(),
         }
@@ -148,6 +151,10 @@ impl<B: Backend> Attachments<B> {
         let ready = table.values().filter(|record| record.phase == Phase::Ready);
         let linked = ready.filter(|record| record.role.has_link());
         linked.map(|record| record.endpoint.clone()).collect()
+    }
+
+    pub(super) fn delegated(&self) -> watch::Receiver<Arc<[IpAddr]>> {
+        self.delegated.subscribe()
     }
 
     /// The addresses of leases that this node reaches by an interface of its own, and which.
@@ -196,7 +203,7 @@ impl<B: Backend> Attachments<B> {
             Command::Del => self.del(call).await?,
             Command::Check => self.check(call).await?,
             Command::Gc => self.gc(call).await?,
-            Command::Status => self.status()?,
+            Command::Status => self.status(call.delegated.is_none())?,
         }
         Ok(Served::default())
     }
@@ -316,8 +323,8 @@ impl<B: Backend> Attachments<B> {
         if left.is_empty() { Ok(()) } else { Err(incomplete(left.join("; "))) }
     }
 
-    fn status(&self) -> Result<(), Error> {
-        self.backend.ready()?;
+    fn status(&self, own_addresses: bool) -> Result<(), Error> {
+        self.backend.ready(own_addresses)?;
         self.journal.health().map_err(|error| Error {
             code: code::NOT_AVAILABLE,
             msg: "endpoints cannot be recorded".into(),
@@ -408,8 +415,14 @@ impl<B: Backend> Attachments<B> {
                 return Undone::Incomplete(problems.join("; "));
             }
         }
-        let released =
-            timeout(self.options.release_timeout, self.backend.release(&endpoint.handle));
+        let release = async {
+            if role.holds_addresses() {
+                self.backend.release(&endpoint.handle).await
+            } else {
+                Ok(())
+            }
+        };
+        let released = timeout(self.options.release_timeout, release);
         let reason = match released.await {
             Ok(Ok(())) => {
                 return match self.journal.remove(id.clone()).await {
@@ -451,6 +464,14 @@ impl<B: Backend> Attachments<B> {
     ) -> Result<(), String> {
         let record = Record { phase, role, endpoint: endpoint.clone() };
         self.table.lock().insert(endpoint.id.clone(), record.clone());
+        if role == Role::Delegated {
+            self.delegated.send_if_modified(|told| {
+                let now = delegated(&self.table.lock());
+                let changed = **told != *now;
+                *told = now;
+                changed
+            });
+        }
         self.journal.put(record).await.map_err(|error| error.to_string())
     }
 
@@ -486,6 +507,16 @@ fn handle(network: &str, id: &EndpointId) -> String {
         "eth0" => format!("{network}.{}", id.container_id),
         other => format!("{network}.{}.{other}", id.container_id),
     }
+}
+
+/// The addresses of others that are in use, in order.
+fn delegated(table: &BTreeMap<EndpointId, Record>) -> Arc<[IpAddr]> {
+    let used = table
+        .values()
+        .filter(|record| record.phase == Phase::Ready && record.role == Role::Delegated);
+    let all: BTreeSet<IpAddr> =
+        used.flat_map(|record| record.endpoint.addresses.iter().copied()).collect();
+    all.into_iter().collect()
 }
 
 /// What is held by whoever changes an attachment: the name of its host interface, or of one that

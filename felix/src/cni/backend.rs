@@ -118,11 +118,11 @@ pub trait Backend: Send + Sync + 'static {
     /// A moment between assignments.
     type Epoch: Send;
 
-    /// Whether ADD can be served.
+    /// Whether ADD can be served, with addresses of the agent's own IPAM or without.
     ///
     /// # Errors
     /// Why not, with code 50, or 51 if running containers may have limited connectivity.
-    fn ready(&self) -> Result<(), Error>;
+    fn ready(&self, own_addresses: bool) -> Result<(), Error>;
 
     /// The MTU of new links, in bytes, where the network configuration has none.
     fn default_mtu(&self) -> u32;

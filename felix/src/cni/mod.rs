@@ -21,12 +21,16 @@
 //! make: an attachment then is a lease, which has no link and no policy here. It is found again,
 //! collected and released as any other.
 //!
+//! Where the configuration names an IPAM plugin of others, the plugin executes it, and the endpoint
+//! gets what that gave: it is made, recorded and removed as any other, but for its addresses.
+//!
 //! Containers outside Kubernetes (no `K8S_POD_NAME` in `CNI_ARGS`) are pods named after the
 //! container id in the namespace `default`.
 
 pub mod annotations;
 mod attachments;
 pub mod backend;
+mod delegate;
 pub mod journal;
 mod keyed_lock;
 pub mod lease;

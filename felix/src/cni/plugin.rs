@@ -15,6 +15,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
+use super::delegate::Delegate;
 use super::protocol::{self, CniReply, CniRequest, Error, MAX_MESSAGE, Request};
 use super::spec::{self, Call, Command, code};
 
@@ -77,11 +78,16 @@ fn serve(plugin: Plugin, config: &mut Value) -> Result<Option<Value>, Error> {
         (_, Err(error)) => return Err(error),
         (call, Ok(_)) => call?,
     };
-    let request = match plugin {
-        Plugin::Main => Request::Cni(Box::new(request)),
-        Plugin::Ipam => Request::Ipam(Box::new(request)),
+    let ask = |request: Request| {
+        ask(&call, &request).map_err(|error| unavailable(&call, error))?.into_result()
     };
-    ask(&call, &request).map_err(|error| unavailable(&call, error))?.into_result()
+    if plugin == Plugin::Ipam {
+        return ask(Request::Ipam(Box::new(request)));
+    }
+    match Delegate::of(&request)? {
+        Some(delegate) => delegate.serve(&call, ask),
+        None => ask(Request::Cni(Box::new(request))),
+    }
 }
 
 fn variable(name: &str) -> Result<String, Error> {

@@ -8,6 +8,7 @@
 
 use std::fmt;
 use std::io::{self, Read, Write};
+use std::net::IpAddr;
 
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
@@ -30,6 +31,14 @@ pub enum Request {
     Cni(Box<CniRequest>),
     /// Another main plugin called the IPAM plugin. The answer is a [`CniReply`].
     Ipam(Box<CniRequest>),
+    /// A container runtime called the plugin, and an IPAM plugin of others has given these
+    /// addresses. ADD, and STATUS without any. The answer is a [`CniReply`].
+    Delegated {
+        /// The runtime's call.
+        call: Box<CniRequest>,
+        /// What the endpoint is to have.
+        addresses: Vec<IpAddr>,
+    },
     /// How the agent is: `felix status`.
     Status,
     /// The endpoints of this node: `felix endpoints`.

@@ -14,7 +14,7 @@ use std::time::Duration;
 
 use tokio::io::AsyncReadExt;
 use tokio::net::{UnixListener, UnixStream};
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, watch};
 use tokio::time::{Instant, sleep, timeout};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -138,6 +138,12 @@ impl<B: Backend> Server<B> {
         self.0.attachments.reached()
     }
 
+    /// The addresses of endpoints that another IPAM plugin gave, in order: at once those of before,
+    /// and then every change.
+    pub fn delegated(&self) -> watch::Receiver<Arc<[IpAddr]>> {
+        self.0.attachments.delegated()
+    }
+
     /// The IPAM handles that are in use, also by requests under way and removals not finished.
     /// What is assigned while this is looked at is not among them, so it is to be asked for, and
     /// acted on, before [`Server::serve`]. None if a damaged journal lost some.
@@ -240,6 +246,10 @@ impl<B: Backend> Server<B> {
             }
             Request::Ipam(request) => {
                 return self.cni(&request.command, Call::parse_ipam(&request), stream).await;
+            }
+            Request::Delegated { call, addresses } => {
+                let parsed = Call::parse_delegated(&call, &addresses);
+                return self.cni(&call.command, parsed, stream).await;
             }
             Request::Status => Query::Status,
             Request::Endpoints => Query::Endpoints,

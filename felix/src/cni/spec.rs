@@ -3,6 +3,7 @@
 //! before it bothers the agent, and by the agent, which trusts nobody.
 
 use std::fmt;
+use std::net::IpAddr;
 
 use serde::Deserialize;
 use serde_json::{Value, json};
@@ -226,6 +227,9 @@ pub struct Call {
     pub config: Config,
     /// What only the IPAM plugin is told; None for the main plugin's calls.
     pub lease: Option<Lease>,
+    /// What another IPAM plugin gave: ADD takes these, and asks for no others. None where the
+    /// agent's own IPAM is asked.
+    pub delegated: Option<Vec<IpAddr>>,
     /// Which attachment; empty strings for GC and STATUS.
     pub id: EndpointId,
     /// `CNI_NETNS`; may be empty for DEL, is empty for GC and STATUS.
@@ -283,8 +287,26 @@ impl Call {
             ifname: request.ifname.clone(),
         };
         let netns = request.netns.clone();
-        let lease = None;
-        Ok(Self { command, version, config, lease, id, netns, pod, valid_attachments })
+        let (lease, delegated) = (None, None);
+        Ok(Self { command, version, config, lease, delegated, id, netns, pod, valid_attachments })
+    }
+
+    /// The same for a call of the main plugin with the addresses of another IPAM plugin.
+    ///
+    /// # Errors
+    /// As [`Call::parse`]; code 7 for addresses that an endpoint cannot have.
+    pub fn parse_delegated(request: &CniRequest, addresses: &[IpAddr]) -> Result<Self, Error> {
+        let mut call = Self::parse(request)?;
+        let ipv4 = addresses.iter().filter(|address| address.is_ipv4()).count();
+        let count = addresses.len();
+        let of_none = |a: &IpAddr| a.is_unspecified() || a.is_multicast() || a.is_loopback();
+        let add = call.command == Command::Add;
+        if ipv4 > 1 || count - ipv4 > 1 || add == (count == 0) || addresses.iter().any(of_none) {
+            let text = format!("gave {addresses:?}: not one address, nor one of each family");
+            return Err(config_error("ipam.type", &text));
+        }
+        call.delegated = Some(addresses.to_vec());
+        Ok(call)
     }
 
     /// The same for a call of the IPAM plugin: of the configuration, which is another main

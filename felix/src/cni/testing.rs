@@ -75,6 +75,8 @@ pub(super) struct State {
     pub(super) not_ready: Option<Error>,
     pub(super) differences: Vec<String>,
     pub(super) observed: Vec<Observation>,
+    /// Addresses of another IPAM plugin.
+    pub(super) delegated: Vec<IpAddr>,
     /// Links that carry traffic.
     open: BTreeSet<IfIndex>,
     indices: IfIndex,
@@ -171,7 +173,7 @@ impl Backend for Fake {
         .await
     }
 
-    fn ready(&self) -> Result<(), Error> {
+    fn ready(&self, _own_addresses: bool) -> Result<(), Error> {
         self.0.lock().not_ready.clone().map_or(Ok(()), Err)
     }
 
@@ -249,7 +251,9 @@ impl Backend for Fake {
 
     async fn commit_endpoint(&self, endpoint: &LocalEndpoint) -> Result<(), Failure> {
         self.call(format!("commit {}", endpoint.host_interface), |state| {
-            if state.world.assigned.get(&endpoint.handle) != Some(&endpoint.addresses.to_vec()) {
+            let delegated = endpoint.addresses.iter().any(|a| state.delegated.contains(a));
+            let assigned = state.world.assigned.get(&endpoint.handle);
+            if !delegated && assigned != Some(&endpoint.addresses.to_vec()) {
                 state.violations.push(format!("{} has not its addresses", endpoint.handle));
             }
             state.world.committed.insert(endpoint.host_index, endpoint.host_interface.clone());
@@ -299,7 +303,9 @@ impl Backend for Fake {
         self.call(format!("unlink {name}"), |state| {
             if state.world.links.get(name) == Some(&endpoint.host_index) {
                 state.world.links.remove(name);
+                let delegated = endpoint.addresses.iter().any(|a| state.delegated.contains(a));
                 if state.open.remove(&endpoint.host_index)
+                    && !delegated
                     && !state.world.assigned.contains_key(&endpoint.handle)
                 {
                     state.violations.push(format!("{name} lost its addresses before its link"));

@@ -47,6 +47,23 @@ impl Limit<'_> {
     }
 }
 
+/// Where an endpoint's addresses come from.
+enum Source {
+    /// The agent's own IPAM.
+    Own { wishes: Wishes, namespace_labels: Option<Labels> },
+    /// Another IPAM plugin, which gave these.
+    Delegated(SmallVec<[IpAddr; 2]>),
+}
+
+impl Source {
+    fn role(&self) -> Role {
+        match self {
+            Self::Own { .. } => Role::Endpoint,
+            Self::Delegated(_) => Role::Delegated,
+        }
+    }
+}
+
 impl<B: Backend> Attachments<B> {
     pub(super) async fn add(
         &self,
@@ -109,7 +126,14 @@ impl<B: Backend> Attachments<B> {
             }
         }
 
-        match self.build(&limit, endpoint, wishes, facts.namespace_labels).await {
+        let source = match &call.delegated {
+            None => Source::Own { wishes, namespace_labels: facts.namespace_labels },
+            Some(addresses) => {
+                self.check_delegated(&call.id, addresses, &wishes)?;
+                Source::Delegated(addresses.iter().copied().collect())
+            }
+        };
+        match self.build(&limit, endpoint, source).await {
             Ok(endpoint) => Ok(endpoint),
             Err(error) => {
                 self.undo_failed(&call.id, &guard).await;
@@ -134,23 +158,24 @@ impl<B: Backend> Attachments<B> {
         &self,
         limit: &Limit<'_>,
         mut endpoint: LocalEndpoint,
-        wishes: Wishes,
-        namespace_labels: Option<Labels>,
+        source: Source,
     ) -> Result<LocalEndpoint, Error> {
-        let intent =
-            Record { phase: Phase::Adding, role: Role::Endpoint, endpoint: endpoint.clone() };
+        let role = source.role();
+        let intent = Record { phase: Phase::Adding, role, endpoint: endpoint.clone() };
         self.table.lock().insert(endpoint.id.clone(), intent.clone());
         // Handed to the journal before the addresses are asked for, and waited for with them.
         let intent = self.journal.put(intent);
-        let spec = AssignSpec {
-            handle: endpoint.handle.clone(),
-            namespace: endpoint.namespace.clone(),
-            pod: endpoint.pod.clone(),
-            wishes,
-            namespace_labels,
-            deadline: limit.inner_deadline(),
+        let (handle, namespace, pod) =
+            (endpoint.handle.clone(), endpoint.namespace.clone(), endpoint.pod.clone());
+        let addresses = async {
+            let (wishes, namespace_labels) = match source {
+                Source::Own { wishes, namespace_labels } => (wishes, namespace_labels),
+                Source::Delegated(addresses) => return Ok(addresses),
+            };
+            let deadline = limit.inner_deadline();
+            let spec = AssignSpec { handle, namespace, pod, wishes, namespace_labels, deadline };
+            at_most_one_of_each_family(self.backend.assign(spec).await?)
         };
-        let addresses = async { at_most_one_of_each_family(self.backend.assign(spec).await?) };
         // Most of the kernel's work is done while the store does its own.
         let link = async {
             intent.await.map_err(|error| later(error.to_string()))?;
@@ -169,10 +194,38 @@ impl<B: Backend> Attachments<B> {
         limit.run("waiting for policy to be in the kernel", commit).await?;
         let link = self.backend.open_link(link, &endpoint);
         limit.run("setting up the link", link).await?;
-        let record =
-            async { self.record(Phase::Ready, Role::Endpoint, &endpoint).await.map_err(later) };
+        let record = async { self.record(Phase::Ready, role, &endpoint).await.map_err(later) };
         limit.run("recording the endpoint", record).await?;
         Ok(endpoint)
+    }
+
+    /// Whether an endpoint can have what another IPAM plugin gave: the pod has not asked for other
+    /// addresses, and nobody else here has one of them.
+    fn check_delegated(
+        &self,
+        id: &EndpointId,
+        addresses: &[IpAddr],
+        wishes: &Wishes,
+    ) -> Result<(), Failure> {
+        if !wishes.addresses.is_empty() && wishes.addresses != addresses {
+            return Err(Failure::Invalid(format!(
+                "annotation cni.projectcalico.org/ipAddrs: addresses are another IPAM plugin's to \
+                 give (ipam.type), which gave {addresses:?}"
+            )));
+        }
+        let table = self.table.lock();
+        let gone = |phase| matches!(phase, Phase::Removing | Phase::Releasing);
+        let holder = table.values().filter(|record| !gone(record.phase)).find(|record| {
+            record.endpoint.id != *id
+                && record.endpoint.addresses.iter().any(|address| addresses.contains(address))
+        });
+        match holder {
+            None => Ok(()),
+            Some(Record { endpoint, .. }) => Err(Failure::Invalid(format!(
+                "ipam.type: the plugin gave {addresses:?}, which {}/{} in container {} has",
+                endpoint.namespace, endpoint.pod, endpoint.id.container_id
+            ))),
+        }
     }
 
     /// An earlier ADD of the same attachment stands in the way if it was answered; the remains of

@@ -1,3 +1,4 @@
+mod delegated;
 mod kit;
 mod leases;
 mod undone;

@@ -40,6 +40,8 @@ pub enum Role {
     /// All of it: addresses, link, route and policy.
     #[default]
     Endpoint,
+    /// All but the addresses, which are of another IPAM plugin.
+    Delegated,
     /// The addresses alone, for the link of another main plugin. The endpoint has no host
     /// interface, and its index is merely one that nothing else has.
     Lease {
@@ -52,6 +54,15 @@ pub enum Role {
 impl Role {
     /// Whether the agent has made a link for it.
     pub fn has_link(&self) -> bool {
+        !matches!(self, Self::Lease { .. })
+    }
+
+    /// Whether the addresses are of the agent's own IPAM.
+    pub fn holds_addresses(&self) -> bool {
+        !matches!(self, Self::Delegated)
+    }
+
+    fn is_usual(&self) -> bool {
         matches!(self, Self::Endpoint)
     }
 }
@@ -62,7 +73,7 @@ pub struct Record {
     /// How far it is.
     pub phase: Phase,
     /// What of it is the agent's.
-    #[serde(default, skip_serializing_if = "Role::has_link")]
+    #[serde(default, skip_serializing_if = "Role::is_usual")]
     pub role: Role,
     /// What it is.
     pub endpoint: LocalEndpoint,
