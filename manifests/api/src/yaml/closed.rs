@@ -14,9 +14,9 @@ use crate::validate::FieldError;
 const NAMELESS: &str = "unnamed";
 
 /// The policy under its own name, allowing nothing; one of ours denies by a rule, since the end of
-/// its tier may pass. It applies to those that the wrong one was
-/// meant for if all that is wrong lies in its rules; where that cannot be told, to every endpoint
-/// that a policy of its kind could be for, in both directions. None for what is no policy.
+/// its tier may pass. It applies to those that the wrong one was meant for if all that is wrong lies
+/// in its rules; where that cannot be told, to every endpoint that a policy of its kind could be for,
+/// in both directions. None for what is no policy.
 pub(super) fn closed(object: &Value, errors: &[FieldError]) -> Option<Object> {
     let text =
         |path: &str| object.pointer(path).and_then(Value::as_str).filter(|text| !text.is_empty());
@@ -56,8 +56,8 @@ fn leaves_subject(error: &FieldError) -> bool {
     below("spec.ingress") || below("spec.egress") || error.path.starts_with("metadata.")
 }
 
-/// The spec with its subject and its directions only, and for ours the rule that denies; if there is none, or it cannot be read, one
-/// for everyone. `types` is the name of the field with the directions.
+/// The spec with its subject and its directions only, and for ours the rule that denies; if there is
+/// none, or it cannot be read, one for everyone. `types` is the name of the field with the directions.
 fn without_rules<S: DeserializeOwned>(
     spec: Option<&Value>,
     types: &str,
