@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use anyhow::ensure;
+use anyhow::{Context as _, ensure};
 
 use crate::kit::{Bird, Daemon, Frr, Gobgp, LIMIT, Pair, eventually, pair, throughout};
 
@@ -250,10 +250,17 @@ router bgp 65002
         ensure!(said.contains("received Cease/Administrative Reset"), "{neighbor}");
         us.route("10.2.0.0/24").map(drop)
     });
-    throughout("FRR's route", Duration::from_secs(2), || us.route("10.2.0.0/24").map(drop));
     us.established("peer");
-    // As it says that it still forwards (F bit). Else its routes go, for the moment until it has
-    // announced them again.
-    let log = us.process().log();
-    assert!(!log.contains("swept=1"), "{log}");
+    // Its routes stay until it has ended its announcements, as it says that it still forwards (F bit).
+    // FRR may end them before it has made any, which shortly costs it those; hence not just a look at the
+    // route.
+    eventually("what FRR did not announce again to go", LIMIT, || {
+        let log = us.process().log();
+        let (_, since) = log.split_once("NOTIFICATION received").context("no NOTIFICATION")?;
+        let (kept, ended) = since.split_once("End-of-RIB received").context("no End-of-RIB")?;
+        assert!(!kept.contains("stale paths removed"), "{log}");
+        ensure!(ended.matches("stale paths removed").count() == 2, "not for both families");
+        Ok(())
+    });
+    us.until_route("10.2.0.0/24");
 }

@@ -141,8 +141,7 @@ impl Delegate {
         let said = said.unwrap_or_default();
         match serde_json::from_value::<Error>(said) {
             Ok(error) => {
-                let text = if error.details.is_empty() { String::new() } else { error.details };
-                let details = [error.msg, text].join(" ");
+                let details = [error.msg, error.details].join(" ");
                 Err(failed(error.code, details.trim_end().to_owned()))
             }
             Err(_) => Err(failed(code::INTERNAL, format!("it ended with {status}"))),

@@ -142,6 +142,8 @@ impl Etcd {
             ca_file: tls.map(|tls| tls.ca.clone()),
             cert_file: tls.map(|tls| tls.cert.clone()),
             key_file: tls.map(|tls| tls.key.clone()),
+            // On a busy machine; a password alone takes a tenth of a second of an idle one.
+            request_timeout: Duration::from_secs(20),
             ..EtcdConfig::new([self.endpoint()])
         }
     }
