@@ -19,8 +19,10 @@ const QUIET: Duration = Duration::from_millis(250);
 const IDLE: Duration = Duration::from_millis(5);
 /// Between two looks at its clock.
 const LOOK: Duration = Duration::from_millis(1);
-/// Routes announced one after another.
+/// Routes announced one after another: so many, or fewer of a subject that takes longer than
+/// [`PROBING`] for them.
 const PROBES: u32 = 3000;
+const PROBING: Duration = Duration::from_secs(10);
 
 /// One workload against one subject, which is fresh.
 #[derive(Debug)]
@@ -173,7 +175,8 @@ impl Measurement {
         self.all_have(1, table.routes)?;
         self.rest()?;
         let mut times = Vec::new();
-        for number in 0..PROBES {
+        let end = Instant::now() + PROBING;
+        for number in (0..PROBES).take_while(|_| Instant::now() < end) {
             let bytes = table::further(self.speakers[0], number);
             let due = table.routes + u64::from(number) + 1;
             let start = Instant::now();
