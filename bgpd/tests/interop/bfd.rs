@@ -11,6 +11,8 @@ use crate::kit::{
     Bird, Daemon, Frr, LIMIT, Lab, Node, Pair, Process, Result, With, eventually, pair,
 };
 
+mod load;
+
 const FAST: &str = "bfd: {min-tx: 50, min-rx: 50}";
 const BFDD: With = With { bfd: true };
 
@@ -181,15 +183,17 @@ fn by_an_interface_that_came_back() {
     up(&theirs);
 }
 
+/// At intervals that a machine which stands still for some tenths of a second does not miss.
 #[test]
 fn frr_on_one_link() {
     let pair = Pair::new();
-    let frr = Frr::start_with(&pair.peer, BFDD, &frr_config(""));
-    let us = Daemon::start(&pair.us, &pair::ours(FAST));
+    let slow = frr_config("").replace("bfd 3 50 50", "bfd 3 300 300");
+    let frr = Frr::start_with(&pair.peer, BFDD, &slow);
+    let us = Daemon::start(&pair.us, &pair::ours("bfd: {min-tx: 300, min-rx: 300}"));
     let before = until_settled(&us, "peer");
     let ours = eventually("the intervals agreed on", LIMIT, || {
         let bfd = until_bfd(&us, "peer", "up");
-        ensure!(bfd["detection_time"] == 0.15 && bfd["tx_interval"] == 0.05, "{bfd}");
+        ensure!(bfd["detection_time"] == 0.9 && bfd["tx_interval"] == 0.3, "{bfd}");
         Ok(bfd)
     });
     assert_eq!(ours["multihop"], false);
@@ -201,17 +205,17 @@ fn frr_on_one_link() {
     assert!(threads["bfd"] < threads["bgp"], "it goes before: {threads:?}");
 
     // Other intervals and another multiplier, without a session being lost.
-    us.reload(&pair::ours("bfd: {min-tx: 80, min-rx: 120, multiplier: 5}"));
+    us.reload(&pair::ours("bfd: {min-tx: 400, min-rx: 600, multiplier: 5}"));
     let theirs = eventually("FRR's knowledge of our intervals", LIMIT, || {
         let peer = until_frr(&frr, "10.0.1.1", "up");
-        ensure!(peer["remote-transmit-interval"] == 80, "{peer}");
+        ensure!(peer["remote-transmit-interval"] == 400, "{peer}");
         Ok(peer)
     });
-    assert_eq!(theirs["remote-receive-interval"], 120);
+    assert_eq!(theirs["remote-receive-interval"], 600);
     assert_eq!(theirs["remote-detect-multiplier"], 5);
     eventually("our intervals", LIMIT, || {
         let bfd = until_bfd(&us, "peer", "up");
-        ensure!(bfd["detection_time"] == 0.36 && bfd["tx_interval"] == 0.08, "{bfd}");
+        ensure!(bfd["detection_time"] == 1.8 && bfd["tx_interval"] == 0.4, "{bfd}");
         ensure!(bfd["flaps"] == before["bfd"]["flaps"], "{bfd}");
         Ok(())
     });
@@ -238,62 +242,6 @@ fn frr_on_one_link() {
         Ok(())
     });
     until_frr(&frr, "10.0.1.1", "down");
-}
-
-/// Keeps the first CPU busy until it is dropped.
-struct Load(Vec<Process>);
-
-impl Load {
-    fn start(processes: usize, node: &Node) -> Self {
-        let log = node.folder().join("load.log");
-        let one = |_| {
-            let mut command = node.command("nice");
-            let hog = "taskset --cpu-list 0 sh -c";
-            command.args(["-n", "-19"]).args(hog.split(' ')).arg("while :; do :; done");
-            Process::start("load", command, &log)
-        };
-        Self((0..processes).map(one).collect())
-    }
-
-    /// The processor time that they have had, in clock ticks of 10 ms.
-    fn ticks(&self) -> u64 {
-        let of = |process: &Process| -> u64 {
-            let stat = format!("/proc/{}/stat", process.pid());
-            let stat = std::fs::read_to_string(stat).unwrap();
-            let (_, fields) = stat.rsplit_once(')').unwrap();
-            fields.split_whitespace().nth(11).unwrap().parse().unwrap()
-        };
-        self.0.iter().map(of).sum()
-    }
-}
-
-/// Both ends share one CPU with processes that want all of it and go before what is usual: a thread
-/// without priority of its own would wait for its turn longer than the detection time.
-#[test]
-fn load_does_not_starve_it() {
-    let pair = Pair::new();
-    let us = Daemon::start(&pair.us, &pair::ours(FAST));
-    let theirs = pair::ours(FAST)
-        .replace("router-id: 10.255.0.1\nasn: 65001", "router-id: 10.255.0.2\nasn: 65002")
-        .replace("address: 10.0.1.2, asn: 65002", "address: 10.0.1.1, asn: 65001");
-    let peer = Daemon::start(&pair.peer, &theirs);
-    for daemon in [&us, &peer] {
-        let pid = daemon.process().pid().to_string();
-        pair.us.run(&["taskset", "--all-tasks", "--cpu-list", "--pid", "0", &pid]).unwrap();
-    }
-    let before = until_settled(&us, "peer");
-    assert_eq!(before["bfd"]["detection_time"], 0.15);
-    let load = Load::start(20, &pair.us);
-    eventually("two seconds of load", LIMIT, || {
-        let ticks = load.ticks();
-        ensure!(ticks >= 200, "{ticks} ticks");
-        Ok(())
-    });
-    drop(load);
-    let after = us.neighbor("peer").unwrap();
-    assert_eq!(after["bfd"]["state"], "up", "{after}");
-    assert_eq!(after["bfd"]["flaps"], before["bfd"]["flaps"], "{after}");
-    assert_eq!(after["counters"]["established"], before["counters"]["established"], "{after}");
 }
 
 #[test]
@@ -488,11 +436,11 @@ fn routes_move_soon_after_a_cut() {
         });
         let start = Instant::now();
         cut(&left);
-        while best().unwrap() == "peer" {
+        // A machine that stands still meanwhile ends the other session too, for a moment.
+        while best().ok().as_deref() != Some("right") {
             assert!(start.elapsed() < LIMIT, "it is not noticed");
         }
         took.push(start.elapsed());
-        assert_eq!(best().unwrap(), "right");
         mend(&left);
     }
     took.sort();
