@@ -122,15 +122,8 @@ const ACTED_ON: &[(&str, &[&str])] = &[
 ];
 
 /// What a rule of a policy may say that is not acted on, as a path in the rule.
-const NOT_IN_RULES: [&str; 7] = [
-    "icmp",
-    "notICMP",
-    "http",
-    "source.services",
-    "source.ports",
-    "source.notPorts",
-    "destination.services",
-];
+const NOT_IN_RULES: [&str; 5] =
+    ["http", "source.services", "source.ports", "source.notPorts", "destination.services"];
 
 /// What the rules of a policy say that is not acted on, as in `spec.ingress[2].http`: a policy that
 /// says any of it denies what it is about. `action` is named where a rule is to log. Empty for an

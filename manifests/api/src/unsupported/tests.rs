@@ -54,7 +54,6 @@ fn what_rules_say_is_named_once_for_a_direction_and_in_each_rule() {
                 "spec.ingress[].action",
                 "spec.ingress[].destination.services",
                 "spec.ingress[].http",
-                "spec.ingress[].icmp",
                 "spec.ingress[].source.ports",
             ]
         );
@@ -63,7 +62,6 @@ fn what_rules_say_is_named_once_for_a_direction_and_in_each_rule() {
             unsupported_in_rules(&object),
             [
                 "spec.ingress[0].action",
-                "spec.ingress[1].icmp",
                 "spec.ingress[3].http",
                 "spec.ingress[3].source.ports",
                 "spec.ingress[4].http",

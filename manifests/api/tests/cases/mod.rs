@@ -3,6 +3,9 @@
 
 use serde_json::{Value, json};
 
+mod addresses;
+mod peerings;
+
 /// An object and what is to become of it.
 pub(crate) struct Case {
     /// The object.
@@ -302,8 +305,8 @@ fn bad() -> Vec<(&'static str, Value, &'static str)> {
     let mut bad: Vec<_> = rules
         .map(|(rule, message)| ("GlobalNetworkPolicy", json!({"ingress": [rule]}), message))
         .collect();
-    bad.extend(bad_addresses());
-    bad.extend(bad_peerings());
+    bad.extend(addresses::bad());
+    bad.extend(peerings::bad());
     bad.extend([
         ("GlobalNetworkPolicy", json!({"preDNAT": true, "doNotTrack": true, "applyOnForward": true}),
          "preDNAT and doNotTrack cannot both be true"),
@@ -333,228 +336,6 @@ fn bad() -> Vec<(&'static str, Value, &'static str)> {
         ("FelixConfiguration", json!({"externalNodesList": ["x"]}), "spec.externalNodesList[0]"),
     ]);
     bad
-}
-
-fn bad_addresses() -> Vec<(&'static str, Value, &'static str)> {
-    let balancer = |more: Value| {
-        let mut spec = json!({"cidr": "10.9.0.0/16", "allowedUses": ["LoadBalancer"]});
-        if let (Some(spec), Value::Object(more)) = (spec.as_object_mut(), more) {
-            spec.extend(more);
-        }
-        spec
-    };
-    vec![
-        ("IPPool", json!({}), "spec.cidr"),
-        (
-            "IPPool",
-            json!({"cidr": "10.9.0.0/33"}),
-            "cidr must be a network in CIDR notation without host bits",
-        ),
-        (
-            "IPPool",
-            json!({"cidr": "10.9.0.1/16"}),
-            "cidr must be a network in CIDR notation without host bits",
-        ),
-        (
-            "IPPool",
-            json!({"cidr": "169.254.7.0/24"}),
-            "cidr must not overlap the link-local ranges",
-        ),
-        ("IPPool", json!({"cidr": "fe80::/64"}), "cidr must not overlap the link-local ranges"),
-        ("IPPool", json!({"cidr": "168.0.0.0/6"}), "cidr must not overlap the link-local ranges"),
-        (
-            "IPPool",
-            json!({"cidr": "10.9.0.0/16", "blockSize": 19}),
-            "blockSize must be from 20 to 32",
-        ),
-        (
-            "IPPool",
-            json!({"cidr": "10.9.0.0/16", "blockSize": 122}),
-            "blockSize must be from 20 to 32",
-        ),
-        (
-            "IPPool",
-            json!({"cidr": "fd00:9::/48", "blockSize": 26}),
-            "blockSize must be from 20 to 32",
-        ),
-        ("IPPool", json!({"cidr": "10.9.0.0/27"}), "cidr must be at least as large as one block"),
-        (
-            "IPPool",
-            json!({"cidr": "10.9.0.0/16", "ipipMode": "Always", "vxlanMode": "Always"}),
-            "ipipMode and vxlanMode cannot both be enabled",
-        ),
-        (
-            "IPPool",
-            json!({"cidr": "fd00:9::/48", "ipipMode": "Always"}),
-            "ipipMode is not available for IPv6",
-        ),
-        (
-            "IPPool",
-            balancer(json!({"allowedUses": ["LoadBalancer", "Workload"]})),
-            "allowed use LoadBalancer cannot be combined",
-        ),
-        (
-            "IPPool",
-            balancer(json!({"nodeSelector": "has(a)"})),
-            "a LoadBalancer pool must have nodeSelector all()",
-        ),
-        (
-            "IPPool",
-            balancer(json!({"vxlanMode": "Always"})),
-            "a LoadBalancer pool cannot have ipipMode or vxlanMode",
-        ),
-        (
-            "IPPool",
-            balancer(json!({"disableBGPExport": true})),
-            "a LoadBalancer pool cannot have disableBGPExport",
-        ),
-        (
-            "IPPool",
-            json!({"cidr": "10.9.0.0/16", "namespaceSelector": "has(a)"}),
-            "namespaceSelector cannot be combined with allowed use Tunnel",
-        ),
-        ("IPPool", json!({"cidr": "10.9.0.0/16", "vxlanMode": "never"}), "spec.vxlanMode"),
-        ("IPReservation", json!({"reservedCIDRs": ["x"]}), "spec.reservedCIDRs[0]"),
-        ("IPAMConfiguration", json!({"maxBlocksPerHost": 1_000_001}), "spec.maxBlocksPerHost"),
-        ("IPAMConfiguration", json!({"ipCooldownSeconds": 1201}), "spec.ipCooldownSeconds"),
-    ]
-}
-
-fn bad_peerings() -> Vec<(&'static str, Value, &'static str)> {
-    let filter = |rule: Value| json!({"exportV4": [rule]});
-    let password = json!({"secretKeyRef": {"name": "s", "key": "k"}});
-    vec![
-        (
-            "BGPConfiguration",
-            json!({"nodeToNodeMeshEnabled": false, "nodeMeshPassword": password}),
-            "nodeMeshPassword needs nodeToNodeMeshEnabled",
-        ),
-        (
-            "BGPConfiguration",
-            json!({"nodeToNodeMeshEnabled": false, "nodeMeshMaxRestartTime": "1s"}),
-            "nodeMeshMaxRestartTime needs nodeToNodeMeshEnabled",
-        ),
-        ("BGPConfiguration", json!({"asNumber": 0}), "spec.asNumber"),
-        ("BGPConfiguration", json!({"asNumber": "1.2.3"}), "spec.asNumber"),
-        ("BGPConfiguration", json!({"listenPort": 65536}), "spec.listenPort"),
-        ("BGPConfiguration", json!({"logSeverityScreen": "Loud"}), "spec.logSeverityScreen"),
-        (
-            "BGPConfiguration",
-            json!({"serviceClusterIPs": [{"cidr": "10.96.0.0"}]}),
-            "spec.serviceClusterIPs[0].cidr",
-        ),
-        (
-            "BGPConfiguration",
-            json!({"communities": [{"name": "a", "value": "65536:1"}]}),
-            "spec.communities[0].value",
-        ),
-        (
-            "BGPConfiguration",
-            json!({"localWorkloadPeeringIPV4": "fe80::1"}),
-            "spec.localWorkloadPeeringIPV4",
-        ),
-        (
-            "BGPPeer",
-            json!({"node": "n", "nodeSelector": "all()"}),
-            "node and nodeSelector cannot both be set",
-        ),
-        (
-            "BGPPeer",
-            json!({"peerSelector": "all()", "asNumber": 1}),
-            "peerSelector cannot be combined",
-        ),
-        (
-            "BGPPeer",
-            json!({"peerSelector": "all()", "peerIP": "192.0.2.1"}),
-            "peerSelector cannot be combined",
-        ),
-        (
-            "BGPPeer",
-            json!({"localWorkloadSelector": "all()", "asNumber": 1, "peerIP": "192.0.2.1"}),
-            "localWorkloadSelector cannot be combined",
-        ),
-        (
-            "BGPPeer",
-            json!({"localWorkloadSelector": "all()"}),
-            "localWorkloadSelector requires asNumber",
-        ),
-        ("BGPPeer", json!({"reachableBy": "192.0.2.1"}), "reachableBy requires peerIP"),
-        (
-            "BGPPeer",
-            json!({"keepOriginalNextHop": true, "nextHopMode": "Self"}),
-            "keepOriginalNextHop contradicts nextHopMode",
-        ),
-        ("BGPPeer", json!({"peerIP": "fe80::1%eth0", "asNumber": 1}), "spec.peerIP"),
-        ("BGPPeer", json!({"ttlSecurity": 256}), "spec.ttlSecurity"),
-        ("BGPPeer", json!({"keepaliveTime": "soon"}), "spec.keepaliveTime"),
-        (
-            "BGPPeer",
-            json!({"password": {"secretKeyRef": {"name": "s"}}}),
-            "spec.password.secretKeyRef.key",
-        ),
-        (
-            "BGPFilter",
-            filter(json!({"action": "Accept", "cidr": "10.0.0.0/8"})),
-            "cidr and matchOperator must both be set or both be empty",
-        ),
-        (
-            "BGPFilter",
-            filter(json!({"action": "Accept", "matchOperator": "In"})),
-            "cidr and matchOperator must both be set or both be empty",
-        ),
-        (
-            "BGPFilter",
-            filter(json!({"action": "Accept", "prefixLength": {"min": 8}})),
-            "cidr is required when prefixLength is set",
-        ),
-        (
-            "BGPFilter",
-            filter(json!({"action": "Accept", "cidr": "10.0.0.0/8", "matchOperator": "In",
-            "prefixLength": {"min": 24, "max": 16}})),
-            "min must not exceed max",
-        ),
-        (
-            "BGPFilter",
-            filter(json!({"action": "Reject", "operations": [{"setPriority": {"value": 1}}]})),
-            "operations may only be used with action Accept",
-        ),
-        (
-            "BGPFilter",
-            filter(json!({"action": "Accept", "operations": [{}]})),
-            "exactly one of addCommunity",
-        ),
-        (
-            "BGPFilter",
-            filter(json!({"action": "Accept", "operations": [
-            {"setPriority": {"value": 1}, "addCommunity": {"value": "1:1"}}]})),
-            "exactly one of addCommunity",
-        ),
-        (
-            "BGPFilter",
-            filter(json!({"action": "Accept", "operations": [{"addCommunity": {"value": "x"}}]})),
-            "operations[0].addCommunity.value",
-        ),
-        (
-            "BGPFilter",
-            filter(json!({"action": "Accept", "operations": [{"prependASPath": {"prefix": []}}]})),
-            "operations[0].prependASPath.prefix",
-        ),
-        (
-            "BGPFilter",
-            filter(json!({"action": "Accept", "communities": {"values": ["1:1", "1:2"]}})),
-            "communities.values",
-        ),
-        (
-            "BGPFilter",
-            filter(json!({"action": "Accept", "cidr": "fd00::/8", "matchOperator": "In"})),
-            "spec.exportV4[0].cidr",
-        ),
-        (
-            "BGPFilter",
-            filter(json!({"action": "Accept", "priority": 0})),
-            "spec.exportV4[0].priority",
-        ),
-    ]
 }
 
 fn bad_updates() -> Vec<(&'static str, Value, Value, &'static str)> {
