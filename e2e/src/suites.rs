@@ -5,6 +5,7 @@
 //! of its own. Two beds are up at the same time, which is what two cores take.
 
 mod drain;
+mod explain;
 mod fabric;
 mod foreign;
 mod kernel;
@@ -100,6 +101,7 @@ pub(crate) fn all() -> Vec<Test> {
         foreign::TESTS,
         drain::TESTS,
         policy::TESTS,
+        explain::TESTS,
         nogap::TESTS,
         restart::TESTS,
         wrong::TESTS,

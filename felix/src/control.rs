@@ -1,7 +1,8 @@
-//! What `felix status`, `endpoints` and `routes` ask the running agent, and how they show it.
+//! What `felix status`, `endpoints`, `routes` and `explain` ask the running agent, and how they show it.
 //!
 //! The answers are the types below, as JSON over the agent's socket (see [`crate::cni::protocol`]).
 
+mod explain;
 mod table;
 #[cfg(test)]
 mod tests;
@@ -19,6 +20,8 @@ use serde::{Deserialize, Serialize};
 use crate::cni::protocol::{self, MAX_MESSAGE, MessageError, Request};
 use crate::source::SourceStatus;
 
+pub(crate) use explain::verdict;
+pub use explain::{Explanation, FlowAnswer, Party, Then, explanation_text, parse_traffic};
 pub use table::{endpoints_table, routes_table, status_text};
 
 /// An agent that takes longer than this to answer hangs.

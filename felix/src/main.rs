@@ -6,9 +6,9 @@ use std::process::ExitCode;
 
 use anyhow::Context;
 use clap::{Parser, Subcommand, ValueEnum};
-use felix::cni::protocol::{DEFAULT_SOCKET, Request};
+use felix::cni::protocol::{DEFAULT_SOCKET, Question, Request};
 use felix::config::Config;
-use felix::control::{self, EndpointRow, RouteRow, Rows, StatusReport};
+use felix::control::{self, EndpointRow, Explanation, RouteRow, Rows, StatusReport};
 use felix::install::Install;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -38,6 +38,26 @@ enum Command {
     Endpoints(Ask),
     /// The routes of this node
     Routes(Ask),
+    /// What becomes of a packet, and why: by which rule of which policy, over which route
+    Explain {
+        /// Where it comes from: a pod (NAMESPACE/NAME, or NAME in namespace default), a node (NAME or
+        /// node/NAME) or an address
+        #[arg(value_name = "SRC")]
+        source: String,
+        /// Where it goes
+        #[arg(value_name = "DST")]
+        destination: String,
+        /// The protocol [default: tcp] and the destination port; for icmp and icmpv6 TYPE or
+        /// TYPE/CODE [default: an echo request]
+        #[arg(value_name = "[PROTO] PORT", required = true, num_args = 1..=2)]
+        traffic: Vec<String>,
+        /// Also with the policies, tiers, network sets, pods and namespaces in this file, and which
+        /// verdicts of this node it would change; - for standard input
+        #[arg(long, value_name = "FILE")]
+        with: Option<PathBuf>,
+        #[command(flatten)]
+        ask: Ask,
+    },
     /// Install the CNI plugins and their configuration for the container runtime
     InstallCni {
         /// Where the runtime looks for plugins
@@ -83,6 +103,14 @@ fn main() -> ExitCode {
             ask.show::<Rows<EndpointRow>>(&Request::Endpoints, control::endpoints_table)
         }
         Command::Routes(ask) => ask.show::<Rows<RouteRow>>(&Request::Routes, control::routes_table),
+        Command::Explain { source, destination, traffic, with, ask } => {
+            let (protocol, port) = match control::parse_traffic(&traffic) {
+                Ok(traffic) => traffic,
+                Err(error) => return fail(&error, USAGE.into()),
+            };
+            let question = Question { source, destination, protocol, port, with: None };
+            explain(question, with.as_deref(), &ask)
+        }
         Command::InstallCni { bin_dir, conf_dir, socket, plugin } => {
             install(&Install { bin_dir, conf_dir, socket, plugin })
         }
@@ -149,6 +177,19 @@ impl Ask {
             Output::Json => print(&format!("{}\n", serde_json::to_string_pretty(&answer)?)),
         }
     }
+}
+
+fn explain(mut question: Question, with: Option<&Path>, ask: &Ask) -> anyhow::Result<()> {
+    question.with = match with {
+        None => None,
+        Some(path) if path == Path::new("-") => {
+            Some(io::read_to_string(io::stdin().lock()).context("standard input")?)
+        }
+        Some(path) => {
+            Some(std::fs::read_to_string(path).with_context(|| path.display().to_string())?)
+        }
+    };
+    ask.show::<Explanation>(&Request::Explain(Box::new(question)), control::explanation_text)
 }
 
 fn install(install: &Install) -> anyhow::Result<()> {

@@ -7,6 +7,7 @@
 //! ```
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
 
@@ -38,8 +39,8 @@ impl ObjectKey {
     }
 }
 
-impl std::fmt::Display for ObjectKey {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+impl fmt::Display for ObjectKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match &self.namespace {
             Some(namespace) => write!(f, "{namespace}/{}", self.name),
             None => f.write_str(&self.name),
@@ -229,6 +230,9 @@ pub struct Node {
     pub route_reflector_cluster_id: Option<Ipv4Addr>,
     /// `spec.unschedulable`: cordoned, to be emptied before maintenance.
     pub unschedulable: bool,
+    /// `spec.podCIDRs`, else `spec.podCIDR`: the networks that Kubernetes gave the node for its
+    /// pods, for those who take their addresses from there.
+    pub pod_cidrs: Arc<[IpNet]>,
 }
 
 /// A Secret that a BGPPeer or BGPConfiguration refers to. `Debug` never shows the values.
@@ -240,8 +244,8 @@ pub struct Secret {
     pub data: BTreeMap<String, Vec<u8>>,
 }
 
-impl std::fmt::Debug for Secret {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+impl fmt::Debug for Secret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Secret").field("key", &self.key).finish_non_exhaustive()
     }
 }
@@ -308,7 +312,8 @@ pub enum Direction {
 pub struct Class(pub u32);
 
 /// What becomes of a flow's first packet.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
 pub enum Verdict {
     /// Go on: the other direction's policy, or the stack.
     Allow,
@@ -352,15 +357,40 @@ pub enum Key {
 /// Which packets a policy key stands for, most specific first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Traffic {
-    /// One destination port of TCP, UDP or SCTP.
+    /// One destination port of TCP, UDP or SCTP, or one type and code of ICMP, as in
+    /// [`Flow::destination_port`].
     Port(u8, u16),
-    /// An inclusive range of destination ports, longer than the engine expands into single ones.
+    /// An inclusive range of these, longer than the engine expands into single ones.
     /// Ranges of one endpoint, class and protocol never overlap.
     Ports(u8, u16, u16),
     /// A whole IP protocol.
     Protocol(u8),
     /// Everything else.
     Any,
+}
+
+impl fmt::Display for Traffic {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        use api::v3::Protocol;
+        let types = |protocol| matches!(protocol, Protocol::ICMP | Protocol::ICMPV6);
+        match *self {
+            Self::Port(protocol, number) if types(Protocol(protocol)) => {
+                let [kind, code] = number.to_be_bytes();
+                write!(f, "{} type {kind} code {code}", Protocol(protocol))
+            }
+            Self::Port(protocol, port) => write!(f, "{} port {port}", Protocol(protocol)),
+            Self::Ports(protocol, first, last) if types(Protocol(protocol)) => {
+                let ([kind, code], [last, end]) = (first.to_be_bytes(), last.to_be_bytes());
+                let name = Protocol(protocol);
+                write!(f, "{name} types and codes {kind}/{code} to {last}/{end}")
+            }
+            Self::Ports(protocol, first, last) => {
+                write!(f, "{} ports {first} to {last}", Protocol(protocol))
+            }
+            Self::Protocol(protocol) => write!(f, "protocol {}", Protocol(protocol)),
+            Self::Any => f.write_str("all other traffic"),
+        }
+    }
 }
 
 /// What an element maps its key to.
@@ -423,7 +453,8 @@ pub struct NextHop {
 }
 
 /// A tracked flow, as its initiator sent it and after any destination NAT.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
 pub struct Flow {
     /// IP protocol number.
     pub protocol: u8,

@@ -433,3 +433,55 @@ fn host_local_gives_the_addresses_of_the_main_plugin() {
         assert!(details.starts_with("ipam.type ") && details.contains(reason), "{details}");
     }
 }
+
+/// The real `host-local` with the node's networks: what ADD told it DEL and CHECK tell it as well,
+/// whatever the node has by then.
+#[test]
+fn host_local_takes_addresses_from_the_nodes_networks() {
+    if !Path::new("/usr/lib/cni/host-local").is_file() {
+        // Debian's containernetworking-plugins; `cargo lab` demands it.
+        return;
+    }
+    let node = Node::started();
+    let nets = |texts: &[&str]| texts.iter().map(|text| text.parse().unwrap()).collect();
+    node.fake.0.lock().delegated = vec!["10.8.3.2".parse().unwrap(), "fd08:3::2".parse().unwrap()];
+    let data = node.directory.path().join("host-local");
+    let ipam = json!({"cniVersion": "1.0.0", "ipam": {
+        "type": "host-local", "dataDir": data,
+        "ranges": [[{"subnet": "usePodCidr"}], [{"subnet": "usePodCidrIPv6"}]],
+    }});
+    let call = |command: &str, id: &str, more: &Value| {
+        let args = format!("IgnoreUnknown=1;K8S_POD_NAMESPACE=ns;K8S_POD_NAME={id}");
+        let run = node.call(command, id, more).with("CNI_ARGS", &args);
+        run.with("CNI_PATH", "/usr/lib/cni")
+    };
+    let held = || {
+        let files = std::fs::read_dir(data.join("net")).unwrap();
+        let names = files.map(|file| file.unwrap().file_name().into_string().unwrap());
+        names.filter(|name| name.starts_with("10.") || name.starts_with("fd")).count()
+    };
+    node.fake.0.lock().pod_cidrs = Some(nets(&["10.8.3.0/24"]));
+    let error = call("ADD", "c1", &ipam).fails(7);
+    let details = error["details"].as_str().unwrap();
+    assert_eq!(
+        details,
+        "ipam.ranges[1][0].subnet asks for the node's network, and Node node1 has no IPv6 network \
+         in spec.podCIDRs"
+    );
+
+    node.fake.0.lock().pod_cidrs = Some(nets(&["10.8.3.0/24", "fd08:3::/64"]));
+    let result = call("ADD", "c1", &ipam).succeeds();
+    assert_eq!(result["ips"][0]["address"], "10.8.3.2/32");
+    assert_eq!(result["ips"][1]["address"], "fd08:3::2/128");
+    assert_eq!(held(), 2);
+    // The source is away: nothing of this needs it.
+    node.fake.0.lock().pod_cidrs = None;
+    let mut check = ipam.clone();
+    check["prevResult"] = result;
+    assert_eq!(call("CHECK", "c1", &check).succeeds(), Value::Null);
+    for _ in 0..2 {
+        assert_eq!(call("DEL", "c1", &ipam).succeeds(), Value::Null);
+        assert_eq!(held(), 0);
+    }
+    node.fake.assert_empty();
+}

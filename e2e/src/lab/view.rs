@@ -149,14 +149,20 @@ impl View {
 
     /// What `felix` of a node answers to a question such as `status`.
     pub(crate) async fn ask_felix(&self, node: &str, question: &str) -> Result<Value> {
+        self.felix(node, &[question], b"").await
+    }
+
+    /// The same for a question of more words, with something to read.
+    pub(crate) async fn felix(&self, node: &str, words: &[&str], input: &[u8]) -> Result<Value> {
         let mut command = Command::new(self.place.bin_of(node).join("felix"));
-        command.args([question, "-o", "json"]);
+        command.args(words).args(["-o", "json"]);
         let netns = self.place.netns(node);
-        let output = process::capture(command, Some(&netns), b"", Duration::from_secs(15)).await?;
+        let output =
+            process::capture(command, Some(&netns), input, Duration::from_secs(15)).await?;
         if !output.status.success() {
-            bail!("{node}: felix {question}: {}", String::from_utf8_lossy(&output.stderr).trim());
+            bail!("{node}: felix {words:?}: {}", String::from_utf8_lossy(&output.stderr).trim());
         }
-        serde_json::from_slice(&output.stdout).with_context(|| format!("{node}: felix {question}"))
+        serde_json::from_slice(&output.stdout).with_context(|| format!("{node}: felix {words:?}"))
     }
 
     /// Waits until every session of the plan is up: the routers say so of those with them, the

@@ -14,6 +14,7 @@ use serde_json::{Value, json};
 use super::kernel::inside;
 use super::{DIRECTORY, Test};
 use crate::cni::{Attachment, NetworkList};
+use crate::control_plane::intent;
 use crate::kubelet::NodeRuntime;
 use crate::lab::{Lab, View};
 use crate::netns::Netns;
@@ -22,6 +23,7 @@ use crate::wait;
 pub(super) const TESTS: &[Test] = &[
     Test { name: "foreign::bridge_with_our_addresses", bed: &DIRECTORY, body: bridge },
     Test { name: "foreign::our_link_with_host_local", bed: &DIRECTORY, body: host_local },
+    Test { name: "foreign::host_local_with_the_nodes_networks", bed: &DIRECTORY, body: pod_cidr },
 ];
 
 const NODE: &str = "node1";
@@ -227,6 +229,86 @@ fn host_local(lab: &mut Lab) -> BoxFuture<'_, Result<()>> {
             Ok(())
         })
         .await
+    })
+    .boxed()
+}
+
+/// `host-local` with `usePodCidr`: the addresses are of the Node's `spec.podCIDRs`, which other nodes
+/// have routes to as a whole, also after the agent's restart without the Node, and not beyond the
+/// last pod's DEL.
+fn pod_cidr(lab: &mut Lab) -> BoxFuture<'_, Result<()>> {
+    with_containers(lab, ["pc-a", "pc-b"], async |lab, [a, b]| {
+        let view = lab.view().clone();
+        let [node_netns, other_netns] = [NODE, OTHER].map(|node| view.place.netns(node));
+        let directory = view.place.directory_of(NODE);
+        let data = directory.join("host-local");
+        let list = NetworkList::parse(
+            &json!({"cniVersion": "1.0.0", "name": "pc", "plugins": [{
+                "type": "caracal", "socket": directory.join("run/felix.sock"),
+                "ipam": {"type": "host-local", "dataDir": data, "ranges": [
+                    [{"subnet": "usePodCidr"}], [{"subnet": "usePodCidrIPv6"}],
+                ]},
+            }]})
+            .to_string(),
+        )?;
+        let node = runtime(lab)?;
+        let plain = intent::node(view.plan.topology.node(NODE).context("the node")?);
+        let refused = node.cni.add(&list, &a.attachment).await.err().context("no error")?;
+        let refused = format!("{refused:#}");
+        ensure!(
+            refused.contains("ipam.ranges[0][0].subnet") && refused.contains("Node node1"),
+            "{refused}"
+        );
+
+        let mut with_networks = plain.clone();
+        with_networks["spec"] = json!({"podCIDRs": ["10.98.1.0/24", "fd98:1::/64"]});
+        view.cluster.apply(&with_networks).await?;
+        wait::until("the agent to know the networks", Duration::from_secs(30), || async {
+            // What is refused leaves nothing behind.
+            Ok(node.cni.add(&list, &a.attachment).await?)
+        })
+        .await?;
+        let given = ["10.98.1.2".parse::<IpAddr>()?, "fd98:1::2".parse()?];
+        a.answers(&view, &node_netns, &given).await?;
+        a.answers(&view, &other_netns, &given).await?;
+        let routes = async |present: bool| {
+            let wanted = [("-4", "10.98.1.0/24"), ("-6", "fd98:1::/64")];
+            let what = format!("other nodes to have routes: {present}");
+            wait::until(&what, Duration::from_secs(30), || async {
+                for (family, net) in wanted {
+                    let route = ["ip", family, "route", "show", net];
+                    let found = inside(&other_netns, &route).await?;
+                    ensure!(found.is_empty() != present, "{net}: {found:?}");
+                    let alone = ["ip", family, "route", "show", "root", net];
+                    let all = inside(&other_netns, &alone).await?;
+                    ensure!(all.lines().count() <= 1, "more than the network: {all}");
+                }
+                Ok(())
+            })
+            .await
+        };
+        routes(true).await?;
+
+        // The Node has them no more, and the agent is another: what is attached stays reachable,
+        // and goes as it came.
+        view.cluster.apply(&plain).await?;
+        let agent = lab.agent(NODE)?;
+        agent.stop(Signal::SIGKILL).await?;
+        agent.start().await?;
+        agent.ready().await?;
+        a.answers(&view, &other_netns, &given).await?;
+        routes(true).await?;
+        node.cni.check(&list, &a.attachment).await?;
+        ensure!(node.cni.add(&list, &b.attachment).await.is_err(), "of a network that is gone");
+        for _ in 0..2 {
+            node.cni.delete(&list, &a.attachment).await?;
+        }
+        let left = std::fs::read_dir(data.join("pc"))?
+            .filter_map(|entry| entry.ok()?.file_name().into_string().ok())
+            .filter(|name| name.parse::<IpAddr>().is_ok());
+        let left: Vec<String> = left.collect();
+        ensure!(left.is_empty(), "host-local still has {left:?}");
+        routes(false).await
     })
     .boxed()
 }

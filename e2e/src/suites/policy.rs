@@ -1,6 +1,8 @@
 //! Kubernetes NetworkPolicy, as its documentation has it, and Calico's policies: within a second,
 //! for new and for established flows, and back again.
 
+mod rules;
+
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, bail, ensure};
@@ -20,15 +22,16 @@ pub(super) const TESTS: &[Test] = &[
     Test { name: "policy::from_a_directory", bed: &DIRECTORY, body: documented },
     Test { name: "policy::tiers_and_network_sets", bed: &RACKS, body: tiers },
     Test { name: "policy::tiers_from_a_directory", bed: &DIRECTORY, body: tiers },
+    Test { name: "policy::icmp_types_and_codes", bed: &RACKS, body: rules::icmp },
 ];
 
 /// From the object's creation until packets are judged by it.
 const IN_FORCE: Duration = Duration::from_secs(1);
 
 /// Listens on this besides [`PORT`], so that a policy can tell ports apart.
-const OTHER_PORT: u16 = 9090;
+pub(super) const OTHER_PORT: u16 = 9090;
 
-fn default_deny_ingress() -> Value {
+pub(super) fn default_deny_ingress() -> Value {
     json!({
         "apiVersion": "networking.k8s.io/v1",
         "kind": "NetworkPolicy",
@@ -37,7 +40,7 @@ fn default_deny_ingress() -> Value {
     })
 }
 
-fn allow_frontend() -> Value {
+pub(super) fn allow_frontend() -> Value {
     json!({
         "apiVersion": "networking.k8s.io/v1",
         "kind": "NetworkPolicy",
@@ -53,7 +56,12 @@ fn allow_frontend() -> Value {
 }
 
 /// Every one of the targets answers, or none does, at the latest one second from now.
-async fn within_a_second(view: &View, from: &Pod, targets: &[String], open: bool) -> Result<()> {
+pub(super) async fn within_a_second(
+    view: &View,
+    from: &Pod,
+    targets: &[String],
+    open: bool,
+) -> Result<()> {
     let start = Instant::now();
     let netns = view.netns_of_pod(from);
     let word = if open { "allowed" } else { "denied" };
@@ -73,7 +81,7 @@ async fn within_a_second(view: &View, from: &Pod, targets: &[String], open: bool
 }
 
 /// api on one node, its clients on the same and on another.
-async fn pods(scope: &mut Scope) -> Result<[Pod; 4]> {
+pub(super) async fn pods(scope: &mut Scope) -> Result<[Pod; 4]> {
     let mut api = scope.pod("api", "node1", &[("app", "api")]);
     api["spec"]["containers"][0]["args"] =
         json!(["serve", format!("--port={PORT}"), format!("--port={OTHER_PORT}")]);

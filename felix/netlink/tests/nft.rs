@@ -69,6 +69,7 @@ fn chains() -> Vec<Chain> {
         rules,
     };
     let key = [Field::Iif, Field::Mark, Field::L4Proto, Field::DestinationPort];
+    let by_source = [Field::Iif, Field::Mark, Field::L4Proto, Field::SourcePort];
     vec![
         plain(
             "deny",
@@ -128,6 +129,8 @@ fn chains() -> Vec<Chain> {
                 Rule::new().set_mark_from(Field::Ip6Destination, "cls6n"),
                 Rule::new().is_in(&[Field::L4Proto], "protos").vmap(&key, "egr"),
                 Rule::new().is_in(&[Field::L4Proto], "protos").vmap_ranges(&key, "egr_range"),
+                Rule::new().vmap(&by_source, "egr"),
+                Rule::new().vmap_ranges(&by_source, "egr_range"),
                 Rule::new().vmap(&[Field::Iif], "dfl"),
                 Rule::new().verdict(Verdict::Goto("deny")),
             ],
@@ -185,6 +188,8 @@ table inet caracal {
         meta mark set ip6 daddr map @cls6n
         meta l4proto @protos iif . meta mark . meta l4proto . th dport vmap @egr
         meta l4proto @protos iif . meta mark . meta l4proto . th dport vmap @egr_range
+        iif . meta mark . meta l4proto . th sport vmap @egr
+        iif . meta mark . meta l4proto . th sport vmap @egr_range
         iif vmap @dfl
         goto deny
     }

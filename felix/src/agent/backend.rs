@@ -20,7 +20,7 @@ use super::links;
 use super::report::Reporter;
 use crate::cni::annotations::PoolRef;
 use crate::cni::backend::{AssignSpec, Backend, Failure, Observation, PodFacts, Query};
-use crate::cni::protocol::Error;
+use crate::cni::protocol::{Error, PodCidrs};
 use crate::cni::spec::{PodArgs, code};
 use crate::kernel::{self, Kernel, PreparedLink};
 use crate::model::{IfIndex, Labels, LocalEndpoint, ObjectKey, RouteChange, RouteTarget};
@@ -132,10 +132,28 @@ impl Backend for AgentBackend {
         let known = self.ask(|reply| Command::Pod { key: key.clone(), uid, reply });
         timeout_at(deadline, known).await.unwrap_or_else(|_| {
             Err(Failure::TryAgainLater(format!(
-                "the source does not know pod {key} yet ({})",
+                "the source does not know pod {key} yet, or not its namespace ({})",
                 self.reporter.source_summary()
             )))
         })
+    }
+
+    async fn pod_cidrs(&self, deadline: Option<Instant>) -> Result<PodCidrs, Failure> {
+        let mut addressing = self.addressing.clone();
+        let known = async {
+            // An end of the source is the end of the agent.
+            let found = addressing.wait_for(|now| now.pod_cidrs.is_some()).await.ok()?;
+            found.pod_cidrs.clone()
+        };
+        let node = self.reporter.node.to_string();
+        let known = timeout_at(deadline.unwrap_or_else(Instant::now), known).await;
+        match known.ok().flatten() {
+            Some(networks) => Ok(PodCidrs { node, networks: networks.to_vec() }),
+            None => Err(Failure::TryAgainLater(format!(
+                "the source does not know Node {node} yet, whose spec.podCIDRs usePodCidr asks for ({})",
+                self.reporter.source_summary()
+            ))),
+        }
     }
 
     async fn assign(&self, spec: AssignSpec) -> Result<SmallVec<[IpAddr; 2]>, Failure> {

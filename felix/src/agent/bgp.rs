@@ -12,6 +12,7 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use super::remembered::{Memory, Remembered};
+use crate::cni::Delegated;
 use crate::config::BgpConfig;
 use crate::kernel::{self, Kernel};
 use crate::model::{NextHop, RouteChange, RouteTarget};
@@ -42,8 +43,8 @@ pub(super) struct Bgp {
     pub(super) blocks: watch::Receiver<Arc<[IpNet]>>,
     /// The addresses of this node in blocks of others; at start those of before.
     pub(super) borrowed: watch::Receiver<Arc<[IpAddr]>>,
-    /// The addresses of this node's pods that another IPAM plugin gave; at start those of before.
-    pub(super) delegated: watch::Receiver<Arc<[IpAddr]>>,
+    /// What other IPAM plugins gave to this node's pods; at start that of before.
+    pub(super) delegated: watch::Receiver<Delegated>,
     /// The node's links and their addresses.
     pub(super) links: watch::Receiver<Arc<[Link]>>,
     pub(super) settings: BgpConfig,
@@ -71,13 +72,19 @@ impl Bgp {
             tokio::time::sleep(before.as_ref().map_or(Duration::MAX, Remembered::patience));
         tokio::pin!(impatient);
         loop {
+            // The node's own networks lead to it as its blocks do. Other addresses no block of ours
+            // leads to, so each is announced by itself, like a borrowed one.
+            let Delegated { addresses, networks } = self.delegated.borrow_and_update().clone();
             let blocks = self.blocks.borrow_and_update().clone();
+            let blocks: Arc<[IpNet]> = match &*networks {
+                [] => blocks,
+                _ => blocks.iter().copied().chain(networks).collect(),
+            };
             self.keep_blackholes(&mut blackholes, &blocks).await;
-            // No block of ours leads to them, so each is announced by itself, like a borrowed one.
-            let alone = self.delegated.borrow_and_update().to_vec();
+            let borrowed = self.borrowed.borrow_and_update().clone();
             let local = Local {
                 blocks,
-                borrowed: self.borrowed.borrow_and_update().iter().copied().chain(alone).collect(),
+                borrowed: borrowed.iter().copied().chain(addresses).collect(),
                 restarting: self.restarting,
                 links: self.links.borrow_and_update().clone(),
                 port: self.settings.port,

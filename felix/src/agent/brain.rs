@@ -13,9 +13,12 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio_util::sync::CancellationToken;
 
 use super::arrears::{Arrears, Turn};
+use super::explain;
 use super::fabric::Fabric;
 use super::settings::Settings;
 use crate::cni::backend::{Failure, PodFacts};
+use crate::cni::protocol::Question;
+use crate::control::Explanation;
 use crate::engine::{AppliedPolicy, Counts, Engine, Problem};
 use crate::kernel::{Kernel, TrackedFlow};
 use crate::model::{
@@ -45,7 +48,12 @@ pub(super) enum Command {
     Unjudged { addresses: Vec<IpAddr> },
     /// For `felix status` and `felix endpoints`.
     Report { reply: oneshot::Sender<Report> },
+    /// For `felix explain`: answered when what was taken in before is in the kernel.
+    Explain { question: Box<Question>, reply: Explained },
 }
+
+/// To whom a packet is explained.
+pub(super) type Explained = oneshot::Sender<Result<Explanation, Failure>>;
 
 /// What the brain knows, for people.
 #[derive(Debug)]
@@ -72,6 +80,8 @@ pub(super) struct Brain {
     pub(super) namespaces: BTreeMap<Arc<str>, Namespace>,
     /// Those who wait for a pod to become known.
     pub(super) waiting: Vec<(ObjectKey, String, oneshot::Sender<PodFacts>)>,
+    /// Questions that wait for the end of this turn.
+    pub(super) asked: Vec<(Box<Question>, Explained)>,
     pub(super) arrears: Arrears,
     pub(super) settings: Settings,
     pub(super) logging: Logging,
@@ -121,6 +131,11 @@ impl Brain {
             let result = self.commit(arrived).await;
             if !was_in_sync && self.engine.in_sync() {
                 self.in_sync.send_replace(true);
+            }
+            for (question, reply) in std::mem::take(&mut self.asked) {
+                let peering = self.fabric.peering();
+                let answer = explain::answer(&question, &self.engine, &peering.borrow());
+                drop(reply.send(answer));
             }
             for answer in answers {
                 // One that no longer waits has been undone by then.
@@ -178,6 +193,7 @@ impl Brain {
                 self.arrears.judge_again(addresses, Instant::now());
             }
             Command::Report { reply } => drop(reply.send(self.report())),
+            Command::Explain { question, reply } => self.asked.push((question, reply)),
         }
     }
 
@@ -191,9 +207,11 @@ impl Brain {
         Some(facts(pod, namespace))
     }
 
+    /// A pod whose namespace is not known waits too: policies and pools select by its labels, and one
+    /// that selects the pod must not be late.
     fn settle_waiting(&mut self) {
         for (key, uid, reply) in std::mem::take(&mut self.waiting) {
-            match self.facts(&key, &uid) {
+            match self.facts(&key, &uid).filter(PodFacts::is_whole) {
                 Some(facts) => drop(reply.send(facts)),
                 None if reply.is_closed() => {}
                 None => self.waiting.push((key, uid, reply)),
@@ -378,6 +396,9 @@ mod tests {
         let known = facts(&pod, Some(&namespace));
         assert_eq!(known.namespace_labels, Some(labels));
         assert_eq!(known.namespace_annotations, annotations);
-        assert_eq!(facts(&pod, None).namespace_labels, None, "not the same as none");
+        assert!(known.is_whole());
+        let known = facts(&pod, None);
+        assert_eq!(known.namespace_labels, None, "not the same as none");
+        assert!(!known.is_whole());
     }
 }

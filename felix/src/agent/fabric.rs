@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use api::v3;
+use ipnet::IpNet;
 use tokio::sync::watch;
 
 use crate::model::{Kind, Labels, Object, Update};
@@ -18,6 +19,8 @@ pub(super) struct Addressing {
     pub(super) configuration: Option<Arc<v3::IPAMConfiguration>>,
     /// None until the source has the node.
     pub(super) node_labels: Option<Labels>,
+    /// The node's networks for pods. None until the source has the node.
+    pub(super) pod_cidrs: Option<Arc<[IpNet]>>,
     /// Everything that exists has been seen once: an empty set means that there are none.
     pub(super) complete: bool,
 }
@@ -101,10 +104,12 @@ impl Addressing {
                 self.configuration = Some(object.clone());
             }
             Update::Set(Object::Node(node)) if *node.name == *node_name => {
-                if self.node_labels.as_ref() == Some(&node.labels) {
+                let known = (self.node_labels.as_ref(), self.pod_cidrs.as_ref());
+                if known == (Some(&node.labels), Some(&node.pod_cidrs)) {
                     return false;
                 }
                 self.node_labels = Some(node.labels.clone());
+                self.pod_cidrs = Some(node.pod_cidrs.clone());
             }
             Update::Remove(Kind::IPPool, key) => {
                 self.pools.remove(&key.name);

@@ -15,6 +15,7 @@ mod arrears;
 mod backend;
 mod bgp;
 mod brain;
+mod explain;
 mod fabric;
 mod guard;
 mod links;
@@ -194,6 +195,7 @@ async fn start(
         heartbeat: health.register_loop("brain", LOOP_DEADLINE),
         namespaces: std::collections::BTreeMap::new(),
         waiting: Vec::new(),
+        asked: Vec::new(),
         arrears: arrears::Arrears::default(),
         settings: Settings::new(&config.node_name),
         logging,

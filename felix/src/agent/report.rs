@@ -1,4 +1,4 @@
-//! Answers `felix status`, `felix endpoints` and `felix routes`.
+//! Answers `felix status`, `felix endpoints`, `felix routes` and `felix explain`.
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -11,12 +11,13 @@ use tokio::sync::{mpsc, oneshot, watch};
 use super::bgp::Running;
 use super::brain::{self, Command};
 use crate::cni::backend::{Failure, Query};
+use crate::cni::protocol::Question;
 use crate::control::{
-    BgpReport, BlockRow, ConditionRow, EndpointRow, IpamReport, KernelReport, PeerRow, RouteRow,
-    Rows, StatusReport,
+    BgpReport, BlockRow, ConditionRow, EndpointRow, Explanation, IpamReport, KernelReport, PeerRow,
+    RouteRow, Rows, StatusReport,
 };
 use crate::kernel::{Kernel, WantedRoute};
-use crate::model::{Direction, LocalEndpoint, RouteTarget};
+use crate::model::{Direction, Key, LocalEndpoint, RouteTarget};
 use crate::observe::Health;
 use crate::source::SourceStatus;
 
@@ -54,6 +55,7 @@ impl Reporter {
             Query::Status => json(&self.status().await?),
             Query::Endpoints => json(&Rows::bounded(self.endpoints().await?)),
             Query::Routes => json(&Rows::bounded(self.routes().await?)),
+            Query::Explain(question) => json(&self.explain(question).await?),
         }
     }
 
@@ -63,6 +65,29 @@ impl Reporter {
         let (reply, answer) = oneshot::channel();
         brain.send(Command::Report { reply }).await.map_err(|_| ended())?;
         answer.await.map_err(|_| ended())
+    }
+
+    /// What the engine says, beside what the kernel has.
+    async fn explain(&self, question: Box<Question>) -> Result<Explanation, Failure> {
+        let ended = || Failure::Internal("the agent is ending".into());
+        let brain = self.brain.upgrade().ok_or_else(ended)?;
+        let (reply, answer) = oneshot::channel();
+        brain.send(Command::Explain { question, reply }).await.map_err(|_| ended())?;
+        let mut answer = answer.await.map_err(|_| ended())??;
+        answer.node = self.node.to_string();
+        answer.not_in_force = self.kernel_problem();
+        let asked: Vec<Key> = answer.elements().filter_map(|element| element.key).collect();
+        let found = self.kernel.elements(asked).await;
+        let found = found.map_err(|error| Failure::Internal(error.to_string()))?;
+        let elements = answer.elements().filter(|element| element.key.is_some());
+        for (element, found) in elements.zip(found) {
+            element.agrees = Some(element.value == found);
+        }
+        for flow in &mut answer.flows {
+            let route = self.kernel.route(flow.destination.address).await;
+            flow.route = route.unwrap_or_else(|error| error.to_string());
+        }
+        Ok(answer)
     }
 
     pub(super) async fn neighbors(&self) -> Vec<NeighborStatus> {

@@ -6,6 +6,7 @@
 //! can share with no other attachment.
 
 mod add;
+mod delegated;
 mod leasing;
 #[cfg(test)]
 mod tests;
@@ -29,6 +30,7 @@ use super::protocol::Error;
 use super::spec::{Call, Command, code};
 use super::{lease, result};
 use crate::model::{EndpointId, IfIndex, LocalEndpoint};
+pub use delegated::Delegated;
 
 /// How the CNI server goes about its work.
 #[derive(Clone, Debug)]
@@ -98,7 +100,7 @@ pub(super) struct Attachments<B> {
     damaged: bool,
     containers: KeyedLock,
     interfaces: KeyedLock,
-    delegated: watch::Sender<Arc<[IpAddr]>>,
+    delegated: watch::Sender<Delegated>,
     unfinished: Notify,
     hurry: Notify,
 }
@@ -123,7 +125,7 @@ impl<B: Backend> Attachments<B> {
                 "it is not known whether this endpoint was completed; left alone until DEL"
             );
         }
-        let delegated = watch::Sender::new(delegated(&table));
+        let delegated = watch::Sender::new(Delegated::of(&table));
         Self {
             backend,
             journal,
@@ -153,7 +155,7 @@ impl<B: Backend> Attachments<B> {
         linked.map(|record| record.endpoint.clone()).collect()
     }
 
-    pub(super) fn delegated(&self) -> watch::Receiver<Arc<[IpAddr]>> {
+    pub(super) fn delegated(&self) -> watch::Receiver<Delegated> {
         self.delegated.subscribe()
     }
 
@@ -390,23 +392,24 @@ impl<B: Backend> Attachments<B> {
     }
 
     async fn try_undo(&self, id: &EndpointId) -> Undone {
-        let Some(Record { phase, role, endpoint }) = self.get(id) else { return Undone::Clean };
+        let Some(record) = self.get(id) else { return Undone::Clean };
+        let Record { phase, role, ref endpoint, .. } = record;
         if phase != Phase::Releasing {
             let marked = async {
                 // What is being added is recorded as to be undone already.
                 match phase {
                     Phase::Adding => Ok(()),
-                    _ => self.record(Phase::Removing, role, &endpoint).await,
+                    _ => self.record(Record { phase: Phase::Removing, ..record.clone() }).await,
                 }
             };
             // In any order: without its policy the link carries nothing, and the addresses are
             // given back after both. The kernel takes tens of milliseconds to let go of a link.
-            let withdrawn = self.step("policy and route", self.backend.remove_endpoint(&endpoint));
+            let withdrawn = self.step("policy and route", self.backend.remove_endpoint(endpoint));
             let unlinked = async {
                 if !role.has_link() {
                     return Ok(());
                 }
-                self.step("link", self.backend.delete_link(&endpoint)).await
+                self.step("link", self.backend.delete_link(endpoint)).await
             };
             let (marked, withdrawn, unlinked) = tokio::join!(marked, withdrawn, unlinked);
             let problems: Vec<String> =
@@ -436,8 +439,9 @@ impl<B: Backend> Attachments<B> {
             Ok(Err(error)) => error.to_string(),
             Err(_) => format!("no answer within {:?}", self.options.release_timeout),
         };
+        let releasing = Record { phase: Phase::Releasing, ..record.clone() };
         if phase != Phase::Releasing
-            && let Err(error) = self.record(Phase::Releasing, role, &endpoint).await
+            && let Err(error) = self.record(releasing).await
         {
             return Undone::Incomplete(error);
         }
@@ -455,19 +459,13 @@ impl<B: Backend> Attachments<B> {
         }
     }
 
-    /// Sets an attachment's phase, in memory and then in the journal.
-    async fn record(
-        &self,
-        phase: Phase,
-        role: Role,
-        endpoint: &LocalEndpoint,
-    ) -> Result<(), String> {
-        let record = Record { phase, role, endpoint: endpoint.clone() };
-        self.table.lock().insert(endpoint.id.clone(), record.clone());
-        if role == Role::Delegated {
+    /// Sets what is known of an attachment, in memory and then in the journal.
+    async fn record(&self, record: Record) -> Result<(), String> {
+        self.table.lock().insert(record.endpoint.id.clone(), record.clone());
+        if record.role == Role::Delegated {
             self.delegated.send_if_modified(|told| {
-                let now = delegated(&self.table.lock());
-                let changed = **told != *now;
+                let now = Delegated::of(&self.table.lock());
+                let changed = *told != now;
                 *told = now;
                 changed
             });
@@ -507,16 +505,6 @@ fn handle(network: &str, id: &EndpointId) -> String {
         "eth0" => format!("{network}.{}", id.container_id),
         other => format!("{network}.{}.{other}", id.container_id),
     }
-}
-
-/// The addresses of others that are in use, in order.
-fn delegated(table: &BTreeMap<EndpointId, Record>) -> Arc<[IpAddr]> {
-    let used = table
-        .values()
-        .filter(|record| record.phase == Phase::Ready && record.role == Role::Delegated);
-    let all: BTreeSet<IpAddr> =
-        used.flat_map(|record| record.endpoint.addresses.iter().copied()).collect();
-    all.into_iter().collect()
 }
 
 /// What is held by whoever changes an attachment: the name of its host interface, or of one that

@@ -10,7 +10,7 @@ use smallvec::SmallVec;
 use tokio::time::Instant;
 
 use super::annotations::Wishes;
-use super::protocol::Error;
+use super::protocol::{Error, PodCidrs, Question};
 use super::spec::{Command, PodArgs, code};
 use crate::model::{EndpointId, IfIndex, Labels, LocalEndpoint};
 
@@ -29,6 +29,13 @@ pub struct PodFacts {
     pub namespace_annotations: Labels,
     /// The namespace's labels, for pools with a namespaceSelector; None if it is not known.
     pub namespace_labels: Option<Labels>,
+}
+
+impl PodFacts {
+    /// Whether all is known that policies and pools select by.
+    pub fn is_whole(&self) -> bool {
+        self.namespace_labels.is_some()
+    }
 }
 
 /// Asks for addresses.
@@ -83,7 +90,7 @@ impl From<Failure> for Error {
 }
 
 /// A question of the command line.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Query {
     /// `felix status`
     Status,
@@ -91,6 +98,8 @@ pub enum Query {
     Endpoints,
     /// `felix routes`
     Routes,
+    /// `felix explain`
+    Explain(Box<Question>),
 }
 
 /// A request of a container runtime that was answered.
@@ -139,6 +148,13 @@ pub trait Backend: Send + Sync + 'static {
         pod: &PodArgs,
         deadline: Instant,
     ) -> impl Future<Output = Result<PodFacts, Failure>> + Send;
+
+    /// The networks that the node has for its pods. Waits until the source knows the node, at most
+    /// until `deadline`; without one, answers at once.
+    fn pod_cidrs(
+        &self,
+        deadline: Option<Instant>,
+    ) -> impl Future<Output = Result<PodCidrs, Failure>> + Send;
 
     /// Assigns addresses to a handle: at least one, at most one of each family. Either all that
     /// are wanted or none.

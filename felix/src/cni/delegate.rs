@@ -14,7 +14,9 @@ use std::process::{Command as Process, Stdio};
 use ipnet::IpNet;
 use serde_json::Value;
 
-use super::protocol::{CniRequest, Error, MAX_MESSAGE, Request};
+use super::backend::Failure;
+use super::pod_cidr;
+use super::protocol::{CniRequest, Error, MAX_MESSAGE, PodCidrs, Request};
 use super::spec::{Call, Command, code, config_error};
 
 /// Those whose addresses are the agent's own.
@@ -59,16 +61,25 @@ impl Delegate {
     /// The plugin's, as it gave it, or the agent's. What was given for an ADD that fails is taken
     /// back.
     pub(super) fn serve(
-        &self,
+        mut self,
         call: &Call,
         ask: impl Fn(Request) -> Result<Option<Value>, Error>,
     ) -> Result<Option<Value>, Error> {
+        let asked = pod_cidr::asked(&self.request.config);
+        let mut networks = Vec::new();
+        if !asked.is_empty() {
+            let answer = ask(Request::PodCidrs(Box::new(self.request.clone())))?;
+            let found: PodCidrs = serde_json::from_value(answer.unwrap_or_default())
+                .map_err(|error| Failure::Internal(error.to_string()))?;
+            networks = pod_cidr::fill(&mut self.request.config, &asked, call.command, &found)?;
+        }
         let request = || Box::new(self.request.clone());
         match call.command {
             Command::Add => {
                 let given = self.execute(Command::Add)?;
-                let attached = addresses(&given, &self.kind)
-                    .and_then(|addresses| ask(Request::Delegated { call: request(), addresses }));
+                let attached = addresses(&given, &self.kind).and_then(|addresses| {
+                    ask(Request::Delegated { call: request(), addresses, networks })
+                });
                 if attached.is_err() {
                     // The runtime's own DEL will come as well; what is wrong with this one it
                     // will hear then.
@@ -93,7 +104,8 @@ impl Delegate {
             }
             Command::Status => {
                 self.collect(Command::Status)?;
-                ask(Request::Delegated { call: request(), addresses: Vec::new() })
+                let (addresses, networks) = (Vec::new(), Vec::new());
+                ask(Request::Delegated { call: request(), addresses, networks })
             }
         }
     }

@@ -35,6 +35,7 @@ pub mod journal;
 mod keyed_lock;
 pub mod lease;
 pub mod plugin;
+mod pod_cidr;
 pub mod protocol;
 pub mod result;
 mod server;
@@ -42,7 +43,7 @@ pub mod spec;
 #[cfg(test)]
 mod testing;
 
-pub use attachments::Options;
+pub use attachments::{Delegated, Options};
 pub use server::{Listener, OptionsError, Server};
 
 #[cfg(test)]

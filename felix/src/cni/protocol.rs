@@ -10,6 +10,7 @@ use std::fmt;
 use std::io::{self, Read, Write};
 use std::net::IpAddr;
 
+use ipnet::IpNet;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -38,13 +39,39 @@ pub enum Request {
         call: Box<CniRequest>,
         /// What the endpoint is to have.
         addresses: Vec<IpAddr>,
+        /// The node's networks that the plugin was told to take them from.
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        networks: Vec<IpNet>,
     },
+    /// A container runtime called the plugin, and its IPAM plugin of others is to take addresses
+    /// from the node's networks: which are they? The answer is a [`CniReply`] with [`PodCidrs`].
+    PodCidrs(Box<CniRequest>),
     /// How the agent is: `felix status`.
     Status,
     /// The endpoints of this node: `felix endpoints`.
     Endpoints,
     /// The routes of this node: `felix routes`.
     Routes,
+    /// What becomes of a packet, and why: `felix explain`.
+    Explain(Box<Question>),
+}
+
+/// What `felix explain` asks.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Question {
+    /// Where the packet comes from: an address, `namespace/pod`, a pod of namespace `default`, or a
+    /// node, which `node/NAME` is for certain.
+    pub source: String,
+    /// Where it goes, in the same words.
+    pub destination: String,
+    /// IP protocol number.
+    pub protocol: u8,
+    /// Destination port; as in [`crate::model::Flow`].
+    pub port: u16,
+    /// Objects in YAML as which the answer is wanted too.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub with: Option<String>,
 }
 
 /// One call of the CNI plugin: its environment and standard input, as they came.
@@ -70,6 +97,16 @@ pub struct CniRequest {
     pub path: String,
     /// The network configuration from standard input.
     pub config: Value,
+}
+
+/// The networks of a node for its pods.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PodCidrs {
+    /// The node's name.
+    pub node: String,
+    /// For an attachment that is on record, those that its addresses were taken from; else those
+    /// that the node has now.
+    pub networks: Vec<IpNet>,
 }
 
 /// What the agent answers: `{"result": ...}` or `{"error": {"code", "msg", "details"}}`.

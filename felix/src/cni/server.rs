@@ -19,10 +19,10 @@ use tokio::time::{Instant, sleep, timeout};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use super::attachments::{Attachments, Options, Served};
+use super::attachments::{Attachments, Delegated, Options, Served};
 use super::backend::{Backend, Failure, Observation, Query};
 use super::journal::{Journal, Loaded};
-use super::protocol::{self, CniReply, Error, Reply, Request};
+use super::protocol::{self, CniReply, CniRequest, Error, Reply, Request};
 use super::spec::{Call, Command, code};
 use crate::model::{IfIndex, LocalEndpoint};
 
@@ -138,9 +138,8 @@ impl<B: Backend> Server<B> {
         self.0.attachments.reached()
     }
 
-    /// The addresses of endpoints that another IPAM plugin gave, in order: at once those of before,
-    /// and then every change.
-    pub fn delegated(&self) -> watch::Receiver<Arc<[IpAddr]>> {
+    /// What other IPAM plugins gave to endpoints: at once that of before, and then every change.
+    pub fn delegated(&self) -> watch::Receiver<Delegated> {
         self.0.attachments.delegated()
     }
 
@@ -247,13 +246,15 @@ impl<B: Backend> Server<B> {
             Request::Ipam(request) => {
                 return self.cni(&request.command, Call::parse_ipam(&request), stream).await;
             }
-            Request::Delegated { call, addresses } => {
-                let parsed = Call::parse_delegated(&call, &addresses);
+            Request::Delegated { call, addresses, networks } => {
+                let parsed = Call::parse_delegated(&call, &addresses, &networks);
                 return self.cni(&call.command, parsed, stream).await;
             }
+            Request::PodCidrs(call) => return self.pod_cidrs(&call, stream).await,
             Request::Status => Query::Status,
             Request::Endpoints => Query::Endpoints,
             Request::Routes => Query::Routes,
+            Request::Explain(question) => Query::Explain(question),
         };
         let answer = self.0.attachments.backend().query(query);
         let answer = match timeout(self.0.attachments.options().deadline, answer).await {
@@ -261,6 +262,22 @@ impl<B: Backend> Server<B> {
             Err(_) => Err(Failure::TryAgainLater("no answer in time".into()).into()),
         };
         self.answer(&mut stream, &Reply::from(answer)).await;
+    }
+
+    /// Nothing comes of it, so that a client that goes away costs nothing.
+    async fn pod_cidrs(&self, request: &CniRequest, mut stream: UnixStream) {
+        let asked = async {
+            let call = Call::parse(request)?;
+            let found = self.0.attachments.pod_cidrs(&call).await?;
+            serde_json::to_value(found)
+                .map(Some)
+                .map_err(|error| Failure::Internal(error.to_string()).into())
+        };
+        let answer = tokio::select! {
+            answer = asked => answer,
+            () = closed(&mut stream) => return,
+        };
+        self.answer(&mut stream, &CniReply::from(answer)).await;
     }
 
     async fn cni(&self, command: &str, call: Result<Call, Error>, mut stream: UnixStream) {

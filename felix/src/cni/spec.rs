@@ -5,6 +5,7 @@
 use std::fmt;
 use std::net::IpAddr;
 
+use ipnet::IpNet;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
@@ -215,6 +216,15 @@ pub struct PodArgs {
     pub kubernetes: bool,
 }
 
+/// Addresses of another IPAM plugin.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Given {
+    /// What the endpoint is to have.
+    pub addresses: Vec<IpAddr>,
+    /// The node's networks that the plugin was told to take them from.
+    pub networks: Vec<IpNet>,
+}
+
 /// A call that is as the specification wants it.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Call {
@@ -229,7 +239,7 @@ pub struct Call {
     pub lease: Option<Lease>,
     /// What another IPAM plugin gave: ADD takes these, and asks for no others. None where the
     /// agent's own IPAM is asked.
-    pub delegated: Option<Vec<IpAddr>>,
+    pub delegated: Option<Given>,
     /// Which attachment; empty strings for GC and STATUS.
     pub id: EndpointId,
     /// `CNI_NETNS`; may be empty for DEL, is empty for GC and STATUS.
@@ -295,7 +305,11 @@ impl Call {
     ///
     /// # Errors
     /// As [`Call::parse`]; code 7 for addresses that an endpoint cannot have.
-    pub fn parse_delegated(request: &CniRequest, addresses: &[IpAddr]) -> Result<Self, Error> {
+    pub fn parse_delegated(
+        request: &CniRequest,
+        addresses: &[IpAddr],
+        networks: &[IpNet],
+    ) -> Result<Self, Error> {
         let mut call = Self::parse(request)?;
         let ipv4 = addresses.iter().filter(|address| address.is_ipv4()).count();
         let count = addresses.len();
@@ -305,7 +319,8 @@ impl Call {
             let text = format!("gave {addresses:?}: not one address, nor one of each family");
             return Err(config_error("ipam.type", &text));
         }
-        call.delegated = Some(addresses.to_vec());
+        let (addresses, networks) = (addresses.to_vec(), networks.to_vec());
+        call.delegated = Some(Given { addresses, networks });
         Ok(call)
     }
 

@@ -15,7 +15,7 @@ use tokio::time::{Instant, sleep_until};
 
 use super::backend::{AssignSpec, Backend, Failure, Observation, PodFacts, Query};
 use super::model::{IfIndex, Labels, LocalEndpoint};
-use super::protocol::Error;
+use super::protocol::{Error, PodCidrs};
 use super::spec::PodArgs;
 
 /// A directory in memory, if there is such a file system: these tests are about order, and make
@@ -77,6 +77,8 @@ pub(super) struct State {
     pub(super) observed: Vec<Observation>,
     /// Addresses of another IPAM plugin.
     pub(super) delegated: Vec<IpAddr>,
+    /// The node's networks; None while the source does not know it.
+    pub(super) pod_cidrs: Option<Vec<IpNet>>,
     /// Links that carry traffic.
     open: BTreeSet<IfIndex>,
     indices: IfIndex,
@@ -198,6 +200,19 @@ impl Backend for Fake {
         let uid = "uid".into();
         let namespace_labels = Some(namespace_labels());
         Ok(PodFacts { uid, labels, annotations, namespace_labels, ..PodFacts::default() })
+    }
+
+    async fn pod_cidrs(&self, deadline: Option<Instant>) -> Result<PodCidrs, Failure> {
+        let networks = self.0.lock().pod_cidrs.clone();
+        match (networks, deadline) {
+            (Some(networks), _) => Ok(PodCidrs { node: "node1".into(), networks }),
+            (None, deadline) => {
+                if let Some(deadline) = deadline {
+                    sleep_until(deadline).await;
+                }
+                Err(Failure::TryAgainLater("Node node1 is not known".into()))
+            }
+        }
     }
 
     async fn assign(&self, spec: AssignSpec) -> Result<SmallVec<[IpAddr; 2]>, Failure> {

@@ -8,7 +8,7 @@ use comfy_table::Table;
 use super::{EndpointRow, RouteRow, Rows, StatusReport};
 use crate::source::{KindState, SourceStatus};
 
-fn table<const N: usize>(header: [&str; N]) -> Table {
+pub(super) fn table<const N: usize>(header: [&str; N]) -> Table {
     let mut table = Table::new();
     table.load_style(comfy_table::presets::NOTHING);
     table.set_header(header);
@@ -16,7 +16,7 @@ fn table<const N: usize>(header: [&str; N]) -> Table {
 }
 
 /// Without the blanks around each line.
-fn text(table: &Table) -> String {
+pub(super) fn text(table: &Table) -> String {
     let mut text = String::new();
     for line in table.to_string().lines() {
         text.push_str(line.strip_prefix(' ').unwrap_or(line).trim_end());

@@ -15,7 +15,7 @@ use super::ranges::{Family, Span, bits, flatten};
 use super::shapes::{Bearer, ShapeId, Shapes};
 use crate::model::{Class, Key, Kind, ObjectKey, Value};
 
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 struct Entry {
     /// The shapes of the workloads that hold the address, each with the position of the address
     /// in its shape's list.
@@ -38,7 +38,7 @@ pub(super) struct Move {
 }
 
 /// All addresses of workloads, and the active networks.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(super) struct Addresses {
     book: BTreeMap<IpAddr, Entry>,
     dirty: FxHashSet<IpAddr>,
@@ -172,6 +172,30 @@ impl Addresses {
             Some(entry) if entry.shown != Class(0) => entry.shown,
             _ => self.range_class(address),
         }
+    }
+
+    /// The address or range that the kernel finds the class of an address by; None: it is in none.
+    pub(super) fn element(&self, address: IpAddr) -> Option<Key> {
+        if self.book.get(&address).is_some_and(|entry| entry.shown != Class(0)) {
+            return Some(Key::Class(address));
+        }
+        let family = Family::of(address);
+        let bits = bits(address);
+        let mut ranges = self.ranges.get(&family)?.iter();
+        let (span, _) = ranges.find(|(span, _)| span.first <= bits && bits <= span.last)?;
+        Some(Key::ClassRange(family.address(span.first), family.address(span.last)))
+    }
+
+    /// An address of each kind that is told apart: every one that a workload holds, and the first
+    /// of each range and behind it.
+    pub(super) fn samples(&self) -> impl Iterator<Item = IpAddr> {
+        let edges = self.ranges.iter().flat_map(|(family, ranges)| {
+            ranges.iter().flat_map(move |(span, _)| {
+                let after = span.last.checked_add(1).map(|bits| family.address(bits));
+                [Some(family.address(span.first)), after].into_iter().flatten()
+            })
+        });
+        self.book.keys().copied().chain(edges)
     }
 
     /// How many addresses workloads hold.

@@ -71,7 +71,7 @@ pub(super) fn answers(atoms: &[Atom], id: AtomId) -> &[Atom] {
     &atoms[from..from + count]
 }
 
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 struct Entry {
     question: Question,
     /// How many rules of active policies ask it.
@@ -80,7 +80,7 @@ struct Entry {
 }
 
 /// The questions in use.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(super) struct Atoms {
     by_question: FxHashMap<Question, AtomId>,
     entries: FxHashMap<AtomId, Entry>,
@@ -165,6 +165,11 @@ impl Atoms {
             }
         }
         changes
+    }
+
+    /// What a number stands for.
+    pub(super) fn question(&self, id: AtomId) -> Option<&Question> {
+        self.entries.get(&id).map(|entry| &entry.question)
     }
 
     /// How many questions are asked.

@@ -127,7 +127,9 @@ impl Body<'_> {
         let mut side = |path: &str, rules: &[v3::Rule], direction: Direction| -> Vec<Rule> {
             let convert = |(number, rule)| {
                 let path = format!("{path}[{number}]");
-                convert_rule(rule, direction, self.namespace, &path, &mut errors)
+                let mut rules = convert_rule(rule, direction, self.namespace, &path, &mut errors);
+                rules.iter_mut().for_each(|rule| rule.number = u32::try_from(number).ok());
+                rules
             };
             rules.iter().enumerate().flat_map(convert).collect()
         };
@@ -151,7 +153,13 @@ impl Body<'_> {
 }
 
 fn deny_all() -> Rule {
-    Rule { action: Action::Deny, peers: Peers::Any, own: None, traffic: Traffics::Any }
+    Rule {
+        number: None,
+        action: Action::Deny,
+        peers: Peers::Any,
+        own: None,
+        traffic: Traffics::Any,
+    }
 }
 
 /// A rule becomes none if something is wrong with it, or two: what it asks of the endpoint itself
@@ -182,7 +190,7 @@ fn convert_rule(
     if families.any(|other| Some(other) != family) {
         errors.add(path, "mixes IPv4 and IPv6");
     }
-    let traffic = traffic(rule, &format!("{path}.destination"), errors);
+    let traffic = traffic(rule, path, errors);
     if errors.0.len() > before {
         return Vec::new();
     }
@@ -191,6 +199,7 @@ fn convert_rule(
         Direction::Egress => (&destination, &source),
     };
     let of_family = |family: Option<Family>| Rule {
+        number: None,
         action,
         peers: peer.peers(family),
         own: family.and_then(|family| own.own(family)),
@@ -294,7 +303,46 @@ impl Side {
     }
 }
 
-/// Protocol and destination ports of a rule.
+/// What a rule asks of ICMP: types and codes that it wants, and such that it does not. Without a
+/// type it asks nothing.
+fn icmp(rule: &v3::Rule, path: &str, errors: &mut Errors) -> [Option<(u16, u16)>; 2] {
+    let is_icmp = matches!(rule.protocol, Some(v3::Protocol::ICMP | v3::Protocol::ICMPV6));
+    [("icmp", rule.icmp), ("notICMP", rule.not_icmp)].map(|(field, fields)| {
+        let fields = fields?;
+        if !is_icmp {
+            errors.add(format!("{path}.{field}"), "requires protocol ICMP or ICMPv6");
+        }
+        let number = |kind, code| u16::from_be_bytes([kind, code]);
+        match (fields.icmp_type, fields.code) {
+            (Some(u8::MAX), _) => {
+                errors.add(format!("{path}.{field}.type"), "255 is not from 0 to 254");
+                None
+            }
+            (Some(kind), Some(code)) => Some((number(kind, code), number(kind, code))),
+            (Some(kind), None) => Some((number(kind, 0), number(kind, u8::MAX))),
+            (None, Some(_)) => {
+                errors.add(format!("{path}.{field}.code"), "requires type");
+                None
+            }
+            (None, None) => None,
+        }
+    })
+}
+
+/// A family of which the protocol is not cannot be asked for together with it.
+fn check_version(rule: &v3::Rule, path: &str, errors: &mut Errors) {
+    let version = match rule.protocol {
+        Some(v3::Protocol::ICMP) => v3::IpVersion::V4,
+        Some(v3::Protocol::ICMPV6) => v3::IpVersion::V6,
+        _ => return,
+    };
+    if rule.ip_version.is_some_and(|given| given != version) {
+        let reason = "protocol ICMP goes with ipVersion 4 only and ICMPv6 with ipVersion 6 only";
+        errors.add(format!("{path}.ipVersion"), reason);
+    }
+}
+
+/// Protocol, destination ports, types and codes of a rule.
 fn traffic(rule: &v3::Rule, path: &str, errors: &mut Errors) -> Traffics {
     let with_ports = |protocol: v3::Protocol| protocol.has_ports();
     let mut set = |field: &str, list: &[Port]| {
@@ -306,7 +354,7 @@ fn traffic(rule: &v3::Rule, path: &str, errors: &mut Errors) -> Traffics {
                     ranges.push((*first, *last));
                 }
                 Port::Range(..) => errors.add(
-                    format!("{path}.{field}[{number}]"),
+                    format!("{path}.destination.{field}[{number}]"),
                     "ports given by number require protocol TCP, UDP or SCTP",
                 ),
             }
@@ -315,6 +363,8 @@ fn traffic(rule: &v3::Rule, path: &str, errors: &mut Errors) -> Traffics {
     };
     let ports = set("ports", &rule.destination.ports);
     let except = set("notPorts", &rule.destination.not_ports);
+    let [types, not_types] = icmp(rule, path, errors);
+    check_version(rule, path, errors);
     let has_ports = !rule.destination.ports.is_empty();
     let has_except = !rule.destination.not_ports.is_empty();
     let all =
@@ -325,9 +375,14 @@ fn traffic(rule: &v3::Rule, path: &str, errors: &mut Errors) -> Traffics {
     match rule.protocol {
         Some(protocol) if not == Some(protocol.0) => Traffics::OneOf(Vec::new()),
         Some(protocol) if !protocol.has_ports() => {
+            let range = |range: (u16, u16)| PortSet::new(vec![range], Vec::new());
+            let of = ProtocolPorts {
+                protocol: protocol.0,
+                ports: types.map_or(Ports::All, |types| Ports::Some(range(types))),
+                except: not_types.map(range).unwrap_or_default(),
+            };
             // It has no ports that could have a name.
-            let every = (!has_ports).then(|| all(protocol.0));
-            Traffics::OneOf(every.into_iter().collect())
+            Traffics::OneOf((!has_ports).then_some(of).into_iter().collect())
         }
         Some(protocol) => Traffics::OneOf(vec![ProtocolPorts {
             protocol: protocol.0,

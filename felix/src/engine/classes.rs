@@ -12,7 +12,7 @@ use crate::model::Class;
 /// A set of memberships, ascending and without duplicates.
 pub(super) type AtomSet = Arc<[Atom]>;
 
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 struct Entry {
     atoms: AtomSet,
     /// How many addresses and ranges are in the class.
@@ -22,7 +22,7 @@ struct Entry {
 }
 
 /// Interns sets of memberships. The empty set is class 0 and needs no entry.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(super) struct Classes {
     by_atoms: FxHashMap<AtomSet, Class>,
     entries: FxHashMap<Class, Entry>,

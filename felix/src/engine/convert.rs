@@ -76,6 +76,7 @@ pub(super) fn network_policy(object: &NetworkPolicy, tier: Arc<Tier>) -> (Policy
             let path = format!("{path}[{number}]");
             let peers = format!("{path}.{peers}");
             Rule {
+                number: u32::try_from(number).ok(),
                 action: Action::Allow,
                 peers: convert_peers(&rule.0.unwrap_or_default(), &namespace, &peers, &mut errors),
                 own: None,

@@ -9,7 +9,7 @@ use smallvec::SmallVec;
 const FEW: usize = 8;
 
 /// A set that costs no allocation while it holds up to two ids.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) enum IdSet<T> {
     Few(SmallVec<[T; 2]>),
     Many(FxHashSet<T>),

@@ -22,6 +22,7 @@ mod atoms;
 mod calico;
 mod classes;
 mod convert;
+mod explain;
 mod idset;
 mod network_sets;
 mod pending;
@@ -49,6 +50,9 @@ use std::net::IpAddr;
 use self::atoms::Atoms;
 use self::classes::Classes;
 use self::convert::FieldError;
+pub use self::explain::{
+    Considered, Element, Example, Judgement, Outcome, Place, RuleText, Side, VerdictChange,
+};
 use self::network_sets::NetworkSet;
 use self::pending::Pending;
 use self::policies::Policies;
@@ -69,7 +73,7 @@ use crate::model::{
 const DEFAULT_TIER: &str = api::v3::DEFAULT_TIER;
 
 /// See the module's documentation.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Engine {
     workloads: Workloads,
     policies: Policies,
@@ -79,6 +83,8 @@ pub struct Engine {
     programs: Programs,
     pools: Pools,
     host: BTreeSet<IpAddr>,
+    /// Policies as their authors wrote them. The source shares them.
+    written: BTreeMap<PolicyId, Object>,
     /// What is wrong with policies and network sets.
     errors: BTreeMap<(Kind, ObjectKey), Vec<FieldError>>,
     /// Of these, what has not been told yet.
@@ -107,6 +113,7 @@ impl Engine {
             programs: Programs::default(),
             pools: Pools::default(),
             host: BTreeSet::new(),
+            written: BTreeMap::new(),
             errors: BTreeMap::new(),
             news: Vec::new(),
             pending: Pending::default(),
@@ -283,16 +290,17 @@ impl Engine {
             Object::ServiceAccount(account) => {
                 self.workloads.set_account(&account.key, Some(&account.labels));
             }
-            Object::KubernetesNetworkPolicy(object) => {
-                self.set_policy(convert::network_policy(&object, self.tiers.get(DEFAULT_TIER)));
+            Object::KubernetesNetworkPolicy(ref policy) => {
+                let tier = self.tiers.get(DEFAULT_TIER);
+                self.set_policy(convert::network_policy(policy, tier), object);
             }
-            Object::NetworkPolicy(object) => {
-                let tier = self.tiers.get(&object.spec.tier);
-                self.set_policy(calico::network_policy(&object, tier));
+            Object::NetworkPolicy(ref policy) => {
+                let tier = self.tiers.get(&policy.spec.tier);
+                self.set_policy(calico::network_policy(policy, tier), object);
             }
-            Object::GlobalNetworkPolicy(object) => {
-                let tier = self.tiers.get(&object.spec.tier);
-                self.set_policy(calico::global_network_policy(&object, tier));
+            Object::GlobalNetworkPolicy(ref policy) => {
+                let tier = self.tiers.get(&policy.spec.tier);
+                self.set_policy(calico::global_network_policy(policy, tier), object);
             }
             Object::NetworkSet(object) => {
                 let (meta, nets) = (&object.metadata, &object.spec.nets);
@@ -340,8 +348,9 @@ impl Engine {
         }
     }
 
-    fn set_policy(&mut self, (policy, errors): (Policy, Vec<FieldError>)) {
+    fn set_policy(&mut self, (policy, errors): (Policy, Vec<FieldError>), written: Object) {
         self.note((policy.id.kind, policy.id.key.clone()), errors);
+        self.written.insert(policy.id.clone(), written);
         self.policies.set(policy);
     }
 
@@ -357,7 +366,9 @@ impl Engine {
             Kind::Tier => self.policies.set_tier(&self.tiers.remove(&key.name)),
             Kind::KubernetesNetworkPolicy | Kind::NetworkPolicy | Kind::GlobalNetworkPolicy => {
                 self.errors.remove(&(kind, key.clone()));
-                self.policies.remove(&PolicyId { kind, key: key.clone() });
+                let id = PolicyId { kind, key: key.clone() };
+                self.written.remove(&id);
+                self.policies.remove(&id);
             }
             Kind::IPPool => self.pools.remove(&key.name),
             _ => {}

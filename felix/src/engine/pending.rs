@@ -8,7 +8,7 @@ use rustc_hash::FxHashMap;
 use crate::model::{Change, Delta, Key, Value};
 
 /// Changes not taken yet.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(super) struct Pending {
     /// For each key touched: its value when the last delta was taken, and now.
     elements: FxHashMap<Key, (Option<Value>, Option<Value>)>,

@@ -14,7 +14,7 @@ use super::terms::{Analysis, Term};
 /// content is never taken for the new one.
 pub(super) type Revision = u64;
 
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 struct Entry {
     policy: Arc<Policy>,
     /// What its subject is filed under.
@@ -28,7 +28,7 @@ struct Entry {
 }
 
 /// All policies.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(super) struct Policies {
     by_id: BTreeMap<PolicyId, Revision>,
     entries: BTreeMap<Revision, Entry>,
@@ -92,6 +92,13 @@ impl Policies {
     pub(super) fn all(&self) -> impl Iterator<Item = &Arc<Policy>> {
         let entries = self.by_id.values().filter_map(|revision| self.entries.get(revision));
         entries.map(|entry| &entry.policy)
+    }
+
+    /// The revisions in force, in evaluation order.
+    pub(super) fn in_order(&self) -> Vec<Revision> {
+        let mut all: Vec<Revision> = self.by_id.values().copied().collect();
+        self.sort(&mut all);
+        all
     }
 
     /// The policy is gone.

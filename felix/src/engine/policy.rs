@@ -145,6 +145,8 @@ impl Policy {
 /// One rule: what it matches is the product of peers, own address and traffic.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Rule {
+    /// Which rule of the object's list for the direction it comes from; None: the policy is closed.
+    pub(super) number: Option<u32>,
     /// What happens to a match.
     pub(super) action: Action,
     /// The other side of the flow: its source for ingress, its destination for egress.

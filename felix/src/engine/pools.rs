@@ -17,7 +17,7 @@ struct Pool {
 }
 
 /// All pools. They are few: every change looks at all of them.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(super) struct Pools {
     pools: BTreeMap<Arc<str>, Pool>,
     shown: BTreeSet<Key>,

@@ -11,7 +11,7 @@ use super::idset::IdSet;
 use super::terms::{Term, View};
 
 /// (label key, value) -> ids.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Postings<T> {
     keys: FxHashMap<Arc<str>, FxHashMap<Arc<str>, IdSet<T>>>,
 }
@@ -76,7 +76,7 @@ impl<T: Copy + Eq + Hash> Postings<T> {
 
 /// Selectors, each filed under one label that whatever it matches must have. Finding those that
 /// may match a workload costs about as many steps as there are such selectors.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct SelectorIndex<T> {
     by_label: TermIndex<T>,
     by_namespace_label: TermIndex<T>,
@@ -85,7 +85,7 @@ pub(super) struct SelectorIndex<T> {
     others: BTreeSet<T>,
 }
 
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 struct TermIndex<T> {
     values: Postings<T>,
     present: FxHashMap<Arc<str>, IdSet<T>>,

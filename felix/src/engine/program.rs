@@ -28,15 +28,24 @@ pub(super) struct ProgramKey {
     pub(super) own: Box<[(Family, AtomId)]>,
 }
 
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 struct Line {
     step: Step,
     /// The policy and its rule; None matches everything: the end of a tier, or of the program.
     rule: Option<(Arc<ActivePolicy>, u32)>,
 }
 
+/// A line that matches a packet.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Met<'a> {
+    /// The policy and its rule; None: the end of a tier, or of the program.
+    pub(super) rule: Option<(&'a Arc<ActivePolicy>, u32)>,
+    /// What it does to the packet.
+    pub(super) step: Step,
+}
+
 /// A compiled program and who uses it.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Program {
     key: ProgramKey,
     lines: Vec<Line>,
@@ -185,14 +194,8 @@ impl Program {
 
     /// The verdicts on peers with these answers to the relevant questions.
     fn flatten(&self, signature: &[Atom]) -> Table {
-        let mut candidates: SmallVec<[u32; 16]> = SmallVec::from_slice(&self.always);
-        for atom in signature {
-            candidates.extend(self.by_atom.get(&atom.id()).into_iter().flatten().copied());
-        }
-        candidates.sort_unstable();
-        candidates.dedup();
         let mut flattener = Flattener::new();
-        for number in candidates {
+        for number in self.candidates(signature) {
             let line = &self.lines[number as usize];
             let Some(rule) = line.rule(self.key.direction) else {
                 if flattener.all_traffic(number, line.step) {
@@ -200,14 +203,7 @@ impl Program {
                 }
                 continue;
             };
-            let is_unknown = rule.unknown.is_some_and(|id| !answers(signature, id).is_empty());
-            let step = match (is_unknown, rule.action) {
-                (true, Action::Allow) => continue,
-                // Whether it denies, or leaves to a later tier, what then must not be allowed.
-                (true, Action::Deny | Action::Pass) => Step::Decide(Verdict::Deny),
-                (false, _) if rule.matches_peer(signature) => line.step,
-                (false, _) => continue,
-            };
+            let Some(step) = step_for(line, rule, signature) else { continue };
             if rule.traffic.others {
                 let listed: SmallVec<[u8; 4]> =
                     rule.traffic.of.iter().map(|of| of.protocol).collect();
@@ -222,6 +218,52 @@ impl Program {
         flattener.finish()
     }
 
+    /// The lines that can match a peer with these answers, in order.
+    fn candidates(&self, signature: &[Atom]) -> SmallVec<[u32; 16]> {
+        let mut candidates: SmallVec<[u32; 16]> = SmallVec::from_slice(&self.always);
+        for atom in signature {
+            candidates.extend(self.by_atom.get(&atom.id()).into_iter().flatten().copied());
+        }
+        candidates.sort_unstable();
+        candidates.dedup();
+        candidates
+    }
+
+    /// The lines that match a packet from or to a peer of which this is true, in order, up to the
+    /// one that decides.
+    pub(super) fn trace(&self, atoms: &[Atom], protocol: u8, port: u16) -> Vec<Met<'_>> {
+        let (mut met, mut from) = (Vec::new(), 0);
+        for number in self.candidates(atoms) {
+            let line = &self.lines[number as usize];
+            let step = match line.rule(self.key.direction) {
+                None => Some(line.step),
+                Some(rule) if self.covers(rule, protocol, port, atoms) => {
+                    step_for(line, rule, atoms)
+                }
+                Some(_) => None,
+            };
+            let Some(step) = step.filter(|_| number >= from) else { continue };
+            let rule = line.rule.as_ref().map(|(policy, number)| (policy, *number));
+            met.push(Met { rule, step });
+            match step {
+                Step::Decide(_) => break,
+                Step::SkipTo(next) => from = next,
+            }
+        }
+        met
+    }
+
+    /// Whether a rule is about this protocol and port.
+    fn covers(&self, rule: &ActiveRule, protocol: u8, port: u16, signature: &[Atom]) -> bool {
+        let Some(of) = rule.traffic.of.iter().find(|of| of.protocol == protocol) else {
+            return rule.traffic.others;
+        };
+        match self.ranges(of, signature) {
+            None => true,
+            Some(ranges) => ranges.iter().any(|(first, last)| (*first..=*last).contains(&port)),
+        }
+    }
+
     fn apply(
         &self,
         flattener: &mut Flattener,
@@ -230,18 +272,26 @@ impl Program {
         traffic: &ActiveTraffic,
         signature: &[Atom],
     ) {
+        match self.ranges(traffic, signature) {
+            None => flattener.protocol(number, step, traffic.protocol),
+            Some(ranges) => {
+                for range in ranges {
+                    flattener.ports(number, step, traffic.protocol, range);
+                }
+            }
+        }
+    }
+
+    /// The ports meant, which may overlap; None is the whole protocol.
+    fn ranges(&self, traffic: &ActiveTraffic, signature: &[Atom]) -> Option<Vec<(u16, u16)>> {
         let resolve = |ports: &ActivePorts| self.resolve(ports, traffic.protocol, signature);
         let except = resolve(&traffic.except);
         let ports = match &traffic.ports {
-            None if except.is_empty() => {
-                return flattener.protocol(number, step, traffic.protocol);
-            }
+            None if except.is_empty() => return None,
             None => vec![(0, u16::MAX)],
             Some(ports) => resolve(ports),
         };
-        for range in subtract(&ports, &except) {
-            flattener.ports(number, step, traffic.protocol, range);
-        }
+        Some(subtract(&ports, &except))
     }
 
     /// Ports by their numbers; may overlap.
@@ -268,6 +318,17 @@ impl Line {
     fn rule(&self, direction: Direction) -> Option<&ActiveRule> {
         let (policy, number) = self.rule.as_ref()?;
         policy.rules(direction).get(*number as usize)
+    }
+}
+
+/// What a line does with a peer of these answers; None if its rule does not match.
+fn step_for(line: &Line, rule: &ActiveRule, signature: &[Atom]) -> Option<Step> {
+    let is_unknown = rule.unknown.is_some_and(|id| !answers(signature, id).is_empty());
+    match (is_unknown, rule.action) {
+        (true, Action::Allow) => None,
+        // Whether it denies, or leaves to a later tier, what then must not be allowed.
+        (true, Action::Deny | Action::Pass) => Some(Step::Decide(Verdict::Deny)),
+        _ => rule.matches_peer(signature).then_some(line.step),
     }
 }
 

@@ -21,7 +21,7 @@ use crate::model::{Class, Direction, IfIndex, Key, Traffic, Value, Verdict};
 pub(super) struct ProgramId(u64);
 
 /// The programs of all local endpoints.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(super) struct Programs {
     by_key: FxHashMap<ProgramKey, ProgramId>,
     programs: BTreeMap<ProgramId, Program>,

@@ -44,7 +44,7 @@ pub(super) struct ShapeKey {
     pub(super) ports: Arc<[NamedPort]>,
 }
 
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 struct Shape {
     key: Arc<ShapeKey>,
     namespace: NamespaceId,
@@ -56,7 +56,7 @@ struct Shape {
     addresses: Vec<IpAddr>,
 }
 
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 struct Namespace {
     name: Arc<str>,
     /// None while the object is not known.
@@ -64,7 +64,7 @@ struct Namespace {
     shapes: IdSet<ShapeId>,
 }
 
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 struct ActiveSelector {
     selector: Selector,
     term: Option<Term>,
@@ -73,7 +73,7 @@ struct ActiveSelector {
 }
 
 /// The label index of all workloads in the cluster, and the active selectors they match.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(super) struct Shapes {
     ids: FxHashMap<Arc<ShapeKey>, ShapeId>,
     shapes: Vec<Option<Shape>>,

@@ -25,19 +25,29 @@ pub(super) struct Table {
 }
 
 impl Table {
-    /// The verdict that the kernel finds: port, then range, then protocol, then the rest.
+    /// The verdict that the kernel finds.
     pub(super) fn verdict(&self, protocol: u8, port: u16) -> Verdict {
+        self.find(protocol, port).1
+    }
+
+    /// What differs from the rest, in key order.
+    pub(super) fn entries(&self) -> &[(Traffic, Verdict)] {
+        &self.entries
+    }
+
+    /// The element that the kernel finds: by port, then range, then protocol, then the rest.
+    pub(super) fn find(&self, protocol: u8, port: u16) -> (Traffic, Verdict) {
         let exact = |traffic| {
             let at = self.entries.binary_search_by_key(&traffic, |entry| entry.0).ok()?;
-            Some(self.entries[at].1)
+            Some(self.entries[at])
         };
         let range = || {
             let after = self
                 .entries
                 .partition_point(|entry| entry.0 <= Traffic::Ports(protocol, port, u16::MAX));
             match self.entries[..after].last()? {
-                (Traffic::Ports(p, _, last), verdict) if *p == protocol && port <= *last => {
-                    Some(*verdict)
+                found @ (Traffic::Ports(p, _, last), _) if *p == protocol && port <= *last => {
+                    Some(*found)
                 }
                 _ => None,
             }
@@ -49,7 +59,8 @@ impl Table {
                 None
             }
         };
-        by_port().or_else(|| exact(Traffic::Protocol(protocol))).unwrap_or(self.any)
+        let found = by_port().or_else(|| exact(Traffic::Protocol(protocol)));
+        found.unwrap_or((Traffic::Any, self.any))
     }
 
     /// The elements for a class that is told apart: complete, ending with its `Any`.
@@ -65,9 +76,10 @@ impl Table {
     }
 }
 
-/// Whether packets of this protocol carry a destination port that the kernel looks at.
+/// Whether packets of this protocol carry a destination port, or a type and a code in its place,
+/// that the kernel looks at.
 pub(super) fn has_ports(protocol: u8) -> bool {
-    matches!(protocol, 6 | 17 | 132)
+    matches!(protocol, 1 | 6 | 17 | 58 | 132)
 }
 
 /// What is known so far of some traffic.
@@ -285,6 +297,31 @@ mod tests {
                 (Traffic::Any, Verdict::Deny)
             ]
         );
+    }
+
+    #[test]
+    fn a_type_of_icmp_is_a_range_of_codes() {
+        let mut rules = Flattener::new();
+        rules.ports(0, DENY, 1, (0x0803, 0x0803));
+        rules.ports(1, ALLOW, 1, (0x0800, 0x08ff));
+        rules.ports(2, ALLOW, 58, (0x8000, 0x8000));
+        let table = rules.finish();
+        let elements: Vec<_> = table.default_elements().collect();
+        let mut wanted: Vec<_> =
+            [0x0800, 0x0801, 0x0802].map(|n| (Traffic::Port(1, n), Verdict::Allow)).into();
+        wanted.push((Traffic::Port(58, 0x8000), Verdict::Allow));
+        wanted.push((Traffic::Ports(1, 0x0804, 0x08ff), Verdict::Allow));
+        assert_eq!(elements, wanted);
+        for (protocol, number, verdict) in [
+            (1, 0x0800, Verdict::Allow),
+            (1, 0x0803, Verdict::Deny),
+            (1, 0x08ff, Verdict::Allow),
+            (1, 0x0900, Verdict::Deny),
+            (58, 0x8000, Verdict::Allow),
+            (58, 0x8001, Verdict::Deny),
+        ] {
+            assert_eq!(table.verdict(protocol, number), verdict, "{protocol} {number:#06x}");
+        }
     }
 
     #[test]

@@ -14,8 +14,8 @@ use crate::model::{Labels, ObjectKey};
 /// The label that every Kubernetes namespace has: its name.
 const METADATA_NAME: &str = "kubernetes.io/metadata.name";
 
-/// A workload, or a network set, as selectors see it. What is implied wins over what its author wrote: a pod's own
-/// label is never taken for one of its namespace.
+/// A workload, or a network set, as selectors see it. What is implied wins over what its author
+/// wrote: a pod's own label is never taken for one of its namespace.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct View<'a> {
     shape: &'a ShapeKey,

@@ -8,7 +8,7 @@ use api::v3::{self, TierDefaultAction};
 use super::policy::{Action, Order, Tier};
 
 /// All tiers.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Tiers {
     known: BTreeMap<Arc<str>, Arc<Tier>>,
     /// Objects that say of a tier that is always there what it is not: the name, and what it is.

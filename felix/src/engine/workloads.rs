@@ -18,7 +18,7 @@ use crate::model::{
     EndpointId, IfIndex, Key, Kind, Labels, LocalEndpoint, NamedPort, ObjectKey, Pod, Value,
 };
 
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 struct PodEntry {
     pod: Pod,
     /// None if it has no addresses of its own: not started, finished, or on the host's network.
@@ -26,7 +26,7 @@ struct PodEntry {
 }
 
 /// An endpoint of this node.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Local {
     /// As it was given last.
     given: LocalEndpoint,
@@ -40,7 +40,7 @@ pub(super) struct Local {
 }
 
 /// All workloads.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(super) struct Workloads {
     pub(super) shapes: Shapes,
     pub(super) addresses: Addresses,
@@ -102,6 +102,12 @@ impl Workloads {
     /// A pod, if the source knows it.
     pub(super) fn pod(&self, key: &ObjectKey) -> Option<&Pod> {
         self.pods.get(key).map(|entry| &entry.pod)
+    }
+
+    /// The addresses of all pods that the source knows, but for those of nodes.
+    pub(super) fn pods(&self) -> impl Iterator<Item = (IpAddr, &ObjectKey)> {
+        let pods = self.pods.iter().filter(|(_, entry)| entry.shape.is_some());
+        pods.flat_map(|(key, entry)| entry.pod.addresses.iter().map(move |address| (*address, key)))
     }
 
     /// How many pods the source knows.

@@ -271,6 +271,15 @@ impl Encoded {
         self.write(None, |element| tx.delete_element(self.set, &element, tag));
     }
 
+    /// The element to ask the kernel for.
+    pub(super) fn asked(&self) -> Element<'_> {
+        let key_end = match &self.end {
+            End::Inclusive(end) => Some(end.as_slice()),
+            End::None | End::After(_) => None,
+        };
+        Element { key_end, ..Element::key(&self.key) }
+    }
+
     fn write(&self, data: Option<Data<'_>>, mut each: impl FnMut(Element<'_>)) {
         let first = Element { data, ..Element::key(&self.key) };
         match &self.end {
@@ -284,6 +293,12 @@ impl Encoded {
             }
         }
     }
+}
+
+/// The value of the element that a key is, as the kernel gave it; None if it is not that element.
+pub(super) fn value_of(key: &Key, raw: &Raw) -> Option<Value> {
+    let same = raw.starts && raw.key.as_slice() == encode(key).key.as_slice();
+    decode_value(key, &raw.data).filter(|_| same)
 }
 
 /// What the elements of a set stand for, and those that stand for nothing: what nobody but another

@@ -77,14 +77,16 @@ pub(super) fn map_prefix(direction: Direction) -> &'static str {
 }
 
 /// A set whose elements never change, with its elements.
-pub(super) fn fixed_sets() -> [(Set, &'static [u8]); 2] {
+pub(super) fn fixed_sets() -> [(Set, &'static [u8]); 3] {
     const ND: [u8; 3] = [ROUTER_SOLICITATION, NEIGHBOUR_SOLICITATION, NEIGHBOUR_ADVERTISEMENT];
     let mut ports = Set::new("ports", &[DataType::InetProto]);
     ports.comment = Some("protocols that have ports".into());
+    let mut types = Set::new("types", &[DataType::InetProto]);
+    types.comment = Some("protocols that have types and codes".into());
     let mut nd = Set::new("nd", &[DataType::Icmpv6Type]);
     nd.comment = Some("what a workload's link needs".into());
-    // TCP, UDP, SCTP
-    [(ports, &[6, 17, 132]), (nd, &ND)]
+    // TCP, UDP, SCTP; ICMP, ICMPv6
+    [(ports, &[6, 17, 132]), (types, &[1, 58]), (nd, &ND)]
 }
 
 /// The sets and maps that elements are written to.
@@ -213,8 +215,9 @@ fn from_endpoint6() -> Chain {
     )
 }
 
-/// One direction's policy, in two chains: the second for protocols that have ports.
-fn policy(direction: Direction) -> [Chain; 2] {
+/// One direction's policy: a chain for protocols that have ports, one for ICMP, whose type and code
+/// are looked up in the same maps as one number in the place of the port, and the one before them.
+fn policy(direction: Direction) -> [Chain; 3] {
     let prefix = map_prefix(direction);
     let (index, other4, other6) = match direction {
         Direction::Egress => (Field::Iif, Field::Ip4Destination, Field::Ip6Destination),
@@ -224,26 +227,32 @@ fn policy(direction: Direction) -> [Chain; 2] {
         Direction::Egress => "egress",
         Direction::Ingress => "ingress",
     };
-    let ports = format!("{name}_ports");
+    let (ports, icmp) = (format!("{name}_ports"), format!("{name}_icmp"));
     let map = |suffix: &str| format!("{prefix}{suffix}");
-    let classed = [index, Field::Mark, Field::L4Proto, Field::DestinationPort];
-    let any = [index, Field::L4Proto, Field::DestinationPort];
+    let (classed, any) = ([index, Field::Mark, Field::L4Proto], [index, Field::L4Proto]);
     let deny = || Rule::new().verdict(Verdict::Goto(DENY));
 
-    let with_ports = plain(
-        &ports,
-        [
-            Rule::new().vmap(&classed, &map("")),
-            Rule::new().vmap_ranges(&classed, &map("_range")),
-            Rule::new().vmap(&classed[..3], &map("_proto")),
-            Rule::new().vmap(&classed[..2], &map("_any")),
-            Rule::new().vmap(&any, &map("_dport")),
-            Rule::new().vmap_ranges(&any, &map("_drange")),
-            Rule::new().vmap(&any[..2], &map("_dproto")),
-            Rule::new().vmap(&any[..1], &map("_dfl")),
-            deny(),
-        ],
-    );
+    let with_number = |name: &str, number: Field| {
+        let (with_class, without) =
+            ([&classed[..], &[number]].concat(), [&any[..], &[number]].concat());
+        plain(
+            name,
+            [
+                Rule::new().vmap(&with_class, &map("")),
+                Rule::new().vmap_ranges(&with_class, &map("_range")),
+                Rule::new().vmap(&classed, &map("_proto")),
+                Rule::new().vmap(&classed[..2], &map("_any")),
+                Rule::new().vmap(&without, &map("_dport")),
+                Rule::new().vmap_ranges(&without, &map("_drange")),
+                Rule::new().vmap(&any, &map("_dproto")),
+                Rule::new().vmap(&any[..1], &map("_dfl")),
+                deny(),
+            ],
+        )
+    };
+    let with_ports = with_number(&ports, Field::DestinationPort);
+    // Where other protocols have their source port, ICMP has its type and its code.
+    let with_types = with_number(&icmp, Field::SourcePort);
     let first = plain(
         name,
         [
@@ -255,14 +264,15 @@ fn policy(direction: Direction) -> [Chain; 2] {
             Rule::new().set_mark_from(other6, "cls6n"),
             Rule::new().set_mark_from(other6, "cls6"),
             Rule::new().is_in(&[Field::L4Proto], "ports").verdict(Verdict::Goto(&ports)),
-            Rule::new().vmap(&classed[..3], &map("_proto")),
+            Rule::new().is_in(&[Field::L4Proto], "types").verdict(Verdict::Goto(&icmp)),
+            Rule::new().vmap(&classed, &map("_proto")),
             Rule::new().vmap(&classed[..2], &map("_any")),
-            Rule::new().vmap(&any[..2], &map("_dproto")),
+            Rule::new().vmap(&any, &map("_dproto")),
             Rule::new().vmap(&any[..1], &map("_dfl")),
             deny(),
         ],
     );
-    [with_ports, first]
+    [with_ports, with_types, first]
 }
 
 /// A packet that is the first of its flow, to or from a workload.

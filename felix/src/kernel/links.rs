@@ -273,6 +273,33 @@ impl Plumber {
     }
 }
 
+impl Plumber {
+    /// The route that packets to an address take now, as `ip route` has it.
+    pub(super) fn route(&mut self, address: IpAddr) -> Result<String, Error> {
+        let found = route::lookup(&mut self.socket, address);
+        let found = found.map_err(|error| Error::Kernel(format!("{address}: {error}")))?;
+        let (destination, bits) = found.destination;
+        let mut text = match found.kind {
+            Kind::Blackhole => format!("blackhole {destination}/{bits}"),
+            Kind::Other(kind) if kind == libc::RTN_LOCAL => {
+                format!("local {destination}/{bits}")
+            }
+            _ => format!("{destination}/{bits}"),
+        };
+        for hop in &found.hops {
+            if let Some(gateway) = hop.gateway {
+                text.push_str(&format!(" via {gateway}"));
+            }
+            if let Some(index) = hop.interface {
+                let link = link::by_index(&mut self.socket, index).ok().flatten();
+                let name = link.map_or_else(|| format!("#{index}"), |link| link.name);
+                text.push_str(&format!(" dev {name}"));
+            }
+        }
+        Ok(text)
+    }
+}
+
 /// The pod's IPv6 gateway, as an address of the host's end.
 pub(super) fn gateway_v6(index: IfIndex) -> Address {
     Address { index, address: GATEWAY_V6.into(), prefix_length: 64 }

@@ -48,7 +48,7 @@ use self::worker::{Mailbox, Pool};
 use self::writers::{
     DeleteCommand, FlowCommand, FlowTask, LinkCommand, NftCommand, RouteCommand, Source,
 };
-use crate::model::{Delta, IfIndex, LocalEndpoint, RouteChange};
+use crate::model::{Delta, IfIndex, Key, LocalEndpoint, RouteChange, Value};
 
 /// Where indexes of our interfaces begin: above those that the kernel gives, which start at 1.
 const FIRST_INDEX: IfIndex = 1_000_000;
@@ -357,6 +357,22 @@ impl Kernel {
     /// [`Error::Stopped`].
     pub async fn wanted_routes(&self) -> Result<Vec<WantedRoute>, Error> {
         self.routes.ask(RouteCommand::List).await
+    }
+
+    /// The route that packets to an address take now, as `ip route` has it.
+    ///
+    /// # Errors
+    /// [`Error::Kernel`], also if there is none.
+    pub async fn route(&self, address: IpAddr) -> Result<String, Error> {
+        self.links.ask(|reply| LinkCommand::Route(address, reply)).await?
+    }
+
+    /// What the kernel has under these keys, each read from it; of a range, its beginning is.
+    ///
+    /// # Errors
+    /// [`Error::Kernel`].
+    pub async fn elements(&self, keys: Vec<Key>) -> Result<Vec<Option<Value>>, Error> {
+        self.nft.ask(|reply| NftCommand::Read(keys, reply)).await?
     }
 
     /// What is in the kernel and what went wrong, for metrics and status.

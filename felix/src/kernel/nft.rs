@@ -154,6 +154,20 @@ impl<C: Channel> Writer<C> {
         }
     }
 
+    /// What the kernel has under these keys, each read from it.
+    pub(super) fn values(&mut self, keys: &[Key]) -> Result<Vec<Option<Value>>, Error> {
+        let mut values = Vec::new();
+        for key in keys {
+            let encoded = elements::encode(key);
+            let found = self
+                .channel
+                .element(encoded.set, &encoded.asked())
+                .map_err(|error| Error::Kernel(format!("{}: {error}", elements::describe(key))))?;
+            values.push(found.and_then(|raw| elements::value_of(key, &raw)));
+        }
+        Ok(values)
+    }
+
     /// The highest interface index that an element mentions.
     pub(super) fn highest_index(&self) -> u32 {
         self.programmed

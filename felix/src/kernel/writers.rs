@@ -15,7 +15,7 @@ use super::nft::{self, NftStatus};
 use super::routes::{self, RouteStatus, WantedRoute};
 use super::worker::{Inbox, Wake};
 use super::{Error, Rejected};
-use crate::model::{Delta, IfIndex, Key, LocalEndpoint, RouteChange};
+use crate::model::{Delta, IfIndex, Key, LocalEndpoint, RouteChange, Value};
 
 /// When something failed as a whole (no memory, say), it is tried again after this, or with the
 /// next change.
@@ -33,6 +33,8 @@ pub(super) enum NftCommand {
     Sync(Delta, Committed),
     HostAction(HostAction, Committed),
     Status(Reply<NftStatus>),
+    /// What the kernel has under these keys.
+    Read(Vec<Key>, Reply<Result<Vec<Option<Value>>, Error>>),
 }
 
 /// Whose routes change.
@@ -59,6 +61,7 @@ pub(super) enum LinkCommand {
     Open(PreparedLink, Box<LocalEndpoint>, Committed),
     Check(Box<LocalEndpoint>, Reply<Result<Vec<String>, Error>>),
     List(Reply<Result<Vec<netlink::link::Link>, Error>>),
+    Route(IpAddr, Reply<Result<String, Error>>),
 }
 
 #[derive(Debug)]
@@ -118,7 +121,7 @@ pub(super) fn run_nft(
             }
         }
         let mut waiting: Vec<(Vec<Key>, Committed)> = Vec::new();
-        let mut questions = Vec::new();
+        let (mut questions, mut reading) = (Vec::new(), Vec::new());
         for command in commands {
             match command {
                 NftCommand::Commit(delta, reply) => {
@@ -135,6 +138,7 @@ pub(super) fn run_nft(
                     waiting.push((Vec::new(), reply));
                 }
                 NftCommand::Status(reply) => questions.push(reply),
+                NftCommand::Read(keys, reply) => reading.push((keys, reply)),
             }
         }
         if !waiting.is_empty() || (idle && writer.unwritten()) {
@@ -148,6 +152,9 @@ pub(super) fn run_nft(
         }
         for reply in questions {
             let _ = reply.send(writer.status());
+        }
+        for (keys, reply) in reading {
+            let _ = reply.send(writer.values(&keys));
         }
     }
 }
@@ -248,6 +255,9 @@ pub(super) fn serve_link(plumber: &mut Plumber, command: LinkCommand) {
         }
         LinkCommand::List(reply) => {
             let _ = reply.send(plumber.list());
+        }
+        LinkCommand::Route(address, reply) => {
+            let _ = reply.send(plumber.route(address));
         }
     }
 }

@@ -130,6 +130,19 @@ impl Peering {
         self.nodes.get(&self.node_name)
     }
 
+    /// A node that the source knows.
+    pub fn node_named(&self, name: &str) -> Option<&Node> {
+        self.nodes.get(name)
+    }
+
+    /// The node that has this address as its own.
+    pub fn node_at(&self, address: std::net::IpAddr) -> Option<&Node> {
+        let has = |node: &&Node| {
+            node.ipv4.map(Into::into) == Some(address) || node.ipv6.map(Into::into) == Some(address)
+        };
+        self.nodes.values().find(has)
+    }
+
     /// The AS number of `node`: its own, else the cluster's. Its own may be a reserved one.
     fn as_number(&self, node: &Node) -> u32 {
         node.as_number.unwrap_or_else(|| self.cluster_as())

@@ -302,9 +302,32 @@ impl Convert for core::Node {
                 |text| text.parse().ok(),
             ),
             unschedulable: self.spec.as_ref().and_then(|spec| spec.unschedulable) == Some(true),
+            pod_cidrs: pod_cidrs(self.spec.as_ref(), &mut problems),
         };
         Ok(Converted { object: Object::Node(node), problems })
     }
+}
+
+/// The list wins over the single network, which is its first.
+fn pod_cidrs(spec: Option<&core::NodeSpec>, problems: &mut Vec<Problem>) -> Arc<[IpNet]> {
+    let Some(spec) = spec else { return Arc::default() };
+    let list = spec.pod_cidrs.iter().flatten().enumerate();
+    let list = list.map(|(number, text)| (format!("spec.podCIDRs[{number}]"), text));
+    let mut all: Vec<(String, &String)> = list.collect();
+    if all.is_empty() {
+        all.extend(spec.pod_cidr.as_ref().map(|text| ("spec.podCIDR".to_owned(), text)));
+    }
+    let mut networks = Vec::new();
+    for (field, text) in all {
+        match text.parse::<IpNet>() {
+            Ok(net) => networks.push(net.trunc()),
+            Err(_) => {
+                let reason = format!("{text:?} is not an address with a prefix length");
+                problems.push(Problem::new(field, reason));
+            }
+        }
+    }
+    networks.into()
 }
 
 fn is_host(address: IpAddr) -> bool {

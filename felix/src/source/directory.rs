@@ -27,6 +27,7 @@ use tokio::task::JoinSet;
 
 use self::folder::Folder;
 use self::inotify::{Changes, Inotify};
+pub(super) use self::read::objects;
 use super::OpenError;
 use super::hub::{Closed, Hub};
 use super::status::{KindState, SourceStatus};

@@ -27,8 +27,16 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 
 use crate::config::SourceConfig;
-use crate::model::Update;
+use crate::model::{Object, Update};
 use crate::observe::metrics::SourceMetrics;
+
+/// All objects of a text in YAML or JSON, validated as those of a folder are.
+///
+/// # Errors
+/// What is wrong with any of them, by line.
+pub fn objects(text: &str) -> Result<Vec<Object>, Vec<String>> {
+    directory::objects(text)
+}
 
 pub use status::{KindState, KindStatus, SourceStatus};
 

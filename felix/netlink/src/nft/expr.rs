@@ -461,6 +461,9 @@ pub enum Field {
     Ip4Destination,
     Ip6Source,
     Ip6Destination,
+    /// `th sport`: only meaningful after a check of the protocol. What stands there in ICMP is the
+    /// type and the code.
+    SourcePort,
     /// `th dport`: only meaningful after a check of the protocol.
     DestinationPort,
     /// `icmpv6 type`.
@@ -476,7 +479,7 @@ impl Field {
             Self::L4Proto => DataType::InetProto,
             Self::Ip4Source | Self::Ip4Destination => DataType::Ipv4Addr,
             Self::Ip6Source | Self::Ip6Destination => DataType::Ipv6Addr,
-            Self::DestinationPort => DataType::InetService,
+            Self::SourcePort | Self::DestinationPort => DataType::InetService,
             Self::Icmp6Type => DataType::Icmpv6Type,
         }
     }
@@ -500,7 +503,7 @@ impl Field {
             Self::Ip6Source => network(8),
             Self::Ip6Destination => network(24),
             Self::DestinationPort => transport(2),
-            Self::Icmp6Type => transport(0),
+            Self::SourcePort | Self::Icmp6Type => transport(0),
         }
     }
 }

@@ -13,7 +13,7 @@ mod types;
 pub use expr::{
     Base, Counter, Ct, Expr, FULLY_RANDOM, Field, Meta, Register, Verdict, VerdictBuf, ct_state,
 };
-pub use read::{Event, Ruleset, elements, event, generation, ruleset, table};
+pub use read::{Event, Ruleset, element, elements, event, generation, ruleset, table};
 pub use rule::Rule;
 pub use set::{Data, Element, Set, Value};
 pub use transaction::{CommitError, Subject, Transaction};

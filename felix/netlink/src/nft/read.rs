@@ -173,6 +173,32 @@ pub fn elements<T>(
     Err(Error::Interrupted)
 }
 
+/// What `parse` makes of the element of this key, or of the range that begins with it; None if there
+/// is none.
+pub fn element<T>(
+    socket: &mut Socket,
+    family: Family,
+    table: &str,
+    set: &str,
+    element: &Element<'_>,
+    mut parse: impl FnMut(Element<'_>) -> Option<T>,
+) -> Result<Option<T>> {
+    let mut request = request(msg::GET_ELEMENTS, 0, family_header(family)[0], |batch| {
+        batch.str(attr::TABLE, table);
+        batch.str(attr::ELEMENTS_SET, set);
+        batch.nest(attr::ELEMENTS_LIST, |batch| element.encode(batch));
+    });
+    let found = socket.query(&mut request, |message| {
+        let list = attrs(message, msg::NEW_ELEMENTS)?.find(attr::ELEMENTS_LIST)?;
+        let (_, bytes) = Attrs(list).next()?;
+        Some(Element::decode(bytes).and_then(&mut parse))
+    });
+    match found {
+        Err(error) if error.is(libc::ENOENT) => Ok(None),
+        other => other,
+    }
+}
+
 /// What a message of [`super::NOTIFICATIONS`] says of a table.
 pub fn event(message: &Message<'_>, family: Family, table: &str) -> Event {
     let ours = message.kind & 0xff00 == SUBSYSTEM

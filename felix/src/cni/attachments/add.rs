@@ -14,7 +14,7 @@ use super::super::backend::{AssignSpec, Backend, Failure};
 use super::super::journal::{Phase, Record, Role};
 use super::super::keyed_lock::KeyedGuard;
 use super::super::protocol::Error;
-use super::super::spec::{Call, code};
+use super::super::spec::{Call, Given, code};
 use super::{Attachments, Options, Undone, handle};
 use crate::model::{EndpointId, Labels, LocalEndpoint};
 
@@ -52,7 +52,7 @@ enum Source {
     /// The agent's own IPAM.
     Own { wishes: Wishes, namespace_labels: Option<Labels> },
     /// Another IPAM plugin, which gave these.
-    Delegated(SmallVec<[IpAddr; 2]>),
+    Delegated(Given),
 }
 
 impl Source {
@@ -128,9 +128,9 @@ impl<B: Backend> Attachments<B> {
 
         let source = match &call.delegated {
             None => Source::Own { wishes, namespace_labels: facts.namespace_labels },
-            Some(addresses) => {
-                self.check_delegated(&call.id, addresses, &wishes)?;
-                Source::Delegated(addresses.iter().copied().collect())
+            Some(given) => {
+                self.check_delegated(&call.id, &given.addresses, &wishes)?;
+                Source::Delegated(given.clone())
             }
         };
         match self.build(&limit, endpoint, source).await {
@@ -161,7 +161,15 @@ impl<B: Backend> Attachments<B> {
         source: Source,
     ) -> Result<LocalEndpoint, Error> {
         let role = source.role();
-        let intent = Record { phase: Phase::Adding, role, endpoint: endpoint.clone() };
+        let networks = match &source {
+            Source::Own { .. } => Vec::new(),
+            Source::Delegated(given) => given.networks.clone(),
+        };
+        let record = |phase, endpoint: &LocalEndpoint| {
+            let (networks, endpoint) = (networks.clone(), endpoint.clone());
+            Record { phase, role, networks, endpoint }
+        };
+        let intent = record(Phase::Adding, &endpoint);
         self.table.lock().insert(endpoint.id.clone(), intent.clone());
         // Handed to the journal before the addresses are asked for, and waited for with them.
         let intent = self.journal.put(intent);
@@ -170,7 +178,7 @@ impl<B: Backend> Attachments<B> {
         let addresses = async {
             let (wishes, namespace_labels) = match source {
                 Source::Own { wishes, namespace_labels } => (wishes, namespace_labels),
-                Source::Delegated(addresses) => return Ok(addresses),
+                Source::Delegated(given) => return Ok(given.addresses.into_iter().collect()),
             };
             let deadline = limit.inner_deadline();
             let spec = AssignSpec { handle, namespace, pod, wishes, namespace_labels, deadline };
@@ -186,16 +194,16 @@ impl<B: Backend> Attachments<B> {
         endpoint.addresses = addresses;
         // For the undoing in this process: it has to name the routes that it takes back. One that
         // is done after a crash needs only the handle, for routes go with the link.
-        let addressed =
-            Record { phase: Phase::Adding, role: Role::Endpoint, endpoint: endpoint.clone() };
+        let addressed = record(Phase::Adding, &endpoint);
         self.table.lock().insert(endpoint.id.clone(), addressed);
 
         let commit = self.backend.commit_endpoint(&endpoint);
         limit.run("waiting for policy to be in the kernel", commit).await?;
         let link = self.backend.open_link(link, &endpoint);
         limit.run("setting up the link", link).await?;
-        let record = async { self.record(Phase::Ready, role, &endpoint).await.map_err(later) };
-        limit.run("recording the endpoint", record).await?;
+        let ready = self.record(record(Phase::Ready, &endpoint));
+        let ready = async { ready.await.map_err(later) };
+        limit.run("recording the endpoint", ready).await?;
         Ok(endpoint)
     }
 

@@ -83,7 +83,11 @@ impl<B: Backend> Attachments<B> {
         namespace_labels: Option<Labels>,
     ) -> Result<(LocalEndpoint, Vec<Leased>), Error> {
         let role = Role::Lease { via: None };
-        let intent = self.record(Phase::Adding, role, &lease);
+        let record = |phase, role, lease: &LocalEndpoint| {
+            let (networks, endpoint) = (Vec::new(), lease.clone());
+            Record { phase, role, networks, endpoint }
+        };
+        let intent = self.record(record(Phase::Adding, role, &lease));
         let intent = async { intent.await.map_err(later) };
         limit.run("recording the lease", intent).await?;
         let spec = AssignSpec {
@@ -96,7 +100,7 @@ impl<B: Backend> Attachments<B> {
         };
         let given = limit.run("waiting for addresses", self.fit(of, spec)).await?;
         lease.addresses = given.iter().map(|(address, _)| *address).collect();
-        let addressed = Record { phase: Phase::Adding, role, endpoint: lease.clone() };
+        let addressed = record(Phase::Adding, role, &lease);
         self.table.lock().insert(lease.id.clone(), addressed);
         let leased = given.iter().map(|(address, pool)| of.answer(*address, *pool));
         let leased: Vec<Leased> = leased.collect::<Result<_, _>>()?;
@@ -104,7 +108,8 @@ impl<B: Backend> Attachments<B> {
         let opened = self.backend.open_lease(&lease.addresses, of.bridge.as_deref());
         let via = limit.run("making the addresses reachable", opened).await?;
         let role = Role::Lease { via };
-        let record = async { self.record(Phase::Ready, role, &lease).await.map_err(later) };
+        let ready = self.record(record(Phase::Ready, role, &lease));
+        let record = async { ready.await.map_err(later) };
         limit.run("recording the lease", record).await?;
         Ok((lease, leased))
     }

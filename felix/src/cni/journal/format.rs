@@ -10,6 +10,7 @@
 
 use std::collections::BTreeMap;
 
+use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 use sha1::{Digest, Sha1};
 
@@ -75,6 +76,9 @@ pub struct Record {
     /// What of it is the agent's.
     #[serde(default, skip_serializing_if = "Role::is_usual")]
     pub role: Role,
+    /// The node's networks that another IPAM plugin was told to take its addresses from.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub networks: Vec<IpNet>,
     /// What it is.
     pub endpoint: LocalEndpoint,
 }

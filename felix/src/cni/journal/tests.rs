@@ -26,7 +26,7 @@ fn endpoint(n: u8) -> LocalEndpoint {
 }
 
 fn record(n: u8, phase: Phase) -> Record {
-    Record { phase, role: Role::Endpoint, endpoint: endpoint(n) }
+    Record { phase, role: Role::Endpoint, networks: Vec::new(), endpoint: endpoint(n) }
 }
 
 fn id(n: u8) -> EndpointId {

@@ -15,6 +15,12 @@ fn add() -> Request {
     }))
 }
 
+fn explain() -> Request {
+    let (source, destination) = ("shop/web".to_owned(), "10.0.0.1".to_owned());
+    let with = Some("kind: Tier".to_owned());
+    Request::Explain(Box::new(Question { source, destination, protocol: 6, port: 80, with }))
+}
+
 #[test]
 fn requests_are_tagged_json_behind_a_length() {
     let bytes = encode(&Request::Status).unwrap();
@@ -31,7 +37,7 @@ fn requests_are_tagged_json_behind_a_length() {
 
 #[test]
 fn every_request_and_reply_comes_back_as_it_went() {
-    for request in [add(), Request::Status, Request::Endpoints, Request::Routes] {
+    for request in [add(), Request::Status, Request::Endpoints, Request::Routes, explain()] {
         let mut bytes = Vec::new();
         send(&mut bytes, &request).unwrap();
         assert_eq!(receive::<Request>(&mut bytes.as_slice()).unwrap(), request);

@@ -77,11 +77,9 @@ fn rule() -> impl Strategy<Value = RawRule> {
         });
     let traffic = subsequence(vec![1u8, 6, 17], 0..=3).prop_flat_map(|protocols| {
         let each = protocols.into_iter().map(|protocol| {
-            // The kernel does not look at ICMP types yet.
-            (ports(), ports()).prop_map(move |(ports, except)| match (protocol, except) {
-                (1, _) => ProtocolPorts { protocol, ports: Ports::All, except: PortSet::default() },
-                (_, Ports::All) => ProtocolPorts { protocol, ports, except: PortSet::default() },
-                (_, Ports::Some(except)) => ProtocolPorts { protocol, ports, except },
+            (ports(), ports()).prop_map(move |(ports, except)| match except {
+                Ports::All => ProtocolPorts { protocol, ports, except: PortSet::default() },
+                Ports::Some(except) => ProtocolPorts { protocol, ports, except },
             })
         });
         each.collect::<Vec<_>>()
@@ -171,6 +169,7 @@ fn policies(tiers: &[RawTier], direction: Direction) -> Vec<Policy> {
         let tier = Arc::new(Tier::new(&name, Order::new(place.into()), default_action));
         for (number, rules) in list.iter().enumerate() {
             let rules = rules.iter().map(|rule| Rule {
+                number: None,
                 action: rule.action,
                 peers: match &rule.peers {
                     None => Peers::Any,

@@ -44,6 +44,7 @@ pub(super) struct Packet<'a> {
     pub(super) own: IpAddr,
     pub(super) peer: IpAddr,
     pub(super) protocol: (u8, &'a str),
+    /// Of ICMP the type in the high byte and the code in the low one.
     pub(super) port: u16,
 }
 
@@ -184,7 +185,7 @@ impl CalicoCluster {
         pod: usize,
         packet: Packet<'_>,
     ) -> Option<Action> {
-        if ingress.iter().chain(egress).any(cannot_be_done) {
+        if ingress.iter().chain(egress).any(|rule| cannot_be_done(rule) || is_wrong(rule)) {
             return Some(Action::Deny);
         }
         let rules = if packet.way == Way::To { ingress } else { egress };
@@ -220,6 +221,11 @@ impl CalicoCluster {
         rule.ip_version.is_none_or(|wanted| wanted == version)
             && rule.protocol.is_none_or(|wanted| wanted.0 == number)
             && rule.not_protocol.is_none_or(|unwanted| unwanted.0 != number)
+            && rule.icmp.is_none_or(|wanted| is_icmp(&wanted, packet))
+            // A negation of nothing says nothing.
+            && rule
+                .not_icmp
+                .is_none_or(|not| not.icmp_type.is_none() || !is_icmp(&not, packet))
             && self.is_entity(&rule.source, source, namespace)
             && self.is_entity(&rule.destination, destination, namespace)
             && (rule.destination.ports.is_empty() || rule.destination.ports.iter().any(is_port))
@@ -337,13 +343,28 @@ fn has_port(pod: &OraclePod, name: &str, packet: Packet<'_>) -> bool {
 /// What this agent says that it cannot do.
 fn cannot_be_done(rule: &Rule) -> bool {
     rule.action == Action::Log
-        || rule.icmp.is_some()
-        || rule.not_icmp.is_some()
         || rule.http.is_some()
         || !rule.source.ports.is_empty()
         || !rule.source.not_ports.is_empty()
         || rule.source.services.is_some()
         || rule.destination.services.is_some()
+}
+
+/// What the API would not take.
+fn is_wrong(rule: &Rule) -> bool {
+    let number = rule.protocol.map_or(0, |protocol| protocol.0);
+    let of_icmp = [&rule.icmp, &rule.not_icmp].into_iter().flatten();
+    let mut fields = of_icmp.map(|fields| (fields.icmp_type.is_some(), fields.code.is_some()));
+    fields.any(|given| ![1, 58].contains(&number) || given == (false, true))
+        || (number == 1 && rule.ip_version == Some(v3::IpVersion::V6))
+        || (number == 58 && rule.ip_version == Some(v3::IpVersion::V4))
+}
+
+/// Whether a packet of ICMP has this type and this code, as far as they are given.
+fn is_icmp(fields: &v3::IcmpFields, packet: Packet<'_>) -> bool {
+    let [kind, code] = packet.port.to_be_bytes();
+    fields.icmp_type.is_none_or(|wanted| wanted == kind)
+        && fields.code.is_none_or(|wanted| wanted == code)
 }
 
 fn types(written: &[PolicyType], ingress: &[Rule], egress: &[Rule]) -> Vec<PolicyType> {

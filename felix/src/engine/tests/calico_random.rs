@@ -13,6 +13,7 @@ use super::calico_oracle::{CalicoCluster, OracleSet, Packet};
 use super::calico_strategies::{
     ACCOUNTS, global_network_set, global_policy, network_set, policy, tier,
 };
+use super::explain::{EXPLAINED, Header, explained, foretold};
 use super::kernel::Kernel;
 use super::oracle::{OraclePod, Way};
 use super::random::cases;
@@ -22,8 +23,8 @@ use super::strategies::{
 use super::world::{endpoint_of, ip};
 use crate::engine::Engine;
 use crate::model::{
-    Direction, Kind, Labels, LocalEndpoint, Namespace, Object, ObjectKey, Pod, ServiceAccount,
-    Update, Verdict,
+    Direction, IfIndex, Kind, Labels, LocalEndpoint, Namespace, Object, ObjectKey, Pod,
+    ServiceAccount, Update, Verdict,
 };
 
 #[derive(Clone, Debug)]
@@ -252,14 +253,26 @@ impl Present {
     }
 }
 
-const TRAFFIC: [(u8, &str); 4] = [(6, "TCP"), (17, "UDP"), (132, "SCTP"), (1, "ICMP")];
+const TRAFFIC: [(u8, &str); 5] =
+    [(6, "TCP"), (17, "UDP"), (132, "SCTP"), (1, "ICMP"), (58, "ICMPv6")];
 
 /// At and beside the numbers that ports have.
 const PORTS: [u16; 11] = [1, 2, 53, 54, 79, 80, 81, 85, 144, 8080, 17080];
 
+/// Types and codes at and beside those that rules name.
+const TYPES: [u16; 11] =
+    [0, 0x02ff, 0x0300, 0x0303, 0x0304, 0x0305, 0x03ff, 0x0400, 0x7fff, 0x8000, 0x8001];
+
 /// For every endpoint, peer, protocol and port: the API and the kernel's maps agree.
-fn agree(present: &Present, kernel: &Kernel) -> Result<(), TestCaseError> {
+fn agree(
+    present: &Present,
+    engine: &Engine,
+    kernel: &Kernel,
+) -> Result<Vec<(IfIndex, Header)>, TestCaseError> {
+    let mut headers = Vec::new();
     let cluster = present.oracle();
+    // Other ones with every history.
+    let mut turn = present.objects.len();
     let mut peers: Vec<IpAddr> = OUTSIDE.iter().map(|text| ip(text)).collect();
     for namespace in 0..NAMESPACES.len() {
         peers.extend((0..POD_NAMES.len()).flat_map(|slot| addresses(namespace, slot)));
@@ -271,9 +284,8 @@ fn agree(present: &Present, kernel: &Kernel) -> Result<(), TestCaseError> {
         for peer in peers.iter().filter(|peer| !both.contains(peer)) {
             let own = both[usize::from(peer.is_ipv6())];
             for protocol in TRAFFIC {
-                // The kernel looks for no port in ICMP.
-                let ports = if protocol.0 == 1 { &PORTS[..1] } else { &PORTS };
-                for &port in ports {
+                let is_icmp = [1, 58].contains(&protocol.0);
+                for &port in if is_icmp { &TYPES } else { &PORTS } {
                     for (way, direction) in
                         [(Way::To, Direction::Ingress), (Way::From, Direction::Egress)]
                     {
@@ -288,12 +300,19 @@ fn agree(present: &Present, kernel: &Kernel) -> Result<(), TestCaseError> {
                             place,
                             packet
                         );
+                        let header =
+                            Header { direction, own, peer: *peer, protocol: protocol.0, port };
+                        turn += 1;
+                        if turn.is_multiple_of(EXPLAINED) {
+                            explained(engine, kernel, index(*place), header)?;
+                            headers.push((index(*place), header));
+                        }
                     }
                 }
             }
         }
     }
-    Ok(())
+    Ok(headers)
 }
 
 proptest! {
@@ -318,6 +337,38 @@ proptest! {
         prop_assert_eq!(engine.take_delta(), None, "a delta is taken once");
         let (_, scratch) = present.replay(seed);
         prop_assert_eq!(kernel.canonical(), scratch.canonical());
-        agree(&present, &kernel)?;
+        agree(&present, &engine, &kernel)?;
+    }
+
+    /// Something that may happen is foretold as it then does.
+    #[test]
+    fn what_would_change_is_what_changes(
+        events in prop::collection::vec(event(), 1..40),
+        more in prop::collection::vec(event(), 1..4),
+        seed in any::<u64>(),
+    ) {
+        let mut present = Present::start();
+        for event in &events {
+            present.happen(event);
+        }
+        let (mut engine, kernel) = present.replay(seed);
+        let headers = agree(&present, &engine, &kernel)?;
+        let mut next = present.clone();
+        let updates: Vec<Update> = more
+            .iter()
+            .filter(|event| !matches!(event, Event::Endpoint(..)))
+            .filter_map(|event| match next.happen(event)? {
+                Told::Source(update) => Some(update),
+                Told::Endpoint(_) => None,
+            })
+            .collect();
+        let then = engine.with(updates.clone());
+        foretold(&engine, &then, &headers)?;
+        let mut after = kernel.clone();
+        updates.into_iter().for_each(|update| engine.apply(update));
+        after.apply(&engine.take_delta().unwrap_or_default());
+        for (index, header) in headers {
+            explained(&then, &after, index, header)?;
+        }
     }
 }

@@ -21,9 +21,30 @@ spec: {order: 1, selector: role == 'frontend', ingress: [{action: Allow, protoco
     );
     for (rule, field, reason) in [
         ("action: Log", "action", "Log is not supported yet"),
-        ("action: Allow, protocol: ICMP, icmp: {type: 8}", "icmp", "not supported yet"),
-        ("action: Deny, protocol: ICMP, notICMP: {type: 8}", "notICMP", "not supported yet"),
+        (
+            "action: Allow, protocol: TCP, icmp: {type: 8}",
+            "icmp",
+            "requires protocol ICMP or ICMPv6",
+        ),
+        ("action: Deny, notICMP: {}", "notICMP", "requires protocol ICMP or ICMPv6"),
+        ("action: Allow, protocol: ICMP, icmp: {code: 1}", "icmp.code", "requires type"),
+        ("action: Pass, protocol: 58, notICMP: {code: 0}", "notICMP.code", "requires type"),
+        (
+            "action: Allow, protocol: ICMP, icmp: {type: 255}",
+            "icmp.type",
+            "255 is not from 0 to 254",
+        ),
+        (
+            "action: Allow, protocol: ICMP, ipVersion: 6",
+            "ipVersion",
+            "protocol ICMP goes with ipVersion 4 only and ICMPv6 with ipVersion 6 only",
+        ),
         ("action: Allow, http: {methods: [GET]}", "http", "not supported yet"),
+        (
+            "action: Allow, protocol: ICMPv6, ipVersion: 4, icmp: {type: 128}",
+            "ipVersion",
+            "protocol ICMP goes with ipVersion 4 only and ICMPv6 with ipVersion 6 only",
+        ),
         ("action: Allow, protocol: TCP, source: {ports: [1]}", "source.ports", "not supported yet"),
         ("action: Pass, source: {notPorts: [dns]}", "source.notPorts", "not supported yet"),
         ("action: Allow, source: {services: {name: a}}", "source.services", "not supported yet"),

@@ -144,8 +144,16 @@ fn ports(with_numbers: bool) -> BoxedStrategy<Vec<Port>> {
     prop::option::weighted(0.4, list).prop_map(Option::unwrap_or_default).boxed()
 }
 
+/// Mostly of a type; a code alone is wrong.
+fn icmp() -> BoxedStrategy<IcmpFields> {
+    let kind = prop::option::weighted(0.9, select(vec![3u8, 3, 128]));
+    (kind, prop::option::weighted(0.4, select(vec![0u8, 4])))
+        .prop_map(|(icmp_type, code)| IcmpFields { icmp_type, code })
+        .boxed()
+}
+
 fn rule() -> BoxedStrategy<Rule> {
-    let protocol = || select(vec![6u8, 6, 17, 132, 1]).prop_map(Protocol);
+    let protocol = || select(vec![6u8, 6, 17, 132, 1, 58]).prop_map(Protocol);
     let action = prop_oneof![
         8 => Just(Action::Allow),
         5 => Just(Action::Deny),
@@ -161,9 +169,21 @@ fn rule() -> BoxedStrategy<Rule> {
         .prop_flat_map(|((action, version, protocol, not), family, source_is_main, strange)| {
             let (source, destination) = if source_is_main { (0.4, 0.08) } else { (0.08, 0.4) };
             let numbers = protocol.is_some_and(Protocol::has_ports);
-            (entity(family, source), entity(family, destination), ports(numbers), ports(numbers))
-                .prop_map(move |(source, destination, ports, not_ports)| {
+            let is_icmp =
+                protocol.is_some_and(|it| [Protocol::ICMP, Protocol::ICMPV6].contains(&it));
+            let types = move |odds: f64| -> BoxedStrategy<Option<IcmpFields>> {
+                if is_icmp {
+                    prop::option::weighted(odds, icmp()).boxed()
+                } else {
+                    Just(None).boxed()
+                }
+            };
+            let ports = (ports(numbers), ports(numbers), types(0.6), types(0.3));
+            (entity(family, source), entity(family, destination), ports).prop_map(
+                move |(source, destination, (ports, not_ports, icmp, not_icmp))| {
                     let mut rule = Rule {
+                        icmp,
+                        not_icmp,
                         ip_version: version,
                         protocol,
                         not_protocol: not,
@@ -180,13 +200,15 @@ fn rule() -> BoxedStrategy<Rule> {
                     // What the agent cannot do closes the policy.
                     match strange {
                         0 => rule.action = Action::Log,
+                        // As is what is wrong, unless the protocol is the right one.
                         1 => rule.icmp = Some(IcmpFields::default()),
                         2 => rule.source.ports = vec![Port::Range(80, 80)],
                         3 => rule.destination.services = Some(ServiceMatch::default()),
                         _ => {}
                     }
                     rule
-                })
+                },
+            )
         })
         .boxed()
 }

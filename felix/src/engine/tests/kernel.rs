@@ -141,7 +141,7 @@ impl Kernel {
                 })
             };
             let mut found = None;
-            if [6, 17, 132].contains(&protocol) {
+            if [1, 6, 17, 58, 132].contains(&protocol) {
                 found = verdict(Traffic::Port(protocol, port)).or_else(in_range);
             }
             let found = found

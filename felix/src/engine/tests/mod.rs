@@ -1,11 +1,13 @@
 //! Tests of the engine as a whole, through its public face.
 
+mod calico_icmp;
 mod calico_oracle;
 mod calico_random;
 mod calico_recipes;
 mod calico_refused;
 mod calico_strategies;
 mod endpoints;
+mod explain;
 mod kernel;
 mod oracle;
 mod random;

@@ -10,6 +10,7 @@ use k8s_openapi::api::networking::v1::NetworkPolicy;
 use proptest::prelude::*;
 use proptest::sample::select;
 
+use super::explain::{EXPLAINED, Header, explained};
 use super::kernel::Kernel;
 use super::oracle::{Cluster, OraclePod, Way};
 use super::strategies::{
@@ -281,6 +282,8 @@ const PORTS: [u16; 24] = [
 /// For every endpoint, peer, protocol and port: the API, the kernel's maps and the engine agree.
 fn agree(present: &Present, engine: &Engine, kernel: &Kernel) -> Result<(), TestCaseError> {
     let cluster = present.oracle();
+    // Other ones with every history.
+    let mut turn = cluster.policies.len();
     let mut peers: Vec<IpAddr> = OUTSIDE.iter().map(|text| ip(text)).collect();
     for namespace in 0..NAMESPACES.len() {
         peers.extend((0..POD_NAMES.len()).flat_map(|slot| addresses(namespace, slot)));
@@ -307,6 +310,12 @@ fn agree(present: &Present, engine: &Engine, kernel: &Kernel) -> Result<(), Test
                             name,
                             port
                         );
+                        let own = own[usize::from(peer.is_ipv6())];
+                        let header = Header { direction, own, peer: *peer, protocol, port };
+                        turn += 1;
+                        if turn.is_multiple_of(EXPLAINED) {
+                            explained(engine, kernel, index(*place), header)?;
+                        }
                         both &= wanted;
                     }
                     let is_local = present

@@ -17,6 +17,7 @@ pub(super) const TCP: u8 = 6;
 pub(super) const UDP: u8 = 17;
 pub(super) const SCTP: u8 = 132;
 pub(super) const ICMP: u8 = 1;
+pub(super) const ICMPV6: u8 = 58;
 
 #[derive(Debug, Default)]
 pub(super) struct World {

@@ -1,6 +1,6 @@
 //! The kernel's side of the table.
 
-use netlink::nft::{self, CommitError, Ruleset, Table, Transaction, table_flags};
+use netlink::nft::{self, CommitError, Element, Ruleset, Table, Transaction, table_flags};
 use netlink::{Protocol, Socket};
 
 use super::super::elements::Raw;
@@ -16,6 +16,8 @@ pub(in super::super) trait Channel {
     fn ruleset(&mut self) -> netlink::Result<Ruleset>;
     /// The elements of a set.
     fn elements(&mut self, set: &str) -> netlink::Result<Vec<Raw>>;
+    /// The element of a key, or of the range that begins with it.
+    fn element(&mut self, set: &str, element: &Element<'_>) -> netlink::Result<Option<Raw>>;
     /// The ruleset's generation.
     fn generation(&mut self) -> netlink::Result<u32>;
     /// What the kernel calls this side when it tells who owns a table.
@@ -37,6 +39,10 @@ impl Channel for Socket {
 
     fn elements(&mut self, set: &str) -> netlink::Result<Vec<Raw>> {
         nft::elements(self, FAMILY, TABLE, set, |element| Some(Raw::new(element)))
+    }
+
+    fn element(&mut self, set: &str, element: &Element<'_>) -> netlink::Result<Option<Raw>> {
+        nft::element(self, FAMILY, TABLE, set, element, |element| Some(Raw::new(element)))
     }
 
     fn generation(&mut self) -> netlink::Result<u32> {

@@ -59,6 +59,35 @@ fn what_is_wanted_is_in_the_kernel() {
 }
 
 #[test]
+fn each_element_can_be_read_by_itself() {
+    inside(|| {
+        let mut writer = start(false);
+        let all = everything();
+        writer.change(&delta(all.clone()));
+        writer.flush().unwrap();
+        let keys: Vec<Key> = all.iter().map(|change| change.key).collect();
+        for (change, found) in all.iter().zip(writer.values(&keys).unwrap()) {
+            assert_eq!(found, change.value, "{:?}", change.key);
+        }
+        let others = [
+            Key::Workload(8),
+            Key::Source(ip("10.0.0.7"), 8),
+            Key::Class(ip("10.0.0.9")),
+            Key::ClassRange(ip("10.2.0.0"), ip("10.2.0.255")),
+            // It lies in a range, and does not begin one.
+            Key::ClassRange(ip("10.1.0.5"), ip("10.1.0.255")),
+            policy(7, Some(2), Traffic::Any, Verdict::Deny).key,
+            policy(7, Some(1), Traffic::Port(6, 81), Verdict::Deny).key,
+            policy(8, None, Traffic::Ports(6, 5000, 6000), Verdict::Deny).key,
+        ];
+        assert_eq!(writer.values(&others).unwrap(), [None; 8]);
+        assert!(nft_program("flush map inet caracal ing"));
+        let port = policy(7, Some(1), Traffic::Port(6, 80), Verdict::Allow).key;
+        assert_eq!(writer.values(&[port]).unwrap(), [None], "what is there, not what should be");
+    });
+}
+
+#[test]
 fn pools_may_lie_in_one_another() {
     inside(|| {
         let mut writer = start(true);
@@ -280,6 +309,33 @@ fn another_layout_is_replaced_at_once() {
         writer.set_in_sync();
         writer.flush().unwrap();
         assert_eq!(kernel_has(), wanted(&everything()));
+    });
+}
+
+/// The release before had fewer chains: the new ones come, and the others change, at once.
+#[test]
+fn a_layout_with_fewer_chains_is_brought_up_to_date() {
+    inside(|| {
+        let mut writer = start(false);
+        writer.change(&delta(everything()));
+        writer.flush().unwrap();
+        drop(writer);
+        assert!(nft_program(
+            "flush chain inet caracal egress; flush chain inet caracal ingress;
+             add rule inet caracal egress iif vmap @egr_dfl;
+             add rule inet caracal ingress goto deny;
+             flush chain inet caracal egress_icmp; delete chain inet caracal egress_icmp;
+             flush chain inet caracal ingress_icmp; delete chain inet caracal ingress_icmp;
+             delete set inet caracal types"
+        ));
+        let (before, handles) = (generation(), rule_handles());
+        let mut writer = start(false);
+        assert_eq!(generation(), before + 1, "in one transaction");
+        assert_eq!(kernel_has(), wanted(&everything()), "all elements are kept");
+        let after = rule_handles();
+        let kept = handles.iter().filter(|handle| after.contains(handle)).count();
+        assert!(kept > 50, "chains that are as they were are not written: {kept}");
+        assert_eq!(writer.status().repairs, 0);
     });
 }
 

@@ -23,6 +23,7 @@ fn node(name: &str, ipv4: Option<&str>, ipv6: Option<&str>, labels: &[(&str, &st
         as_number: None,
         route_reflector_cluster_id: None,
         unschedulable: false,
+        pod_cidrs: Arc::default(),
     }
 }
 

@@ -212,6 +212,7 @@ fn nodes_have_calicos_addresses_first() {
             as_number: None,
             route_reflector_cluster_id: None,
             unschedulable: false,
+            pod_cidrs: Arc::default(),
         }
     );
     let (annotated, problems) = node(json!({
@@ -221,15 +222,28 @@ fn nodes_have_calicos_addresses_first() {
             "projectcalico.org/ASNumber": "64512.7",
             "projectcalico.org/RouteReflectorClusterID": "244.0.0.1",
         }},
-        "spec": {"unschedulable": true},
+        "spec": {"unschedulable": true, "podCIDR": "10.8.1.0/24"},
         "status": addresses,
     }));
     assert_eq!(problems, Vec::<String>::new());
     assert!(annotated.unschedulable);
+    assert_eq!(*annotated.pod_cidrs, ["10.8.1.0/24".parse().unwrap()]);
     assert_eq!(annotated.ipv4, Some(Ipv4Addr::new(10, 1, 0, 1)));
     assert_eq!(annotated.ipv6, Some("fd00::1".parse().unwrap()));
     assert_eq!(annotated.as_number, Some(64512 << 16 | 7));
     assert_eq!(annotated.route_reflector_cluster_id, Some(Ipv4Addr::new(244, 0, 0, 1)));
+}
+
+#[test]
+fn a_nodes_networks_for_pods_are_those_of_the_list() {
+    let (read, problems) = node(json!({"metadata": {"name": "n1"}, "spec": {
+        "podCIDR": "10.8.1.0/24",
+        "podCIDRs": ["10.8.1.7/24", "10.8.2.0/33", "fd00:8::/64"],
+    }}));
+    let expected = ["10.8.1.0/24", "fd00:8::/64"].map(|net| net.parse().unwrap());
+    assert_eq!(*read.pod_cidrs, expected);
+    let wrong = "spec.podCIDRs[1]: \"10.8.2.0/33\" is not an address with a prefix length";
+    assert_eq!(problems, [wrong]);
 }
 
 #[test]

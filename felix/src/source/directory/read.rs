@@ -7,6 +7,7 @@ use std::path::Path;
 use api::yaml::{self, Document, MAX_FILE, Object as Kubernetes};
 
 use super::folder::{Content, Documents};
+use crate::model::Object;
 use crate::source::convert::{Convert, Converted, Problem};
 
 /// [`MAX_FILE`] as the file system counts.
@@ -42,6 +43,17 @@ fn text(path: &Path) -> io::Result<Option<String>> {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
         Err(error) => Err(error),
     }
+}
+
+/// All objects of a text, or what is wrong with it, line by line.
+pub(in crate::source) fn objects(text: &str) -> Result<Vec<Object>, Vec<String>> {
+    let read = parse(text);
+    let wrong = read.errors.iter().chain(&read.warnings);
+    let wrong: Vec<String> = wrong.map(|(line, what)| format!("line {line}: {what}")).collect();
+    if !wrong.is_empty() {
+        return Err(wrong);
+    }
+    Ok(read.objects.into_iter().map(|(_, object)| object).collect())
 }
 
 /// What an API server would refuse is refused, and so are unknown fields in policies.

@@ -1,6 +1,8 @@
 //! Endpoints whose addresses another IPAM plugin gave.
 
-use super::super::super::protocol::CniRequest;
+use ipnet::IpNet;
+
+use super::super::super::protocol::{CniRequest, PodCidrs};
 use super::*;
 
 const GIVEN: [&str; 2] = ["10.9.0.7", "fd09::7"];
@@ -24,7 +26,7 @@ fn request(node: &Node, command: &str, id: &str, pod: &str) -> CniRequest {
 async fn add(node: &Node, id: &str, pod: &str, addresses: &[&str]) -> Result<Option<Value>, Error> {
     let addresses = given(addresses);
     node.fake.0.lock().delegated.clone_from(&addresses);
-    node.serve(&Call::parse_delegated(&request(node, "ADD", id, pod), &addresses)?).await
+    node.serve(&Call::parse_delegated(&request(node, "ADD", id, pod), &addresses, &[])?).await
 }
 
 #[tokio::test]
@@ -36,17 +38,63 @@ async fn the_endpoint_has_what_was_given_and_the_store_is_not_asked() {
     assert_eq!(result["ips"][0]["address"], "10.9.0.7/32");
     assert_eq!(result["ips"][1]["address"], "fd09::7/128");
     assert_eq!(node.attachments.ready()[0].addresses.to_vec(), given(&GIVEN));
-    assert_eq!(node.attachments.delegated().borrow().to_vec(), given(&GIVEN));
+    assert_eq!(node.attachments.delegated().borrow().addresses, given(&GIVEN));
     node = node.restart();
     node.settle().await;
-    assert_eq!(node.attachments.delegated().borrow().to_vec(), given(&GIVEN));
+    assert_eq!(node.attachments.delegated().borrow().addresses, given(&GIVEN));
     assert_eq!(node.fake.world().links.len(), 1);
 
     let mut told = node.attachments.delegated();
     node.del("c1").await.unwrap();
     assert!(told.has_changed().unwrap());
-    assert!(told.borrow_and_update().is_empty());
+    assert!(told.borrow_and_update().addresses.is_empty());
     assert!(node.fake.calls().iter().all(|call| !call.starts_with("release")));
+    node.assert_nothing_left();
+}
+
+#[tokio::test]
+async fn the_nodes_networks_are_kept_with_the_attachment() {
+    let mut node = Node::new();
+    let nets =
+        |texts: &[&str]| -> Vec<IpNet> { texts.iter().map(|text| text.parse().unwrap()).collect() };
+    let now = |node: &Node, command: &str, id: &str| {
+        let call = Call::parse(&request(node, command, id, "web")).unwrap();
+        let attachments = Arc::clone(&node.attachments);
+        async move { attachments.pod_cidrs(&call).await }
+    };
+    let told = nets(&["10.9.0.0/24"]);
+    node.fake.0.lock().delegated = given(&GIVEN);
+    let call = Call::parse_delegated(&request(&node, "ADD", "c1", "web"), &given(&GIVEN), &told);
+    node.serve(&call.unwrap()).await.unwrap();
+    let expected = Delegated { addresses: given(&["fd09::7"]), networks: told.clone() };
+    assert_eq!(*node.attachments.delegated().borrow(), expected);
+    node = node.restart();
+    node.settle().await;
+    assert_eq!(*node.attachments.delegated().borrow(), expected);
+
+    // Without the source, and with another answer of it, DEL hears what ADD did.
+    for source in [None, Some(nets(&["10.8.0.0/24"]))] {
+        node.fake.0.lock().pod_cidrs = source;
+        assert_eq!(now(&node, "DEL", "c1").await.unwrap().networks, told);
+    }
+    // One that is not on record, of a node that is known and of one that is not.
+    assert_eq!(now(&node, "DEL", "c2").await.unwrap().networks, nets(&["10.8.0.0/24"]));
+    node.fake.0.lock().pod_cidrs = None;
+    assert_eq!(now(&node, "DEL", "c2").await.unwrap(), PodCidrs::default());
+    assert_eq!(now(&node, "STATUS", "").await.unwrap_err().code, code::NOT_AVAILABLE);
+
+    node.del("c1").await.unwrap();
+    assert_eq!(*node.attachments.delegated().borrow(), Delegated::default());
+    node.assert_nothing_left();
+}
+
+#[tokio::test]
+async fn add_waits_for_the_node_and_gives_up_in_time() {
+    let node = Node::with(Options { deadline: Duration::from_millis(50), ..options() });
+    let call = Call::parse(&request(&node, "ADD", "c1", "web")).unwrap();
+    let error = node.attachments.pod_cidrs(&call).await.unwrap_err();
+    assert_eq!(error.code, code::TRY_AGAIN_LATER);
+    assert!(error.details.contains("node1"), "{error}");
     node.assert_nothing_left();
 }
 
@@ -56,7 +104,7 @@ async fn whatever_fails_is_undone() {
         let node = Node::new();
         node.fake.failing(&[call]);
         assert_eq!(add(&node, "c1", "web", &GIVEN).await.unwrap_err().code, code::TRY_AGAIN_LATER);
-        assert!(node.attachments.delegated().borrow().is_empty());
+        assert!(node.attachments.delegated().borrow().addresses.is_empty());
         node.assert_nothing_left();
     }
 }

@@ -4,7 +4,7 @@ use std::io::Write;
 use std::process::{Command, Stdio};
 
 use netlink::netns::Netns;
-use netlink::nft::{self, Ruleset, Table};
+use netlink::nft::{self, Element, Ruleset, Table};
 use netlink::{Protocol, Socket};
 
 use super::super::super::elements::Raw;
@@ -58,6 +58,10 @@ impl Channel for Faulty {
 
     fn elements(&mut self, set: &str) -> netlink::Result<Vec<Raw>> {
         Channel::elements(&mut self.socket, set)
+    }
+
+    fn element(&mut self, set: &str, element: &Element<'_>) -> netlink::Result<Option<Raw>> {
+        Channel::element(&mut self.socket, set, element)
     }
 
     fn generation(&mut self) -> netlink::Result<u32> {
@@ -134,10 +138,12 @@ pub(super) fn everything() -> Vec<Change> {
         class(Key::ClassRange(ip("fd01::"), ip("fd01::ff")), 2),
         policy(7, Some(1), Port(6, 80), Allow),
         policy(7, Some(1), Ports(17, 1000, 2000), Deny),
+        policy(7, Some(1), Ports(1, 0x0800, 0x08ff), Deny),
         policy(7, Some(1), Protocol(1), Allow),
         policy(7, Some(1), Any, Deny),
         policy(7, None, Port(6, 443), Allow),
         policy(7, None, Ports(6, 5000, 6000), Allow),
+        policy(7, None, Port(58, 0x8000), Deny),
         policy(7, None, Protocol(58), Allow),
         policy(7, None, Any, Deny),
         member(Key::Masquerade(net("10.0.0.0/8"))),

@@ -1,0 +1,99 @@
+//! What Calico's rules can match and do beyond those of Kubernetes.
+
+use anyhow::{Result, ensure};
+use futures::FutureExt as _;
+use futures::future::BoxFuture;
+use serde_json::{Value, json};
+
+use super::super::kit::{ANSWER, PORT, Scope, expect_answers, expect_silence};
+use super::{pods, within_a_second};
+use crate::lab::{Lab, pod_addresses, pod_targets};
+
+/// Nobody listens on this.
+const CLOSED_PORT: u16 = 9191;
+
+/// A NetworkPolicy of Calico in tier default, of one direction.
+fn policy(name: &str, selector: &str, way: &str, rules: Value) -> Value {
+    let types = if way == "ingress" { "Ingress" } else { "Egress" };
+    json!({ "apiVersion": "projectcalico.org/v3", "kind": "NetworkPolicy",
+        "metadata": { "name": name },
+        "spec": { "tier": "default", "selector": selector, "types": [types], way: rules } })
+}
+
+/// Echo requests are told from other ICMP, of both families and in both directions; an error that
+/// belongs to a flow passes, whatever is said of ICMP.
+pub(super) fn icmp(lab: &mut Lab) -> BoxFuture<'_, Result<()>> {
+    async move {
+        let view = lab.view();
+        let mut scope = Scope::new(view, "policy-icmp").await?;
+        let [api, near, far, other] = pods(&mut scope).await?;
+        let echo: Vec<String> =
+            pod_addresses(&api).iter().map(|address| format!("icmp://{address}")).collect();
+        let closed = pod_targets(&api, "udp", CLOSED_PORT);
+        let tcp = pod_targets(&api, "tcp", PORT);
+        for client in [&near, &far, &other] {
+            expect_answers(view, client, &[echo.clone(), tcp.clone()].concat()).await?;
+        }
+
+        let frontends = json!({ "selector": "role == 'frontend'" });
+        let echo_only = json!([
+            { "action": "Allow", "protocol": "ICMP", "icmp": { "type": 8, "code": 0 },
+              "source": frontends },
+            { "action": "Allow", "protocol": "ICMPv6", "icmp": { "type": 128 },
+              "source": frontends },
+            { "action": "Allow", "protocol": "UDP" },
+        ]);
+        scope.apply(policy("echo", "app == 'api'", "ingress", echo_only)).await?;
+        within_a_second(view, &far, &tcp, false).await?;
+        for client in [&near, &far] {
+            expect_answers(view, client, &echo).await?;
+        }
+        expect_silence(view, &view.netns_of_pod(&other), &echo).await?;
+
+        let all_but_echo = json!([
+            { "action": "Allow", "protocol": "ICMP", "notICMP": { "type": 8 } },
+            { "action": "Allow", "protocol": "ICMPv6", "notICMP": { "type": 128, "code": 0 } },
+            { "action": "Allow", "protocol": "UDP" },
+        ]);
+        scope.apply(policy("echo", "app == 'api'", "ingress", all_but_echo)).await?;
+        within_a_second(view, &far, &echo, false).await?;
+        let all_but_another = json!([
+            { "action": "Allow", "protocol": "ICMP", "notICMP": { "type": 8, "code": 1 } },
+            { "action": "Allow", "protocol": "ICMPv6", "notICMP": { "type": 129 } },
+            { "action": "Allow", "protocol": "UDP" },
+        ]);
+        scope.apply(policy("echo", "app == 'api'", "ingress", all_but_another)).await?;
+        within_a_second(view, &far, &echo, true).await?;
+
+        // Nothing may come to near, nor any ICMP leave api; but a closed port says so.
+        let nothing = json!([{ "action": "Deny" }]);
+        scope.apply(policy("nothing", "role == 'frontend'", "ingress", nothing)).await?;
+        let no_icmp = json!([
+            { "action": "Deny", "protocol": "ICMP", "icmp": { "type": 3 } },
+            { "action": "Deny", "protocol": "ICMPv6", "icmp": { "type": 1 } },
+        ]);
+        scope.apply(policy("no-errors", "app == 'api'", "egress", no_icmp)).await?;
+        let to_near = pod_targets(&near, "tcp", PORT);
+        within_a_second(view, &other, &to_near, false).await?;
+        for probe in view.connect(&view.netns_of_pod(&near), &closed, ANSWER).await? {
+            ensure!(probe.error.as_deref() == Some("refused"), "near to a closed port: {probe:?}");
+        }
+
+        // Egress: a policy for nobody, then one for the frontends.
+        let no_echo = json!([
+            { "action": "Deny", "protocol": "ICMP", "icmp": { "type": 8 },
+              "destination": { "selector": "app == 'api'" } },
+            { "action": "Deny", "protocol": "ICMPv6", "icmp": { "type": 128, "code": 0 },
+              "destination": { "selector": "app == 'api'" } },
+            { "action": "Allow" },
+        ]);
+        scope.apply(policy("no-echo", "app == 'far'", "egress", no_echo.clone())).await?;
+        expect_answers(view, &far, &echo).await?;
+        scope.apply(policy("no-echo", "role == 'frontend'", "egress", no_echo)).await?;
+        within_a_second(view, &far, &echo, false).await?;
+        expect_silence(view, &view.netns_of_pod(&near), &echo).await?;
+        expect_answers(view, &other, &echo).await?;
+        scope.end().await
+    }
+    .boxed()
+}

@@ -1,0 +1,332 @@
+//! Answers `felix explain` from what the engine and the nodes are. Pure; what the kernel has is put
+//! beside it by [`super::report`].
+
+use std::net::IpAddr;
+
+use api::v3::Protocol;
+
+use crate::cni::backend::Failure;
+use crate::cni::protocol::Question;
+use crate::control::{Explanation, FlowAnswer, Party, Then, verdict};
+use crate::engine::{Engine, Place, Side};
+use crate::model::{Direction, Flow, ObjectKey, Update};
+use crate::peering::Peering;
+use crate::source;
+
+/// What a name or an address in a question stands for.
+struct Found {
+    name: String,
+    addresses: Vec<IpAddr>,
+    /// It is this node itself, or a pod on its network.
+    own_node: bool,
+}
+
+/// The answer, without what only the kernel knows.
+///
+/// # Errors
+/// [`Failure::Invalid`] names what is not known or not understood.
+pub(super) fn answer(
+    question: &Question,
+    engine: &Engine,
+    peering: &Peering,
+) -> Result<Explanation, Failure> {
+    if !engine.in_sync() {
+        let reason = "policy is not known yet: the source has not been read completely";
+        return Err(Failure::TryAgainLater(reason.into()));
+    }
+    let source = find(&question.source, engine, peering)?;
+    let destination = find(&question.destination, engine, peering)?;
+    let then = match &question.with {
+        None => None,
+        Some(text) => {
+            let objects =
+                source::objects(text).map_err(|wrong| Failure::Invalid(wrong.join("; ")))?;
+            Some(engine.with(objects.into_iter().map(Update::Set)))
+        }
+    };
+    let mut flows = Vec::new();
+    for (from, to) in source.addresses.iter().flat_map(|from| {
+        let same_family = destination.addresses.iter().filter(|to| to.is_ipv4() == from.is_ipv4());
+        let carried = same_family.filter(|to| goes_over(question.protocol, to));
+        carried.map(move |to| (*from, *to))
+    }) {
+        let flow = Flow {
+            protocol: question.protocol,
+            source: from,
+            destination: to,
+            destination_port: question.port,
+        };
+        let (egress, ingress) = sides(engine, &flow, source.own_node);
+        let then = then.as_ref().map(|then| {
+            let (egress, ingress) = sides(then, &flow, source.own_node);
+            Then { verdict: verdict(&egress, &ingress), egress, ingress }
+        });
+        flows.push(FlowAnswer {
+            source: Party { name: source.name.clone(), address: from },
+            destination: Party { name: destination.name.clone(), address: to },
+            protocol: question.protocol,
+            port: question.port,
+            verdict: verdict(&egress, &ingress),
+            egress,
+            ingress,
+            then,
+            route: String::new(),
+        });
+    }
+    if flows.is_empty() {
+        return Err(Failure::Invalid(format!(
+            "{} and {} have no addresses of one family that protocol {} goes over",
+            source.name,
+            destination.name,
+            Protocol(question.protocol)
+        )));
+    }
+    let changes = then.map(|then| engine.changes(&then));
+    Ok(Explanation { flows, changes, ..Explanation::default() })
+}
+
+/// Each ICMP is of one family.
+fn goes_over(protocol: u8, address: &IpAddr) -> bool {
+    match Protocol(protocol) {
+        Protocol::ICMP => address.is_ipv4(),
+        Protocol::ICMPV6 => address.is_ipv6(),
+        _ => true,
+    }
+}
+
+fn sides(engine: &Engine, flow: &Flow, from_own_node: bool) -> (Side, Side) {
+    let egress = engine.explain(flow, Direction::Egress);
+    let mut ingress = engine.explain(flow, Direction::Ingress);
+    if from_own_node && ingress.place == Place::Here {
+        ingress = Side { place: Place::OwnNode, judgements: Vec::new() };
+    }
+    (egress, ingress)
+}
+
+fn find(text: &str, engine: &Engine, peering: &Peering) -> Result<Found, Failure> {
+    let own = peering.node().map(|node| &node.name);
+    if let Ok(address) = text.parse::<IpAddr>() {
+        let node = peering.node_at(address);
+        let pod = engine.pod_at(address).map(ToString::to_string);
+        let name = pod.or_else(|| node.map(|node| format!("node/{}", node.name)));
+        return Ok(Found {
+            name: name.unwrap_or_else(|| text.to_owned()),
+            addresses: vec![address],
+            own_node: node.is_some_and(|node| Some(&node.name) == own),
+        });
+    }
+    let key = match text.split_once('/') {
+        Some(("node", name)) => {
+            return find_node(name, peering)
+                .ok_or_else(|| Failure::Invalid(format!("no node {name} is known")));
+        }
+        Some((namespace, name)) => ObjectKey::namespaced(namespace, name),
+        None => ObjectKey::namespaced("default", text),
+    };
+    if let Some(found) = find_pod(&key, engine, peering) {
+        return Ok(found);
+    }
+    let node = if text.contains('/') { None } else { find_node(text, peering) };
+    node.ok_or_else(|| Failure::Invalid(format!("no pod {key} and no node {text} is known")))
+}
+
+fn find_node(name: &str, peering: &Peering) -> Option<Found> {
+    let node = peering.node_named(name)?;
+    let addresses = node.ipv4.map(IpAddr::from).into_iter().chain(node.ipv6.map(IpAddr::from));
+    Some(Found {
+        name: format!("node/{name}"),
+        addresses: addresses.collect(),
+        own_node: peering.node().is_some_and(|own| *own.name == *name),
+    })
+}
+
+/// A pod that the source knows, or an endpoint of this node that it does not know yet or any more.
+fn find_pod(key: &ObjectKey, engine: &Engine, peering: &Peering) -> Option<Found> {
+    let pod = engine.pod(key);
+    let endpoint = engine.endpoints().find(|endpoint| {
+        Some(&*endpoint.namespace) == key.namespace.as_deref() && *endpoint.pod == *key.name
+    });
+    let addresses = match (endpoint, pod) {
+        (Some(endpoint), _) => endpoint.addresses.to_vec(),
+        (None, Some(pod)) => pod.addresses.to_vec(),
+        (None, None) => return None,
+    };
+    let own = peering.node().map(|node| &node.name);
+    let own_node = pod.is_some_and(|pod| pod.host_network && pod.node.as_ref() == own);
+    Some(Found { name: key.to_string(), addresses, own_node })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use smallvec::SmallVec;
+
+    use super::*;
+    use crate::model::{EndpointId, Labels, LocalEndpoint, Node, Object, Pod, Verdict};
+
+    fn node(name: &str, address: &str) -> Update {
+        Update::Set(Object::Node(Node {
+            name: name.into(),
+            labels: Labels::default(),
+            ipv4: address.parse().ok(),
+            ipv6: None,
+            as_number: None,
+            route_reflector_cluster_id: None,
+            unschedulable: false,
+            pod_cidrs: Arc::default(),
+        }))
+    }
+
+    fn pod(namespace: &str, name: &str, node: &str, address: &str) -> Pod {
+        Pod {
+            key: ObjectKey::namespaced(namespace, name),
+            uid: Arc::default(),
+            mirror_uid: None,
+            node: Some(node.into()),
+            labels: Labels::default(),
+            service_account: "default".into(),
+            addresses: SmallVec::from_iter([address.parse().unwrap()]),
+            ports: Arc::default(),
+            host_network: false,
+            annotations: Labels::default(),
+        }
+    }
+
+    /// node1 is this one, with pod default/here; node2 has pod shop/there.
+    fn parts() -> (Engine, Peering) {
+        let (mut engine, mut peering) = (Engine::new(), Peering::new("node1", "caracal-system"));
+        let proxy =
+            Pod { host_network: true, ..pod("kube-system", "proxy", "node1", "172.16.0.1") };
+        let updates = [
+            node("node1", "172.16.0.1"),
+            node("node2", "172.16.0.2"),
+            Update::Set(Object::Pod(pod("default", "here", "node1", "10.0.0.1"))),
+            Update::Set(Object::Pod(pod("shop", "there", "node2", "10.0.1.1"))),
+            Update::Set(Object::Pod(proxy)),
+            Update::InSync,
+        ];
+        engine.endpoint_set(LocalEndpoint {
+            id: EndpointId { container_id: "c1".into(), ifname: "eth0".into() },
+            namespace: "default".into(),
+            pod: "here".into(),
+            pod_uid: String::new(),
+            netns: String::new(),
+            host_interface: "cali1".into(),
+            host_index: 1,
+            mac: [2, 0, 0, 0, 0, 1],
+            addresses: SmallVec::from_iter(["10.0.0.1".parse().unwrap()]),
+            handle: String::new(),
+            mtu: 1500,
+            labels: [].into(),
+            service_account: String::new(),
+        });
+        for update in updates {
+            peering.apply(&update);
+            engine.apply(update);
+        }
+        drop(engine.take_delta());
+        (engine, peering)
+    }
+
+    fn ask(source: &str, destination: &str, with: Option<&str>) -> Result<Explanation, Failure> {
+        let (engine, peering) = parts();
+        let question = Question {
+            source: source.into(),
+            destination: destination.into(),
+            protocol: 6,
+            port: 80,
+            with: with.map(str::to_owned),
+        };
+        answer(&question, &engine, &peering)
+    }
+
+    /// Names and places of both sides.
+    fn sides_of(source: &str, destination: &str) -> (String, Place, String, Place) {
+        let [flow] = ask(source, destination, None).unwrap().flows.try_into().unwrap();
+        (flow.source.name, flow.egress.place, flow.destination.name, flow.ingress.place)
+    }
+
+    #[test]
+    fn pods_nodes_and_addresses_have_names_and_those_who_judge_them() {
+        let there = || ("shop/there".to_owned(), Place::Node("node2".into()));
+        for (source, destination) in [("here", "shop/there"), ("default/here", "10.0.1.1")] {
+            let (name, place, other, elsewhere) = sides_of(source, destination);
+            assert_eq!((name.as_str(), place), ("default/here", Place::Here));
+            assert_eq!((other, elsewhere), there());
+        }
+        let (name, place, other, elsewhere) = sides_of("shop/there", "here");
+        assert_eq!((name, place), there());
+        assert_eq!((other.as_str(), elsewhere), ("default/here", Place::Here));
+        let (name, place, ..) = sides_of("192.0.2.1", "here");
+        assert_eq!((name.as_str(), place), ("192.0.2.1", Place::Nobody));
+    }
+
+    #[test]
+    fn a_node_reaches_its_own_pods_and_only_those() {
+        for own in ["node1", "node/node1", "172.16.0.1", "kube-system/proxy"] {
+            let (_, place, _, judged) = sides_of(own, "here");
+            assert_eq!((place, judged), (Place::Nobody, Place::OwnNode), "{own}");
+        }
+        assert_eq!(sides_of("node2", "here").3, Place::Here);
+        assert_eq!(sides_of("node1", "shop/there").3, Place::Node("node2".into()));
+    }
+
+    #[test]
+    fn what_is_not_known_is_named() {
+        for (source, destination, reason) in [
+            ("nobody", "here", "no pod default/nobody and no node nobody is known"),
+            ("here", "shop/nobody", "no pod shop/nobody and no node shop/nobody is known"),
+            ("node/node9", "here", "no node node9 is known"),
+            (
+                "here",
+                "fd00::1",
+                "default/here and fd00::1 have no addresses of one family that protocol TCP goes over",
+            ),
+        ] {
+            let error = ask(source, destination, None).unwrap_err();
+            assert_eq!(error, Failure::Invalid(reason.into()));
+        }
+        let question = Question::default();
+        let peering = Peering::new("node1", "caracal-system");
+        let unknown = answer(&question, &Engine::new(), &peering).unwrap_err();
+        assert!(matches!(unknown, Failure::TryAgainLater(_)), "{unknown}");
+    }
+
+    #[test]
+    fn each_icmp_is_of_one_family() {
+        for (protocol, address, flows) in
+            [(1, "10.0.1.1", 1), (1, "fd00::1", 0), (58, "10.0.1.1", 0), (58, "fd00::1", 1)]
+        {
+            let (engine, peering) = parts();
+            let (source, destination) = ("fd00::2".into(), address.into());
+            let source = if address.contains(':') { source } else { "here".to_owned() };
+            let question = Question { source, destination, protocol, ..Question::default() };
+            let told = answer(&question, &engine, &peering);
+            assert_eq!(
+                told.map_or(0, |told| told.flows.len()),
+                flows,
+                "protocol {protocol} to {address}"
+            );
+        }
+    }
+
+    #[test]
+    fn policies_of_a_file_are_tried_out_and_a_file_with_errors_is_not() {
+        let policy = "apiVersion: networking.k8s.io/v1
+kind: NetworkPolicy
+metadata: {name: deny, namespace: default}
+spec: {podSelector: {}, policyTypes: [Ingress]}
+";
+        let told = ask("shop/there", "here", Some(policy)).unwrap();
+        let [flow] = &*told.flows else { panic!("{told:?}") };
+        let then = flow.then.as_ref().unwrap();
+        assert_eq!((flow.verdict, then.verdict), (Verdict::Allow, Verdict::Deny));
+        assert_eq!(told.changes.unwrap()[0].endpoint, "default/here");
+
+        let wrong = format!("{policy}---\n{}", policy.replace("podSelector", "podSelektor"));
+        let error = ask("shop/there", "here", Some(&wrong)).unwrap_err();
+        let Failure::Invalid(reason) = error else { panic!("{error}") };
+        assert!(reason.starts_with("line ") && reason.contains("podSelektor"), "{reason}");
+    }
+}

@@ -1,0 +1,159 @@
+//! What other policies would change.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+
+use rustc_hash::FxHashMap;
+use serde::{Deserialize, Serialize};
+
+use super::super::table::{Table, has_ports};
+use super::super::workloads::Local;
+use super::super::{Engine, slot};
+use crate::model::{Class, Direction, ObjectKey, Traffic, Update, Verdict};
+
+/// Most examples for an endpoint and direction.
+const EXAMPLES: usize = 5;
+
+/// An endpoint of this node for which some verdicts would be others.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct VerdictChange {
+    /// The pod, `namespace/name`.
+    pub endpoint: String,
+    /// Of traffic to it or from it.
+    pub direction: Direction,
+    /// How many addresses of pods are concerned.
+    pub peers: usize,
+    /// Some of what changes: at most 5, each with another kind of peer.
+    pub examples: Vec<Example>,
+}
+
+/// A packet whose verdict would be another.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Example {
+    /// The other side; None for all addresses of which no policy asks anything.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub peer: Option<IpAddr>,
+    /// The pod that has the address, if one does.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pod: Option<String>,
+    /// IP protocol number.
+    pub protocol: u8,
+    /// Destination port; 0 for protocols without.
+    pub port: u16,
+    /// Now.
+    pub now: Verdict,
+    /// Then.
+    pub then: Verdict,
+}
+
+/// Addresses that are in the same class before, and in the same class after.
+#[derive(Debug, Default)]
+struct Peers {
+    example: Option<IpAddr>,
+    pods: usize,
+}
+
+type Kinds = BTreeMap<(Class, Class), Peers>;
+type Pods<'a> = FxHashMap<IpAddr, &'a ObjectKey>;
+
+impl Engine {
+    /// This engine after more updates. A copy of all of it, so that it costs what the cluster's pods
+    /// do in memory, and in time some microseconds for each.
+    #[must_use]
+    pub fn with(&self, updates: impl IntoIterator<Item = Update>) -> Self {
+        let mut then = self.clone();
+        updates.into_iter().for_each(|update| then.apply(update));
+        // The kernel gets nothing of it.
+        drop(then.take_delta());
+        then
+    }
+
+    /// For which endpoints of this node `then`, which is of the same node, has other verdicts.
+    pub fn changes(&self, then: &Self) -> Vec<VerdictChange> {
+        let pods: Pods<'_> = self.workloads.pods().collect();
+        let (a, b) = (&self.workloads.addresses, &then.workloads.addresses);
+        let mut kinds = Kinds::new();
+        // What is in no class of either.
+        kinds.insert((Class(0), Class(0)), Peers::default());
+        for address in a.samples().chain(b.samples()) {
+            let peers = kinds.entry((a.class(address), b.class(address))).or_default();
+            peers.example.get_or_insert(address);
+        }
+        for address in pods.keys() {
+            if let Some(peers) = kinds.get_mut(&(a.class(*address), b.class(*address))) {
+                // A pod tells more than an address, the first of them the same whenever one asks.
+                let better = peers.pods == 0 || peers.example.is_some_and(|known| known > *address);
+                if better {
+                    peers.example = Some(*address);
+                }
+                peers.pods += 1;
+            }
+        }
+        let mut changes = Vec::new();
+        for (id, local) in self.workloads.locals() {
+            let Some(other) = then.workloads.local(id) else { continue };
+            for direction in [Direction::Ingress, Direction::Egress] {
+                changes.extend(self.change((local, then, other), direction, &kinds, &pods));
+            }
+        }
+        changes
+    }
+
+    fn change(
+        &self,
+        (local, then, other): (&Local, &Self, &Local),
+        direction: Direction,
+        kinds: &Kinds,
+        pods: &Pods<'_>,
+    ) -> Option<VerdictChange> {
+        let now = self.programs.get(local.programs[slot(direction)]?)?;
+        let later = then.programs.get(other.programs[slot(direction)]?)?;
+        let (mut peers, mut examples, mut differ) = (0, Vec::new(), false);
+        for ((before, after), kind) in kinds {
+            let (a, b) = (now.table(*before), later.table(*after));
+            if a == b {
+                continue;
+            }
+            differ = true;
+            peers += kind.pods;
+            if examples.len() < EXAMPLES
+                && let Some((protocol, port)) = witness(a, b)
+            {
+                let pod = kind.example.and_then(|address| pods.get(&address));
+                examples.push(Example {
+                    peer: kind.example,
+                    pod: pod.map(ToString::to_string),
+                    protocol,
+                    port,
+                    now: a.verdict(protocol, port),
+                    then: b.verdict(protocol, port),
+                });
+            }
+        }
+        let endpoint = format!("{}/{}", local.endpoint.namespace, local.endpoint.pod);
+        differ.then_some(VerdictChange { endpoint, direction, peers, examples })
+    }
+}
+
+/// A packet on which two tables that differ do. What an element names is tried first.
+fn witness(a: &Table, b: &Table) -> Option<(u8, u16)> {
+    let differ =
+        |header: &(u8, u16)| a.verdict(header.0, header.1) != b.verdict(header.0, header.1);
+    let entries = a.entries().iter().chain(b.entries());
+    let mut named = entries.filter_map(|(traffic, _)| match *traffic {
+        Traffic::Port(protocol, port) => Some((protocol, port)),
+        Traffic::Ports(protocol, first, _) => Some((protocol, first)),
+        Traffic::Protocol(_) | Traffic::Any => None,
+    });
+    // Else it is the rest of a protocol, or the rest of all.
+    let rest = || {
+        let protocols = [6, 17, 1].into_iter().chain(0..=u8::MAX);
+        protocols.flat_map(|protocol| {
+            let last = if has_ports(protocol) { u16::MAX } else { 0 };
+            (0..=last).rev().map(move |port| (protocol, port))
+        })
+    };
+    named.find(differ).or_else(|| rest().find(differ))
+}
