@@ -6,6 +6,9 @@ use std::time::{Duration, Instant};
 
 use crate::progress::print;
 
+/// In lines.
+const BEGINNING: usize = 6;
+
 /// How a test ended.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Outcome {
@@ -76,7 +79,7 @@ impl Tally {
                 print(&format!("passed   {name}{time}\n"));
             }
             Outcome::Failed(said) => {
-                print(&format!("FAILED   {name}{time}\n"));
+                print(&format!("FAILED   {name}{time}\n{}", beginning(&said)));
                 self.failed.push((name.to_owned(), said));
             }
             Outcome::Skipped(why) => {
@@ -123,9 +126,24 @@ impl Tally {
     }
 }
 
+/// What a failure said first, for those who watch: all of it is in the summary.
+fn beginning(said: &str) -> String {
+    let lines = said.lines().filter(|line| !line.trim().is_empty()).take(BEGINNING);
+    lines.fold(String::new(), |text, line| text + "         | " + line + "\n")
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_failure_says_at_once_how_it_begins() {
+        let lines: Vec<String> = (0..100).map(|number| format!("line {number}\n\n")).collect();
+        let shown = beginning(&lines.concat());
+        assert_eq!(shown.lines().count(), BEGINNING);
+        assert!(shown.starts_with("         | line 0\n         | line 1\n"));
+        assert_eq!(beginning(""), "");
+    }
 
     #[test]
     fn the_last_line_counts() {

@@ -1,8 +1,10 @@
 //! A node's kernel, as the stock tools see it: what is in it, and what changes in it.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use anyhow::{Result, ensure};
+use ipnet::IpNet;
 use tokio::process::{Child, Command};
 
 use crate::netns::Netns;
@@ -36,6 +38,12 @@ impl KernelState {
         self
     }
 
+    /// Without the routes to these blocks.
+    pub(super) fn without(mut self, blocks: &BTreeSet<IpNet>) -> Self {
+        self.0.retain(|line| !leads_to(line, blocks));
+        self
+    }
+
     /// # Errors
     /// The lines that differ, `-` before and `+` now.
     pub(super) fn expect_same(&self, now: &Self, when: &str) -> Result<()> {
@@ -47,6 +55,11 @@ impl KernelState {
         ensure!(self == now, "the kernel's state changed {when}:{difference}");
         Ok(())
     }
+}
+
+/// Whether a line of `ip route` or `ip monitor route` is about one of the networks.
+fn leads_to(line: &str, networks: &BTreeSet<IpNet>) -> bool {
+    line.split_whitespace().any(|word| word.parse().is_ok_and(|net| networks.contains(&net)))
 }
 
 /// What a program says that is run in a namespace as `ip netns exec` does.
@@ -137,9 +150,10 @@ impl Changes {
         Ok([read("nft")?, read("ip")?])
     }
 
-    /// Nothing has changed, but for one thing: an agent that comes back takes hold of its table
-    /// again, which is a transaction that says `add table` of what is there.
-    pub(super) fn expect_none(&self, when: &str) -> Result<()> {
+    /// Nothing has changed, but for the routes to blocks that nodes gave back or claimed meanwhile,
+    /// and for one thing: an agent that comes back takes hold of its table again, which is a
+    /// transaction that says `add table` of what is there.
+    pub(super) fn expect_none(&self, moved: &BTreeSet<IpNet>, when: &str) -> Result<()> {
         let [nft, ip] = self.text()?;
         let expected = |line: &&str| {
             line.is_empty()
@@ -147,6 +161,7 @@ impl Changes {
                 || line.starts_with("add table inet caracal")
                 || line.contains(CANARY_TABLE)
                 || line.contains(CANARY_ROUTE)
+                || leads_to(line, moved)
         };
         let seen: Vec<&str> = nft.lines().chain(ip.lines()).filter(|l| !expected(l)).collect();
         ensure!(seen.is_empty(), "written to the kernel {when}:\n{}", seen.join("\n"));
@@ -157,6 +172,16 @@ impl Changes {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn routes_to_blocks_that_moved_are_left_out() {
+        let moved = ["10.65.1.0/26".parse().unwrap()].into();
+        let state = |lines: &[&str]| KernelState(lines.iter().map(ToString::to_string).collect());
+        let kept = "-4 10.65.1.64/26 via 172.16.0.1 dev up0 proto 90";
+        let all = state(&["-4 blackhole 10.65.1.0/26 proto 90", kept]);
+        assert_eq!(all.without(&moved), state(&[kept]));
+        assert!(leads_to("Deleted 10.65.1.0/26 via 172.16.0.1 dev up0 proto 90 ", &moved));
+    }
 
     #[test]
     fn only_what_is_in_the_table_counts() {

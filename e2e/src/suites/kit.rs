@@ -1,11 +1,12 @@
 //! What tests have in common: a namespace of their own, pods in it, questions to them.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail, ensure};
 use futures::future::try_join_all;
+use ipnet::IpNet;
 use k8s_openapi::api::core::v1::Pod;
 use serde_json::{Value, json};
 use tokio::process::Command;
@@ -213,7 +214,7 @@ impl Stream {
 }
 
 /// The blocks that a node says are its own.
-pub(super) async fn blocks(view: &View, node: &str) -> Result<Vec<ipnet::IpNet>> {
+pub(super) async fn blocks(view: &View, node: &str) -> Result<Vec<IpNet>> {
     let status = view.ask_felix(node, "status").await?;
     let blocks = status["ipam"]["blocks"].as_array().map_or(&[][..], Vec::as_slice);
     blocks
@@ -223,6 +224,31 @@ pub(super) async fn blocks(view: &View, node: &str) -> Result<Vec<ipnet::IpNet>>
             cidr.parse().with_context(|| format!("{node}: block {cidr:?}"))
         })
         .collect()
+}
+
+/// Which blocks the nodes have. They give back those that earlier pods have left, once the addresses
+/// have rested, and that may be during any test.
+pub(super) struct Held(BTreeMap<String, BTreeSet<IpNet>>);
+
+impl Held {
+    pub(super) async fn of(view: &View) -> Result<Self> {
+        let mut held = BTreeMap::new();
+        for node in &view.plan.topology.nodes {
+            let own = blocks(view, &node.name).await?;
+            held.insert(node.name.clone(), own.into_iter().collect());
+        }
+        Ok(Self(held))
+    }
+
+    /// The blocks that were given back or claimed since. A node without an agent does neither.
+    pub(super) async fn moved(&self, view: &View, dead: Option<&str>) -> Result<BTreeSet<IpNet>> {
+        let mut moved = BTreeSet::new();
+        for (node, before) in self.0.iter().filter(|(node, _)| Some(node.as_str()) != dead) {
+            let now = blocks(view, node).await?.into_iter().collect();
+            moved.extend(before.symmetric_difference(&now));
+        }
+        Ok(moved)
+    }
 }
 
 /// Waits until a node has no endpoint and no address in use.

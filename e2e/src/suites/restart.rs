@@ -9,7 +9,7 @@ use futures::future::BoxFuture;
 use nix::sys::signal::Signal;
 
 use super::kernel::{Changes, KernelState};
-use super::kit::{PORT, Scope, Stream, blocks, expect_silence};
+use super::kit::{Held, PORT, Scope, Stream, blocks, expect_silence};
 use super::{CALM, DIRECTORY, FORGETFUL, MESH, Test};
 use crate::lab::{Lab, View, pod_targets};
 use crate::wait;
@@ -97,11 +97,15 @@ async fn under_traffic(
     let own = blocks(&view, node).await?;
     ensure!(!own.is_empty(), "{node} has no blocks");
     let netns = [node, other].map(|node| view.place.netns(node));
+    let held = Held::of(&view).await?;
     let before = [KernelState::of(&netns[0]).await?, KernelState::of(&netns[1]).await?];
     let changes = [Changes::watch(&netns[0]).await?, Changes::watch(&netns[1]).await?];
-    let expect_same = async |when: &str| {
+    let expect_same = async |when: &str, dead: Option<&str>| {
         for (before, netns) in before.iter().zip(&netns) {
-            before.expect_same(&KernelState::of(netns).await?, when)?;
+            let now = KernelState::of(netns).await?;
+            // Only then: a route comes and goes after its block has.
+            let moved = held.moved(&view, dead).await?;
+            before.clone().without(&moved).expect_same(&now.without(&moved), when)?;
         }
         anyhow::Ok(())
     };
@@ -113,7 +117,7 @@ async fn under_traffic(
         Ok(())
     })
     .await?;
-    expect_same("when the agent ended").await?;
+    expect_same("when the agent ended", Some(node)).await?;
     if let Some(tor) = tor {
         let routes = view.router(tor)?.routes().await?;
         for block in &own {
@@ -128,9 +132,10 @@ async fn under_traffic(
     for stream in streams {
         stream.expect_no_loss(Duration::from_secs(30)).await?;
     }
-    expect_same("when the agent came back").await?;
+    expect_same("when the agent came back", None).await?;
+    let moved = held.moved(&view, None).await?;
     for changes in changes {
-        changes.expect_none("by an agent while the other came back")?;
+        changes.expect_none(&moved, "by an agent while the other came back")?;
     }
     if let Some(tor) = tor {
         wait::until("the router's routes to be fresh again", Duration::from_secs(20), || async {
