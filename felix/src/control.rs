@@ -1,8 +1,10 @@
-//! What `felix status`, `endpoints`, `routes` and `explain` ask the running agent, and how they show it.
+//! What `felix status`, `endpoints`, `routes`, `policy` and `explain` ask the running agent, and how they
+//! show it.
 //!
 //! The answers are the types below, as JSON over the agent's socket (see [`crate::cni::protocol`]).
 
 mod explain;
+mod policies;
 mod table;
 #[cfg(test)]
 mod tests;
@@ -22,6 +24,7 @@ use crate::source::SourceStatus;
 
 pub(crate) use explain::verdict;
 pub use explain::{Explanation, FlowAnswer, Party, Then, explanation_text, parse_traffic};
+pub use policies::{HeldRevision, PoliciesReport, PolicyRow, policies_text};
 pub use table::{endpoints_table, routes_table, status_text};
 
 /// An agent that takes longer than this to answer hangs.

@@ -8,7 +8,9 @@ use anyhow::Context;
 use clap::{Parser, Subcommand, ValueEnum};
 use felix::cni::protocol::{DEFAULT_SOCKET, Question, Request};
 use felix::config::Config;
-use felix::control::{self, EndpointRow, Explanation, RouteRow, Rows, StatusReport};
+use felix::control::{
+    self, EndpointRow, Explanation, PoliciesReport, RouteRow, Rows, StatusReport,
+};
 use felix::install::Install;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -58,6 +60,9 @@ enum Command {
         #[command(flatten)]
         ask: Ask,
     },
+    /// The policies of the cluster and what of them this node's kernel has
+    #[command(subcommand)]
+    Policy(PolicyCommand),
     /// Install the CNI plugins and their configuration for the container runtime
     InstallCni {
         /// Where the runtime looks for plugins
@@ -75,6 +80,19 @@ enum Command {
     },
     /// The version of this program
     Version,
+}
+
+#[derive(Debug, Subcommand)]
+enum PolicyCommand {
+    /// Which policies there are in the order of evaluation, in which revision the kernel has them and
+    /// since when, and what is wrong with them
+    Status {
+        /// Only those that apply to this pod of the node: NAMESPACE/NAME, or NAME in namespace default
+        #[arg(value_name = "POD")]
+        pod: Option<String>,
+        #[command(flatten)]
+        ask: Ask,
+    },
 }
 
 #[derive(Debug, clap::Args)]
@@ -110,6 +128,9 @@ fn main() -> ExitCode {
             };
             let question = Question { source, destination, protocol, port, with: None };
             explain(question, with.as_deref(), &ask)
+        }
+        Command::Policy(PolicyCommand::Status { pod, ask }) => {
+            ask.show::<PoliciesReport>(&Request::Policies { pod }, control::policies_text)
         }
         Command::InstallCni { bin_dir, conf_dir, socket, plugin } => {
             install(&Install { bin_dir, conf_dir, socket, plugin })

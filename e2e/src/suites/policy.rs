@@ -22,6 +22,7 @@ pub(super) const TESTS: &[Test] = &[
     Test { name: "policy::from_a_directory", bed: &DIRECTORY, body: documented },
     Test { name: "policy::tiers_and_network_sets", bed: &RACKS, body: tiers },
     Test { name: "policy::tiers_from_a_directory", bed: &DIRECTORY, body: tiers },
+    Test { name: "policy::status_says_what_the_kernel_has", bed: &RACKS, body: rules::status },
     Test { name: "policy::icmp_types_and_codes", bed: &RACKS, body: rules::icmp },
 ];
 

@@ -15,11 +15,12 @@ use tokio_util::sync::CancellationToken;
 use super::arrears::{Arrears, Turn};
 use super::explain;
 use super::fabric::Fabric;
+use super::revisions::{Held, Revisions};
 use super::settings::Settings;
 use crate::cni::backend::{Failure, PodFacts};
 use crate::cni::protocol::Question;
 use crate::control::Explanation;
-use crate::engine::{AppliedPolicy, Counts, Engine, Problem};
+use crate::engine::{AppliedPolicy, Counts, Engine, PolicyStanding, Problem};
 use crate::kernel::{Kernel, TrackedFlow};
 use crate::model::{
     EndpointId, Kind, LocalEndpoint, Namespace, Object, ObjectKey, Pod, Update, Verdict,
@@ -48,6 +49,8 @@ pub(super) enum Command {
     Unjudged { addresses: Vec<IpAddr> },
     /// For `felix status` and `felix endpoints`.
     Report { reply: oneshot::Sender<Report> },
+    /// For `felix policy status`.
+    Policies { reply: oneshot::Sender<Policies> },
     /// For `felix explain`: answered when what was taken in before is in the kernel.
     Explain { question: Box<Question>, reply: Explained },
 }
@@ -61,6 +64,16 @@ pub(super) struct Report {
     pub(super) counts: Counts,
     pub(super) problems: Vec<Problem>,
     pub(super) in_sync: bool,
+    pub(super) endpoints: Vec<(LocalEndpoint, Vec<AppliedPolicy>)>,
+    pub(super) last_error: Option<String>,
+}
+
+/// What the brain knows of the cluster's policies, in the order of their evaluation.
+#[derive(Debug)]
+pub(super) struct Policies {
+    pub(super) policies: Vec<(PolicyStanding, Option<(Held, bool)>)>,
+    pub(super) problems: Vec<Problem>,
+    /// Which apply to each endpoint of this node.
     pub(super) endpoints: Vec<(LocalEndpoint, Vec<AppliedPolicy>)>,
     pub(super) last_error: Option<String>,
 }
@@ -82,6 +95,7 @@ pub(super) struct Brain {
     pub(super) waiting: Vec<(ObjectKey, String, oneshot::Sender<PodFacts>)>,
     /// Questions that wait for the end of this turn.
     pub(super) asked: Vec<(Box<Question>, Explained)>,
+    pub(super) revisions: Revisions,
     pub(super) arrears: Arrears,
     pub(super) settings: Settings,
     pub(super) logging: Logging,
@@ -155,6 +169,7 @@ impl Brain {
 
     fn take_in(&mut self, update: Update) {
         self.fabric.apply(&update);
+        self.revisions.take_in(&update);
         match &update {
             Update::Set(Object::Namespace(namespace)) => {
                 self.namespaces.insert(namespace.name.clone(), namespace.clone());
@@ -193,6 +208,7 @@ impl Brain {
                 self.arrears.judge_again(addresses, Instant::now());
             }
             Command::Report { reply } => drop(reply.send(self.report())),
+            Command::Policies { reply } => drop(reply.send(self.policies())),
             Command::Explain { question, reply } => self.asked.push((question, reply)),
         }
     }
@@ -234,6 +250,9 @@ impl Brain {
         let first = self.engine.in_sync() && !self.complete;
         let again = self.arrears.due(arrived);
         if delta.is_none() && !first && !again {
+            if self.complete && self.arrears.error().is_none() {
+                self.revisions.written(arrived);
+            }
             return Ok(());
         }
         let delta = delta.unwrap_or_default();
@@ -250,6 +269,9 @@ impl Brain {
                 self.rejudge();
                 // What an earlier change asked for concerns nobody who waits for this one.
                 let left_out = self.left_out().await;
+                if left_out.is_ok() {
+                    self.revisions.written(Instant::now());
+                }
                 drop(self.settle(left_out));
                 Ok(())
             }
@@ -338,15 +360,32 @@ impl Brain {
     }
 
     fn report(&self) -> Report {
-        let with_policies =
-            |endpoint: &LocalEndpoint| (endpoint.clone(), self.engine.policies_for(&endpoint.id));
         Report {
             counts: self.engine.counts(),
             problems: self.engine.problems(),
             in_sync: self.engine.in_sync(),
-            endpoints: self.engine.endpoints().map(with_policies).collect(),
+            endpoints: self.endpoints(),
             last_error: self.arrears.error().map(str::to_owned),
         }
+    }
+
+    fn policies(&self) -> Policies {
+        let with_revision = |standing: PolicyStanding| {
+            let held = self.revisions.held(&standing.id);
+            (standing, held)
+        };
+        Policies {
+            policies: self.engine.policies().map(with_revision).collect(),
+            problems: self.engine.problems(),
+            endpoints: self.endpoints(),
+            last_error: self.arrears.error().map(str::to_owned),
+        }
+    }
+
+    fn endpoints(&self) -> Vec<(LocalEndpoint, Vec<AppliedPolicy>)> {
+        let with_policies =
+            |endpoint: &LocalEndpoint| (endpoint.clone(), self.engine.policies_for(&endpoint.id));
+        self.engine.endpoints().map(with_policies).collect()
     }
 }
 

@@ -23,6 +23,7 @@ mod measure;
 mod remembered;
 mod report;
 mod retire;
+mod revisions;
 mod settings;
 
 use std::net::IpAddr;
@@ -196,6 +197,7 @@ async fn start(
         namespaces: std::collections::BTreeMap::new(),
         waiting: Vec::new(),
         asked: Vec::new(),
+        revisions: revisions::Revisions::default(),
         arrears: arrears::Arrears::default(),
         settings: Settings::new(&config.node_name),
         logging,

@@ -1,5 +1,6 @@
-//! Answers `felix status`, `felix endpoints`, `felix routes` and `felix explain`.
+//! Answers what the commands of `felix` ask.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -10,12 +11,14 @@ use tokio::sync::{mpsc, oneshot, watch};
 
 use super::bgp::Running;
 use super::brain::{self, Command};
+use super::revisions::Held;
 use crate::cni::backend::{Failure, Query};
 use crate::cni::protocol::Question;
 use crate::control::{
-    BgpReport, BlockRow, ConditionRow, EndpointRow, Explanation, IpamReport, KernelReport, PeerRow,
-    RouteRow, Rows, StatusReport,
+    BgpReport, BlockRow, ConditionRow, EndpointRow, Explanation, HeldRevision, IpamReport,
+    KernelReport, PeerRow, PoliciesReport, PolicyRow, RouteRow, Rows, StatusReport,
 };
+use crate::engine::{AppliedPolicy, PolicyId, PolicyStanding};
 use crate::kernel::{Kernel, WantedRoute};
 use crate::model::{Direction, Key, LocalEndpoint, RouteTarget};
 use crate::observe::Health;
@@ -55,6 +58,7 @@ impl Reporter {
             Query::Status => json(&self.status().await?),
             Query::Endpoints => json(&Rows::bounded(self.endpoints().await?)),
             Query::Routes => json(&Rows::bounded(self.routes().await?)),
+            Query::Policies(pod) => json(&self.policies(pod.as_deref()).await?),
             Query::Explain(question) => json(&self.explain(question).await?),
         }
     }
@@ -172,9 +176,9 @@ impl Reporter {
 
     async fn endpoints(&self) -> Result<Vec<EndpointRow>, Failure> {
         let brain = self.brain().await?;
-        let row = |(endpoint, policies): &(LocalEndpoint, Vec<crate::engine::AppliedPolicy>)| {
+        let row = |(endpoint, policies): &(LocalEndpoint, Vec<AppliedPolicy>)| {
             let names = |direction: Direction| {
-                let applies = |policy: &&crate::engine::AppliedPolicy| match direction {
+                let applies = |policy: &&AppliedPolicy| match direction {
                     Direction::Ingress => policy.ingress,
                     Direction::Egress => policy.egress,
                 };
@@ -192,6 +196,54 @@ impl Reporter {
             }
         };
         Ok(brain.endpoints.iter().map(row).collect())
+    }
+
+    /// In the order of evaluation.
+    async fn policies(&self, pod: Option<&str>) -> Result<PoliciesReport, Failure> {
+        let ended = || Failure::Internal("the agent is ending".into());
+        let brain = self.brain.upgrade().ok_or_else(ended)?;
+        let (reply, answer) = oneshot::channel();
+        brain.send(Command::Policies { reply }).await.map_err(|_| ended())?;
+        let brain::Policies { mut policies, problems, endpoints, last_error } =
+            answer.await.map_err(|_| ended())?;
+        if let Some(pod) = pod {
+            let (namespace, name) = pod.split_once('/').unwrap_or(("default", pod));
+            let of_pod = |(endpoint, _): &&(LocalEndpoint, Vec<AppliedPolicy>)| {
+                endpoint.namespace == namespace && endpoint.pod == name
+            };
+            let mut found = endpoints.iter().filter(of_pod).peekable();
+            if found.peek().is_none() {
+                let node = &self.node;
+                let reason = format!("pod {namespace}/{name} has no endpoint on node {node}");
+                return Err(Failure::Invalid(reason));
+            }
+            let applied: BTreeSet<&PolicyId> =
+                found.flat_map(|(_, policies)| policies).map(|policy| &policy.id).collect();
+            policies.retain(|(policy, _)| applied.contains(&policy.id));
+        }
+        let row = |(policy, held): (PolicyStanding, Option<(Held, bool)>)| PolicyRow {
+            problems: problems
+                .iter()
+                .filter(|problem| problem.kind == policy.id.kind && problem.key == policy.id.key)
+                .map(|problem| format!("{}: {}", problem.field, problem.reason))
+                .collect(),
+            policy: policy.id.to_string(),
+            tier: policy.tier.to_string(),
+            ingress: policy.ingress,
+            egress: policy.egress,
+            endpoints: policy.endpoints,
+            generation: policy.generation,
+            in_kernel: held.map(|(held, current)| HeldRevision {
+                generation: held.generation,
+                since_seconds: held.since.elapsed().as_secs(),
+                current,
+            }),
+        };
+        Ok(PoliciesReport {
+            node: self.node.to_string(),
+            error: last_error,
+            policies: Rows::bounded(policies.into_iter().map(row)),
+        })
     }
 
     async fn routes(&self) -> Result<Vec<RouteRow>, Failure> {

@@ -98,6 +98,8 @@ pub enum Query {
     Endpoints,
     /// `felix routes`
     Routes,
+    /// `felix policy status`, of one pod if it is given
+    Policies(Option<String>),
     /// `felix explain`
     Explain(Box<Question>),
 }

@@ -52,6 +52,12 @@ pub enum Request {
     Endpoints,
     /// The routes of this node: `felix routes`.
     Routes,
+    /// The policies of the cluster, and what of them the kernel has: `felix policy status`.
+    Policies {
+        /// Only those that apply to this pod of the node: `namespace/name`, or a name in `default`.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        pod: Option<String>,
+    },
     /// What becomes of a packet, and why: `felix explain`.
     Explain(Box<Question>),
 }

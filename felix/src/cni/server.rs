@@ -254,6 +254,7 @@ impl<B: Backend> Server<B> {
             Request::Status => Query::Status,
             Request::Endpoints => Query::Endpoints,
             Request::Routes => Query::Routes,
+            Request::Policies { pod } => Query::Policies(pod),
             Request::Explain(question) => Query::Explain(question),
         };
         let answer = self.0.attachments.backend().query(query);

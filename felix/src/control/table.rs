@@ -185,7 +185,7 @@ fn write_source(text: &mut String, source: &SourceStatus) {
 }
 
 /// The two largest units, as `3d4h`, `5m7s`.
-fn duration(seconds: u64) -> String {
+pub(super) fn duration(seconds: u64) -> String {
     let left = Duration::from_secs(seconds).as_secs();
     let units =
         [(left / 86400, "d"), (left / 3600 % 24, "h"), (left / 60 % 60, "m"), (left % 60, "s")];

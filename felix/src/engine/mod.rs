@@ -60,7 +60,7 @@ use self::policy::Policy;
 pub use self::policy::PolicyId;
 use self::pools::Pools;
 use self::programs::Programs;
-pub use self::report::{AppliedPolicy, Counts, Problem};
+pub use self::report::{AppliedPolicy, Counts, PolicyStanding, Problem};
 use self::shapes::Bearer;
 use self::tiers::Tiers;
 use self::workloads::{Local, Workloads};
@@ -221,6 +221,24 @@ impl Engine {
                 egress: policy.egress.is_some(),
             })
             .collect()
+    }
+
+    /// How all policies stand on this node, in the order in which they are evaluated; the number of
+    /// endpoints is that of the last delta.
+    pub fn policies(&self) -> impl Iterator<Item = PolicyStanding> {
+        let ordered = self.policies.in_order().into_iter();
+        ordered.filter_map(|revision| {
+            let policy = self.policies.policy(revision)?;
+            let written = self.written.get(&policy.id);
+            Some(PolicyStanding {
+                id: policy.id.clone(),
+                tier: policy.tier.name.clone(),
+                ingress: policy.ingress.is_some(),
+                egress: policy.egress.is_some(),
+                endpoints: self.policies.applied(revision),
+                generation: written.and_then(Object::generation),
+            })
+        })
     }
 
     /// What is wrong with which object now, ordered by object.

@@ -190,6 +190,11 @@ impl Policies {
         self.entries.get(&revision).map(|entry| &entry.policy)
     }
 
+    /// To how many endpoints of this node it applies.
+    pub(super) fn applied(&self, revision: Revision) -> usize {
+        self.entries.get(&revision).map_or(0, |entry| entry.applied as usize)
+    }
+
     /// A policy that applies to an endpoint.
     pub(super) fn active(&self, revision: Revision) -> Option<&Arc<ActivePolicy>> {
         self.entries.get(&revision)?.active.as_ref()

@@ -1,6 +1,7 @@
 //! What the engine says of itself.
 
 use std::fmt;
+use std::sync::Arc;
 
 use super::policy::PolicyId;
 use crate::model::{Kind, ObjectKey};
@@ -38,6 +39,23 @@ pub struct AppliedPolicy {
     pub ingress: bool,
     /// It has a say in traffic from the endpoint.
     pub egress: bool,
+}
+
+/// How a policy of the cluster stands on this node.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PolicyStanding {
+    /// The policy.
+    pub id: PolicyId,
+    /// The name of its tier.
+    pub tier: Arc<str>,
+    /// It has a say in traffic to the endpoints that it selects.
+    pub ingress: bool,
+    /// It has a say in traffic from them.
+    pub egress: bool,
+    /// How many of this node's endpoints it selects.
+    pub endpoints: usize,
+    /// `metadata.generation` of the object as it was taken in last.
+    pub generation: Option<i64>,
 }
 
 /// How much the engine holds.

@@ -119,7 +119,6 @@ fn annotation<'a>(meta: &'a ObjectMeta, key: &str) -> Option<&'a str> {
 fn strip(meta: &mut ObjectMeta) {
     meta.managed_fields = None;
     meta.resource_version = None;
-    meta.generation = None;
     meta.self_link = None;
     meta.owner_references = None;
     meta.finalizers = None;

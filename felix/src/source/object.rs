@@ -132,6 +132,18 @@ impl Object {
         )
     }
 
+    /// `metadata.generation` of an object that is not reduced: how often its `spec` was written. None
+    /// in a folder.
+    pub fn generation(&self) -> Option<i64> {
+        for_resource!(self, o => o.meta().generation,
+            Self::Pod(_)
+            | Self::ServiceAccount(_)
+            | Self::Secret(_)
+            | Self::Namespace(_)
+            | Self::Node(_) => None,
+        )
+    }
+
     /// Fields that the object sets and the agent does not act on, as in `spec.vxlanMode`; `spec`
     /// if it acts on none of them.
     pub fn unsupported(&self) -> Vec<String> {

@@ -1,5 +1,7 @@
 //! What Calico's rules can match and do beyond those of Kubernetes.
 
+use std::time::Duration;
+
 use anyhow::{Result, ensure};
 use futures::FutureExt as _;
 use futures::future::BoxFuture;
@@ -8,6 +10,7 @@ use serde_json::{Value, json};
 use super::super::kit::{ANSWER, PORT, Scope, expect_answers, expect_silence};
 use super::{pods, within_a_second};
 use crate::lab::{Lab, pod_addresses, pod_targets};
+use crate::wait;
 
 /// Nobody listens on this.
 const CLOSED_PORT: u16 = 9191;
@@ -93,6 +96,58 @@ pub(super) fn icmp(lab: &mut Lab) -> BoxFuture<'_, Result<()>> {
         within_a_second(view, &far, &echo, false).await?;
         expect_silence(view, &view.netns_of_pod(&near), &echo).await?;
         expect_answers(view, &other, &echo).await?;
+        scope.end().await
+    }
+    .boxed()
+}
+
+/// `felix policy status` has a policy as the kernel has it, after each change, and says what is wrong.
+pub(super) fn status(lab: &mut Lab) -> BoxFuture<'_, Result<()>> {
+    async move {
+        let view = lab.view();
+        let mut scope = Scope::new(view, "policy-status").await?;
+        pods(&mut scope).await?;
+        let row = async |pod: &str| -> Result<Value> {
+            let pod = format!("policy-status/{pod}");
+            let answer = view.felix("node1", &["policy", "status", &pod], b"").await?;
+            ensure!(answer["error"].is_null(), "the kernel: {}", answer["error"]);
+            let rows = answer["rows"].as_array().cloned().unwrap_or_default();
+            let ours = |row: &Value| row["policy"] == "NetworkPolicy policy-status/changing";
+            Ok(rows.into_iter().find(ours).unwrap_or_default())
+        };
+        let expect = async |what: &str, holds: &(dyn Fn(&Value) -> bool + Sync)| -> Result<()> {
+            wait::until(what, Duration::from_secs(10), || async {
+                let row = row("api").await?;
+                ensure!(holds(&row), "it is {row}");
+                Ok(())
+            })
+            .await
+        };
+        ensure!(row("api").await?.is_null(), "a policy before there is one");
+        let http = json!({ "methods": ["GET"] });
+        let steps = [
+            (1, json!([{ "action": "Allow", "protocol": "TCP" }]), 0),
+            (2, json!([{ "action": "Allow", "protocol": "UDP" }]), 0),
+            (3, json!([{ "action": "Allow", "protocol": "TCP", "http": http }]), 1),
+        ];
+        for (generation, rules, problems) in steps {
+            scope.apply(policy("changing", "app == 'api'", "ingress", rules)).await?;
+            expect(&format!("generation {generation} in the kernel"), &|row| {
+                let held = &row["inKernel"];
+                held["generation"] == generation
+                    && held["current"] == true
+                    && row["generation"] == generation
+                    && row["endpoints"] == 1
+                    && (row["ingress"] == true && row["egress"] == false)
+                    && row["problems"].as_array().map_or(0, Vec::len) == problems
+            })
+            .await?;
+        }
+        ensure!(row("frontend-near").await?.is_null(), "it does not select that pod");
+        let elsewhere =
+            view.felix("node1", &["policy", "status", "policy-status/other"], b"").await;
+        let error = elsewhere.err().map(|error| error.to_string()).unwrap_or_default();
+        ensure!(error.contains("policy-status/other has no endpoint on node node1"), "{error}");
         scope.end().await
     }
     .boxed()

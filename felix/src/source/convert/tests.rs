@@ -350,7 +350,7 @@ fn policies_lose_what_is_of_no_use() {
     let meta = &policy.metadata;
     assert_eq!(
         (&meta.resource_version, meta.generation, &meta.managed_fields),
-        (&None, None, &None)
+        (&None, Some(3), &None)
     );
     assert_eq!((meta.namespace.as_deref(), &meta.annotations), (Some("default"), &None));
     assert_eq!(object.key(), ObjectKey::namespaced("default", "p"));
