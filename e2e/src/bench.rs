@@ -3,6 +3,7 @@
 mod add;
 mod agent;
 mod bgp;
+mod change;
 mod ipam;
 mod kit;
 mod message;
@@ -101,16 +102,25 @@ pub(crate) struct Bench {
 }
 
 /// Every benchmark but [`bgp::BENCHES`], which follow.
-const ALL: &[Bench] =
-    &[add::BENCH, policy::BENCH, route::BENCH, agent::BENCH, raise::BENCH, ipam::BENCH];
+const ALL: &[Bench] = &[
+    add::BENCH,
+    change::BENCH,
+    route::BENCH,
+    agent::BENCH,
+    raise::BENCH,
+    ipam::BENCH,
+    policy::BENCH,
+];
 
-/// Runs the benchmarks whose name contains `filter`.
+/// Runs the benchmark of that name, else those whose name contains `filter`.
 ///
 /// # Errors
 /// When there is none of that name, or one fails: half a comparison is none.
 pub(crate) async fn run(filter: &str, output: Output) -> Result<ExitCode> {
     let all = || ALL.iter().chain(&bgp::BENCHES);
-    let chosen: Vec<&Bench> = all().filter(|bench| bench.name.contains(filter)).collect();
+    let exact = all().any(|bench| bench.name == filter);
+    let wanted = |name: &str| if exact { name == filter } else { name.contains(filter) };
+    let chosen: Vec<&Bench> = all().filter(|bench| wanted(bench.name)).collect();
     let names: Vec<&str> = all().map(|bench| bench.name).collect();
     ensure!(!chosen.is_empty(), "no benchmark {filter}; there are: {}", names.join(" "));
     let progress = Progress::shown();

@@ -1,96 +1,168 @@
-//! A change of a NetworkPolicy, from the request to the end of the kernel's transaction.
+//! `cargo lab bench policy`: the engine and the kernel's writer, beside the program `nft`.
+//!
+//! `policyload` does the work, each workload as a fresh process in a fresh network namespace. The figures
+//! are the medians over rounds; `BENCH_RUNS=3` sets their number.
 
-use std::time::{Duration, Instant};
+mod packets;
 
-use anyhow::Result;
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, ensure};
 use futures::FutureExt as _;
-use futures::future::{BoxFuture, try_join_all};
-use k8s_openapi::api::networking::v1::NetworkPolicy;
-use kube::api::{Api, Patch, PatchParams};
+use serde_json::Value;
+use tokio::process::Command;
 
-use super::kit::{metric, millis, policy, rack};
-use super::notices::{NEW_GENERATION, Notices, Topic};
-use super::{Bench, Row, median, percentile};
-use crate::cli::serving_pod;
-use crate::cluster::Cluster;
-use crate::lab::Lab;
+use super::{Bench, Row, median, percentile, runs};
+use crate::agent::program;
+use crate::lab::Bare;
+use crate::process;
 use crate::progress::Progress;
 
-pub(super) const BENCH: Bench = Bench { name: "cni-policy", body: run };
+pub(super) const BENCH: Bench = Bench { name: "policy", body: |progress| run(progress).boxed() };
 
-const NODE: &str = "node1";
-const CHANGES: u16 = 200;
-const PATIENCE: Duration = Duration::from_secs(10);
+/// For a workload that hangs.
+const PATIENCE: Duration = Duration::from_secs(300);
+const CARACAL: &str = "caracal";
+const NFT: &str = "nft -f";
 
-fn run(progress: &Progress) -> BoxFuture<'_, Result<Vec<Row>>> {
-    async move {
-        let lab = progress.step("a lab of two nodes", rack("policy", 2)).await?;
-        let measured = progress.step("changes of a policy", measure(&lab)).await;
-        lab.down().await?;
-        measured
-    }
-    .boxed()
+const WORKLOADS: [&str; 7] =
+    ["member", "member-nft", "start", "selectors", "selectors-nft", "edit", "index"];
+
+/// One round's answers, by workload.
+type Round = BTreeMap<&'static str, Value>;
+
+async fn run(progress: &Progress) -> Result<Vec<Row>> {
+    let bare = Bare::make("policy").await?;
+    let measured = measure(&bare, progress).await;
+    let removed = bare.remove().await;
+    let measured = measured?;
+    removed?;
+    rows(&measured)
 }
 
-async fn measure(lab: &Lab) -> Result<Vec<Row>> {
-    let view = lab.view();
-    let mut pods = Vec::new();
-    for number in 0..20 {
-        let node = &view.plan.topology.nodes[number % 2].name;
-        let mut pod = serving_pod("default", &format!("bench-{number}"), node);
-        let (key, value) = if number < 10 { ("app", "bench") } else { ("role", "client") };
-        pod["metadata"]["labels"][key] = value.into();
-        pods.push(pod);
-    }
-    try_join_all(pods.iter().map(|pod| view.run_pod(pod, PATIENCE))).await?;
-    let mut notices = Notices::open(&view.place.netns(NODE), Topic::Rulesets).await?;
-    change(&view.cluster, 0).await?;
-    notices.wait(NEW_GENERATION, 1, PATIENCE).await?;
-
-    let sums = ["felix_update_to_kernel_seconds_sum", "felix_update_to_kernel_seconds_count"];
-    let before = [metric(view, NODE, sums[0]).await?, metric(view, NODE, sums[1]).await?];
-    let (mut kernel, mut answer) = (Vec::new(), Vec::new());
-    for number in 1..=CHANGES {
-        notices.clear()?;
-        let start = Instant::now();
-        let answered = async {
-            change(&view.cluster, number).await?;
-            Ok(start.elapsed())
-        };
-        let written = notices.wait(NEW_GENERATION, 1, PATIENCE);
-        let (answered, written) = futures::future::try_join(answered, written).await?;
-        answer.push(millis(answered));
-        kernel.push(millis(written - start));
-    }
-    let spent = metric(view, NODE, sums[0]).await? - before[0];
-    let count = metric(view, NODE, sums[1]).await? - before[1];
-
-    let source = match &view.cluster {
-        Cluster::Kubernetes(_) => "API server's answer alone",
-        Cluster::Directory(_) => "writing the file alone",
-    };
-    let whole = "policy change, from the request to the kernel";
-    let p50 = Row::new(whole, "caracal", "p50", "ms", median(&kernel)?);
-    let p99 = Row::new(whole, "caracal", "p99", "ms", percentile(&kernel, 99)?);
-    let own = "of that, the agent: from the update to the kernel's answer";
-    Ok(vec![
-        p50.against(source, median(&answer)?).below(20.0),
-        p99.against(source, percentile(&answer, 99)?),
-        Row::new(own, "caracal", "mean", "ms", spent * 1e3 / count),
-    ])
-}
-
-/// Another port is allowed.
-async fn change(cluster: &Cluster, number: u16) -> Result<()> {
-    let policy = policy("bench", 8000 + number);
-    match cluster {
-        // Not by way of discovery, which would be part of what is measured.
-        Cluster::Kubernetes(kubernetes) => {
-            let api: Api<NetworkPolicy> = Api::namespaced(kubernetes.client().clone(), "default");
-            let params = PatchParams::apply("cargo-lab").force();
-            api.patch("bench", &params, &Patch::Apply(&policy)).await?;
-            Ok(())
+async fn measure(bare: &Bare, progress: &Progress) -> Result<Vec<Round>> {
+    let load = program("policyload")?;
+    let mut rounds = Vec::new();
+    for at in 0..runs()? {
+        let mut round = Round::new();
+        for workload in WORKLOADS {
+            let netns = bare.place.netns(&format!("{workload}-{at}"));
+            bare.record.create_namespace(&netns).await?;
+            let mut command = Command::new(&load);
+            command.arg(workload);
+            let what = format!("round {}: {workload}", at + 1);
+            let work = process::capture(command, Some(&netns), b"", PATIENCE);
+            let output = progress.step(&what, work).await?;
+            let said = String::from_utf8_lossy(&output.stderr);
+            ensure!(output.status.success(), "{workload}: {}", said.trim());
+            round.insert(workload, serde_json::from_slice(&output.stdout).context(workload)?);
         }
-        Cluster::Directory(_) => cluster.apply(&policy).await,
+        for variant in packets::VARIANTS {
+            let what = format!("round {}: {}", at + 1, variant.name);
+            let work = packets::measure(bare, &load, variant, at);
+            round.insert(variant.name, progress.step(&what, work).await?);
+        }
+        rounds.push(round);
+    }
+    Ok(rounds)
+}
+
+/// The median of the rounds of a percentile within each; in the unit of `scale`.
+struct Measured<'a>(&'a [Round]);
+
+impl Measured<'_> {
+    fn get(&self, workload: &str, figure: &str, percent: usize, scale: f64) -> Result<f64> {
+        let of = |round: &Round| -> Result<f64> {
+            let values = round.get(workload).and_then(|answer| answer[figure].as_array());
+            let values = values.with_context(|| format!("{workload}: no {figure}"))?;
+            let values: Vec<f64> = values.iter().filter_map(Value::as_f64).collect();
+            Ok(percentile(&values, percent)? * scale)
+        };
+        median(&self.0.iter().map(of).collect::<Result<Vec<f64>>>()?)
+    }
+}
+
+const MICROS: f64 = 1e6;
+const MILLIS: f64 = 1e3;
+
+fn rows(rounds: &[Round]) -> Result<Vec<Row>> {
+    let all = Measured(rounds);
+    let mut rows = Vec::new();
+
+    let member = "one pod joins or leaves 100 selectors, 10,000 pods present";
+    for (percent, aim) in [(50, 30.0), (99, 200.0)] {
+        let ours = all.get("member", "like-others.whole", percent, MICROS)?;
+        let peer = all.get("member-nft", "whole", percent, MICROS)?;
+        let row = Row::new(member, CARACAL, &format!("p{percent}"), "µs", ours);
+        rows.push(row.against(NFT, peer).below(aim));
+    }
+    let engine = all.get("member", "like-others.engine", 50, MICROS)?;
+    rows.push(Row::new(member, CARACAL, "of that, the engine: p50", "µs", engine));
+    let first = "the same, the first pod of its labels";
+    let elements = all.get("member", "first-of-its-kind.elements", 50, 1.0)?;
+    let whole = all.get("member", "first-of-its-kind.whole", 50, MICROS)?;
+    let peer = all.get("member-nft", "whole", 50, MICROS)?;
+    rows.push(Row::new(first, CARACAL, "p50", "µs", whole).against(NFT, peer));
+    rows.push(Row::new(first, CARACAL, "elements", "", elements));
+
+    let start = "start: 250,000 pods, 100 of them here, 10,000 policies";
+    let wall = all.get("start", "wall", 50, 1.0)?;
+    rows.push(Row::new(start, CARACAL, "wall", "s", wall).below(3.0));
+    let memory = all.get("start", "peak-MB", 50, 1.0)?;
+    rows.push(Row::new(start, CARACAL, "peak memory", "MB", memory).below(250.0));
+
+    let many = "2,000 selectors of 100 members, 2,000 policies of 10 rules";
+    for (figure, peers, aim) in [("build", "build", 0.4), ("resync", "list", 0.25)] {
+        let peer = if peers == "list" { "nft -j list ruleset" } else { NFT };
+        let reached = all.get("selectors-nft", peers, 50, 1.0)?;
+        let ours = all.get("selectors", figure, 50, 1.0)?;
+        rows.push(Row::new(many, CARACAL, figure, "s", ours).against(peer, reached).below(aim));
+    }
+    let ours = all.get("selectors", "member", 50, MICROS)?;
+    let peer = all.get("selectors-nft", "member", 50, MICROS)?;
+    let row = Row::new(many, CARACAL, "one member: p50", "µs", ours);
+    rows.push(row.against(NFT, peer).below(10.0));
+
+    for (tuples, aim) in [(1, 11.5), (10, 25.0), (100, 160.0), (1000, 1510.0)] {
+        let edit = format!("policy edit of {tuples} tuples");
+        let kernel = all.get("edit", &format!("{tuples}.kernel"), 50, MICROS)?;
+        rows.push(Row::new(&edit, CARACAL, "kernel: p50", "µs", kernel).below(aim));
+        let engine = all.get("edit", &format!("{tuples}.engine"), 50, MICROS)?;
+        rows.push(Row::new(&edit, CARACAL, "engine: p50", "µs", engine));
+    }
+
+    let parse = all.get("index", "parse-1000", 50, MICROS)? / 1000.0;
+    let matching = all.get("index", "match-100000", 50, MICROS)? / 100_000.0 * 1e3;
+    rows.push(Row::new("a selector of four terms", CARACAL, "parsed in", "µs", parse));
+    rows.push(Row::new("a selector of four terms", CARACAL, "matched in", "ns", matching));
+    let index = "10,000 selectors, 100,000 pods";
+    for (figure, name, unit, scale) in [
+        ("build", "engine filled in", "ms", MILLIS),
+        ("one-pod", "one pod more or less: p50", "µs", MICROS),
+        ("engine-MB", "memory", "MB", 1.0),
+    ] {
+        let value = all.get("index", figure, 50, scale)?;
+        rows.push(Row::new(index, CARACAL, name, unit, value));
+    }
+    rows.extend(packets::rows(&all)?);
+    Ok(rows)
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn figures_are_medians_of_the_rounds() {
+        let round = |value: f64| -> Round { [("start", json!({ "wall": [value] }))].into() };
+        let rounds = [round(0.001), round(0.004), round(0.002)];
+        let all = Measured(&rounds);
+        assert!((all.get("start", "wall", 50, MILLIS).unwrap() - 2.0).abs() < 1e-9);
+        let error = all.get("start", "peak-MB", 50, 1.0).unwrap_err();
+        assert!(error.to_string().contains("start: no peak-MB"), "{error}");
+        assert!(rows(&rounds).is_err(), "half a comparison is none");
     }
 }
