@@ -104,6 +104,7 @@ pub enum Kind {
     ServiceAccount,
     Node,
     Secret,
+    EndpointSlice,
     KubernetesNetworkPolicy,
     IPPool,
     IPReservation,
@@ -129,6 +130,7 @@ pub enum Object {
     ServiceAccount(ServiceAccount),
     Node(Node),
     Secret(Secret),
+    EndpointSlice(EndpointSlice),
     KubernetesNetworkPolicy(Arc<k8s_openapi::api::networking::v1::NetworkPolicy>),
     IPPool(Arc<api::v3::IPPool>),
     IPReservation(Arc<api::v3::IPReservation>),
@@ -211,6 +213,20 @@ pub struct ServiceAccount {
     pub key: ObjectKey,
     /// `metadata.labels`.
     pub labels: Labels,
+}
+
+/// Some endpoints of a Service, and what it calls by which number there.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct EndpointSlice {
+    /// Namespace, which is the Service's too, and name.
+    pub key: ObjectKey,
+    /// Label `kubernetes.io/service-name`; None: it belongs to no Service.
+    pub service: Option<Arc<str>>,
+    /// `endpoints[].addresses`, ready or not, as Calico takes them; ascending, without duplicates.
+    pub addresses: Arc<[IpAddr]>,
+    /// `ports[]`, IP protocol number (6, 17 or 132) and port on the endpoint, of those that have a
+    /// number; ascending, without duplicates.
+    pub ports: Arc<[(u8, u16)]>,
 }
 
 /// A node of the cluster, with Calico's annotations already read (`calico.md` 1.18).

@@ -71,7 +71,7 @@ pub(super) struct ActivePorts {
 }
 
 /// A named port means what the destination calls so: the endpoint itself for ingress, the peer
-/// for egress.
+/// for egress. The peer's Service may say so in its place.
 #[derive(Debug)]
 pub(super) enum PortName {
     Own(Arc<str>),
@@ -204,11 +204,17 @@ impl ActiveTraffic {
             });
             ActivePorts { names: names.collect(), ranges: set.ranges.clone() }
         };
+        let except = numbered(&of.except);
         let ports = match &of.ports {
             Ports::All => None,
             Ports::Some(set) => Some(numbered(set)),
+            Ports::OfService(service) => {
+                let service = service.clone();
+                let name = PortName::Peer(acquire(Question::ServicePort { service, protocol }));
+                Some(ActivePorts { names: vec![name], ranges: Vec::new() })
+            }
         };
-        Self { protocol, ports, except: numbered(&of.except) }
+        Self { protocol, ports, except }
     }
 
     /// All names of ports in it.
@@ -222,6 +228,9 @@ impl Condition {
         let mut condition = Self::default();
         if let Some(selector) = &peer.selector {
             condition.all.push(acquire(Question::Selector(selector.clone())));
+        }
+        if let Some(service) = &peer.service {
+            condition.all.push(acquire(Question::Service(service.clone())));
         }
         if let Some(networks) = &peer.networks {
             condition.all.push(acquire(Question::Networks(networks.clone())));

@@ -1,5 +1,5 @@
 //! From addresses to classes: which workloads hold an address, which active networks it lies in,
-//! and the elements that tell the kernel.
+//! which Services it is behind, and the elements that tell the kernel.
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -23,7 +23,7 @@ struct Entry {
     class: Class,
     /// The class that the address has an element for, 0 if it has none.
     shown: Class,
-    /// A workload held the address when it was last settled.
+    /// A workload held the address when it was last settled, or it was behind a Service.
     is_held: bool,
 }
 
@@ -33,15 +33,17 @@ pub(super) struct Move {
     pub(super) address: IpAddr,
     pub(super) before: Class,
     pub(super) now: Class,
-    /// No workload held the address before.
+    /// No workload held the address before, and no Service asked for had it.
     pub(super) is_new: bool,
 }
 
-/// All addresses of workloads, and the active networks.
+/// All addresses of workloads and of the Services asked for, and the active networks.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Addresses {
     book: BTreeMap<IpAddr, Entry>,
     dirty: FxHashSet<IpAddr>,
+    /// What Services answer of an address: ascending, once for each slice that says so.
+    attested: FxHashMap<IpAddr, SmallVec<[Atom; 2]>>,
     networks: BTreeMap<AtomId, Networks>,
     /// Network sets, with the shapes that say what they answer.
     sets: BTreeMap<(Kind, ObjectKey), (ShapeId, Networks)>,
@@ -71,6 +73,33 @@ impl Addresses {
         {
             owner.1 = position;
         }
+    }
+
+    /// A Service's slice says this of the address.
+    pub(super) fn attest(&mut self, address: IpAddr, atoms: &[Atom]) {
+        if atoms.is_empty() {
+            return;
+        }
+        let attested = self.attested.entry(address).or_default();
+        attested.extend_from_slice(atoms);
+        attested.sort_unstable();
+        self.dirty.insert(address);
+    }
+
+    /// A Service's slice says this of the address no more.
+    pub(super) fn retract(&mut self, address: IpAddr, atoms: &[Atom]) {
+        let Some(attested) = self.attested.get_mut(&address).filter(|_| !atoms.is_empty()) else {
+            return;
+        };
+        for atom in atoms {
+            if let Ok(at) = attested.binary_search(atom) {
+                attested.remove(at);
+            }
+        }
+        if attested.is_empty() {
+            self.attested.remove(&address);
+        }
+        self.dirty.insert(address);
     }
 
     /// The shape answers other questions now.
@@ -127,27 +156,34 @@ impl Addresses {
         let mut known: FxHashMap<(ShapeId, Class), Class> = FxHashMap::default();
         for address in dirty {
             let range = self.range_class(address);
-            let Some(entry) = self.book.get_mut(&address) else { continue };
+            let attested = self.attested.get(&address).map(SmallVec::as_slice);
+            let entry = match attested {
+                Some(_) => Some(self.book.entry(address).or_default()),
+                None => self.book.get_mut(&address),
+            };
+            let Some(entry) = entry else { continue };
             let now = match *entry.owners {
-                [] => Class(0),
-                [(shape, _)] => match known.get(&(shape, range)) {
+                [] if attested.is_none() => Class(0),
+                [(shape, _)] if attested.is_none() => match known.get(&(shape, range)) {
                     Some(class) => {
                         classes.acquire_again(*class);
                         *class
                     }
                     None => {
-                        let atoms = union([shape], range, shapes, classes);
+                        let atoms = union([shape], &[], range, shapes, classes);
                         let class = classes.acquire(&atoms);
                         known.insert((shape, range), class);
                         class
                     }
                 },
                 ref owners => {
-                    let atoms = union(owners.iter().map(|o| o.0), range, shapes, classes);
+                    let owners = owners.iter().map(|owner| owner.0);
+                    let attested = attested.unwrap_or_default();
+                    let atoms = union(owners, attested, range, shapes, classes);
                     classes.acquire(&atoms)
                 }
             };
-            let held = !entry.owners.is_empty();
+            let held = !entry.owners.is_empty() || attested.is_some();
             let shown = if held && now != range { now } else { Class(0) };
             pending.set(Key::Class(address), element(entry.shown), element(shown));
             classes.release(entry.class);
@@ -186,8 +222,8 @@ impl Addresses {
         Some(Key::ClassRange(family.address(span.first), family.address(span.last)))
     }
 
-    /// An address of each kind that is told apart: every one that a workload holds, and the first
-    /// of each range and behind it.
+    /// An address of each kind that is told apart: every one that a workload holds or that is behind
+    /// a Service asked for, and the first of each range and behind it.
     pub(super) fn samples(&self) -> impl Iterator<Item = IpAddr> {
         let edges = self.ranges.iter().flat_map(|(family, ranges)| {
             ranges.iter().flat_map(move |(span, _)| {
@@ -198,7 +234,7 @@ impl Addresses {
         self.book.keys().copied().chain(edges)
     }
 
-    /// How many addresses workloads hold.
+    /// How many addresses workloads hold or are behind Services asked for.
     pub(super) fn len(&self) -> usize {
         self.book.len()
     }
@@ -264,14 +300,17 @@ impl Addresses {
     }
 }
 
-/// All that is true of an address with these owners in a range of this class, ascending.
+/// All that is true of an address with these owners, of which Services say this, in a range of this
+/// class; ascending.
 fn union(
     owners: impl IntoIterator<Item = ShapeId>,
+    attested: &[Atom],
     range: Class,
     shapes: &Shapes,
     classes: &Classes,
 ) -> Vec<Atom> {
     let mut atoms = classes.atoms(range).to_vec();
+    atoms.extend_from_slice(attested);
     for owner in owners {
         atoms.extend_from_slice(shapes.atoms(owner));
     }

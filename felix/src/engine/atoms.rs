@@ -8,6 +8,7 @@ use rustc_hash::FxHashMap;
 
 use super::policy::Networks;
 use super::stable_hash::StableHasher;
+use crate::model::ObjectKey;
 
 /// Names one question. Made from the question itself: a restarted agent, or one that heard of the
 /// same policies in another order, calls it the same.
@@ -28,11 +29,20 @@ pub(super) enum Question {
         /// IP protocol number.
         protocol: u8,
     },
+    /// Is it the address of an endpoint of this Service?
+    Service(ObjectKey),
+    /// By which numbers has the Service ports of the protocol there?
+    ServicePort {
+        /// Namespace and name.
+        service: ObjectKey,
+        /// IP protocol number.
+        protocol: u8,
+    },
     /// Is it the address of an endpoint whose namespace is not known yet?
     NamespaceUnknown,
 }
 
-/// A question that an address answers with yes; for a named port, with its number.
+/// A question that an address answers with yes; for a port, with its number.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub(super) struct Atom(u64);
 
@@ -42,7 +52,7 @@ impl Atom {
         Self::port(id, 0)
     }
 
-    /// The number of a named port.
+    /// The number of a port.
     pub(super) fn port(id: AtomId, port: u16) -> Self {
         Self(u64::from(id.0) << 16 | u64::from(port))
     }
@@ -58,7 +68,7 @@ impl Atom {
         self.0.to_be_bytes()
     }
 
-    /// The number of a named port, 0 for the other questions.
+    /// The number of a port, 0 for the other questions.
     pub(super) fn port_number(self) -> u16 {
         (self.0 & 0xffff) as u16
     }
@@ -125,6 +135,14 @@ impl Atoms {
             Question::NamedPort { name, protocol } => {
                 hasher.write(name.as_bytes());
                 hasher.write(&[0, *protocol]);
+            }
+            Question::Service(service) => {
+                hasher.write(service.to_string().as_bytes());
+                hasher.write(b" service");
+            }
+            Question::ServicePort { service, protocol } => {
+                hasher.write(service.to_string().as_bytes());
+                hasher.write(&[1, *protocol]);
             }
             Question::NamespaceUnknown => hasher.write(b"namespace unknown"),
         }

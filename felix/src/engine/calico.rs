@@ -178,6 +178,14 @@ fn convert_rule(
         // Logging is among what is not supported: the policy is closed.
         v3::Action::Deny | v3::Action::Log => Action::Deny,
     };
+    let (unasked, reason) = match direction {
+        Direction::Ingress => (&rule.destination.services, "destination.services"),
+        Direction::Egress => (&rule.source.services, "source.services"),
+    };
+    if unasked.is_some() {
+        let only = "source.services is for ingress rules and destination.services for egress rules";
+        errors.add(format!("{path}.{reason}"), only);
+    }
     let source = side(&rule.source, namespace, &format!("{path}.source"), errors);
     let destination = side(&rule.destination, namespace, &format!("{path}.destination"), errors);
     let version = rule.ip_version.map(|version| match version {
@@ -190,7 +198,7 @@ fn convert_rule(
     if families.any(|other| Some(other) != family) {
         errors.add(path, "mixes IPv4 and IPv6");
     }
-    let traffic = traffic(rule, path, errors);
+    let traffic = traffic(rule, destination.service.as_ref(), path, errors);
     if errors.0.len() > before {
         return Vec::new();
     }
@@ -217,6 +225,7 @@ struct Side {
     not_selector: Option<Selector>,
     nets: Vec<IpNet>,
     not_nets: Vec<IpNet>,
+    service: Option<ObjectKey>,
 }
 
 fn side(entity: &EntityRule, namespace: Option<&str>, path: &str, errors: &mut Errors) -> Side {
@@ -247,13 +256,41 @@ fn side(entity: &EntityRule, namespace: Option<&str>, path: &str, errors: &mut E
         rewrite::EntitySelectors::default()
     });
     let rewrite::EntitySelectors { selector, not_selector } = selectors;
-    let side = Side { selector, not_selector, nets, not_nets };
+    let service = service(entity, namespace, path, errors);
+    let side = Side { selector, not_selector, nets, not_nets, service };
     if let (Some(nets), Some(not_nets)) = (side.nets.first(), side.not_nets.first())
         && family_of(nets) != family_of(not_nets)
     {
         errors.add(path, "mixes IPv4 and IPv6");
     }
     side
+}
+
+/// The Service whose endpoints are meant.
+fn service(
+    entity: &EntityRule,
+    namespace: Option<&str>,
+    path: &str,
+    errors: &mut Errors,
+) -> Option<ObjectKey> {
+    let service = entity.services.as_ref()?;
+    let path = format!("{path}.services");
+    let others =
+        EntityRule { services: None, ports: Vec::new(), not_ports: Vec::new(), ..entity.clone() };
+    if !others.is_empty() {
+        let reason = "cannot be combined with selector, notSelector, namespaceSelector, nets, \
+                      notNets or serviceAccounts";
+        errors.add(&path, reason);
+    }
+    if service.name.is_empty() {
+        errors.add(format!("{path}.name"), "must be given");
+    }
+    let given = Some(service.namespace.as_str()).filter(|namespace| !namespace.is_empty());
+    let Some(namespace) = given.or(namespace) else {
+        errors.add(format!("{path}.namespace"), "must be given in a GlobalNetworkPolicy");
+        return None;
+    };
+    Some(ObjectKey::namespaced(namespace, &service.name))
 }
 
 fn family_of(net: &IpNet) -> Family {
@@ -268,7 +305,10 @@ impl Side {
 
     /// Whether it says anything.
     fn asks(&self) -> bool {
-        self.selector.is_some() || self.not_selector.is_some() || self.family().is_some()
+        self.selector.is_some()
+            || self.not_selector.is_some()
+            || self.family().is_some()
+            || self.service.is_some()
     }
 
     /// As the other side of a flow, of one family if one is given.
@@ -280,6 +320,7 @@ impl Side {
             selector: self.selector.clone(),
             not_selector: self.not_selector.clone(),
             networks: family.map(|family| self.networks(family)),
+            service: self.service.clone(),
         }])
     }
 
@@ -289,6 +330,7 @@ impl Side {
             selector: self.selector.clone(),
             not_selector: self.not_selector.clone(),
             networks: self.family().map(|family| self.networks(family)),
+            service: None,
         };
         self.asks().then_some(Own { family, address })
     }
@@ -342,8 +384,13 @@ fn check_version(rule: &v3::Rule, path: &str, errors: &mut Errors) {
     }
 }
 
-/// Protocol, destination ports, types and codes of a rule.
-fn traffic(rule: &v3::Rule, path: &str, errors: &mut Errors) -> Traffics {
+/// Protocol, destination ports, types and codes of a rule whose destination may be a Service.
+fn traffic(
+    rule: &v3::Rule,
+    service: Option<&ObjectKey>,
+    path: &str,
+    errors: &mut Errors,
+) -> Traffics {
     let with_ports = |protocol: v3::Protocol| protocol.has_ports();
     let mut set = |field: &str, list: &[Port]| {
         let (mut ranges, mut names) = (Vec::new(), Vec::new());
@@ -367,6 +414,13 @@ fn traffic(rule: &v3::Rule, path: &str, errors: &mut Errors) -> Traffics {
     check_version(rule, path, errors);
     let has_ports = !rule.destination.ports.is_empty();
     let has_except = !rule.destination.not_ports.is_empty();
+    if let Some(service) = service {
+        if has_ports || has_except {
+            let reason = "cannot be combined with destination ports or notPorts";
+            errors.add(format!("{path}.destination.services"), reason);
+        }
+        return of_service(rule, service);
+    }
     let all =
         |protocol: u8| ProtocolPorts { protocol, ports: Ports::All, except: PortSet::default() };
     let none =
@@ -402,4 +456,19 @@ fn traffic(rule: &v3::Rule, path: &str, errors: &mut Errors) -> Traffics {
             if listed.is_empty() { Traffics::Any } else { Traffics::AllBut(listed) }
         }
     }
+}
+
+/// The ports that a Service has at its endpoints, of the protocols that the rule leaves.
+fn of_service(rule: &v3::Rule, service: &ObjectKey) -> Traffics {
+    let all = [v3::Protocol::TCP, v3::Protocol::UDP, v3::Protocol::SCTP].into_iter();
+    let meant = all.filter(|protocol| {
+        rule.protocol.is_none_or(|wanted| wanted == *protocol)
+            && rule.not_protocol.is_none_or(|unwanted| unwanted != *protocol)
+    });
+    let of = meant.map(|protocol| ProtocolPorts {
+        protocol: protocol.0,
+        ports: Ports::OfService(service.clone()),
+        except: PortSet::default(),
+    });
+    Traffics::OneOf(of.collect())
 }

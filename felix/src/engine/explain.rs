@@ -8,6 +8,7 @@ mod what_if;
 use std::net::IpAddr;
 use std::sync::Arc;
 
+use api::v3::Protocol;
 use serde::{Deserialize, Serialize};
 
 use super::active::ActivePolicy;
@@ -68,7 +69,7 @@ pub struct Judgement {
     pub policies: usize,
     /// The class of the other side; 0 is every address of which nothing is asked.
     pub class: u32,
-    /// What is true of it: selectors, networks and named ports that policies in force ask for.
+    /// What is true of it: selectors, networks, services and ports that policies in force ask for.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub memberships: Vec<String>,
     /// What the kernel decides by.
@@ -318,6 +319,11 @@ impl Engine {
             Question::Networks(networks) => format!("networks {networks}"),
             Question::NamedPort { name, protocol } => {
                 format!("port {name} of protocol {protocol} is {}", atom.port_number())
+            }
+            Question::Service(service) => format!("endpoint of service {service}"),
+            Question::ServicePort { service, protocol } => {
+                let protocol = Protocol(*protocol);
+                format!("{protocol} port {} of service {service}", atom.port_number())
             }
             Question::NamespaceUnknown => "its namespace is not known yet".to_owned(),
         })

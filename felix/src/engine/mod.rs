@@ -5,6 +5,7 @@
 //!  policies ─▶ which apply here ─▶ atoms: what active policies ask about an address
 //!                    │                │
 //!  pods ─▶ shapes ───┼────────────────┴─▶ addresses ─▶ classes   (one element an address)
+//!  slices ─▶ services ────────────────────────┘
 //!                    └─▶ programs: class ─▶ table of verdicts     (elements an endpoint)
 //! ```
 //! An address is in one *class*: the set of selectors, networks and named ports of active policies
@@ -34,6 +35,7 @@ mod program;
 mod programs;
 mod ranges;
 mod report;
+mod services;
 mod settle;
 mod shapes;
 mod stable_hash;
@@ -61,6 +63,7 @@ pub use self::policy::PolicyId;
 use self::pools::Pools;
 use self::programs::Programs;
 pub use self::report::{AppliedPolicy, Counts, PolicyStanding, Problem};
+use self::services::Services;
 use self::shapes::Bearer;
 use self::tiers::Tiers;
 use self::workloads::{Local, Workloads};
@@ -76,6 +79,7 @@ const DEFAULT_TIER: &str = api::v3::DEFAULT_TIER;
 #[derive(Clone, Debug)]
 pub struct Engine {
     workloads: Workloads,
+    services: Services,
     policies: Policies,
     tiers: Tiers,
     atoms: Atoms,
@@ -106,6 +110,7 @@ impl Engine {
     pub fn new() -> Self {
         Self {
             workloads: Workloads::default(),
+            services: Services::default(),
             policies: Policies::default(),
             tiers: Tiers::default(),
             atoms: Atoms::default(),
@@ -308,6 +313,9 @@ impl Engine {
             Object::ServiceAccount(account) => {
                 self.workloads.set_account(&account.key, Some(&account.labels));
             }
+            Object::EndpointSlice(slice) => {
+                self.services.set(slice, &mut self.workloads.addresses);
+            }
             Object::KubernetesNetworkPolicy(ref policy) => {
                 let tier = self.tiers.get(DEFAULT_TIER);
                 self.set_policy(convert::network_policy(policy, tier), object);
@@ -377,6 +385,7 @@ impl Engine {
             Kind::Pod => self.workloads.remove_pod(key),
             Kind::Namespace => self.workloads.set_namespace(&key.name, None),
             Kind::ServiceAccount => self.workloads.set_account(key, None),
+            Kind::EndpointSlice => self.services.remove(key, &mut self.workloads.addresses),
             Kind::NetworkSet | Kind::GlobalNetworkSet => {
                 self.errors.remove(&(kind, key.clone()));
                 self.workloads.set_network_set((kind, key.clone()), None);

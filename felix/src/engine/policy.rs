@@ -175,6 +175,8 @@ pub(super) struct Peer {
     pub(super) not_selector: Option<Selector>,
     /// It lies in these.
     pub(super) networks: Option<Networks>,
+    /// It is the address of an endpoint of this Service.
+    pub(super) service: Option<ObjectKey>,
 }
 
 /// What the endpoint's own address must be: the destination for ingress, the source for egress. A
@@ -246,6 +248,8 @@ pub(super) enum Ports {
     All,
     /// Some of its ports.
     Some(PortSet),
+    /// Those that this Service has at the peer, which is the destination.
+    OfService(ObjectKey),
 }
 
 /// A set of addresses given by networks, of which others are left out. Equal by the networks

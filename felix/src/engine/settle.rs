@@ -26,6 +26,7 @@ impl Engine {
             if let Question::Networks(_) = question {
                 addresses.deactivate(*id);
             }
+            self.services.deactivate(*id, question, addresses);
             for shape in shapes.deactivate(*id, question) {
                 addresses.shape_changed(shape, shapes);
             }
@@ -34,6 +35,7 @@ impl Engine {
             if let Question::Networks(networks) = question {
                 addresses.activate(*id, networks);
             }
+            self.services.activate(*id, question, addresses);
             for shape in shapes.activate(*id, question) {
                 addresses.shape_changed(shape, shapes);
             }

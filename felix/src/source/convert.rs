@@ -3,6 +3,7 @@
 //! A part that cannot be read is reported and treated as absent; the object stays usable. Only an
 //! object without a name is refused.
 
+mod slices;
 #[cfg(test)]
 mod tests;
 
@@ -214,12 +215,10 @@ fn named_ports(spec: &core::PodSpec, problems: &mut Vec<Problem>) -> Arc<[NamedP
         for port in container.ports.iter().flatten() {
             let Some(name) = port.name.as_deref().filter(|name| !name.is_empty()) else { continue };
             let field = || format!("spec.containers[{}].ports[{name}]", container.name);
-            let protocol = match port.protocol.as_deref().unwrap_or("TCP") {
-                "TCP" => 6,
-                "UDP" => 17,
-                "SCTP" => 132,
-                other => {
-                    problems.push(Problem::new(field(), format!("unknown protocol {other:?}")));
+            let protocol = match protocol(port.protocol.as_deref()) {
+                Ok(protocol) => protocol,
+                Err(reason) => {
+                    problems.push(Problem::new(field(), reason));
                     continue;
                 }
             };
@@ -235,6 +234,16 @@ fn named_ports(spec: &core::PodSpec, problems: &mut Vec<Problem>) -> Arc<[NamedP
         }
     }
     ports.into()
+}
+
+/// The number of a port's protocol, TCP if none is given.
+fn protocol(text: Option<&str>) -> Result<u8, String> {
+    match text.unwrap_or("TCP") {
+        "TCP" => Ok(6),
+        "UDP" => Ok(17),
+        "SCTP" => Ok(132),
+        other => Err(format!("unknown protocol {other:?}")),
+    }
 }
 
 impl Convert for core::Namespace {

@@ -18,6 +18,7 @@ use std::time::Duration;
 
 use api::v3;
 use k8s_openapi::api::core::v1 as core;
+use k8s_openapi::api::discovery::v1 as discovery;
 use k8s_openapi::api::networking::v1 as networking;
 use kube::Client;
 use kube::config::{KubeConfigOptions, Kubeconfig};
@@ -155,6 +156,7 @@ fn resources(secret_namespace: &str) -> [Kubernetes; Kind::ALL.len()] {
         Kubernetes::of::<v3::BGPFilter>(None),
         Kubernetes::of::<v3::BGPPeer>(None),
         Kubernetes::of::<core::Secret>(Some(secret_namespace)),
+        Kubernetes::of::<discovery::EndpointSlice>(None),
         Kubernetes::of::<core::Pod>(None),
     ]
 }

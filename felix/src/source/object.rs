@@ -11,7 +11,7 @@ use crate::model::{Kind, Object, ObjectKey};
 impl Kind {
     /// All kinds. A kind comes after those that help to understand it, so that a source which
     /// yields them in this order saves the engine work.
-    pub const ALL: [Self; 19] = [
+    pub const ALL: [Self; 20] = [
         Self::FelixConfiguration,
         Self::BGPConfiguration,
         Self::IPAMConfiguration,
@@ -30,6 +30,7 @@ impl Kind {
         Self::BGPFilter,
         Self::BGPPeer,
         Self::Secret,
+        Self::EndpointSlice,
         Self::Pod,
     ];
 
@@ -41,6 +42,7 @@ impl Kind {
             Self::ServiceAccount => "ServiceAccount",
             Self::Node => "Node",
             Self::Secret => "Secret",
+            Self::EndpointSlice => "EndpointSlice",
             Self::KubernetesNetworkPolicy => "KubernetesNetworkPolicy",
             Self::IPPool => "IPPool",
             Self::IPReservation => "IPReservation",
@@ -97,6 +99,7 @@ impl Object {
             Self::ServiceAccount(_) => Kind::ServiceAccount,
             Self::Node(_) => Kind::Node,
             Self::Secret(_) => Kind::Secret,
+            Self::EndpointSlice(_) => Kind::EndpointSlice,
             Self::KubernetesNetworkPolicy(_) => Kind::KubernetesNetworkPolicy,
             Self::IPPool(_) => Kind::IPPool,
             Self::IPReservation(_) => Kind::IPReservation,
@@ -127,6 +130,7 @@ impl Object {
             Self::Pod(o) => o.key.clone(),
             Self::ServiceAccount(o) => o.key.clone(),
             Self::Secret(o) => o.key.clone(),
+            Self::EndpointSlice(o) => o.key.clone(),
             Self::Namespace(o) => ObjectKey { namespace: None, name: o.name.clone() },
             Self::Node(o) => ObjectKey { namespace: None, name: o.name.clone() },
         )
@@ -139,6 +143,7 @@ impl Object {
             Self::Pod(_)
             | Self::ServiceAccount(_)
             | Self::Secret(_)
+            | Self::EndpointSlice(_)
             | Self::Namespace(_)
             | Self::Node(_) => None,
         )
@@ -152,6 +157,7 @@ impl Object {
             Self::Pod(_)
             | Self::ServiceAccount(_)
             | Self::Secret(_)
+            | Self::EndpointSlice(_)
             | Self::Namespace(_)
             | Self::Node(_) => Vec::new(),
         );
@@ -168,6 +174,7 @@ impl Object {
             Self::ServiceAccount(o) => Some(state.hash_one(o)),
             Self::Node(o) => Some(state.hash_one(o)),
             Self::Secret(o) => Some(state.hash_one(o)),
+            Self::EndpointSlice(o) => Some(state.hash_one(o)),
             _ => None,
         }
     }

@@ -2,13 +2,14 @@
 
 use std::time::Duration;
 
-use anyhow::{Result, ensure};
+use anyhow::{Context as _, Result, ensure};
 use futures::FutureExt as _;
 use futures::future::BoxFuture;
+use k8s_openapi::api::core::v1::Pod;
 use serde_json::{Value, json};
 
-use super::super::kit::{ANSWER, PORT, Scope, expect_answers, expect_silence};
-use super::{pods, within_a_second};
+use super::super::kit::{ANSWER, PORT, Scope, expect_answers, expect_silence, name};
+use super::{OTHER_PORT, pods, within_a_second};
 use crate::lab::{Lab, pod_addresses, pod_targets};
 use crate::wait;
 
@@ -148,6 +149,103 @@ pub(super) fn status(lab: &mut Lab) -> BoxFuture<'_, Result<()>> {
             view.felix("node1", &["policy", "status", "policy-status/other"], b"").await;
         let error = elsewhere.err().map(|error| error.to_string()).unwrap_or_default();
         ensure!(error.contains("policy-status/other has no endpoint on node node1"), "{error}");
+        scope.end().await
+    }
+    .boxed()
+}
+
+/// The slices of a service that these pods are behind, one for each family.
+fn slices(service: &str, pods: &[&Pod], ports: &Value) -> [Value; 2] {
+    ["IPv4", "IPv6"].map(|family| {
+        let addresses = pods.iter().flat_map(|pod| pod_addresses(pod));
+        let addresses = addresses.filter(|address| address.is_ipv4() == (family == "IPv4"));
+        let endpoints: Vec<Value> =
+            addresses.map(|address| json!({ "addresses": [address] })).collect();
+        json!({ "apiVersion": "discovery.k8s.io/v1", "kind": "EndpointSlice",
+            "metadata": { "name": format!("{service}-{}", family.to_lowercase()),
+                "labels": { "kubernetes.io/service-name": service } },
+            "addressType": family, "endpoints": endpoints, "ports": ports })
+    })
+}
+
+/// A service is its endpoints' addresses and ports as a destination, and their addresses as a source.
+pub(super) fn services(lab: &mut Lab) -> BoxFuture<'_, Result<()>> {
+    async move {
+        let view = lab.view();
+        let mut scope = Scope::new(view, "policy-services").await?;
+        let [api, near, far, other] = pods(&mut scope).await?;
+        let tcp = pod_targets(&api, "tcp", PORT);
+        let udp = pod_targets(&api, "udp", PORT);
+        let rest = [udp.clone(), pod_targets(&api, "tcp", OTHER_PORT)].concat();
+        let to_other = pod_targets(&other, "tcp", PORT);
+        for client in [&near, &far, &other] {
+            expect_answers(view, client, &[tcp.clone(), rest.clone()].concat()).await?;
+        }
+
+        // As a destination. The policy is there first, then the endpoints.
+        let to_service = json!([
+            { "action": "Allow", "destination": { "services": { "name": "api" } } },
+        ]);
+        scope.apply(policy("out", "role == 'frontend'", "egress", to_service)).await?;
+        within_a_second(view, &far, &tcp, false).await?;
+        let ports = json!([{ "name": "web", "port": PORT, "protocol": "TCP" }]);
+        for slice in slices("api", &[&api], &ports) {
+            scope.apply(slice).await?;
+        }
+        for client in [&near, &far] {
+            within_a_second(view, client, &tcp, true).await?;
+            expect_silence(view, &view.netns_of_pod(client), &rest).await?;
+            expect_silence(view, &view.netns_of_pod(client), &to_other).await?;
+        }
+        let of = |pod: &Pod| format!("{}/{}", scope.name, name(pod));
+        let (from, to, port) = (of(&near), of(&api), PORT.to_string());
+        let answer = view.felix("node1", &["explain", &from, &to, &port], b"").await?;
+        let judgement = &answer["flows"][0]["egress"]["judgements"][0];
+        ensure!(judgement["verdict"] == "allow", "{answer}");
+        let said = judgement["memberships"].as_array().context("nothing is true of api")?;
+        let wanted = format!("TCP port {PORT} of service {}/api", scope.name);
+        ensure!(said.contains(&json!(wanted)), "{said:?}");
+
+        // Other ports, then other endpoints; flows that were let through end with them.
+        let ports = json!([{ "name": "dns", "port": PORT, "protocol": "UDP" }]);
+        for slice in slices("api", &[&api], &ports) {
+            scope.apply(slice).await?;
+        }
+        within_a_second(view, &far, &udp, true).await?;
+        within_a_second(view, &far, &tcp, false).await?;
+        for slice in slices("api", &[], &ports) {
+            scope.apply(slice).await?;
+        }
+        within_a_second(view, &far, &udp, false).await?;
+        scope
+            .apply(policy("out", "role == 'frontend'", "egress", json!([{ "action": "Allow" }])))
+            .await?;
+        within_a_second(view, &far, &udp, true).await?;
+
+        // As a source: whatever the ports are.
+        let from_service = json!([
+            { "action": "Allow", "protocol": "TCP",
+              "source": { "services": { "name": "clients", "namespace": scope.name } },
+              "destination": { "ports": [PORT] } },
+        ]);
+        scope.apply(policy("in", "app == 'api'", "ingress", from_service)).await?;
+        within_a_second(view, &far, &tcp, false).await?;
+        let none = json!([]);
+        for slice in slices("clients", &[&far], &none) {
+            scope.apply(slice).await?;
+        }
+        within_a_second(view, &far, &tcp, true).await?;
+        expect_silence(view, &view.netns_of_pod(&far), &rest).await?;
+        for client in [&near, &other] {
+            expect_silence(view, &view.netns_of_pod(client), &tcp).await?;
+        }
+        for slice in slices("clients", &[&near, &other], &none) {
+            scope.apply(slice).await?;
+        }
+        within_a_second(view, &far, &tcp, false).await?;
+        for client in [&near, &other] {
+            within_a_second(view, client, &tcp, true).await?;
+        }
         scope.end().await
     }
     .boxed()

@@ -78,7 +78,9 @@ fn rule() -> impl Strategy<Value = RawRule> {
     let traffic = subsequence(vec![1u8, 6, 17], 0..=3).prop_flat_map(|protocols| {
         let each = protocols.into_iter().map(|protocol| {
             (ports(), ports()).prop_map(move |(ports, except)| match except {
-                Ports::All => ProtocolPorts { protocol, ports, except: PortSet::default() },
+                Ports::All | Ports::OfService(_) => {
+                    ProtocolPorts { protocol, ports, except: PortSet::default() }
+                }
                 Ports::Some(except) => ProtocolPorts { protocol, ports, except },
             })
         });
@@ -141,6 +143,7 @@ fn naive(
                         let included = match &of.ports {
                             Ports::All => true,
                             Ports::Some(set) => is_in(set),
+                            Ports::OfService(service) => panic!("{service}"),
                         };
                         included && !is_in(&of.except)
                     }
@@ -180,6 +183,7 @@ fn policies(tiers: &[RawTier], direction: Direction) -> Vec<Policy> {
                                 selector: peer.selector.map(selector),
                                 not_selector: peer.not_selector.map(selector),
                                 networks: peer.networks.map(networks),
+                                service: None,
                             })
                             .collect(),
                     ),
@@ -220,7 +224,7 @@ fn answer(atoms: &mut Atoms, truth: &Truth) -> Vec<Atom> {
                 let yes = truth.networks.iter().any(|number| networks(*number) == asked);
                 answers.extend(yes.then(|| Atom::yes(id)));
             }
-            Question::NamespaceUnknown => {}
+            Question::NamespaceUnknown | Question::Service(_) | Question::ServicePort { .. } => {}
             Question::NamedPort { name, protocol } => {
                 let named = truth.named.iter().filter(|(n, p, _)| **n == *name && *p == protocol);
                 answers.extend(named.map(|(_, _, port)| Atom::port(id, *port)));

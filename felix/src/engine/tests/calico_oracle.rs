@@ -26,6 +26,7 @@ pub(super) struct CalicoCluster {
     pub(super) policies: Vec<NetworkPolicy>,
     pub(super) global_policies: Vec<GlobalNetworkPolicy>,
     pub(super) sets: Vec<OracleSet>,
+    pub(super) slices: Vec<OracleSlice>,
 }
 
 /// A network set.
@@ -35,6 +36,16 @@ pub(super) struct OracleSet {
     pub(super) namespace: Option<String>,
     pub(super) labels: LabelMap,
     pub(super) nets: Vec<String>,
+}
+
+/// Some endpoints of a service.
+#[derive(Clone, Debug)]
+pub(super) struct OracleSlice {
+    pub(super) namespace: String,
+    pub(super) service: String,
+    pub(super) addresses: Vec<IpAddr>,
+    /// (protocol, port)
+    pub(super) ports: Vec<(u8, u16)>,
 }
 
 /// First packet of a flow, seen from one of its ends.
@@ -185,7 +196,10 @@ impl CalicoCluster {
         pod: usize,
         packet: Packet<'_>,
     ) -> Option<Action> {
-        if ingress.iter().chain(egress).any(|rule| cannot_be_done(rule) || is_wrong(rule)) {
+        let misplaced = ingress.iter().any(|rule| rule.destination.services.is_some())
+            || egress.iter().any(|rule| rule.source.services.is_some());
+        let wrong = |rule: &Rule| cannot_be_done(rule) || is_wrong(rule, namespace);
+        if misplaced || ingress.iter().chain(egress).any(wrong) {
             return Some(Action::Deny);
         }
         let rules = if packet.way == Way::To { ingress } else { egress };
@@ -226,10 +240,31 @@ impl CalicoCluster {
             && rule
                 .not_icmp
                 .is_none_or(|not| not.icmp_type.is_none() || !is_icmp(&not, packet))
+            && rule.source.services.as_ref().is_none_or(|service| {
+                self.endpoints(service, namespace).any(|slice| slice.addresses.contains(&source))
+            })
+            && rule.destination.services.as_ref().is_none_or(|service| {
+                self.endpoints(service, namespace).any(|slice| {
+                    slice.addresses.contains(&destination)
+                        && slice.ports.contains(&(number, packet.port))
+                })
+            })
             && self.is_entity(&rule.source, source, namespace)
             && self.is_entity(&rule.destination, destination, namespace)
             && (rule.destination.ports.is_empty() || rule.destination.ports.iter().any(is_port))
             && !rule.destination.not_ports.iter().any(is_port)
+    }
+
+    /// What is behind a service; where none says its namespace, that of the policy.
+    fn endpoints(
+        &self,
+        service: &v3::ServiceMatch,
+        namespace: Option<&str>,
+    ) -> impl Iterator<Item = &OracleSlice> {
+        let own = namespace.unwrap_or_default();
+        let namespace = if service.namespace.is_empty() { own } else { &service.namespace };
+        let (namespace, name) = (namespace.to_owned(), service.name.clone());
+        self.slices.iter().filter(move |it| it.namespace == namespace && it.service == name)
     }
 
     fn is_entity(&self, entity: &EntityRule, address: IpAddr, namespace: Option<&str>) -> bool {
@@ -346,12 +381,26 @@ fn cannot_be_done(rule: &Rule) -> bool {
         || rule.http.is_some()
         || !rule.source.ports.is_empty()
         || !rule.source.not_ports.is_empty()
-        || rule.source.services.is_some()
-        || rule.destination.services.is_some()
 }
 
-/// What the API would not take.
-fn is_wrong(rule: &Rule) -> bool {
+/// What the API would not take, in a policy of a namespace or in a global one.
+fn is_wrong(rule: &Rule, namespace: Option<&str>) -> bool {
+    for side in [&rule.source, &rule.destination] {
+        let Some(service) = &side.services else { continue };
+        let alone = EntityRule { services: side.services.clone(), ..EntityRule::default() };
+        let ports = EntityRule {
+            ports: side.ports.clone(),
+            not_ports: side.not_ports.clone(),
+            ..alone.clone()
+        };
+        let of_source = std::ptr::eq(side, &rule.source);
+        if service.name.is_empty()
+            || (service.namespace.is_empty() && namespace.is_none())
+            || *side != if of_source { ports } else { alone }
+        {
+            return true;
+        }
+    }
     let number = rule.protocol.map_or(0, |protocol| protocol.0);
     let of_icmp = [&rule.icmp, &rule.not_icmp].into_iter().flatten();
     let mut fields = of_icmp.map(|fields| (fields.icmp_type.is_some(), fields.code.is_some()));

@@ -9,9 +9,9 @@ use std::sync::Arc;
 use proptest::prelude::*;
 use proptest::sample::select;
 
-use super::calico_oracle::{CalicoCluster, OracleSet, Packet};
+use super::calico_oracle::{CalicoCluster, OracleSet, OracleSlice, Packet};
 use super::calico_strategies::{
-    ACCOUNTS, global_network_set, global_policy, network_set, policy, tier,
+    ACCOUNTS, endpoint_slice, global_network_set, global_policy, network_set, policy, tier,
 };
 use super::explain::{EXPLAINED, Header, explained, foretold};
 use super::kernel::Kernel;
@@ -69,6 +69,8 @@ fn event() -> BoxedStrategy<Event> {
             .prop_map(move |policy| set(Object::KubernetesNetworkPolicy(Arc::new(policy)))),
         2 => (namespace(), name()).prop_flat_map(|(s, n)| network_set(s, n))
             .prop_map(move |it| set(it.into())),
+        4 => (namespace(), name()).prop_flat_map(|(s, n)| endpoint_slice(s, n))
+            .prop_map(move |it| set(Object::EndpointSlice(it))),
         2 => name().prop_flat_map(global_network_set).prop_map(move |it| set(it.into())),
         3 => any::<u8>().prop_map(Event::Gone),
         4 => place().prop_map(|(n, s)| Event::Endpoint(n, s)),
@@ -223,6 +225,12 @@ impl Present {
                     namespace: None,
                     labels: it.metadata.labels.clone().unwrap_or_default(),
                     nets: it.spec.nets.clone(),
+                }),
+                Object::EndpointSlice(it) => cluster.slices.push(OracleSlice {
+                    namespace: it.key.namespace.as_deref().unwrap().into(),
+                    service: it.service.as_deref().unwrap_or_default().into(),
+                    addresses: it.addresses.to_vec(),
+                    ports: it.ports.to_vec(),
                 }),
                 _ => {}
             }

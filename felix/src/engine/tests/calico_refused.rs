@@ -47,11 +47,26 @@ spec: {order: 1, selector: role == 'frontend', ingress: [{action: Allow, protoco
         ),
         ("action: Allow, protocol: TCP, source: {ports: [1]}", "source.ports", "not supported yet"),
         ("action: Pass, source: {notPorts: [dns]}", "source.notPorts", "not supported yet"),
-        ("action: Allow, source: {services: {name: a}}", "source.services", "not supported yet"),
         (
-            "action: Allow, destination: {services: {name: a}}",
+            "action: Allow, source: {services: {namespace: b}}",
+            "source.services.name",
+            "must be given",
+        ),
+        (
+            "action: Allow, source: {services: {name: a}}",
+            "source.services.namespace",
+            "must be given in a GlobalNetworkPolicy",
+        ),
+        (
+            "action: Deny, source: {services: {name: a, namespace: b}, nets: [10.0.0.0/8]}",
+            "source.services",
+            "cannot be combined with selector, notSelector, namespaceSelector, nets, notNets or \
+             serviceAccounts",
+        ),
+        (
+            "action: Allow, destination: {services: {name: a, namespace: b}}",
             "destination.services",
-            "not supported yet",
+            "source.services is for ingress rules and destination.services for egress rules",
         ),
         (
             "action: Allow, destination: {ports: [80]}",

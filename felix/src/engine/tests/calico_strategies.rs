@@ -1,6 +1,7 @@
 //! Random tiers, policies of Calico and network sets from small alphabets, so that things meet.
 
 use std::collections::BTreeMap;
+use std::net::IpAddr;
 
 use api::v3::{
     Action, EntityRule, GlobalNetworkPolicy, GlobalNetworkPolicySpec, GlobalNetworkSet,
@@ -11,8 +12,11 @@ use api::v3::{
 use proptest::prelude::*;
 use proptest::sample::{select, subsequence};
 
-use super::strategies::labels;
+use super::strategies::{NAMESPACES, OUTSIDE, addresses, labels};
+use super::world::ip;
+use crate::model::{EndpointSlice, ObjectKey};
 
+const SERVICES: [&str; 3] = ["web", "db", "nothing"];
 pub(super) const ACCOUNTS: [&str; 2] = ["default", "build"];
 /// The last two are never there as objects.
 const TIERS: [&str; 6] = ["first", "second", "third", "default", "kube-baseline", "nowhere"];
@@ -179,8 +183,8 @@ fn rule() -> BoxedStrategy<Rule> {
                 }
             };
             let ports = (ports(numbers), ports(numbers), types(0.6), types(0.3));
-            (entity(family, source), entity(family, destination), ports).prop_map(
-                move |(source, destination, (ports, not_ports, icmp, not_icmp))| {
+            (entity(family, source), entity(family, destination), ports, service()).prop_map(
+                move |(source, destination, (ports, not_ports, icmp, not_icmp), service)| {
                     let mut rule = Rule {
                         icmp,
                         not_icmp,
@@ -204,6 +208,7 @@ fn rule() -> BoxedStrategy<Rule> {
                         1 => rule.icmp = Some(IcmpFields::default()),
                         2 => rule.source.ports = vec![Port::Range(80, 80)],
                         3 => rule.destination.services = Some(ServiceMatch::default()),
+                        4..14 => rule = with_service(rule, &service, source_is_main, strange),
                         _ => {}
                     }
                     rule
@@ -213,8 +218,55 @@ fn rule() -> BoxedStrategy<Rule> {
         .boxed()
 }
 
-fn rules() -> impl Strategy<Value = Vec<Rule>> {
+/// One of a namespace; mostly it is named.
+fn service() -> BoxedStrategy<ServiceMatch> {
+    let namespace = select(vec!["", "red", "green"]);
+    (select(SERVICES.to_vec()), namespace)
+        .prop_map(|(name, namespace)| ServiceMatch {
+            name: name.into(),
+            namespace: namespace.into(),
+        })
+        .boxed()
+}
+
+/// The rule for the endpoints of a service in the place of what it says of that side, mostly.
+fn with_service(mut rule: Rule, service: &ServiceMatch, of_source: bool, strange: u8) -> Rule {
+    let side = if of_source { &mut rule.source } else { &mut rule.destination };
+    if strange > 4 {
+        *side = EntityRule::default();
+    }
+    side.services = Some(service.clone());
+    rule
+}
+
+/// An EndpointSlice of this name.
+pub(super) fn endpoint_slice(
+    namespace: &'static str,
+    name: &'static str,
+) -> BoxedStrategy<EndpointSlice> {
+    let pods = (0..NAMESPACES.len()).flat_map(|of| (0..4).flat_map(move |s| addresses(of, s)));
+    let mut known: Vec<IpAddr> = pods.chain(OUTSIDE.map(ip)).collect();
+    known.sort_unstable();
+    let all: Vec<(u8, u16)> = vec![(6, 53), (6, 80), (17, 53), (17, 80), (132, 80)];
+    (select(vec!["", "web", "web", "db"]), subsequence(known, 0..6), subsequence(all, 0..4))
+        .prop_map(move |(service, addresses, ports)| EndpointSlice {
+            key: ObjectKey::namespaced(namespace, name),
+            service: (!service.is_empty()).then(|| service.into()),
+            addresses: addresses.into(),
+            ports: ports.into(),
+        })
+        .boxed()
+}
+
+/// For one direction: rules that name a service on the side where none can be are left out.
+fn rules_of(ingress: bool) -> BoxedStrategy<Vec<Rule>> {
+    let fits = move |rule: &Rule| {
+        let misplaced = if ingress { &rule.destination } else { &rule.source };
+        misplaced.services.as_ref().is_none_or(|service| service.name.is_empty())
+    };
     prop::collection::vec(rule(), 0..4)
+        .prop_map(move |rules| rules.into_iter().filter(fits).collect())
+        .boxed()
 }
 
 fn types() -> impl Strategy<Value = Vec<PolicyType>> {
@@ -233,7 +285,7 @@ fn order() -> impl Strategy<Value = Option<f64>> {
 /// A NetworkPolicy of this name.
 pub(super) fn policy(namespace: &'static str, name: &'static str) -> BoxedStrategy<NetworkPolicy> {
     let who = (maybe(0.6, selector(&LABELS)), maybe(0.15, account_selector()));
-    (select(TIERS.to_vec()), order(), rules(), rules(), who, types())
+    (select(TIERS.to_vec()), order(), rules_of(true), rules_of(false), who, types())
         .prop_map(
             move |(tier, order, ingress, egress, (selector, service_account_selector), types)| {
                 let mut policy = NetworkPolicy::new(
@@ -264,7 +316,7 @@ pub(super) fn global_policy(name: &'static str) -> BoxedStrategy<GlobalNetworkPo
         maybe(0.15, account_selector()),
     );
     let for_hosts = prop::bool::weighted(0.05);
-    (select(TIERS.to_vec()), order(), rules(), rules(), who, types(), for_hosts)
+    (select(TIERS.to_vec()), order(), rules_of(true), rules_of(false), who, types(), for_hosts)
         .prop_map(move |(tier, order, ingress, egress, who, types, do_not_track)| {
             let (selector, namespace_selector, service_account_selector) = who;
             GlobalNetworkPolicy::new(

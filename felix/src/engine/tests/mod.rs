@@ -5,6 +5,7 @@ mod calico_oracle;
 mod calico_random;
 mod calico_recipes;
 mod calico_refused;
+mod calico_services;
 mod calico_strategies;
 mod endpoints;
 mod explain;

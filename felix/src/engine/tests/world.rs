@@ -9,8 +9,8 @@ use k8s_openapi::api::networking::v1::NetworkPolicy;
 use super::kernel::Kernel;
 use crate::engine::Engine;
 use crate::model::{
-    Delta, Direction, EndpointId, Flow, IfIndex, Kind, Labels, LocalEndpoint, NamedPort, Namespace,
-    Object, ObjectKey, Pod, Update, Verdict,
+    Delta, Direction, EndpointId, EndpointSlice, Flow, IfIndex, Kind, Labels, LocalEndpoint,
+    NamedPort, Namespace, Object, ObjectKey, Pod, Update, Verdict,
 };
 
 pub(super) const TCP: u8 = 6;
@@ -96,6 +96,24 @@ impl World {
         for document in yaml.split("---\n").filter(|document| !document.trim().is_empty()) {
             self.engine.apply(Update::Set(parse_calico(document)));
         }
+        self.settle()
+    }
+
+    /// A slice of a service of its own name up to the first dash.
+    pub(super) fn slice(
+        &mut self,
+        namespace: &str,
+        name: &str,
+        ips: &[&str],
+        ports: &[(u8, u16)],
+    ) -> Delta {
+        let slice = EndpointSlice {
+            key: ObjectKey::namespaced(namespace, name),
+            service: name.split('-').next().map(Into::into),
+            addresses: ips.iter().map(|text| ip(text)).collect(),
+            ports: ports.into(),
+        };
+        self.engine.apply(Update::Set(Object::EndpointSlice(slice)));
         self.settle()
     }
 

@@ -93,6 +93,7 @@ fn convert(object: Kubernetes) -> Result<Converted, Problem> {
         Kubernetes::ServiceAccount(o) => o.convert(),
         Kubernetes::Node(o) => o.convert(),
         Kubernetes::Secret(o) => o.convert(),
+        Kubernetes::EndpointSlice(o) => o.convert(),
         Kubernetes::KubernetesNetworkPolicy(o) => o.convert(),
         Kubernetes::IPPool(o) => o.convert(),
         Kubernetes::IPReservation(o) => o.convert(),

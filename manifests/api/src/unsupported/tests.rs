@@ -41,7 +41,9 @@ fn what_rules_say_is_named_once_for_a_direction_and_in_each_rule() {
         {"action": "Deny", "protocol": "ICMP", "icmp": {"type": 8}},
         {"action": "Allow", "destination": {"ports": [80], "nets": ["10.0.0.0/8"]}, "protocol": 6},
         {"action": "Allow", "http": {"methods": ["GET"]}, "source": {"ports": [80]}},
-        {"action": "Allow", "http": {}, "destination": {"services": {"name": "db"}}},
+        {"action": "Allow", "http": {}, "source": {"notPorts": [53]}},
+        {"action": "Allow", "destination": {"services": {"name": "db"}}},
+        {"action": "Allow", "source": {"services": {"name": "db", "namespace": "shop"}}},
         {"action": "Pass", "source": {"ports": [], "selector": "a == 'b'"}},
     ]);
     for kind in ["NetworkPolicy", "GlobalNetworkPolicy"] {
@@ -52,8 +54,8 @@ fn what_rules_say_is_named_once_for_a_direction_and_in_each_rule() {
             [
                 "spec.egress[].action",
                 "spec.ingress[].action",
-                "spec.ingress[].destination.services",
                 "spec.ingress[].http",
+                "spec.ingress[].source.notPorts",
                 "spec.ingress[].source.ports",
             ]
         );
@@ -65,7 +67,7 @@ fn what_rules_say_is_named_once_for_a_direction_and_in_each_rule() {
                 "spec.ingress[3].http",
                 "spec.ingress[3].source.ports",
                 "spec.ingress[4].http",
-                "spec.ingress[4].destination.services",
+                "spec.ingress[4].source.notPorts",
                 "spec.egress[0].action",
             ]
         );

@@ -5,6 +5,7 @@ use std::sync::LazyLock;
 
 use k8s_openapi::ByteString;
 use k8s_openapi::api::core::v1::{Namespace, Node, Pod, Secret, ServiceAccount};
+use k8s_openapi::api::discovery::v1::EndpointSlice;
 use k8s_openapi::api::networking::v1::NetworkPolicy as KubernetesNetworkPolicy;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use schemars::JsonSchema;
@@ -62,6 +63,7 @@ objects! {
     ServiceAccount(ServiceAccount) "v1" "ServiceAccount",
     Node(Node) "v1" "Node",
     Secret(Secret) "v1" "Secret",
+    EndpointSlice(EndpointSlice) "discovery.k8s.io/v1" "EndpointSlice",
     KubernetesNetworkPolicy(KubernetesNetworkPolicy) "networking.k8s.io/v1" "NetworkPolicy",
     IPPool(v3::IPPool) "projectcalico.org/v3" "IPPool",
     IPReservation(v3::IPReservation) "projectcalico.org/v3" "IPReservation",
@@ -178,6 +180,7 @@ static BUILTINS: LazyLock<BTreeMap<(&str, &str), Builtin>> = LazyLock::new(|| {
         entry::<ServiceAccount>("v1", "ServiceAccount", true),
         entry::<Node>("v1", "Node", false),
         entry::<Secret>("v1", "Secret", true),
+        entry::<EndpointSlice>("discovery.k8s.io/v1", "EndpointSlice", true),
         entry::<KubernetesNetworkPolicy>("networking.k8s.io/v1", "NetworkPolicy", true),
     ]
     .into_iter()
