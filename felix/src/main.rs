@@ -53,6 +53,9 @@ enum Command {
         /// TYPE/CODE [default: an echo request]
         #[arg(value_name = "[PROTO] PORT", required = true, num_args = 1..=2)]
         traffic: Vec<String>,
+        /// The source port; needed where a rule asks about it
+        #[arg(long, value_name = "PORT")]
+        source_port: Option<u16>,
         /// Also with the policies, tiers, network sets, pods and namespaces in this file, and which
         /// verdicts of this node it would change; - for standard input
         #[arg(long, value_name = "FILE")]
@@ -121,12 +124,13 @@ fn main() -> ExitCode {
             ask.show::<Rows<EndpointRow>>(&Request::Endpoints, control::endpoints_table)
         }
         Command::Routes(ask) => ask.show::<Rows<RouteRow>>(&Request::Routes, control::routes_table),
-        Command::Explain { source, destination, traffic, with, ask } => {
+        Command::Explain { source, destination, traffic, source_port, with, ask } => {
             let (protocol, port) = match control::parse_traffic(&traffic) {
                 Ok(traffic) => traffic,
                 Err(error) => return fail(&error, USAGE.into()),
             };
-            let question = Question { source, destination, protocol, port, with: None };
+            let question =
+                Question { source, destination, protocol, port, source_port, with: None };
             explain(question, with.as_deref(), &ask)
         }
         Command::Policy(PolicyCommand::Status { pod, ask }) => {

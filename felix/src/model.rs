@@ -379,6 +379,10 @@ pub enum Traffic {
     /// An inclusive range of these, longer than the engine expands into single ones.
     /// Ranges of one endpoint, class and protocol never overlap.
     Ports(u8, u16, u16),
+    /// Two inclusive ranges, of destination ports and of the source ports that they are reached from,
+    /// where the verdict depends on both. They overlap neither each other nor the other keys with
+    /// ports of one endpoint, class and protocol.
+    Pairs(u8, (u16, u16), (u16, u16)),
     /// A whole IP protocol.
     Protocol(u8),
     /// Everything else.
@@ -402,6 +406,14 @@ impl fmt::Display for Traffic {
             }
             Self::Ports(protocol, first, last) => {
                 write!(f, "{} ports {first} to {last}", Protocol(protocol))
+            }
+            Self::Pairs(protocol, ports, sources) => {
+                let range = |(first, last): (u16, u16)| match first == last {
+                    true => first.to_string(),
+                    false => format!("{first} to {last}"),
+                };
+                let (to, from) = (range(ports), range(sources));
+                write!(f, "{} ports {to} from ports {from}", Protocol(protocol))
             }
             Self::Protocol(protocol) => write!(f, "protocol {}", Protocol(protocol)),
             Self::Any => f.write_str("all other traffic"),
@@ -478,6 +490,8 @@ pub struct Flow {
     pub source: IpAddr,
     /// The responder, after destination NAT.
     pub destination: IpAddr,
+    /// The initiator's port; 0 for protocols without.
+    pub source_port: u16,
     /// Destination port after NAT; for ICMP the type in the high byte and the code in the low.
     pub destination_port: u16,
 }

@@ -25,6 +25,7 @@ pub(super) const TESTS: &[Test] = &[
     Test { name: "policy::status_says_what_the_kernel_has", bed: &RACKS, body: rules::status },
     Test { name: "policy::icmp_types_and_codes", bed: &RACKS, body: rules::icmp },
     Test { name: "policy::services", bed: &RACKS, body: rules::services },
+    Test { name: "policy::source_ports", bed: &RACKS, body: rules::source_ports },
     Test { name: "policy::services_from_a_directory", bed: &DIRECTORY, body: rules::services },
 ];
 

@@ -54,8 +54,14 @@ pub(super) fn answer(
             protocol: question.protocol,
             source: from,
             destination: to,
+            source_port: question.source_port.unwrap_or_default(),
             destination_port: question.port,
         };
+        let engines = [Some(engine), then.as_ref()].into_iter().flatten();
+        if question.source_port.is_none() && asks_source_port(engines, &flow, source.own_node) {
+            let reason = "rules ask about the source port of this packet: give it by --source-port";
+            return Err(Failure::Invalid(reason.into()));
+        }
         let (egress, ingress) = sides(engine, &flow, source.own_node);
         let then = then.as_ref().map(|then| {
             let (egress, ingress) = sides(then, &flow, source.own_node);
@@ -66,6 +72,7 @@ pub(super) fn answer(
             destination: Party { name: destination.name.clone(), address: to },
             protocol: question.protocol,
             port: question.port,
+            source_port: question.source_port,
             verdict: verdict(&egress, &ingress),
             egress,
             ingress,
@@ -83,6 +90,18 @@ pub(super) fn answer(
     }
     let changes = then.map(|then| engine.changes(&then));
     Ok(Explanation { flows, changes, ..Explanation::default() })
+}
+
+/// Whether the answer of any of the engines may depend on the source port.
+fn asks_source_port<'a>(
+    mut engines: impl Iterator<Item = &'a Engine>,
+    flow: &Flow,
+    from_own_node: bool,
+) -> bool {
+    engines.any(|engine| {
+        engine.asks_source_port(flow, Direction::Egress)
+            || (!from_own_node && engine.asks_source_port(flow, Direction::Ingress))
+    })
 }
 
 /// Each ICMP is of one family.
@@ -236,6 +255,7 @@ mod tests {
             destination: destination.into(),
             protocol: 6,
             port: 80,
+            source_port: None,
             with: with.map(str::to_owned),
         };
         answer(&question, &engine, &peering)
@@ -309,6 +329,40 @@ mod tests {
                 "protocol {protocol} to {address}"
             );
         }
+    }
+
+    #[test]
+    fn a_source_port_has_to_be_given_where_a_rule_asks() {
+        let policy = "apiVersion: projectcalico.org/v3
+kind: NetworkPolicy
+metadata: {name: from-dns, namespace: default}
+spec: {types: [Ingress], ingress: [{action: Allow, protocol: TCP, source: {ports: [53]}, destination: {ports: ['80:90']}}]}
+";
+        let ask = |port, source_port, with: Option<&str>| {
+            let (engine, peering) = parts();
+            let question = Question {
+                source: "shop/there".into(),
+                destination: "here".into(),
+                protocol: 6,
+                port,
+                source_port,
+                with: with.map(str::to_owned),
+            };
+            answer(&question, &engine, &peering).map(|told| told.flows[0].clone())
+        };
+        let error = ask(80, None, Some(policy)).unwrap_err();
+        assert!(
+            matches!(&error, Failure::Invalid(why) if why.contains("--source-port")),
+            "{error}"
+        );
+        for (source_port, verdict) in [(53, Verdict::Allow), (54, Verdict::Deny)] {
+            let told = ask(80, Some(source_port), Some(policy)).unwrap();
+            assert_eq!(told.source_port, Some(source_port));
+            assert_eq!(told.then.unwrap().verdict, verdict, "{source_port}");
+        }
+        // Nobody asks: without the policy, and of another port.
+        assert_eq!(ask(80, None, None).unwrap().verdict, Verdict::Allow);
+        assert_eq!(ask(91, None, Some(policy)).unwrap().then.unwrap().verdict, Verdict::Deny);
     }
 
     #[test]

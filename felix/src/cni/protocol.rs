@@ -75,6 +75,9 @@ pub struct Question {
     pub protocol: u8,
     /// Destination port; as in [`crate::model::Flow`].
     pub port: u16,
+    /// Source port; needed where a rule asks about it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub source_port: Option<u16>,
     /// Objects in YAML as which the answer is wanted too.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub with: Option<String>,

@@ -48,6 +48,9 @@ pub struct FlowAnswer {
     pub protocol: u8,
     /// Destination port.
     pub port: u16,
+    /// Source port, if it was given.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub source_port: Option<u16>,
     /// What becomes of it as far as this agent judges.
     pub verdict: Verdict,
     /// At its source.
@@ -139,7 +142,7 @@ pub fn explanation_text(answer: &Explanation) -> String {
     }
     for flow in &answer.flows {
         let (source, destination) = (party(&flow.source), party(&flow.destination));
-        let traffic = traffic(flow.protocol, flow.port);
+        let traffic = packet(flow.protocol, flow.port, flow.source_port);
         let _ = writeln!(text, "{source} -> {destination}, {traffic}");
         let _ = writeln!(text, "Verdict:  {}", summary(flow.verdict, &flow.egress, &flow.ingress));
         let _ = writeln!(text, "Route:    {}", flow.route);
@@ -173,6 +176,14 @@ fn traffic(protocol: u8, port: u16) -> Traffic {
         named if named.has_ports() => Traffic::Port(protocol, port),
         _ => Traffic::Protocol(protocol),
     }
+}
+
+fn packet(protocol: u8, port: u16, source_port: Option<u16>) -> String {
+    let mut text = traffic(protocol, port).to_string();
+    if let Some(port) = source_port {
+        let _ = write!(text, " from port {port}");
+    }
+    text
 }
 
 fn word(verdict: Verdict) -> &'static str {
@@ -280,7 +291,7 @@ fn write_changes(text: &mut String, node: &str, changes: &[VerdictChange]) {
                 (None, Some(peer)) => peer.to_string(),
                 _ => "everybody else".to_owned(),
             };
-            let traffic = traffic(example.protocol, example.port);
+            let traffic = packet(example.protocol, example.port, example.source_port);
             let (now, then) = (word(example.now), word(example.then));
             let _ = writeln!(text, "      {peer}, {traffic}: {now} now, {then} then");
         }
@@ -323,6 +334,7 @@ mod tests {
         for (traffic, text) in [
             (Traffic::Ports(17, 1, 99), "UDP ports 1 to 99"),
             (Traffic::Ports(1, 0x0300, 0x03ff), "ICMP types and codes 3/0 to 3/255"),
+            (Traffic::Pairs(6, (80, 90), (53, 53)), "TCP ports 80 to 90 from ports 53"),
             (Traffic::Any, "all other traffic"),
         ] {
             assert_eq!(traffic.to_string(), text);
@@ -377,6 +389,7 @@ mod tests {
                 destination: party("shop/api", "10.0.0.1"),
                 protocol: 6,
                 port: 80,
+                source_port: Some(5000),
                 verdict: Verdict::Deny,
                 egress,
                 ingress,
@@ -391,7 +404,7 @@ mod tests {
         assert_eq!(serde_json::from_value::<Explanation>(json).unwrap(), answer);
         let text = explanation_text(&answer);
         for line in [
-            "shop/web (10.0.1.1) -> shop/api (10.0.0.1), TCP port 80",
+            "shop/web (10.0.1.1) -> shop/api (10.0.0.1), TCP port 80 from port 5000",
             "Verdict:  denied",
             "Route:    10.0.0.1/32 dev cali1",
             "Egress:  judged by the agent of node node2: ask there",

@@ -7,7 +7,8 @@ use smallvec::SmallVec;
 
 use super::atoms::{Atom, AtomId, Atoms, Question, answers};
 use super::policy::{
-    Action, Own, Peer, Peers, Policy, PortSet, Ports, ProtocolPorts, Rule, Tier, Traffics,
+    Action, Own, Peer, Peers, Policy, PortMatch, PortSet, Ports, ProtocolPorts, Rule, Tier,
+    Traffics,
 };
 use super::ranges::Family;
 use super::terms::Analysis;
@@ -53,11 +54,18 @@ pub(super) struct ActiveTraffics {
     pub(super) of: Vec<ActiveTraffic>,
 }
 
-/// Destination ports of a protocol.
+/// Ports of a protocol.
 #[derive(Debug)]
 pub(super) struct ActiveTraffic {
     pub(super) protocol: u8,
-    /// None is the whole protocol.
+    pub(super) destination: ActiveMatch,
+    pub(super) source: ActiveMatch,
+}
+
+/// Ports at one end.
+#[derive(Debug)]
+pub(super) struct ActiveMatch {
+    /// None is all.
     pub(super) ports: Option<ActivePorts>,
     /// And none of these.
     pub(super) except: ActivePorts,
@@ -70,8 +78,9 @@ pub(super) struct ActivePorts {
     pub(super) names: Vec<PortName>,
 }
 
-/// A named port means what the destination calls so: the endpoint itself for ingress, the peer
-/// for egress. The peer's Service may say so in its place.
+/// A named port means what the pod at that end calls so: as a destination the endpoint itself for
+/// ingress and the peer for egress, as a source the other way round. The peer's Service may say so in
+/// its place.
 #[derive(Debug)]
 pub(super) enum PortName {
     Own(Arc<str>),
@@ -112,8 +121,11 @@ impl ActivePolicy {
     }
 
     /// The names that the endpoint itself must resolve for this policy.
-    pub(super) fn own_port_names(&self) -> impl Iterator<Item = (u8, &Arc<str>)> {
-        let traffic = self.rules(Direction::Ingress).iter().flat_map(|rule| &rule.traffic.of);
+    pub(super) fn own_port_names(
+        &self,
+        direction: Direction,
+    ) -> impl Iterator<Item = (u8, &Arc<str>)> {
+        let traffic = self.rules(direction).iter().flat_map(|rule| &rule.traffic.of);
         traffic.flat_map(|traffic| {
             traffic.names().filter_map(|name| match name {
                 PortName::Own(name) => Some((traffic.protocol, name)),
@@ -195,11 +207,35 @@ impl ActiveTraffic {
         acquire: &mut impl FnMut(Question) -> AtomId,
     ) -> Self {
         let protocol = of.protocol;
+        let peer_is_destination = direction == Direction::Egress;
+        Self {
+            protocol,
+            destination: ActiveMatch::new(&of.destination, protocol, peer_is_destination, acquire),
+            source: ActiveMatch::new(&of.source, protocol, !peer_is_destination, acquire),
+        }
+    }
+
+    /// All names of ports in it.
+    pub(super) fn names(&self) -> impl Iterator<Item = &PortName> {
+        [&self.destination, &self.source]
+            .into_iter()
+            .flat_map(|ends| ends.ports.iter().chain([&ends.except]).flat_map(|ports| &ports.names))
+    }
+}
+
+impl ActiveMatch {
+    fn new(
+        of: &PortMatch,
+        protocol: u8,
+        is_peers: bool,
+        acquire: &mut impl FnMut(Question) -> AtomId,
+    ) -> Self {
         let mut numbered = |set: &PortSet| {
-            let names = set.names.iter().map(|name| match direction {
-                Direction::Ingress => PortName::Own(name.clone()),
-                Direction::Egress => {
+            let names = set.names.iter().map(|name| {
+                if is_peers {
                     PortName::Peer(acquire(Question::NamedPort { name: name.clone(), protocol }))
+                } else {
+                    PortName::Own(name.clone())
                 }
             });
             ActivePorts { names: names.collect(), ranges: set.ranges.clone() }
@@ -214,12 +250,13 @@ impl ActiveTraffic {
                 Some(ActivePorts { names: vec![name], ranges: Vec::new() })
             }
         };
-        Self { protocol, ports, except }
+        Self { ports, except }
     }
 
-    /// All names of ports in it.
-    pub(super) fn names(&self) -> impl Iterator<Item = &PortName> {
-        self.ports.iter().chain([&self.except]).flat_map(|ports| &ports.names)
+    /// Whether it leaves any port out.
+    pub(super) fn asks(&self) -> bool {
+        let ActivePorts { ranges, names } = &self.except;
+        self.ports.is_some() || !ranges.is_empty() || !names.is_empty()
     }
 }
 

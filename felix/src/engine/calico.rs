@@ -4,22 +4,21 @@
 //! in its place among the others, and says why. If it does not say whom it is for, it is for all
 //! that the selectors that can be read leave.
 
+mod traffic;
+
 use std::sync::Arc;
 
 use api::selector::{ParseError, Selector, rewrite};
-use api::v3::{self, EntityRule, PolicyType, Port};
+use api::v3::{self, EntityRule, PolicyType};
 use ipnet::IpNet;
 
+use self::traffic::traffic;
 use super::convert::{Errors, FieldError};
 use super::policy::{
-    Action, Networks, Order, Own, Peer, Peers, Policy, PolicyId, PortSet, Ports, ProtocolPorts,
-    Rule, Tier, Traffics,
+    Action, Networks, Order, Own, Peer, Peers, Policy, PolicyId, Rule, Tier, Traffics,
 };
 use super::ranges::Family;
 use crate::model::{Direction, Kind, ObjectKey};
-
-/// Named ports of a rule that gives no protocol are ports of TCP.
-const TCP: u8 = 6;
 
 /// Converts a NetworkPolicy, and says what is wrong with it.
 pub(super) fn network_policy(
@@ -343,132 +342,4 @@ impl Side {
             Networks::new(&self.nets, &self.not_nets)
         }
     }
-}
-
-/// What a rule asks of ICMP: types and codes that it wants, and such that it does not. Without a
-/// type it asks nothing.
-fn icmp(rule: &v3::Rule, path: &str, errors: &mut Errors) -> [Option<(u16, u16)>; 2] {
-    let is_icmp = matches!(rule.protocol, Some(v3::Protocol::ICMP | v3::Protocol::ICMPV6));
-    [("icmp", rule.icmp), ("notICMP", rule.not_icmp)].map(|(field, fields)| {
-        let fields = fields?;
-        if !is_icmp {
-            errors.add(format!("{path}.{field}"), "requires protocol ICMP or ICMPv6");
-        }
-        let number = |kind, code| u16::from_be_bytes([kind, code]);
-        match (fields.icmp_type, fields.code) {
-            (Some(u8::MAX), _) => {
-                errors.add(format!("{path}.{field}.type"), "255 is not from 0 to 254");
-                None
-            }
-            (Some(kind), Some(code)) => Some((number(kind, code), number(kind, code))),
-            (Some(kind), None) => Some((number(kind, 0), number(kind, u8::MAX))),
-            (None, Some(_)) => {
-                errors.add(format!("{path}.{field}.code"), "requires type");
-                None
-            }
-            (None, None) => None,
-        }
-    })
-}
-
-/// A family of which the protocol is not cannot be asked for together with it.
-fn check_version(rule: &v3::Rule, path: &str, errors: &mut Errors) {
-    let version = match rule.protocol {
-        Some(v3::Protocol::ICMP) => v3::IpVersion::V4,
-        Some(v3::Protocol::ICMPV6) => v3::IpVersion::V6,
-        _ => return,
-    };
-    if rule.ip_version.is_some_and(|given| given != version) {
-        let reason = "protocol ICMP goes with ipVersion 4 only and ICMPv6 with ipVersion 6 only";
-        errors.add(format!("{path}.ipVersion"), reason);
-    }
-}
-
-/// Protocol, destination ports, types and codes of a rule whose destination may be a Service.
-fn traffic(
-    rule: &v3::Rule,
-    service: Option<&ObjectKey>,
-    path: &str,
-    errors: &mut Errors,
-) -> Traffics {
-    let with_ports = |protocol: v3::Protocol| protocol.has_ports();
-    let mut set = |field: &str, list: &[Port]| {
-        let (mut ranges, mut names) = (Vec::new(), Vec::new());
-        for (number, port) in list.iter().enumerate() {
-            match port {
-                Port::Named(name) => names.push(name.as_str().into()),
-                Port::Range(first, last) if rule.protocol.is_some_and(with_ports) => {
-                    ranges.push((*first, *last));
-                }
-                Port::Range(..) => errors.add(
-                    format!("{path}.destination.{field}[{number}]"),
-                    "ports given by number require protocol TCP, UDP or SCTP",
-                ),
-            }
-        }
-        PortSet::new(ranges, names)
-    };
-    let ports = set("ports", &rule.destination.ports);
-    let except = set("notPorts", &rule.destination.not_ports);
-    let [types, not_types] = icmp(rule, path, errors);
-    check_version(rule, path, errors);
-    let has_ports = !rule.destination.ports.is_empty();
-    let has_except = !rule.destination.not_ports.is_empty();
-    if let Some(service) = service {
-        if has_ports || has_except {
-            let reason = "cannot be combined with destination ports or notPorts";
-            errors.add(format!("{path}.destination.services"), reason);
-        }
-        return of_service(rule, service);
-    }
-    let all =
-        |protocol: u8| ProtocolPorts { protocol, ports: Ports::All, except: PortSet::default() };
-    let none =
-        |protocol: u8| ProtocolPorts { ports: Ports::Some(PortSet::default()), ..all(protocol) };
-    let not = rule.not_protocol.map(|protocol| protocol.0);
-    match rule.protocol {
-        Some(protocol) if not == Some(protocol.0) => Traffics::OneOf(Vec::new()),
-        Some(protocol) if !protocol.has_ports() => {
-            let range = |range: (u16, u16)| PortSet::new(vec![range], Vec::new());
-            let of = ProtocolPorts {
-                protocol: protocol.0,
-                ports: types.map_or(Ports::All, |types| Ports::Some(range(types))),
-                except: not_types.map(range).unwrap_or_default(),
-            };
-            // It has no ports that could have a name.
-            Traffics::OneOf((!has_ports).then_some(of).into_iter().collect())
-        }
-        Some(protocol) => Traffics::OneOf(vec![ProtocolPorts {
-            protocol: protocol.0,
-            ports: if has_ports { Ports::Some(ports) } else { Ports::All },
-            except,
-        }]),
-        None if has_ports => {
-            let named = ProtocolPorts { protocol: TCP, ports: Ports::Some(ports), except };
-            Traffics::OneOf((not != Some(TCP)).then_some(named).into_iter().collect())
-        }
-        None => {
-            let mut listed: Vec<ProtocolPorts> = not.map(none).into_iter().collect();
-            if has_except && not != Some(TCP) {
-                listed.push(ProtocolPorts { except, ..all(TCP) });
-            }
-            listed.sort_by_key(|of| of.protocol);
-            if listed.is_empty() { Traffics::Any } else { Traffics::AllBut(listed) }
-        }
-    }
-}
-
-/// The ports that a Service has at its endpoints, of the protocols that the rule leaves.
-fn of_service(rule: &v3::Rule, service: &ObjectKey) -> Traffics {
-    let all = [v3::Protocol::TCP, v3::Protocol::UDP, v3::Protocol::SCTP].into_iter();
-    let meant = all.filter(|protocol| {
-        rule.protocol.is_none_or(|wanted| wanted == *protocol)
-            && rule.not_protocol.is_none_or(|unwanted| unwanted != *protocol)
-    });
-    let of = meant.map(|protocol| ProtocolPorts {
-        protocol: protocol.0,
-        ports: Ports::OfService(service.clone()),
-        except: PortSet::default(),
-    });
-    Traffics::OneOf(of.collect())
 }

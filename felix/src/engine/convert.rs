@@ -19,8 +19,8 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::{LabelSelector, LabelSelecto
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 
 use super::policy::{
-    Action, Networks, Order, Peer, Peers, Policy, PolicyId, PortSet, Ports, ProtocolPorts, Rule,
-    Tier, Traffics,
+    Action, Networks, Order, Peer, Peers, Policy, PolicyId, PortMatch, PortSet, Ports,
+    ProtocolPorts, Rule, Tier, Traffics,
 };
 use super::ranges::{Family, Span};
 use crate::model::{Kind, ObjectKey};
@@ -197,7 +197,7 @@ fn convert_ports(ports: &[NetworkPolicyPort], path: &str, errors: &mut Errors) -
     if ports.is_empty() {
         return Traffics::Any;
     }
-    let mut protocols: BTreeMap<u8, Vec<PortMatch>> = BTreeMap::new();
+    let mut protocols: BTreeMap<u8, Vec<GivenPort>> = BTreeMap::new();
     for (number, port) in ports.iter().enumerate() {
         let path = format!("{path}.ports[{number}]");
         let protocol = match port.protocol.as_deref() {
@@ -216,23 +216,23 @@ fn convert_ports(ports: &[NetworkPolicyPort], path: &str, errors: &mut Errors) -
     }
     let merged = |(protocol, matches)| ProtocolPorts {
         protocol,
-        ports: merge(matches),
-        except: PortSet::default(),
+        destination: PortMatch { ports: merge(matches), except: PortSet::default() },
+        source: PortMatch::default(),
     };
     Traffics::OneOf(protocols.into_iter().map(merged).collect())
 }
 
-enum PortMatch {
+enum GivenPort {
     All,
     Range(u16, u16),
     Name(Arc<str>),
 }
 
-fn convert_port(port: &NetworkPolicyPort, path: &str, errors: &mut Errors) -> Option<PortMatch> {
+fn convert_port(port: &NetworkPolicyPort, path: &str, errors: &mut Errors) -> Option<GivenPort> {
     let number = |number: i32| u16::try_from(number).ok().filter(|number| *number > 0);
     let end_path = format!("{path}.endPort");
     match (&port.port, port.end_port) {
-        (None, None) => Some(PortMatch::All),
+        (None, None) => Some(GivenPort::All),
         (None, Some(_)) => {
             errors.add(end_path, "requires port");
             None
@@ -246,7 +246,7 @@ fn convert_port(port: &NetworkPolicyPort, path: &str, errors: &mut Errors) -> Op
                 errors.add(format!("{path}.port"), format!("{name:?} is not a port name"));
                 return None;
             }
-            Some(PortMatch::Name(name.as_str().into()))
+            Some(GivenPort::Name(name.as_str().into()))
         }
         (Some(IntOrString::Int(first)), end) => {
             let Some(first) = number(*first) else {
@@ -254,8 +254,8 @@ fn convert_port(port: &NetworkPolicyPort, path: &str, errors: &mut Errors) -> Op
                 return None;
             };
             match end.map(|end| number(end).filter(|end| *end >= first)) {
-                None => Some(PortMatch::Range(first, first)),
-                Some(Some(last)) => Some(PortMatch::Range(first, last)),
+                None => Some(GivenPort::Range(first, first)),
+                Some(Some(last)) => Some(GivenPort::Range(first, last)),
                 Some(None) => {
                     errors.add(end_path, format!("is not from {first} to 65535"));
                     None
@@ -275,13 +275,13 @@ fn is_port_name(name: &str) -> bool {
         && !name.ends_with('-')
 }
 
-fn merge(matches: Vec<PortMatch>) -> Ports {
+fn merge(matches: Vec<GivenPort>) -> Ports {
     let (mut ranges, mut names) = (Vec::new(), Vec::new());
     for port in matches {
         match port {
-            PortMatch::All => return Ports::All,
-            PortMatch::Range(first, last) => ranges.push((first, last)),
-            PortMatch::Name(name) => names.push(name),
+            GivenPort::All => return Ports::All,
+            GivenPort::Range(first, last) => ranges.push((first, last)),
+            GivenPort::Name(name) => names.push(name),
         }
     }
     Ports::Some(PortSet::new(ranges, names))

@@ -16,7 +16,7 @@ use super::atoms::{Atom, Question};
 use super::policies::Revision;
 use super::policy::Policy;
 use super::program::Met;
-use super::table::Step;
+use super::table::{Header, Step};
 use super::workloads::Local;
 use super::{Engine, slot};
 use crate::model::{Class, Direction, Flow, Key, Object, ObjectKey, Traffic, Value, Verdict};
@@ -173,15 +173,22 @@ impl Engine {
     /// and why. That a node reaches its own pods is for those to say who know which addresses are
     /// the node's.
     pub fn explain(&self, flow: &Flow, direction: Direction) -> Side {
-        let (own, peer) = match direction {
-            Direction::Egress => (flow.source, flow.destination),
-            Direction::Ingress => (flow.destination, flow.source),
-        };
+        let (own, peer) = ends(flow, direction);
         let here = self.workloads.holders(own);
         let judgements: Vec<Judgement> =
             here.map(|local| self.judge(local, own, peer, direction, flow)).collect();
         let place = if judgements.is_empty() { self.elsewhere(own) } else { Place::Here };
         Side { place, judgements }
+    }
+
+    /// Whether rules at an end of a flow that could match its first packet ask about its source port.
+    pub fn asks_source_port(&self, flow: &Flow, direction: Direction) -> bool {
+        let (own, peer) = ends(flow, direction);
+        let atoms = self.classes.atoms(self.workloads.addresses.class(peer));
+        let mut programs = self.workloads.holders(own).filter_map(|local| {
+            local.programs[slot(direction)].and_then(|id| self.programs.get(id))
+        });
+        programs.any(|program| program.asks_source(atoms, flow.protocol, flow.destination_port))
     }
 
     /// The pod of the cluster, or of an endpoint here, that has an address of its own.
@@ -214,19 +221,19 @@ impl Engine {
             elements.push(Element::new(key, Some(Value::Class(class))));
         }
         let program = local.programs[slot(direction)].and_then(|id| self.programs.get(id));
-        let (protocol, port) = (flow.protocol, flow.destination_port);
+        let header = Header::of(flow);
         // An endpoint that no delta has been made for yet carries nothing.
         let mut verdict = Verdict::Deny;
         let mut met = Vec::new();
         if let Some(program) = program {
             let traffic;
-            (traffic, verdict) = program.table(class).find(protocol, port);
+            (traffic, verdict) = program.table(class).find(header);
             let class = program.told_apart(class).map(|_| class);
             let key = Key::Policy { direction, index, class, traffic };
             // That everything else is denied needs no element.
             let silent = class.is_none() && traffic == Traffic::Any && verdict == Verdict::Deny;
             elements.push(Element::new(key, (!silent).then_some(Value::Verdict(verdict))));
-            met = program.trace(atoms, protocol, port);
+            met = program.trace(atoms, header);
         }
         let memberships = atoms.iter().filter_map(|atom| self.membership(*atom));
         Judgement {
@@ -327,6 +334,14 @@ impl Engine {
             }
             Question::NamespaceUnknown => "its namespace is not known yet".to_owned(),
         })
+    }
+}
+
+/// The address that is judged, and the other side's.
+fn ends(flow: &Flow, direction: Direction) -> (IpAddr, IpAddr) {
+    match direction {
+        Direction::Egress => (flow.source, flow.destination),
+        Direction::Ingress => (flow.destination, flow.source),
     }
 }
 

@@ -65,6 +65,7 @@ use self::programs::Programs;
 pub use self::report::{AppliedPolicy, Counts, PolicyStanding, Problem};
 use self::services::Services;
 use self::shapes::Bearer;
+use self::table::Header;
 use self::tiers::Tiers;
 use self::workloads::{Local, Workloads};
 use crate::model::{
@@ -198,7 +199,7 @@ impl Engine {
                 let program = local.programs[slot(direction)].and_then(|id| self.programs.get(id));
                 program.is_some_and(|program| {
                     let table = program.table(class);
-                    table.verdict(flow.protocol, flow.destination_port) == Verdict::Allow
+                    table.verdict(Header::of(flow)) == Verdict::Allow
                 })
             })
         };

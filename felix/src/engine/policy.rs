@@ -153,7 +153,7 @@ pub(super) struct Rule {
     pub(super) peers: Peers,
     /// What the endpoint itself must be, if that matters.
     pub(super) own: Option<Own>,
-    /// Protocol and destination port.
+    /// Protocol and ports.
     pub(super) traffic: Traffics,
 }
 
@@ -201,12 +201,22 @@ pub(super) enum Traffics {
     AllBut(Vec<ProtocolPorts>),
 }
 
-/// Destination ports of one protocol.
+/// Ports of one protocol.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct ProtocolPorts {
     /// IP protocol number.
     pub(super) protocol: u8,
-    /// Which of its ports.
+    /// To which ports; for ICMP a port is the type in the high byte and the code in the low one, as
+    /// in [`crate::model::Flow`].
+    pub(super) destination: PortMatch,
+    /// From which ports.
+    pub(super) source: PortMatch,
+}
+
+/// Ports at one end.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct PortMatch {
+    /// Which.
     pub(super) ports: Ports,
     /// And none of these.
     pub(super) except: PortSet,
@@ -217,7 +227,7 @@ pub(super) struct ProtocolPorts {
 pub(super) struct PortSet {
     /// Inclusive, sorted, disjoint, not touching.
     pub(super) ranges: Vec<(u16, u16)>,
-    /// Ports by the name that the destination pod gives them; sorted, without duplicates.
+    /// Ports by the name that the pod at that end gives them; sorted, without duplicates.
     pub(super) names: Vec<Arc<str>>,
 }
 
@@ -240,13 +250,13 @@ impl PortSet {
     }
 }
 
-/// A set of destination ports. For ICMP a port is the type in the high byte and the code in the
-/// low one, as in [`crate::model::Flow`].
-#[derive(Clone, Debug, PartialEq, Eq)]
+/// A set of ports.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) enum Ports {
-    /// The whole protocol.
+    /// All.
+    #[default]
     All,
-    /// Some of its ports.
+    /// These.
     Some(PortSet),
     /// Those that this Service has at the peer, which is the destination.
     OfService(ObjectKey),

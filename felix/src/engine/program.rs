@@ -8,12 +8,12 @@ use std::sync::Arc;
 use rustc_hash::{FxHashMap, FxHashSet};
 use smallvec::SmallVec;
 
-use super::active::{ActivePolicy, ActivePorts, ActiveRule, ActiveTraffic, PortName};
+use super::active::{ActiveMatch, ActivePolicy, ActivePorts, ActiveRule, ActiveTraffic, PortName};
 use super::atoms::{Atom, AtomId, answers};
 use super::classes::Classes;
 use super::policy::Action;
 use super::ranges::{Family, subtract};
-use super::table::{Flattener, Step, Table};
+use super::table::{ALL_PORTS, Flattener, Header, Step, Table};
 use crate::model::{Class, Direction, IfIndex, NamedPort, Verdict};
 
 /// What makes two programs the same.
@@ -231,15 +231,13 @@ impl Program {
 
     /// The lines that match a packet from or to a peer of which this is true, in order, up to the
     /// one that decides.
-    pub(super) fn trace(&self, atoms: &[Atom], protocol: u8, port: u16) -> Vec<Met<'_>> {
+    pub(super) fn trace(&self, atoms: &[Atom], header: Header) -> Vec<Met<'_>> {
         let (mut met, mut from) = (Vec::new(), 0);
         for number in self.candidates(atoms) {
             let line = &self.lines[number as usize];
             let step = match line.rule(self.key.direction) {
                 None => Some(line.step),
-                Some(rule) if self.covers(rule, protocol, port, atoms) => {
-                    step_for(line, rule, atoms)
-                }
+                Some(rule) if self.covers(rule, header, atoms) => step_for(line, rule, atoms),
                 Some(_) => None,
             };
             let Some(step) = step.filter(|_| number >= from) else { continue };
@@ -253,12 +251,34 @@ impl Program {
         met
     }
 
-    /// Whether a rule is about this protocol and port.
-    fn covers(&self, rule: &ActiveRule, protocol: u8, port: u16, signature: &[Atom]) -> bool {
+    /// Whether a rule that can match a packet of this protocol to this port, from or to a peer of
+    /// which this is true, asks about its source port.
+    pub(super) fn asks_source(&self, atoms: &[Atom], protocol: u8, port: u16) -> bool {
+        self.candidates(atoms).into_iter().any(|number| {
+            let line = &self.lines[number as usize];
+            let rule = line.rule(self.key.direction);
+            rule.is_some_and(|rule| {
+                let of = rule.traffic.of.iter().find(|of| of.protocol == protocol);
+                step_for(line, rule, atoms).is_some()
+                    && of.is_some_and(|of| {
+                        of.source.asks() && self.has(&of.destination, protocol, port, atoms)
+                    })
+            })
+        })
+    }
+
+    /// Whether a rule is about a packet of this protocol and these ports.
+    fn covers(&self, rule: &ActiveRule, header: Header, signature: &[Atom]) -> bool {
+        let Header { protocol, source, port } = header;
         let Some(of) = rule.traffic.of.iter().find(|of| of.protocol == protocol) else {
             return rule.traffic.others;
         };
-        match self.ranges(of, signature) {
+        self.has(&of.destination, protocol, port, signature)
+            && self.has(&of.source, protocol, source, signature)
+    }
+
+    fn has(&self, of: &ActiveMatch, protocol: u8, port: u16, signature: &[Atom]) -> bool {
+        match self.ranges(of, protocol, signature) {
             None => true,
             Some(ranges) => ranges.iter().any(|(first, last)| (*first..=*last).contains(&port)),
         }
@@ -272,23 +292,34 @@ impl Program {
         traffic: &ActiveTraffic,
         signature: &[Atom],
     ) {
-        match self.ranges(traffic, signature) {
-            None => flattener.protocol(number, step, traffic.protocol),
-            Some(ranges) => {
-                for range in ranges {
-                    flattener.ports(number, step, traffic.protocol, range);
+        let protocol = traffic.protocol;
+        let all = || vec![ALL_PORTS];
+        let ranges = |of: &ActiveMatch| self.ranges(of, protocol, signature);
+        match (ranges(&traffic.destination), ranges(&traffic.source)) {
+            (None, None) => flattener.protocol(number, step, protocol),
+            (ports, sources) => {
+                let ports = ports.unwrap_or_else(all);
+                for source in sources.unwrap_or_else(all) {
+                    for range in &ports {
+                        flattener.ports(number, step, protocol, *range, source);
+                    }
                 }
             }
         }
     }
 
-    /// The ports meant, which may overlap; None is the whole protocol.
-    fn ranges(&self, traffic: &ActiveTraffic, signature: &[Atom]) -> Option<Vec<(u16, u16)>> {
-        let resolve = |ports: &ActivePorts| self.resolve(ports, traffic.protocol, signature);
-        let except = resolve(&traffic.except);
-        let ports = match &traffic.ports {
+    /// The ports meant, which may overlap; None is all.
+    fn ranges(
+        &self,
+        of: &ActiveMatch,
+        protocol: u8,
+        signature: &[Atom],
+    ) -> Option<Vec<(u16, u16)>> {
+        let resolve = |ports: &ActivePorts| self.resolve(ports, protocol, signature);
+        let except = resolve(&of.except);
+        let ports = match &of.ports {
             None if except.is_empty() => return None,
-            None => vec![(0, u16::MAX)],
+            None => vec![ALL_PORTS],
             Some(ports) => resolve(ports),
         };
         Some(subtract(&ports, &except))

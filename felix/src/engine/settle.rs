@@ -124,10 +124,7 @@ impl Engine {
                 .iter()
                 .filter_map(|revision| self.policies.active(*revision).cloned())
                 .collect();
-            let ports = match direction {
-                Direction::Ingress => self.own_ports(local, &policies),
-                Direction::Egress => Vec::new(),
-            };
+            let ports = self.own_ports(local, &policies, direction);
             let own = self.own_truths(local, &policies, direction).into();
             let key =
                 ProgramKey { direction, policies: revisions.into(), ports: ports.into(), own };
@@ -154,9 +151,14 @@ impl Engine {
     }
 
     /// The named ports of an endpoint, as far as its policies ask for them. Sorted.
-    fn own_ports(&self, local: &Local, policies: &[Arc<ActivePolicy>]) -> Vec<NamedPort> {
+    fn own_ports(
+        &self,
+        local: &Local,
+        policies: &[Arc<ActivePolicy>],
+        direction: Direction,
+    ) -> Vec<NamedPort> {
         let names: BTreeSet<(u8, &Arc<str>)> =
-            policies.iter().flat_map(|policy| policy.own_port_names()).collect();
+            policies.iter().flat_map(|policy| policy.own_port_names(direction)).collect();
         if names.is_empty() {
             return Vec::new();
         }

@@ -1,18 +1,39 @@
 //! Flattening: an ordered list of rules with allow, deny and pass becomes one final verdict for
-//! each protocol and port, and that becomes the fewest map elements the kernel's lookup order
+//! each protocol and its ports, and that becomes the fewest map elements the kernel's lookup order
 //! allows.
 
 use std::collections::BTreeMap;
 
 use smallvec::SmallVec;
 
-use crate::model::{Traffic, Verdict};
+use crate::model::{Flow, Traffic, Verdict};
 
 /// Ranges of up to this many ports become one element a port: a hash lookup, and cheap to change.
 /// The kernel's range maps (pipapo) are neither.
 const EXPANDED_PORTS: u32 = 64;
 /// What one range costs beside single ports when choosing what to spell out.
 const RANGE_COST: u32 = EXPANDED_PORTS + 1;
+
+/// Every port there is.
+pub(super) const ALL_PORTS: (u16, u16) = (0, u16::MAX);
+
+/// What a verdict depends on besides the peer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Header {
+    /// IP protocol number.
+    pub(super) protocol: u8,
+    /// The source port, if the protocol has one.
+    pub(super) source: u16,
+    /// As in [`crate::model::Flow`].
+    pub(super) port: u16,
+}
+
+impl Header {
+    /// Of a flow's first packet.
+    pub(super) fn of(flow: &Flow) -> Self {
+        Self { protocol: flow.protocol, source: flow.source_port, port: flow.destination_port }
+    }
+}
 
 /// The final verdict on every packet to or from peers of one class, in the shape of the kernel's
 /// maps. Equal tables mean equal verdicts and the other way round.
@@ -26,8 +47,8 @@ pub(super) struct Table {
 
 impl Table {
     /// The verdict that the kernel finds.
-    pub(super) fn verdict(&self, protocol: u8, port: u16) -> Verdict {
-        self.find(protocol, port).1
+    pub(super) fn verdict(&self, header: Header) -> Verdict {
+        self.find(header).1
     }
 
     /// What differs from the rest, in key order.
@@ -36,7 +57,8 @@ impl Table {
     }
 
     /// The element that the kernel finds: by port, then range, then protocol, then the rest.
-    pub(super) fn find(&self, protocol: u8, port: u16) -> (Traffic, Verdict) {
+    pub(super) fn find(&self, header: Header) -> (Traffic, Verdict) {
+        let Header { protocol, source, port } = header;
         let exact = |traffic| {
             let at = self.entries.binary_search_by_key(&traffic, |entry| entry.0).ok()?;
             Some(self.entries[at])
@@ -52,9 +74,23 @@ impl Table {
                 _ => None,
             }
         };
+        let pair = || {
+            let from = Traffic::Pairs(protocol, (0, 0), (0, 0));
+            let from = self.entries.partition_point(|entry| entry.0 < from);
+            let pairs = self.entries[from..].iter().map_while(|entry| match entry.0 {
+                Traffic::Pairs(of, ports, sources) if of == protocol => {
+                    Some((entry, ports, sources))
+                }
+                _ => None,
+            });
+            let mut has = pairs.filter(|(_, ports, sources)| {
+                (ports.0..=ports.1).contains(&port) && (sources.0..=sources.1).contains(&source)
+            });
+            has.next().map(|(entry, ..)| *entry)
+        };
         let by_port = || {
             if has_ports(protocol) {
-                exact(Traffic::Port(protocol, port)).or_else(range)
+                exact(Traffic::Port(protocol, port)).or_else(range).or_else(pair)
             } else {
                 None
             }
@@ -121,13 +157,15 @@ impl State {
     }
 }
 
-/// Inclusive port ranges that cover 0 to 65535 in order.
+/// Inclusive ranges of destination ports that cover 0 to 65535 in order.
 type Segments = SmallVec<[(u16, u16, State); 4]>;
+/// The same of source ports, each with what is known of packets from there.
+type Bands = SmallVec<[((u16, u16), Segments); 1]>;
 
 /// Builds a [`Table`] from rules given in their order.
 #[derive(Debug)]
 pub(super) struct Flattener {
-    protocols: BTreeMap<u8, Segments>,
+    protocols: BTreeMap<u8, Bands>,
     /// Of the protocols that no rule has named.
     other: State,
 }
@@ -147,12 +185,12 @@ impl Flattener {
     pub(super) fn all_but(&mut self, rule: u32, step: Step, except: &[u8]) -> bool {
         for protocol in except {
             // What is left out goes on with what is known of it so far.
-            self.segments(*protocol);
+            self.bands(*protocol);
         }
         self.other.step(rule, step);
         let mut open = matches!(self.other, State::Open { .. });
-        for (protocol, segments) in &mut self.protocols {
-            for (_, _, state) in segments {
+        for (protocol, bands) in &mut self.protocols {
+            for (_, _, state) in bands.iter_mut().flat_map(|(_, segments)| segments) {
                 if !except.contains(protocol) {
                     state.step(rule, step);
                 }
@@ -164,64 +202,136 @@ impl Flattener {
 
     /// Applies rule number `rule` to a whole protocol.
     pub(super) fn protocol(&mut self, rule: u32, step: Step, protocol: u8) {
-        for (_, _, state) in self.segments(protocol) {
+        for (_, _, state) in self.bands(protocol).iter_mut().flat_map(|(_, segments)| segments) {
             state.step(rule, step);
         }
     }
 
-    /// Applies rule number `rule` to an inclusive range of ports of a protocol.
-    pub(super) fn ports(&mut self, rule: u32, step: Step, protocol: u8, ports: (u16, u16)) {
-        let segments = self.segments(protocol);
-        let mut cut = Segments::new();
-        for &(first, last, state) in segments.iter() {
-            let (low, high) = (first.max(ports.0), last.min(ports.1));
-            let mut inside = state;
-            inside.step(rule, step);
-            if low > high || inside == state {
-                cut.push((first, last, state));
-                continue;
-            }
-            if first < low {
-                cut.push((first, low - 1, state));
-            }
-            cut.push((low, high, inside));
-            if high < last {
-                cut.push((high + 1, last, state));
+    /// Applies rule number `rule` to what goes to one inclusive range of ports of a protocol from
+    /// another.
+    pub(super) fn ports(
+        &mut self,
+        rule: u32,
+        step: Step,
+        protocol: u8,
+        ports: (u16, u16),
+        sources: (u16, u16),
+    ) {
+        let bands = self.bands(protocol);
+        if sources != ALL_PORTS {
+            cut_bands(bands, sources);
+        }
+        for (band, segments) in bands {
+            if sources.0 <= band.0 && band.1 <= sources.1 {
+                apply(segments, rule, step, ports);
             }
         }
-        *segments = cut;
     }
 
-    fn segments(&mut self, protocol: u8) -> &mut Segments {
+    fn bands(&mut self, protocol: u8) -> &mut Bands {
         let other = self.other;
-        self.protocols
-            .entry(protocol)
-            .or_insert_with(|| [(0, u16::MAX, other)].into_iter().collect())
+        self.protocols.entry(protocol).or_insert_with(|| {
+            let all = [(ALL_PORTS.0, ALL_PORTS.1, other)].into_iter().collect();
+            [(ALL_PORTS, all)].into_iter().collect()
+        })
     }
 
     /// The result.
     pub(super) fn finish(self) -> Table {
         let any = self.other.verdict();
         let mut entries = Vec::new();
-        for (protocol, segments) in self.protocols {
-            spell_out(protocol, &merge(&segments), any, &mut entries);
+        for (protocol, bands) in self.protocols {
+            spell_out(protocol, &ends(&bands), any, &mut entries);
         }
         entries.sort_unstable_by_key(|entry| entry.0);
         Table { entries: entries.into(), any }
     }
 }
 
-/// Joins neighbours with the same verdict.
-fn merge(segments: &[(u16, u16, State)]) -> SmallVec<[(u16, u16, Verdict); 4]> {
-    let mut merged: SmallVec<[(u16, u16, Verdict); 4]> = SmallVec::new();
-    for (first, last, state) in segments {
-        let verdict = state.verdict();
-        match merged.last_mut() {
-            Some(before) if before.2 == verdict => before.1 = *last,
-            _ => merged.push((*first, *last, verdict)),
+/// Has bands begin and end where these source ports do.
+fn cut_bands(bands: &mut Bands, sources: (u16, u16)) {
+    let mut cut = Bands::new();
+    for (band, segments) in bands.drain(..) {
+        let (low, high) = (band.0.max(sources.0), band.1.min(sources.1));
+        if low > high {
+            cut.push((band, segments));
+            continue;
+        }
+        if band.0 < low {
+            cut.push(((band.0, low - 1), segments.clone()));
+        }
+        if high < band.1 {
+            cut.push(((low, high), segments.clone()));
+            cut.push(((high + 1, band.1), segments));
+        } else {
+            cut.push(((low, high), segments));
         }
     }
-    merged
+    *bands = cut;
+}
+
+/// Applies a rule to an inclusive range of destination ports.
+fn apply(segments: &mut Segments, rule: u32, step: Step, ports: (u16, u16)) {
+    let mut cut = Segments::new();
+    for &(first, last, state) in segments.iter() {
+        let (low, high) = (first.max(ports.0), last.min(ports.1));
+        let mut inside = state;
+        inside.step(rule, step);
+        if low > high || inside == state {
+            cut.push((first, last, state));
+            continue;
+        }
+        if first < low {
+            cut.push((first, low - 1, state));
+        }
+        cut.push((low, high, inside));
+        if high < last {
+            cut.push((high + 1, last, state));
+        }
+    }
+    *segments = cut;
+}
+
+/// What becomes of packets to some ports.
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum End {
+    /// The same wherever they come from.
+    Same(Verdict),
+    /// That depends on the source port: ranges that cover all in order, neighbours with different
+    /// verdicts.
+    BySource(Vec<((u16, u16), Verdict)>),
+}
+
+/// Ranges of destination ports that cover all in order, neighbours with different ends. It depends
+/// on the verdicts alone, not on how the bands were cut.
+fn ends(bands: &Bands) -> Vec<(u16, u16, End)> {
+    let mut starts: Vec<u16> =
+        bands.iter().flat_map(|(_, segments)| segments.iter().map(|segment| segment.0)).collect();
+    starts.sort_unstable();
+    starts.dedup();
+    let mut ends: Vec<(u16, u16, End)> = Vec::new();
+    for (number, first) in starts.iter().enumerate() {
+        let last = starts.get(number + 1).map_or(u16::MAX, |next| next - 1);
+        let mut by_source: Vec<((u16, u16), Verdict)> = Vec::new();
+        for (band, segments) in bands {
+            // Segments cover every port: there is one that does not end before this.
+            let at = segments.partition_point(|segment| segment.1 < *first);
+            let verdict = segments.get(at).map_or(Verdict::Deny, |segment| segment.2.verdict());
+            match by_source.last_mut() {
+                Some(before) if before.1 == verdict => before.0.1 = band.1,
+                _ => by_source.push((*band, verdict)),
+            }
+        }
+        let end = match *by_source {
+            [(_, verdict)] => End::Same(verdict),
+            _ => End::BySource(by_source),
+        };
+        match ends.last_mut() {
+            Some(before) if before.2 == end => before.1 = last,
+            _ => ends.push((*first, last, end)),
+        }
+    }
+    ends
 }
 
 /// Appends the elements of one protocol: one verdict for the protocol, left out if it is that of
@@ -229,16 +339,21 @@ fn merge(segments: &[(u16, u16, State)]) -> SmallVec<[(u16, u16, Verdict); 4]> {
 /// spell out, deny if it is the same.
 fn spell_out(
     protocol: u8,
-    segments: &[(u16, u16, Verdict)],
+    ends: &[(u16, u16, End)],
     any: Verdict,
     entries: &mut Vec<(Traffic, Verdict)>,
 ) {
     let size = |first: u16, last: u16| u32::from(last) - u32::from(first) + 1;
     let cost = |base: Verdict| {
-        let ports: u32 = segments
+        let ports: u32 = ends
             .iter()
-            .filter(|segment| segment.2 != base)
-            .map(|(first, last, _)| size(*first, *last).min(RANGE_COST))
+            .map(|(first, last, end)| match end {
+                End::Same(verdict) if *verdict == base => 0,
+                End::Same(_) => size(*first, *last).min(RANGE_COST),
+                End::BySource(ranges) => {
+                    ranges.iter().filter(|range| range.1 != base).map(|_| RANGE_COST).sum()
+                }
+            })
             .sum();
         ports + u32::from(base != any)
     };
@@ -247,134 +362,24 @@ fn spell_out(
     if base != any {
         entries.push((Traffic::Protocol(protocol), base));
     }
-    for &(first, last, verdict) in segments.iter().filter(|segment| segment.2 != base) {
-        if size(first, last) <= EXPANDED_PORTS {
-            entries.extend((first..=last).map(|port| (Traffic::Port(protocol, port), verdict)));
-        } else {
-            entries.push((Traffic::Ports(protocol, first, last), verdict));
+    for (first, last, end) in ends {
+        let (first, last) = (*first, *last);
+        match end {
+            End::Same(verdict) if *verdict == base => {}
+            End::Same(verdict) if size(first, last) <= EXPANDED_PORTS => {
+                let ports = (first..=last).map(|port| Traffic::Port(protocol, port));
+                entries.extend(ports.map(|port| (port, *verdict)));
+            }
+            End::Same(verdict) => entries.push((Traffic::Ports(protocol, first, last), *verdict)),
+            End::BySource(ranges) => {
+                let ranges = ranges.iter().filter(|range| range.1 != base);
+                entries.extend(ranges.map(|(sources, verdict)| {
+                    (Traffic::Pairs(protocol, (first, last), *sources), *verdict)
+                }));
+            }
         }
     }
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    const ALLOW: Step = Step::Decide(Verdict::Allow);
-    const DENY: Step = Step::Decide(Verdict::Deny);
-
-    #[test]
-    fn one_port_is_one_element() {
-        let mut rules = Flattener::new();
-        rules.ports(0, ALLOW, 6, (80, 80));
-        let table = rules.finish();
-        let elements: Vec<_> = table.default_elements().collect();
-        assert_eq!(elements, [(Traffic::Port(6, 80), Verdict::Allow)]);
-    }
-
-    #[test]
-    fn ranges_are_expanded_up_to_64_ports() {
-        let mut rules = Flattener::new();
-        rules.ports(0, ALLOW, 6, (100, 163));
-        assert_eq!(rules.finish().default_elements().count(), 64);
-        let mut rules = Flattener::new();
-        rules.ports(0, ALLOW, 6, (100, 164));
-        let elements: Vec<_> = rules.finish().default_elements().collect();
-        assert_eq!(elements, [(Traffic::Ports(6, 100, 164), Verdict::Allow)]);
-    }
-
-    #[test]
-    fn all_but_one_port_is_two_elements() {
-        let mut rules = Flattener::new();
-        rules.ports(0, DENY, 17, (53, 53));
-        rules.protocol(1, ALLOW, 17);
-        let elements: Vec<_> = rules.finish().class_elements().collect();
-        assert_eq!(
-            elements,
-            [
-                (Traffic::Port(17, 53), Verdict::Deny),
-                (Traffic::Protocol(17), Verdict::Allow),
-                (Traffic::Any, Verdict::Deny)
-            ]
-        );
-    }
-
-    #[test]
-    fn a_type_of_icmp_is_a_range_of_codes() {
-        let mut rules = Flattener::new();
-        rules.ports(0, DENY, 1, (0x0803, 0x0803));
-        rules.ports(1, ALLOW, 1, (0x0800, 0x08ff));
-        rules.ports(2, ALLOW, 58, (0x8000, 0x8000));
-        let table = rules.finish();
-        let elements: Vec<_> = table.default_elements().collect();
-        let mut wanted: Vec<_> =
-            [0x0800, 0x0801, 0x0802].map(|n| (Traffic::Port(1, n), Verdict::Allow)).into();
-        wanted.push((Traffic::Port(58, 0x8000), Verdict::Allow));
-        wanted.push((Traffic::Ports(1, 0x0804, 0x08ff), Verdict::Allow));
-        assert_eq!(elements, wanted);
-        for (protocol, number, verdict) in [
-            (1, 0x0800, Verdict::Allow),
-            (1, 0x0803, Verdict::Deny),
-            (1, 0x08ff, Verdict::Allow),
-            (1, 0x0900, Verdict::Deny),
-            (58, 0x8000, Verdict::Allow),
-            (58, 0x8001, Verdict::Deny),
-        ] {
-            assert_eq!(table.verdict(protocol, number), verdict, "{protocol} {number:#06x}");
-        }
-    }
-
-    #[test]
-    fn a_protocol_that_ends_like_the_rest_needs_no_element() {
-        let mut rules = Flattener::new();
-        rules.ports(0, ALLOW, 6, (80, 80));
-        assert!(rules.all_traffic(1, ALLOW));
-        let elements: Vec<_> = rules.finish().default_elements().collect();
-        assert_eq!(elements, [(Traffic::Any, Verdict::Allow)]);
-    }
-
-    #[test]
-    fn pass_skips_the_rest_of_its_tier() {
-        let mut rules = Flattener::new();
-        rules.ports(0, Step::SkipTo(2), 6, (80, 80));
-        assert!(!rules.all_traffic(1, Step::SkipTo(2)));
-        rules.ports(2, ALLOW, 6, (80, 81));
-        rules.all_traffic(3, DENY);
-        let table = rules.finish();
-        assert_eq!(table.verdict(6, 80), Verdict::Allow);
-        assert_eq!(table.verdict(6, 81), Verdict::Allow);
-        assert_eq!(table.verdict(6, 82), Verdict::Deny);
-        assert_eq!(table.verdict(1, 80), Verdict::Deny);
-
-        let mut rules = Flattener::new();
-        rules.ports(0, Step::SkipTo(2), 6, (80, 80));
-        rules.all_traffic(1, DENY);
-        rules.all_traffic(2, ALLOW);
-        let table = rules.finish();
-        assert_eq!(table.verdict(6, 80), Verdict::Allow);
-        assert_eq!(table.verdict(6, 81), Verdict::Deny);
-    }
-
-    #[test]
-    fn lookup_finds_the_edges_of_ranges() {
-        let mut rules = Flattener::new();
-        rules.ports(0, ALLOW, 6, (0, 1000));
-        rules.ports(1, ALLOW, 6, (2000, 65535));
-        rules.ports(2, ALLOW, 132, (5, 500));
-        rules.all_traffic(3, DENY);
-        let table = rules.finish();
-        for (protocol, port, verdict) in [
-            (6, 0, Verdict::Allow),
-            (6, 1000, Verdict::Allow),
-            (6, 1001, Verdict::Deny),
-            (6, 1999, Verdict::Deny),
-            (6, 2000, Verdict::Allow),
-            (6, 65535, Verdict::Allow),
-            (132, 4, Verdict::Deny),
-            (132, 500, Verdict::Allow),
-            (17, 80, Verdict::Deny),
-        ] {
-            assert_eq!(table.verdict(protocol, port), verdict, "{protocol} {port}");
-        }
-    }
-}
+mod tests;

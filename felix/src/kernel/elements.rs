@@ -12,8 +12,11 @@ use smallvec::SmallVec;
 use super::layout::DENY;
 use crate::model::{Class, Direction, Key, Traffic, Value, Verdict};
 
-/// The longest key: an IPv6 address and an interface index, or four words.
+/// The longest key: an IPv6 address and an interface index, or five words.
 type Bytes = SmallVec<[u8; 24]>;
+
+/// Source ports of a range of destination ports that is the same from wherever it is reached.
+const ALL_PORTS: (u16, u16) = (0, u16::MAX);
 
 /// A key as the kernel has it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -131,7 +134,7 @@ pub(super) fn set_of(key: &Key) -> &'static str {
             };
             let kind = match traffic {
                 Traffic::Port(..) => 0,
-                Traffic::Ports(..) => 1,
+                Traffic::Ports(..) | Traffic::Pairs(..) => 1,
                 Traffic::Protocol(_) => 2,
                 Traffic::Any => 3,
             };
@@ -192,6 +195,14 @@ pub(super) fn check(key: &Key, value: &Value) -> Result<(), &'static str> {
         Key::Policy { traffic: Traffic::Ports(_, first, last), .. } if first > last => {
             return Err("not a range");
         }
+        Key::Policy { traffic: Traffic::Pairs(_, ports, sources), .. } => {
+            if ports.0 > ports.1 || sources.0 > sources.1 {
+                return Err("not a range");
+            }
+            if *sources == ALL_PORTS {
+                return Err("a range of destination ports only");
+            }
+        }
         _ => {}
     }
     let fits = match key {
@@ -200,6 +211,29 @@ pub(super) fn check(key: &Key, value: &Value) -> Result<(), &'static str> {
         _ => matches!(value, Value::Member),
     };
     if fits { Ok(()) } else { Err("a value of another kind") }
+}
+
+/// A key goes on with a protocol and ports.
+fn with_ports(bytes: &Bytes, protocol: u8, ports: &[u16]) -> Bytes {
+    let mut bytes = bytes.clone();
+    bytes.extend_from_slice(&[protocol, 0, 0, 0]);
+    for port in ports {
+        bytes.extend_from_slice(&port.to_be_bytes());
+        bytes.extend_from_slice(&[0, 0]);
+    }
+    bytes
+}
+
+/// Destination ports and source ports, in the maps of ranges.
+fn pair(
+    set: &'static str,
+    bytes: &Bytes,
+    protocol: u8,
+    ports: (u16, u16),
+    sources: (u16, u16),
+) -> Encoded {
+    let end = End::Inclusive(with_ports(bytes, protocol, &[ports.1, sources.1]));
+    Encoded { set, key: with_ports(bytes, protocol, &[ports.0, sources.0]), end }
 }
 
 /// The element that a key is.
@@ -218,28 +252,22 @@ pub(super) fn encode(key: &Key) -> Encoded {
         Key::ClassRange(first, last) => range(set, first, last),
         Key::Masquerade(net) | Key::Pool(net) => range(set, net.network(), net.broadcast()),
         Key::Policy { index, class, traffic, .. } => {
-            let network_order = matches!(traffic, Traffic::Ports(..));
+            let network_order = matches!(traffic, Traffic::Ports(..) | Traffic::Pairs(..));
             let number = |n: u32| if network_order { n.to_be_bytes() } else { n.to_ne_bytes() };
             let mut bytes = Bytes::from_slice(&number(index));
             if let Some(Class(class)) = class {
                 bytes.extend_from_slice(&number(class));
             }
-            let with_port = |bytes: &Bytes, protocol: u8, port: u16| {
-                let mut bytes = bytes.clone();
-                bytes.extend_from_slice(&[protocol, 0, 0, 0]);
-                bytes.extend_from_slice(&port.to_be_bytes());
-                bytes.extend_from_slice(&[0, 0]);
-                bytes
-            };
             match traffic {
                 Traffic::Port(protocol, port) => {
-                    Encoded { set, key: with_port(&bytes, protocol, port), end: End::None }
+                    Encoded { set, key: with_ports(&bytes, protocol, &[port]), end: End::None }
                 }
-                Traffic::Ports(protocol, first, last) => Encoded {
-                    set,
-                    key: with_port(&bytes, protocol, first),
-                    end: End::Inclusive(with_port(&bytes, protocol, last)),
-                },
+                Traffic::Ports(protocol, first, last) => {
+                    pair(set, &bytes, protocol, (first, last), ALL_PORTS)
+                }
+                Traffic::Pairs(protocol, ports, sources) => {
+                    pair(set, &bytes, protocol, ports, sources)
+                }
                 Traffic::Protocol(protocol) => {
                     bytes.extend_from_slice(&[protocol, 0, 0, 0]);
                     Encoded { set, key: bytes, end: End::None }
@@ -420,9 +448,13 @@ fn decode_key(set: &str, element: &Raw) -> Option<Key> {
             if traffic == 0 {
                 Traffic::Port(protocol, first)
             } else {
+                let source = port(words.next()?);
                 let end = element.key_end.as_deref()?;
-                let last = port(end.last_chunk::<4>().copied()?);
-                Traffic::Ports(protocol, first, last)
+                let [.., last, end] = end.as_chunks::<4>().0 else { return None };
+                match (source, port(*end)) {
+                    ALL_PORTS => Traffic::Ports(protocol, first, port(*last)),
+                    sources => Traffic::Pairs(protocol, (first, port(*last)), sources),
+                }
             }
         }
         2 => Traffic::Protocol(words.next()?[0]),

@@ -150,11 +150,16 @@ fn tracked(entry: Entry) -> TrackedFlow {
         (Layer4::Icmp { kind, code, .. }, _) => u16::from_be_bytes([kind, code]),
         (Layer4::None, _) => 0,
     };
+    let source_port = match entry.original.layer4 {
+        Layer4::Ports { source, .. } => source,
+        Layer4::Icmp { .. } | Layer4::None => 0,
+    };
     TrackedFlow {
         flow: Flow {
             protocol: entry.original.protocol,
             source: entry.original.source,
             destination: entry.reply.source,
+            source_port,
             destination_port,
         },
         denied: entry.mark & DENIED != 0,

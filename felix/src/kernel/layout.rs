@@ -113,13 +113,15 @@ pub(super) fn sets() -> Vec<Set> {
         };
         let classed = [IfaceIndex, Mark, InetProto, InetService];
         let any = [IfaceIndex, InetProto, InetService];
+        // Of ranges the source port is part of the key, all ports where it does not matter.
+        let pairs = |key: &[DataType]| [key, &[InetService]].concat();
         sets.extend([
             map("", &classed),
-            map("_range", &classed).ranges(),
+            map("_range", &pairs(&classed)).ranges(),
             map("_proto", &classed[..3]),
             map("_any", &classed[..2]),
             map("_dport", &any),
-            map("_drange", &any).ranges(),
+            map("_drange", &pairs(&any)).ranges(),
             map("_dproto", &any[..2]),
             map("_dfl", &any[..1]),
         ]);
@@ -232,27 +234,30 @@ fn policy(direction: Direction) -> [Chain; 3] {
     let (classed, any) = ([index, Field::Mark, Field::L4Proto], [index, Field::L4Proto]);
     let deny = || Rule::new().verdict(Verdict::Goto(DENY));
 
-    let with_number = |name: &str, number: Field| {
+    // What is looked for among ports, and beside it among ranges of them.
+    let with_number = |name: &str, number: Field, other: Field| {
         let (with_class, without) =
             ([&classed[..], &[number]].concat(), [&any[..], &[number]].concat());
+        let pair = |key: &[Field]| [key, &[other]].concat();
         plain(
             name,
             [
                 Rule::new().vmap(&with_class, &map("")),
-                Rule::new().vmap_ranges(&with_class, &map("_range")),
+                Rule::new().vmap_ranges(&pair(&with_class), &map("_range")),
                 Rule::new().vmap(&classed, &map("_proto")),
                 Rule::new().vmap(&classed[..2], &map("_any")),
                 Rule::new().vmap(&without, &map("_dport")),
-                Rule::new().vmap_ranges(&without, &map("_drange")),
+                Rule::new().vmap_ranges(&pair(&without), &map("_drange")),
                 Rule::new().vmap(&any, &map("_dproto")),
                 Rule::new().vmap(&any[..1], &map("_dfl")),
                 deny(),
             ],
         )
     };
-    let with_ports = with_number(&ports, Field::DestinationPort);
-    // Where other protocols have their source port, ICMP has its type and its code.
-    let with_types = with_number(&icmp, Field::SourcePort);
+    let with_ports = with_number(&ports, Field::DestinationPort, Field::SourcePort);
+    // Where other protocols have their source port, ICMP has its type and its code; in the other
+    // port's place it has its checksum, of which no range asks anything.
+    let with_types = with_number(&icmp, Field::SourcePort, Field::DestinationPort);
     let first = plain(
         name,
         [

@@ -122,7 +122,7 @@ const ACTED_ON: &[(&str, &[&str])] = &[
 ];
 
 /// What a rule of a policy may say that is not acted on, as a path in the rule.
-const NOT_IN_RULES: [&str; 3] = ["http", "source.ports", "source.notPorts"];
+const NOT_IN_RULES: [&str; 1] = ["http"];
 
 /// What the rules of a policy say that is not acted on, as in `spec.ingress[2].http`: a policy that
 /// says any of it denies what it is about. `action` is named where a rule is to log. Empty for an

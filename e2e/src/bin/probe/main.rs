@@ -14,7 +14,7 @@ use std::time::Duration;
 
 use clap::{Parser, Subcommand};
 
-use self::target::Target;
+use self::target::{Asked, Target};
 
 #[derive(Parser)]
 #[command(name = "probe", version, about)]
@@ -34,9 +34,9 @@ enum Command {
     },
     /// Ask each target once, all at the same time; fails if one did not answer
     Connect {
-        /// tcp://ADDRESS:PORT, udp://ADDRESS:PORT or icmp://ADDRESS
+        /// tcp://ADDRESS:PORT, udp://ADDRESS:PORT or icmp://ADDRESS; TARGET#PORT is asked from that port
         #[arg(required = true)]
-        targets: Vec<Target>,
+        targets: Vec<Asked>,
         /// How long to wait for an answer, in milliseconds
         #[arg(long, default_value_t = 1000)]
         timeout: u64,

@@ -250,3 +250,73 @@ pub(super) fn services(lab: &mut Lab) -> BoxFuture<'_, Result<()>> {
     }
     .boxed()
 }
+
+/// Packets are told apart by the port that they come from, new ones and those of flows.
+pub(super) fn source_ports(lab: &mut Lab) -> BoxFuture<'_, Result<()>> {
+    async move {
+        let view = lab.view();
+        let mut scope = Scope::new(view, "policy-source").await?;
+        let [api, near, far, other] = pods(&mut scope).await?;
+        let from = |protocol: &str, port: u16| -> Vec<String> {
+            let targets = pod_targets(&api, protocol, PORT).into_iter();
+            targets.map(|target| format!("{target}#{port}")).collect()
+        };
+        let (right, wrong) = (from("udp", 5353), from("udp", 5354));
+        let (right_tcp, wrong_tcp) = (from("tcp", 1023), from("tcp", 1024));
+        let all = [&right[..], &wrong, &right_tcp, &wrong_tcp].concat();
+        for client in [&near, &far] {
+            expect_answers(view, client, &all).await?;
+        }
+
+        let rules = json!([
+            { "action": "Allow", "protocol": "UDP", "source": { "ports": [5353] } },
+            { "action": "Allow", "protocol": "TCP", "source": { "notPorts": ["1024:65535"] },
+              "destination": { "ports": [PORT] } },
+        ]);
+        scope.apply(policy("in", "app == 'api'", "ingress", rules)).await?;
+        within_a_second(view, &far, &[&wrong[..], &wrong_tcp].concat(), false).await?;
+        for client in [&near, &far, &other] {
+            expect_silence(view, &view.netns_of_pod(client), &wrong).await?;
+            expect_silence(view, &view.netns_of_pod(client), &wrong_tcp).await?;
+            expect_answers(view, client, &[&right[..], &right_tcp].concat()).await?;
+        }
+
+        // An explanation has to be told the port.
+        let of = |pod: &Pod| format!("{}/{}", scope.name, name(pod));
+        let (source, to, port) = (of(&near), of(&api), PORT.to_string());
+        let ask = ["explain", &source, &to, "udp", &port];
+        let refused = view.felix("node1", &ask, b"").await;
+        let refused = refused.err().context("it was answered without a source port")?;
+        ensure!(format!("{refused:#}").contains("--source-port"), "{refused:#}");
+        for (number, verdict) in [("5353", "allow"), ("5354", "deny")] {
+            let words = [&ask[..], &["--source-port", number]].concat();
+            let answer = view.felix("node1", &words, b"").await?;
+            let judgement = &answer["flows"][0]["ingress"]["judgements"][0];
+            ensure!(judgement["verdict"] == verdict, "{number}: {answer}");
+            for element in judgement["elements"].as_array().context("no elements")? {
+                ensure!(element["agrees"] == true, "the kernel has something else: {element}");
+            }
+        }
+
+        // What was let through is cut, what was cut goes on.
+        let turned = json!([
+            { "action": "Deny", "protocol": "UDP", "source": { "ports": [5353] } },
+            { "action": "Allow" },
+        ]);
+        scope.apply(policy("in", "app == 'api'", "ingress", turned)).await?;
+        within_a_second(view, &far, &right, false).await?;
+        within_a_second(view, &far, &[&wrong[..], &wrong_tcp].concat(), true).await?;
+
+        // Of what leaves, too.
+        let out = json!([
+            { "action": "Deny", "protocol": "UDP", "source": { "ports": ["5000:5354"] } },
+            { "action": "Allow" },
+        ]);
+        scope.apply(policy("out", "role == 'frontend'", "egress", out)).await?;
+        within_a_second(view, &far, &wrong, false).await?;
+        expect_answers(view, &other, &wrong).await?;
+        expect_answers(view, &far, &from("udp", 5355)).await?;
+        scope.end().await
+    }
+    .boxed()
+}

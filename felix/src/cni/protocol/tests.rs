@@ -18,7 +18,9 @@ fn add() -> Request {
 fn explain() -> Request {
     let (source, destination) = ("shop/web".to_owned(), "10.0.0.1".to_owned());
     let with = Some("kind: Tier".to_owned());
-    Request::Explain(Box::new(Question { source, destination, protocol: 6, port: 80, with }))
+    let source_port = with.as_ref().map(|_| 5353);
+    let question = Question { source, destination, protocol: 6, port: 80, source_port, with };
+    Request::Explain(Box::new(question))
 }
 
 #[test]

@@ -6,7 +6,7 @@ use std::net::IpAddr;
 use rustc_hash::FxHashMap;
 use serde::{Deserialize, Serialize};
 
-use super::super::table::{Table, has_ports};
+use super::super::table::{Header, Table, has_ports};
 use super::super::workloads::Local;
 use super::super::{Engine, slot};
 use crate::model::{Class, Direction, ObjectKey, Traffic, Update, Verdict};
@@ -42,6 +42,9 @@ pub struct Example {
     pub protocol: u8,
     /// Destination port; 0 for protocols without.
     pub port: u16,
+    /// Source port, where it makes a difference.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub source_port: Option<u16>,
     /// Now.
     pub now: Verdict,
     /// Then.
@@ -119,16 +122,20 @@ impl Engine {
             differ = true;
             peers += kind.pods;
             if examples.len() < EXAMPLES
-                && let Some((protocol, port)) = witness(a, b)
+                && let Some(header) = witness(a, b)
             {
+                let Header { protocol, source, port } = header;
+                let by_source =
+                    [a, b].iter().any(|table| source_ports(table, protocol).next().is_some());
                 let pod = kind.example.and_then(|address| pods.get(&address));
                 examples.push(Example {
                     peer: kind.example,
                     pod: pod.map(ToString::to_string),
                     protocol,
                     port,
-                    now: a.verdict(protocol, port),
-                    then: b.verdict(protocol, port),
+                    source_port: by_source.then_some(source),
+                    now: a.verdict(header),
+                    then: b.verdict(header),
                 });
             }
         }
@@ -137,14 +144,26 @@ impl Engine {
     }
 }
 
+/// A source port that no rule is likely to ask for: the first of those that are given to clients.
+const EPHEMERAL: u16 = 49152;
+
 /// A packet on which two tables that differ do. What an element names is tried first.
-fn witness(a: &Table, b: &Table) -> Option<(u8, u16)> {
-    let differ =
-        |header: &(u8, u16)| a.verdict(header.0, header.1) != b.verdict(header.0, header.1);
+fn witness(a: &Table, b: &Table) -> Option<Header> {
+    let both = [a, b];
+    let with_sources = |protocol: u8, port: u16| {
+        // Between these a verdict is the same.
+        let edges = both.into_iter().flat_map(move |table| source_ports(table, protocol));
+        let edges = edges.flat_map(|(first, last)| [Some(first), last.checked_add(1)]).flatten();
+        let sources = [EPHEMERAL].into_iter().chain(edges).chain([0]);
+        sources.map(move |source| Header { protocol, source, port })
+    };
+    let differ = |header: &Header| a.verdict(*header) != b.verdict(*header);
     let entries = a.entries().iter().chain(b.entries());
-    let mut named = entries.filter_map(|(traffic, _)| match *traffic {
+    let named = entries.filter_map(|(traffic, _)| match *traffic {
         Traffic::Port(protocol, port) => Some((protocol, port)),
-        Traffic::Ports(protocol, first, _) => Some((protocol, first)),
+        Traffic::Ports(protocol, first, _) | Traffic::Pairs(protocol, (first, _), _) => {
+            Some((protocol, first))
+        }
         Traffic::Protocol(_) | Traffic::Any => None,
     });
     // Else it is the rest of a protocol, or the rest of all.
@@ -155,5 +174,15 @@ fn witness(a: &Table, b: &Table) -> Option<(u8, u16)> {
             (0..=last).rev().map(move |port| (protocol, port))
         })
     };
-    named.find(differ).or_else(|| rest().find(differ))
+    let tried = |(protocol, port)| with_sources(protocol, port);
+    let mut named = named.flat_map(tried);
+    named.find(differ).or_else(|| rest().flat_map(tried).find(differ))
+}
+
+/// The ranges of source ports that a table tells apart in a protocol.
+fn source_ports(table: &Table, protocol: u8) -> impl Iterator<Item = (u16, u16)> {
+    table.entries().iter().filter_map(move |(traffic, _)| match *traffic {
+        Traffic::Pairs(of, _, sources) if of == protocol => Some(sources),
+        _ => None,
+    })
 }

@@ -7,8 +7,8 @@ use proptest::sample::{select, subsequence};
 use super::*;
 use crate::engine::atoms::{Atoms, Question};
 use crate::engine::policy::{
-    Networks, Order, Peer, Peers, Policy, PolicyId, PortSet, Ports, ProtocolPorts, Rule, Tier,
-    Traffics,
+    Networks, Order, Peer, Peers, Policy, PolicyId, PortMatch, PortSet, Ports, ProtocolPorts, Rule,
+    Tier, Traffics,
 };
 use crate::model::{Kind, ObjectKey};
 
@@ -64,6 +64,13 @@ fn ports() -> impl Strategy<Value = Ports> {
     ]
 }
 
+fn port_match() -> impl Strategy<Value = PortMatch> {
+    (ports(), ports()).prop_map(|(ports, except)| match except {
+        Ports::Some(except) => PortMatch { ports, except },
+        _ => PortMatch { ports, except: PortSet::default() },
+    })
+}
+
 fn rule() -> impl Strategy<Value = RawRule> {
     let peer = (
         prop::option::weighted(0.7, 0..4usize),
@@ -77,11 +84,15 @@ fn rule() -> impl Strategy<Value = RawRule> {
         });
     let traffic = subsequence(vec![1u8, 6, 17], 0..=3).prop_flat_map(|protocols| {
         let each = protocols.into_iter().map(|protocol| {
-            (ports(), ports()).prop_map(move |(ports, except)| match except {
-                Ports::All | Ports::OfService(_) => {
-                    ProtocolPorts { protocol, ports, except: PortSet::default() }
-                }
-                Ports::Some(except) => ProtocolPorts { protocol, ports, except },
+            let source = if protocol == 1 {
+                Just(PortMatch::default()).boxed()
+            } else {
+                prop_oneof![2 => Just(PortMatch::default()), 1 => port_match()].boxed()
+            };
+            (port_match(), source).prop_map(move |(destination, source)| ProtocolPorts {
+                protocol,
+                destination,
+                source,
             })
         });
         each.collect::<Vec<_>>()
@@ -115,8 +126,7 @@ fn naive(
     direction: Direction,
     own: &[(&str, u8, u16)],
     peer: &Truth,
-    protocol: u8,
-    port: u16,
+    Header { protocol, source, port }: Header,
 ) -> Verdict {
     'tiers: for (pass_by_default, policies) in tiers {
         for rule in policies.iter().flatten() {
@@ -127,9 +137,12 @@ fn naive(
                         && wanted.networks.is_none_or(|n| peer.networks.contains(&n))
                 })
             });
-            let names = if direction == Direction::Ingress { own } else { &peer.named };
-            let is_in = |set: &PortSet| {
-                set.ranges.iter().any(|(first, last)| (first..=last).contains(&&port))
+            let (of_source, of_destination) = match direction {
+                Direction::Ingress => (&*peer.named, own),
+                Direction::Egress => (own, &*peer.named),
+            };
+            let is_in = |set: &PortSet, names: &[(&str, u8, u16)], port: u16| {
+                set.ranges.iter().any(|(first, last)| (*first..=*last).contains(&port))
                     || names.iter().any(|(name, p, number)| {
                         *p == protocol
                             && *number == port
@@ -140,12 +153,16 @@ fn naive(
                 match traffic.iter().find(|of| of.protocol == protocol) {
                     None => *others,
                     Some(of) => {
-                        let included = match &of.ports {
-                            Ports::All => true,
-                            Ports::Some(set) => is_in(set),
-                            Ports::OfService(service) => panic!("{service}"),
+                        let has = |of: &PortMatch, names, port| {
+                            let included = match &of.ports {
+                                Ports::All => true,
+                                Ports::Some(set) => is_in(set, names, port),
+                                Ports::OfService(service) => panic!("{service}"),
+                            };
+                            included && !is_in(&of.except, names, port)
                         };
-                        included && !is_in(&of.except)
+                        has(&of.destination, of_destination, port)
+                            && has(&of.source, of_source, source)
                     }
                 }
             });
@@ -268,9 +285,13 @@ proptest! {
         let program = Program::new(key, &policies, &classes);
         let nothing = Truth::default();
         for (protocol, port) in [1, 6, 17, 47].into_iter().flat_map(|p| PORTS.map(|port| (p, port))) {
-            let truth = |peer| naive(&tiers, direction, &own, peer, protocol, port);
-            prop_assert_eq!(program.table(class).verdict(protocol, port), truth(&peer));
-            prop_assert_eq!(program.default_table().verdict(protocol, port), truth(&nothing));
+            let sources = if [6, 17].contains(&protocol) { &PORTS[..] } else { &[0] };
+            for &source in sources {
+                let header = Header { protocol, source, port };
+                let truth = |peer| naive(&tiers, direction, &own, peer, header);
+                prop_assert_eq!(program.table(class).verdict(header), truth(&peer));
+                prop_assert_eq!(program.default_table().verdict(header), truth(&nothing));
+            }
         }
     }
 }

@@ -55,6 +55,8 @@ pub(super) struct Packet<'a> {
     pub(super) own: IpAddr,
     pub(super) peer: IpAddr,
     pub(super) protocol: (u8, &'a str),
+    /// The source port, of protocols that have one.
+    pub(super) source_port: u16,
     /// Of ICMP the type in the high byte and the code in the low one.
     pub(super) port: u16,
 }
@@ -220,17 +222,23 @@ impl CalicoCluster {
         };
         let version = if packet.own.is_ipv4() { v3::IpVersion::V4 } else { v3::IpVersion::V6 };
         let number = packet.protocol.0;
-        let destination_pod = match packet.way {
-            Way::To => Some(&self.kubernetes.pods[pod]),
-            Way::From => self.kubernetes.pods.iter().find(|p| p.addresses.contains(&destination)),
+        let at = |address: IpAddr| {
+            let mut pods = self.kubernetes.pods.iter();
+            let other = pods.find(|pod| pod.addresses.contains(&address));
+            if address == packet.own { Some(&self.kubernetes.pods[pod]) } else { other }
         };
-        let is_port = |port: &Port| match port {
-            Port::Range(first, last) => (*first..=*last).contains(&packet.port),
+        let is_port = |wanted: &Port, end: IpAddr, port: u16| match wanted {
+            Port::Range(first, last) => (*first..=*last).contains(&port),
             Port::Named(name) => {
                 // Without a protocol, a name is one of TCP.
                 let wanted = rule.protocol.map_or(6, |protocol| protocol.0);
-                wanted == number && destination_pod.is_some_and(|pod| has_port(pod, name, packet))
+                let protocol = packet.protocol.1;
+                wanted == number && at(end).is_some_and(|pod| has_port(pod, name, protocol, port))
             }
+        };
+        let are_ports = |side: &EntityRule, end: IpAddr, port: u16| {
+            (side.ports.is_empty() || side.ports.iter().any(|wanted| is_port(wanted, end, port)))
+                && !side.not_ports.iter().any(|unwanted| is_port(unwanted, end, port))
         };
         rule.ip_version.is_none_or(|wanted| wanted == version)
             && rule.protocol.is_none_or(|wanted| wanted.0 == number)
@@ -251,8 +259,8 @@ impl CalicoCluster {
             })
             && self.is_entity(&rule.source, source, namespace)
             && self.is_entity(&rule.destination, destination, namespace)
-            && (rule.destination.ports.is_empty() || rule.destination.ports.iter().any(is_port))
-            && !rule.destination.not_ports.iter().any(is_port)
+            && are_ports(&rule.source, source, packet.source_port)
+            && are_ports(&rule.destination, destination, packet.port)
     }
 
     /// What is behind a service; where none says its namespace, that of the policy.
@@ -369,18 +377,13 @@ fn own_labels(labels: &LabelMap) -> LabelMap {
     given.map(|(key, value)| (key.clone(), value.clone())).collect()
 }
 
-fn has_port(pod: &OraclePod, name: &str, packet: Packet<'_>) -> bool {
-    pod.ports.iter().any(|(n, protocol, number)| {
-        n == name && protocol == packet.protocol.1 && *number == packet.port
-    })
+fn has_port(pod: &OraclePod, name: &str, protocol: &str, port: u16) -> bool {
+    pod.ports.iter().any(|(n, p, number)| n == name && p == protocol && *number == port)
 }
 
 /// What this agent says that it cannot do.
 fn cannot_be_done(rule: &Rule) -> bool {
-    rule.action == Action::Log
-        || rule.http.is_some()
-        || !rule.source.ports.is_empty()
-        || !rule.source.not_ports.is_empty()
+    rule.action == Action::Log || rule.http.is_some()
 }
 
 /// What the API would not take, in a policy of a namespace or in a global one.

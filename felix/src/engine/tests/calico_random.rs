@@ -297,9 +297,13 @@ fn agree(
                     for (way, direction) in
                         [(Way::To, Direction::Ingress), (Way::From, Direction::Egress)]
                     {
-                        let packet = Packet { way, own, peer: *peer, protocol, port };
+                        turn += 1;
+                        // Which port meets which source port differs with every history.
+                        let source_port = PORTS[(turn + turn / PORTS.len()) % PORTS.len()];
+                        let packet = Packet { way, own, peer: *peer, protocol, source_port, port };
+                        let ports = (source_port, port);
                         let found =
-                            kernel.lookup(direction, index(*place), *peer, protocol.0, port);
+                            kernel.lookup(direction, index(*place), *peer, protocol.0, ports);
                         let wanted = cluster.allows(pod, packet);
                         prop_assert_eq!(
                             found == Verdict::Allow,
@@ -308,9 +312,14 @@ fn agree(
                             place,
                             packet
                         );
-                        let header =
-                            Header { direction, own, peer: *peer, protocol: protocol.0, port };
-                        turn += 1;
+                        let header = Header {
+                            direction,
+                            own,
+                            peer: *peer,
+                            protocol: protocol.0,
+                            source_port,
+                            port,
+                        };
                         if turn.is_multiple_of(EXPLAINED) {
                             explained(engine, kernel, index(*place), header)?;
                             headers.push((index(*place), header));

@@ -45,8 +45,16 @@ spec: {order: 1, selector: role == 'frontend', ingress: [{action: Allow, protoco
             "ipVersion",
             "protocol ICMP goes with ipVersion 4 only and ICMPv6 with ipVersion 6 only",
         ),
-        ("action: Allow, protocol: TCP, source: {ports: [1]}", "source.ports", "not supported yet"),
-        ("action: Pass, source: {notPorts: [dns]}", "source.notPorts", "not supported yet"),
+        (
+            "action: Allow, source: {ports: [dns, 80]}",
+            "source.ports[1]",
+            "ports given by number require protocol TCP, UDP or SCTP",
+        ),
+        (
+            "action: Deny, protocol: ICMP, source: {notPorts: ['1:9']}",
+            "source.notPorts[0]",
+            "ports given by number require protocol TCP, UDP or SCTP",
+        ),
         (
             "action: Allow, source: {services: {namespace: b}}",
             "source.services.name",

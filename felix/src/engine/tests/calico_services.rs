@@ -1,7 +1,7 @@
 //! Services in Calico's rules.
 
 use super::recipes::{OUTSIDE, world};
-use super::world::{ICMP, SCTP, TCP, UDP, World};
+use super::world::{ICMP, SCTP, SOURCE_PORT, TCP, UDP, World};
 use crate::model::{Delta, Direction, Flow, Key, Kind, ObjectKey};
 
 const API: &str = "10.0.0.1";
@@ -159,6 +159,7 @@ fn an_explanation_names_the_service() {
         protocol: TCP,
         source: super::world::ip(API),
         destination: super::world::ip(WEB),
+        source_port: SOURCE_PORT,
         destination_port: 80,
     };
     let side = world.engine.explain(&flow, Direction::Egress);

@@ -5,9 +5,9 @@ use std::net::IpAddr;
 
 use api::v3::{
     Action, EntityRule, GlobalNetworkPolicy, GlobalNetworkPolicySpec, GlobalNetworkSet,
-    GlobalNetworkSetSpec, IcmpFields, IpVersion, NetworkPolicy, NetworkPolicySpec, NetworkSet,
-    NetworkSetSpec, PolicyType, Port, Protocol, Rule, ServiceAccountMatch, ServiceMatch, Tier,
-    TierDefaultAction, TierSpec,
+    GlobalNetworkSetSpec, HttpMatch, IcmpFields, IpVersion, NetworkPolicy, NetworkPolicySpec,
+    NetworkSet, NetworkSetSpec, PolicyType, Port, Protocol, Rule, ServiceAccountMatch,
+    ServiceMatch, Tier, TierDefaultAction, TierSpec,
 };
 use proptest::prelude::*;
 use proptest::sample::{select, subsequence};
@@ -148,6 +148,11 @@ fn ports(with_numbers: bool) -> BoxedStrategy<Vec<Port>> {
     prop::option::weighted(0.4, list).prop_map(Option::unwrap_or_default).boxed()
 }
 
+/// What few rules say.
+fn rarely(list: BoxedStrategy<Vec<Port>>) -> BoxedStrategy<Vec<Port>> {
+    prop_oneof![3 => Just(Vec::new()), 1 => list].boxed()
+}
+
 /// Mostly of a type; a code alone is wrong.
 fn icmp() -> BoxedStrategy<IcmpFields> {
     let kind = prop::option::weighted(0.9, select(vec![3u8, 3, 128]));
@@ -182,16 +187,22 @@ fn rule() -> BoxedStrategy<Rule> {
                     Just(None).boxed()
                 }
             };
-            let ports = (ports(numbers), ports(numbers), types(0.6), types(0.3));
+            let from = (rarely(ports(numbers)), rarely(ports(numbers)));
+            let ports = (ports(numbers), ports(numbers), types(0.6), types(0.3), from);
             (entity(family, source), entity(family, destination), ports, service()).prop_map(
-                move |(source, destination, (ports, not_ports, icmp, not_icmp), service)| {
+                move |(source, destination, (ports, not_ports, icmp, not_icmp, from), service)| {
+                    let (source_ports, not_source_ports) = from;
                     let mut rule = Rule {
                         icmp,
                         not_icmp,
                         ip_version: version,
                         protocol,
                         not_protocol: not,
-                        source,
+                        source: EntityRule {
+                            ports: source_ports,
+                            not_ports: not_source_ports,
+                            ..source
+                        },
                         destination: EntityRule { ports, not_ports, ..destination },
                         ..Rule::new(action)
                     };
@@ -206,7 +217,7 @@ fn rule() -> BoxedStrategy<Rule> {
                         0 => rule.action = Action::Log,
                         // As is what is wrong, unless the protocol is the right one.
                         1 => rule.icmp = Some(IcmpFields::default()),
-                        2 => rule.source.ports = vec![Port::Range(80, 80)],
+                        2 => rule.http = Some(HttpMatch::default()),
                         3 => rule.destination.services = Some(ServiceMatch::default()),
                         4..14 => rule = with_service(rule, &service, source_is_main, strange),
                         _ => {}
@@ -233,7 +244,10 @@ fn service() -> BoxedStrategy<ServiceMatch> {
 fn with_service(mut rule: Rule, service: &ServiceMatch, of_source: bool, strange: u8) -> Rule {
     let side = if of_source { &mut rule.source } else { &mut rule.destination };
     if strange > 4 {
-        *side = EntityRule::default();
+        // Of a destination the service says which ports.
+        let of_both = if of_source { std::mem::take(side) } else { EntityRule::default() };
+        let EntityRule { ports, not_ports, .. } = of_both;
+        *side = EntityRule { ports, not_ports, ..EntityRule::default() };
     }
     side.services = Some(service.clone());
     rule

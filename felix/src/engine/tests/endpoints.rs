@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use super::kernel::Kernel;
 use super::world::{
-    TCP, World, endpoint_of, id_of, ip, parse_policy, pod, set_namespace, set_policy,
+    SOURCE_PORT, TCP, World, endpoint_of, id_of, ip, parse_policy, pod, set_namespace, set_policy,
 };
 use crate::engine::{AppliedPolicy, Counts, Engine, PolicyId};
 use crate::model::{
@@ -36,6 +36,7 @@ fn nothing_is_taken_before_the_source_is_in_sync() {
         protocol: TCP,
         source: ip(from),
         destination: ip(to),
+        source_port: SOURCE_PORT,
         destination_port: 80,
     };
     // Nothing is known of the endpoint's policy: it is closed. Other traffic is not ours.
@@ -123,6 +124,7 @@ spec:
         protocol: TCP,
         source: ip("10.0.0.2"),
         destination: ip("10.0.0.1"),
+        source_port: SOURCE_PORT,
         destination_port: 1,
     };
     assert_eq!(world.engine.verdict(&flow), Verdict::Allow);
@@ -228,6 +230,7 @@ fn the_host_may_always_reach_its_own_pods() {
         protocol: TCP,
         source: ip(from),
         destination: ip(to),
+        source_port: SOURCE_PORT,
         destination_port: 80,
     };
     assert_eq!(world.engine.verdict(&flow("172.16.0.1", "10.0.0.1")), Verdict::Allow);

@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use proptest::prelude::*;
 
 use super::kernel::Kernel;
-use super::world::{ICMP, TCP, UDP, World, ip};
+use super::world::{ICMP, SOURCE_PORT, TCP, UDP, World, ip};
 use crate::engine::{Engine, Judgement, Outcome, Place, VerdictChange};
 use crate::model::{Direction, Flow, IfIndex, Object, Update, Verdict};
 
@@ -19,6 +19,7 @@ pub(super) struct Header {
     pub(super) own: IpAddr,
     pub(super) peer: IpAddr,
     pub(super) protocol: u8,
+    pub(super) source_port: u16,
     pub(super) port: u16,
 }
 
@@ -28,8 +29,8 @@ impl Header {
             Direction::Egress => (self.own, self.peer),
             Direction::Ingress => (self.peer, self.own),
         };
-        let Self { protocol, port, .. } = self;
-        Flow { protocol, source, destination, destination_port: port }
+        let Self { protocol, source_port, port, .. } = self;
+        Flow { protocol, source, destination, source_port, destination_port: port }
     }
 }
 
@@ -48,8 +49,8 @@ pub(super) fn explained(
     index: IfIndex,
     header: Header,
 ) -> Result<(), TestCaseError> {
-    let Header { direction, peer, protocol, port, .. } = header;
-    let done = kernel.lookup(direction, index, peer, protocol, port);
+    let Header { direction, peer, protocol, source_port, port, .. } = header;
+    let done = kernel.lookup(direction, index, peer, protocol, (source_port, port));
     let said = judgement(engine, header, &format!("cali{index}"));
     prop_assert_eq!(said.verdict, done, "{:?}", header);
     let decided: Vec<Outcome> =
@@ -102,6 +103,7 @@ pub(super) fn foretold(
                 own: *own,
                 peer,
                 protocol: example.protocol,
+                source_port: example.source_port.unwrap_or(SOURCE_PORT),
                 port: example.port,
             };
             prop_assert_eq!(verdict(now, endpoint.host_index, header), example.now);
@@ -158,7 +160,8 @@ spec:
 
 fn header(peer: &str, protocol: u8, port: u16) -> Header {
     let direction = Direction::Ingress;
-    Header { direction, own: ip("10.0.0.1"), peer: ip(peer), protocol, port }
+    let source_port = SOURCE_PORT;
+    Header { direction, own: ip("10.0.0.1"), peer: ip(peer), protocol, source_port, port }
 }
 
 /// Policy, or tier whose end it is, outcome and rule.
@@ -250,6 +253,7 @@ fn who_is_not_here_is_judged_elsewhere_or_by_nobody() {
         protocol: TCP,
         source: ip("10.0.1.1"),
         destination: ip("192.0.2.1"),
+        source_port: SOURCE_PORT,
         destination_port: 80,
     };
     let egress = world.engine.explain(&flow, Direction::Egress);

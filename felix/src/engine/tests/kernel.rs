@@ -35,6 +35,7 @@ impl Kernel {
     fn check(&self) {
         let mut last: Option<IpAddr> = None;
         let mut last_ports = None;
+        let mut pairs = Vec::new();
         let mut told_apart = BTreeSet::new();
         let mut with_any = BTreeSet::new();
         let mut classes = BTreeSet::new();
@@ -57,6 +58,11 @@ impl Kernel {
                             with_any.insert((direction, index, class));
                         }
                     }
+                    if let Traffic::Pairs(protocol, ports, sources) = traffic {
+                        assert!(ports.0 <= ports.1 && sources.0 <= sources.1, "{key:?}");
+                        assert_ne!(sources, (0, u16::MAX), "{key:?}");
+                        pairs.push(((direction, index, class, protocol), ports, sources));
+                    }
                     if let Traffic::Ports(protocol, first, to) = traffic {
                         assert!(u32::from(to) - u32::from(first) >= 64, "{key:?}");
                         let map = (direction, index, class, protocol);
@@ -74,6 +80,26 @@ impl Kernel {
                     Value::Member,
                 ) => {}
                 other => panic!("value of another kind: {other:?}"),
+            }
+        }
+        let meet = |a: (u16, u16), b: (u16, u16)| a.0 <= b.1 && b.0 <= a.1;
+        for (number, (map, ports, sources)) in pairs.iter().enumerate() {
+            for (other, others, from) in &pairs[..number] {
+                let overlap = map == other && meet(*ports, *others) && meet(*sources, *from);
+                assert!(!overlap, "{ports:?} from {sources:?} and {others:?} from {from:?}");
+            }
+            let (direction, index, class, protocol) = *map;
+            for key in self.elements.keys() {
+                let Key::Policy { direction: d, index: i, class: c, traffic } = *key else {
+                    continue;
+                };
+                let other = match traffic {
+                    Traffic::Port(p, port) if p == protocol => (port, port),
+                    Traffic::Ports(p, first, last) if p == protocol => (first, last),
+                    _ => continue,
+                };
+                let same = (d, i, c) == (direction, index, class);
+                assert!(!same || !meet(*ports, other), "{key:?} hides {ports:?} from {sources:?}");
             }
         }
         assert_eq!(told_apart, with_any, "every class told apart has its Any key");
@@ -99,14 +125,15 @@ impl Kernel {
         class
     }
 
-    /// What becomes of the first packet from (`Egress`) or to (`Ingress`) an interface.
+    /// What becomes of the first packet from (`Egress`) or to (`Ingress`) an interface, with these
+    /// ports of its source and its destination.
     pub(super) fn lookup(
         &self,
         direction: Direction,
         index: IfIndex,
         peer: IpAddr,
         protocol: u8,
-        port: u16,
+        (source, port): (u16, u16),
     ) -> Verdict {
         if !self.elements.contains_key(&Key::Workload(index)) {
             return Verdict::Deny;
@@ -123,20 +150,22 @@ impl Kernel {
                 _ => None,
             };
             let in_range = || {
+                let meant = |p, (first, last): (u16, u16), (from, to): (u16, u16)| {
+                    p == protocol && (first..=last).contains(&port) && (from..=to).contains(&source)
+                };
                 self.elements.iter().find_map(|(key, value)| match (*key, *value) {
                     (
-                        Key::Policy {
-                            direction: d,
-                            index: i,
-                            class: c,
-                            traffic: Traffic::Ports(p, first, last),
-                        },
+                        Key::Policy { direction: d, index: i, class: c, traffic },
                         Value::Verdict(verdict),
-                    ) if (d, i, c, p) == (direction, index, class, protocol)
-                        && (first..=last).contains(&port) =>
-                    {
-                        Some(verdict)
-                    }
+                    ) if (d, i, c) == (direction, index, class) => match traffic {
+                        Traffic::Ports(p, first, last) => {
+                            meant(p, (first, last), (0, u16::MAX)).then_some(verdict)
+                        }
+                        Traffic::Pairs(p, ports, sources) => {
+                            meant(p, ports, sources).then_some(verdict)
+                        }
+                        _ => None,
+                    },
                     _ => None,
                 })
             };

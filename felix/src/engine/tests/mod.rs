@@ -6,6 +6,7 @@ mod calico_random;
 mod calico_recipes;
 mod calico_refused;
 mod calico_services;
+mod calico_source_ports;
 mod calico_strategies;
 mod endpoints;
 mod explain;

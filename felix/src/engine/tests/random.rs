@@ -16,7 +16,7 @@ use super::oracle::{Cluster, OraclePod, Way};
 use super::strategies::{
     NAMESPACES, OUTSIDE, POD_NAMES, POLICY_NAMES, addresses, namespace_labels, pod, policy,
 };
-use super::world::{endpoint_of, ip};
+use super::world::{SOURCE_PORT, endpoint_of, ip};
 use crate::engine::Engine;
 use crate::model::{
     Direction, EndpointId, Flow, IfIndex, Kind, Labels, LocalEndpoint, Namespace, Object,
@@ -299,7 +299,13 @@ fn agree(present: &Present, engine: &Engine, kernel: &Kernel) -> Result<(), Test
                         [(Way::To, Direction::Ingress), (Way::From, Direction::Egress)]
                     {
                         let wanted = cluster.allows(way, pod, *peer, name, port);
-                        let found = kernel.lookup(direction, index(*place), *peer, protocol, port);
+                        let found = kernel.lookup(
+                            direction,
+                            index(*place),
+                            *peer,
+                            protocol,
+                            (SOURCE_PORT, port),
+                        );
                         prop_assert_eq!(
                             found == Verdict::Allow,
                             wanted,
@@ -311,7 +317,9 @@ fn agree(present: &Present, engine: &Engine, kernel: &Kernel) -> Result<(), Test
                             port
                         );
                         let own = own[usize::from(peer.is_ipv6())];
-                        let header = Header { direction, own, peer: *peer, protocol, port };
+                        let source_port = SOURCE_PORT;
+                        let header =
+                            Header { direction, own, peer: *peer, protocol, source_port, port };
                         turn += 1;
                         if turn.is_multiple_of(EXPLAINED) {
                             explained(engine, kernel, index(*place), header)?;
@@ -328,6 +336,7 @@ fn agree(present: &Present, engine: &Engine, kernel: &Kernel) -> Result<(), Test
                             protocol,
                             source,
                             destination,
+                            source_port: SOURCE_PORT,
                             destination_port: port,
                         };
                         let to = engine.verdict(&flow(*peer, own)) == Verdict::Allow;

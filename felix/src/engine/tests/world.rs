@@ -19,6 +19,9 @@ pub(super) const SCTP: u8 = 132;
 pub(super) const ICMP: u8 = 1;
 pub(super) const ICMPV6: u8 = 58;
 
+/// Where packets come from that are not said to come from another port.
+pub(super) const SOURCE_PORT: u16 = 50000;
+
 #[derive(Debug, Default)]
 pub(super) struct World {
     pub(super) engine: Engine,
@@ -136,17 +139,31 @@ impl World {
     /// Whether a flow gets through, by the kernel's tables, which must be what the engine says.
     #[track_caller]
     pub(super) fn allows(&self, source: &str, destination: &str, protocol: u8, port: u16) -> bool {
+        self.allows_from(SOURCE_PORT, source, destination, protocol, port)
+    }
+
+    /// The same of a flow from a certain port.
+    #[track_caller]
+    pub(super) fn allows_from(
+        &self,
+        source_port: u16,
+        source: &str,
+        destination: &str,
+        protocol: u8,
+        port: u16,
+    ) -> bool {
         let (source, destination) = (ip(source), ip(destination));
         let side = |address, peer, direction| {
             self.endpoints.values().filter(|(_, addresses)| addresses.contains(&address)).all(
                 |(index, _)| {
-                    self.kernel.lookup(direction, *index, peer, protocol, port) == Verdict::Allow
+                    let ports = (source_port, port);
+                    self.kernel.lookup(direction, *index, peer, protocol, ports) == Verdict::Allow
                 },
             )
         };
         let allowed = side(source, destination, Direction::Egress)
             && side(destination, source, Direction::Ingress);
-        let flow = Flow { protocol, source, destination, destination_port: port };
+        let flow = Flow { protocol, source, destination, source_port, destination_port: port };
         let verdict = self.engine.verdict(&flow);
         assert_eq!(allowed, verdict == Verdict::Allow, "kernel and engine disagree: {flow:?}");
         allowed

@@ -31,6 +31,13 @@ fn traffic() -> impl Strategy<Value = Traffic> {
             a.min(b),
             a.max(b)
         )),
+        (any::<u8>(), [any::<u16>(); 4])
+            .prop_map(|(protocol, [a, b, c, d])| {
+                Traffic::Pairs(protocol, (a.min(b), a.max(b)), (c.min(d), c.max(d)))
+            })
+            .prop_filter("it says more than a range", |traffic| {
+                !matches!(traffic, Traffic::Pairs(_, _, (0, u16::MAX)))
+            }),
         any::<u8>().prop_map(Traffic::Protocol),
         Just(Traffic::Any),
     ]

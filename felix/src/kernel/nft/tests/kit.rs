@@ -124,7 +124,7 @@ pub(super) fn net(text: &str) -> ipnet::IpNet {
 
 /// One of every kind of element.
 pub(super) fn everything() -> Vec<Change> {
-    use Traffic::{Any, Port, Ports, Protocol};
+    use Traffic::{Any, Pairs, Port, Ports, Protocol};
     use Verdict::{Allow, Deny};
     vec![
         member(Key::Workload(7)),
@@ -139,10 +139,13 @@ pub(super) fn everything() -> Vec<Change> {
         policy(7, Some(1), Port(6, 80), Allow),
         policy(7, Some(1), Ports(17, 1000, 2000), Deny),
         policy(7, Some(1), Ports(1, 0x0800, 0x08ff), Deny),
+        policy(7, Some(1), Pairs(6, (81, 90), (0, 1023)), Deny),
+        policy(7, Some(1), Pairs(6, (81, 90), (2000, 2000)), Allow),
         policy(7, Some(1), Protocol(1), Allow),
         policy(7, Some(1), Any, Deny),
         policy(7, None, Port(6, 443), Allow),
         policy(7, None, Ports(6, 5000, 6000), Allow),
+        policy(7, None, Pairs(17, (0, u16::MAX), (53, 53)), Allow),
         policy(7, None, Port(58, 0x8000), Deny),
         policy(7, None, Protocol(58), Allow),
         policy(7, None, Any, Deny),
