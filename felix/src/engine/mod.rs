@@ -27,6 +27,7 @@ mod explain;
 mod idset;
 mod network_sets;
 mod pending;
+mod pods;
 mod policies;
 mod policy;
 mod pools;

@@ -11,19 +11,13 @@ use smallvec::SmallVec;
 use super::addresses::Addresses;
 use super::network_sets::NetworkSet;
 use super::pending::Pending;
+use super::pods::{PodEntry, Pods};
 use super::policies::Revision;
 use super::programs::ProgramId;
 use super::shapes::{Bearer, ShapeId, ShapeKey, Shapes};
 use crate::model::{
     EndpointId, IfIndex, Key, Kind, Labels, LocalEndpoint, NamedPort, ObjectKey, Pod, Value,
 };
-
-#[derive(Clone, Debug)]
-struct PodEntry {
-    pod: Pod,
-    /// None if it has no addresses of its own: not started, finished, or on the host's network.
-    shape: Option<ShapeId>,
-}
 
 /// An endpoint of this node.
 #[derive(Clone, Debug)]
@@ -44,7 +38,7 @@ pub(super) struct Local {
 pub(super) struct Workloads {
     pub(super) shapes: Shapes,
     pub(super) addresses: Addresses,
-    pods: FxHashMap<ObjectKey, PodEntry>,
+    pods: Pods,
     locals: BTreeMap<EndpointId, Local>,
     by_pod: FxHashMap<ObjectKey, BTreeSet<EndpointId>>,
     by_index: FxHashMap<IfIndex, EndpointId>,
@@ -59,14 +53,15 @@ pub(super) struct Workloads {
 impl Workloads {
     /// The pod is now this.
     pub(super) fn set_pod(&mut self, mut pod: Pod) {
-        let key = pod.key.clone();
-        if self.pods.get(&key).is_some_and(|known| known.pod == pod) {
+        if self.pods.get(&pod.key).is_some_and(|known| known.pod == pod) {
             return;
         }
         let shape = has_addresses(&pod).then(|| {
             let shape = self.shapes.acquire(shape_of(&pod));
             if let Some(shared) = self.shapes.key(shape) {
                 // Pods of one template share the memory too.
+                let namespace = &mut pod.key.namespace;
+                *namespace = namespace.take().map(|_| shared.namespace.clone());
                 pod.labels = shared.labels.clone();
                 pod.service_account = shared.service_account.clone();
                 pod.ports = shared.ports.clone();
@@ -74,7 +69,8 @@ impl Workloads {
             shape
         });
         let addresses = shape.map_or_else(SmallVec::new, |_| pod.addresses.clone());
-        let before = self.pods.insert(key.clone(), PodEntry { pod, shape });
+        let key = pod.key.clone();
+        let before = self.pods.insert(PodEntry { pod, shape });
         let old = before.as_ref().and_then(|before| Some((before.shape?, &before.pod.addresses)));
         if old != shape.map(|shape| (shape, &addresses)) {
             if let Some((shape, addresses)) = old {
@@ -106,8 +102,8 @@ impl Workloads {
 
     /// The addresses of all pods that the source knows, but for those of nodes.
     pub(super) fn pods(&self) -> impl Iterator<Item = (IpAddr, &ObjectKey)> {
-        let pods = self.pods.iter().filter(|(_, entry)| entry.shape.is_some());
-        pods.flat_map(|(key, entry)| entry.pod.addresses.iter().map(move |address| (*address, key)))
+        let pods = self.pods.iter().filter(|entry| entry.shape.is_some()).map(|entry| &entry.pod);
+        pods.flat_map(|pod| pod.addresses.iter().map(move |address| (*address, &pod.key)))
     }
 
     /// How many pods the source knows.
