@@ -19,6 +19,7 @@ use tokio::process::Command;
 use self::figures::Measured;
 use self::subject::Subject;
 use self::workload::Workload;
+use super::kit::bare;
 use super::{Bench, Row, runs};
 use crate::agent::program;
 use crate::lab::Bare;
@@ -43,12 +44,8 @@ const PATIENCE: Duration = Duration::from_secs(600);
 async fn run(workload: &Workload, progress: &Progress) -> Result<Vec<Row>> {
     let subjects = subjects()?;
     let runs = runs()?;
-    let bare = Bare::make("bgp").await?;
-    let measured = measure(&bare, workload, &subjects, runs, progress).await;
-    let removed = bare.remove().await;
-    let measured = measured?;
-    removed?;
-    figures::rows(workload, &measured)
+    let work = async |bare: &Bare| measure(bare, workload, &subjects, runs, progress).await;
+    figures::rows(workload, &bare("bgp", work).await?)
 }
 
 /// All subjects in turns, so that what else the machine does hits each alike.

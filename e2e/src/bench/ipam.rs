@@ -8,16 +8,16 @@ use std::net::Ipv4Addr;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Context as _, Result};
 use futures::FutureExt as _;
 use serde_json::Value;
 use tokio::process::Command;
 
+use super::kit::{answer, bare};
 use super::{Bench, Row, median, percentile, runs};
 use crate::agent::program;
 use crate::control_plane::{Etcd, NAMESPACE};
 use crate::lab::Bare;
-use crate::process;
 use crate::progress::Progress;
 
 pub(super) const BENCH: Bench = Bench { name: "ipam", body: |progress| run(progress).boxed() };
@@ -43,12 +43,7 @@ const WORKLOADS: [&str; 8] = [
 type Round = BTreeMap<&'static str, Value>;
 
 async fn run(progress: &Progress) -> Result<Vec<Row>> {
-    let bare = Bare::make("ipam").await?;
-    let measured = measure(&bare, progress).await;
-    let removed = bare.remove().await;
-    let measured = measured?;
-    removed?;
-    rows(&measured)
+    rows(&bare("ipam", async |bare| measure(bare, progress).await).await?)
 }
 
 async fn measure(bare: &Bare, progress: &Progress) -> Result<Vec<Round>> {
@@ -71,11 +66,8 @@ async fn measure(bare: &Bare, progress: &Progress) -> Result<Vec<Round>> {
             let mut command = Command::new(&load);
             command.arg(etcd.endpoint()).arg(&directory).arg(workload);
             let what = format!("round {}: {workload}", at + 1);
-            let work = process::capture(command, Some(&netns), b"", PATIENCE);
-            let output = progress.step(&what, work).await?;
-            let said = String::from_utf8_lossy(&output.stderr);
-            ensure!(output.status.success(), "{workload}: {}", said.trim());
-            round.insert(workload, serde_json::from_slice(&output.stdout).context(workload)?);
+            let answer = progress.step(&what, answer(command, &netns, PATIENCE)).await;
+            round.insert(workload, answer.context(workload)?);
         }
         rounds.push(round);
         etcd.kill().await?;

@@ -2,10 +2,13 @@
 
 use std::time::Duration;
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, ensure};
 use serde_json::{Value, json};
+use tokio::process::Command;
 
-use crate::lab::{IpamKind, Lab, Options, View, temporary_name};
+use crate::lab::{Bare, IpamKind, Lab, Options, View, temporary_name};
+use crate::netns::Netns;
+use crate::process;
 use crate::progress::Progress;
 use crate::topology::{Shape, Size};
 use crate::{cli, http};
@@ -67,4 +70,25 @@ pub(super) async fn metric(view: &View, node: &str, prefix: &str) -> Result<f64>
 
 pub(super) fn millis(duration: Duration) -> f64 {
     duration.as_secs_f64() * 1e3
+}
+
+/// Does something in a place for namespaces, which is removed whatever comes of it.
+pub(super) async fn bare<T>(
+    purpose: &str,
+    work: impl AsyncFnOnce(&Bare) -> Result<T>,
+) -> Result<T> {
+    let bare = Bare::make(purpose).await?;
+    let done = work(&bare).await;
+    let removed = bare.remove().await;
+    let done = done?;
+    removed?;
+    Ok(done)
+}
+
+/// What a program says, in JSON.
+pub(super) async fn answer(command: Command, netns: &Netns, within: Duration) -> Result<Value> {
+    let output = process::capture(command, Some(netns), b"", within).await?;
+    let said = String::from_utf8_lossy(&output.stderr);
+    ensure!(output.status.success(), "{}: {}", output.status, said.trim());
+    Ok(serde_json::from_slice(&output.stdout)?)
 }

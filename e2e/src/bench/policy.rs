@@ -8,15 +8,15 @@ mod packets;
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Context as _, Result};
 use futures::FutureExt as _;
 use serde_json::Value;
 use tokio::process::Command;
 
+use super::kit::{answer, bare};
 use super::{Bench, Row, median, percentile, runs};
 use crate::agent::program;
 use crate::lab::Bare;
-use crate::process;
 use crate::progress::Progress;
 
 pub(super) const BENCH: Bench = Bench { name: "policy", body: |progress| run(progress).boxed() };
@@ -33,12 +33,7 @@ const WORKLOADS: [&str; 7] =
 type Round = BTreeMap<&'static str, Value>;
 
 async fn run(progress: &Progress) -> Result<Vec<Row>> {
-    let bare = Bare::make("policy").await?;
-    let measured = measure(&bare, progress).await;
-    let removed = bare.remove().await;
-    let measured = measured?;
-    removed?;
-    rows(&measured)
+    rows(&bare("policy", async |bare| measure(bare, progress).await).await?)
 }
 
 async fn measure(bare: &Bare, progress: &Progress) -> Result<Vec<Round>> {
@@ -52,11 +47,8 @@ async fn measure(bare: &Bare, progress: &Progress) -> Result<Vec<Round>> {
             let mut command = Command::new(&load);
             command.arg(workload);
             let what = format!("round {}: {workload}", at + 1);
-            let work = process::capture(command, Some(&netns), b"", PATIENCE);
-            let output = progress.step(&what, work).await?;
-            let said = String::from_utf8_lossy(&output.stderr);
-            ensure!(output.status.success(), "{workload}: {}", said.trim());
-            round.insert(workload, serde_json::from_slice(&output.stdout).context(workload)?);
+            let answer = progress.step(&what, answer(command, &netns, PATIENCE)).await;
+            round.insert(workload, answer.context(workload)?);
         }
         for variant in packets::VARIANTS {
             let what = format!("round {}: {}", at + 1, variant.name);

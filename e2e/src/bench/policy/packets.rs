@@ -10,6 +10,7 @@ use serde_json::{Value, json};
 use tokio::io::{AsyncBufReadExt as _, BufReader};
 use tokio::process::{Child, Command};
 
+use super::super::kit::answer;
 use super::{CARACAL, Measured, PATIENCE, Row};
 use crate::lab::Bare;
 use crate::netns::Netns;
@@ -108,8 +109,7 @@ async fn connect(node: &Netns, pods: &[Netns; 2]) -> Result<()> {
 async fn forwarded(node: &Netns) -> Result<f64> {
     let mut command = Command::new("ip");
     command.args(["-j", "-s", "link", "show", "dev", "cali1"]);
-    let output = process::capture(command, Some(node), b"", PATIENCE).await?;
-    let links: Value = serde_json::from_slice(&output.stdout)?;
+    let links = answer(command, node, PATIENCE).await.context("ip link show")?;
     links[0]["stats64"]["tx"]["packets"].as_f64().context("ip: no count of packets")
 }
 
@@ -130,10 +130,7 @@ async fn run(load: &Path, words: &[&str], netns: &Netns) -> Result<Value> {
     // On one processor, so that the kernel forwards a packet within the system call that sends it.
     let mut command = Command::new("taskset");
     command.args(["--cpu-list", "1"]).arg(load).args(words);
-    let output = process::capture(command, Some(netns), b"", PATIENCE).await?;
-    let said = String::from_utf8_lossy(&output.stderr);
-    ensure!(output.status.success(), "policyload {words:?}: {}", said.trim());
-    Ok(serde_json::from_slice(&output.stdout)?)
+    answer(command, netns, PATIENCE).await.with_context(|| format!("policyload {words:?}"))
 }
 
 pub(super) fn rows(all: &Measured<'_>) -> Result<Vec<Row>> {
