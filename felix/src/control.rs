@@ -67,6 +67,17 @@ pub struct ConditionRow {
     pub reason: Option<String>,
 }
 
+/// What has an address before a pod gets it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum AnswerMode {
+    /// The store.
+    #[default]
+    Synchronous,
+    /// The node's own log; the store follows.
+    LocalFirst,
+}
+
 /// How address management is.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
@@ -76,6 +87,17 @@ pub struct IpamReport {
     /// Why the store cannot be used; None if it can.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub error: Option<String>,
+    /// What has an address before a pod gets it.
+    pub mode: AnswerMode,
+    /// How many addresses the store has otherwise than this node's log.
+    #[serde(default)]
+    pub behind: u64,
+    /// Since how many seconds the store is behind.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub behind_seconds: Option<u64>,
+    /// Blocks that somebody else has, of which this node gave addresses without knowing it.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub lost: Vec<IpNet>,
     /// Blocks that are this node's own.
     pub blocks: Vec<BlockRow>,
 }

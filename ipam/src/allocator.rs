@@ -26,6 +26,8 @@ use crate::timestamp::Timestamp;
 mod cache;
 mod claim;
 mod committer;
+mod log;
+mod mirror;
 mod owner;
 mod plan;
 mod request;
@@ -39,6 +41,7 @@ pub use request::{AssignRequest, Assignment, Epoch, Families, Live, Tunnel};
 pub use status::{BlockStatus, CorruptKey, Mode, Status};
 
 use committer::{Committer, Message, Parts};
+use log::Log;
 use state::StateDir;
 
 /// Where the blocks are.
@@ -64,6 +67,8 @@ pub struct Options {
     /// The node's labels, if they are known before [`Ipam::set_node_labels`]. Until then only pools
     /// that select every node are used, and no block is given up.
     pub node_labels: Option<BTreeMap<String, String>>,
+    /// Whether the node may answer from a log of its own under strictAffinity ([`Mode::LocalFirst`]).
+    pub local_first: bool,
     /// How long a request waits for its answer.
     pub deadline: Duration,
     /// Tells the time.
@@ -74,13 +79,14 @@ impl Options {
     /// How long a request waits where nothing else is said.
     pub const DEFAULT_DEADLINE: Duration = Duration::from_secs(5);
 
-    /// The usual: no labels, five seconds, the system's clock.
+    /// The usual: no labels, the store before every answer, five seconds, the system's clock.
     pub fn new(node: &str, store: StoreConfig, state_dir: impl Into<PathBuf>) -> Self {
         Self {
             node: node.to_owned(),
             store,
             state_dir: state_dir.into(),
             node_labels: None,
+            local_first: false,
             deadline: Self::DEFAULT_DEADLINE,
             clock: Arc::new(SystemTime::now),
         }
@@ -90,14 +96,16 @@ impl Options {
 /// A node's allocator. Clones are the same allocator, which ends with the last of them.
 ///
 /// What callers may rely on:
-/// - An address that was answered is in the store, and nobody else can have it.
+/// - An address that was answered is in the store, or in local-first mode in this node's log, and
+///   nobody else can have it.
 /// - A request is all or none: of two families, both or an error.
 /// - [`Ipam::assign`] is idempotent per handle: a handle has at most one address of each family,
 ///   and a repeated request gets those it holds (`repeated` says so). Calico gives a handle
 ///   further addresses; its answer to a retry would leak those of the lost reply.
 /// - A future that is dropped leaks nothing: what it would have been given goes back.
 /// - While the store is away requests wait until their deadline and fail with
-///   [`Error::StoreUnavailable`]; what is announced stays. Nothing needs a restart.
+///   [`Error::StoreUnavailable`]; what is announced stays. Nothing needs a restart. In local-first
+///   mode this holds of those only that the node's own blocks do not suffice for.
 #[derive(Clone)]
 pub struct Ipam {
     shared: Arc<Shared>,
@@ -124,10 +132,10 @@ impl Ipam {
     /// served as soon as it can. Must be called inside a tokio runtime.
     ///
     /// # Errors
-    /// The options contradict themselves, the state directory or the embedded store cannot be used,
-    /// or another process uses them.
+    /// The options contradict themselves, the state directory, the log in it or the embedded store
+    /// cannot be used, or another process uses them.
     pub fn open(options: Options) -> Result<Self, Error> {
-        let Options { node, store, state_dir, node_labels, deadline, clock } = options;
+        let Options { node, store, state_dir, node_labels, local_first, deadline, clock } = options;
         if !is_key_segment(&node) {
             return Err(Error::Invalid(format!(
                 "node name {node:?} is empty or has a character that keys cannot have"
@@ -140,11 +148,13 @@ impl Ipam {
             StoreConfig::Open(store) => store,
         };
         let remembered = state.load(&node);
+        let log = Log::open(&state.log(), &node, &state.instance)?;
         let (queue, messages) = mpsc::unbounded_channel();
         let (blocks, own_blocks) = watch::channel(remembered.blocks.as_slice().into());
         let (borrowed, own_borrowed) =
             watch::channel(remembered.borrowed_addresses.as_slice().into());
-        let (status, own_status) = watch::channel(Status::new(store.name()));
+        let mode = if log.is_some() { Mode::LocalFirst } else { Mode::Synchronous };
+        let (status, own_status) = watch::channel(Status::new(store.name(), mode));
         let epoch = Arc::new(AtomicU64::new(0));
         let (shared_store, instance) = (store.clone(), state.instance.clone());
         let committer = Committer::new(Parts {
@@ -153,6 +163,8 @@ impl Ipam {
             state,
             clock: clock.clone(),
             node_labels,
+            local_first,
+            log,
             queue: messages,
             blocks,
             borrowed,

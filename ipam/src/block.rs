@@ -23,6 +23,7 @@ use crate::timestamp::Timestamp;
 
 mod cooldown;
 mod json;
+mod merge;
 #[cfg(test)]
 mod tests;
 

@@ -87,7 +87,7 @@ pub enum Error {
         /// The handle that has it.
         holder: String,
     },
-    /// The address asked for is in another node's block and strictAffinity is on.
+    /// The address asked for is in another node's block and strictAffinity is on, here or there.
     #[error("{address} is in a block of {owner}, and strictAffinity is on")]
     NotOurBlock {
         /// The address.

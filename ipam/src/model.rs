@@ -1,4 +1,4 @@
-//! Calico's IPAM keys in etcd and their small values, and Caracal's two beside them.
+//! Calico's IPAM keys in etcd and their small values, and Caracal's three beside them.
 //!
 //! | object | key |
 //! |---|---|
@@ -8,6 +8,7 @@
 //! | configuration | `/calico/ipam/v2/config` |
 //! | node's owner | `/caracal/ipam/v1/node/NODE` |
 //! | node's uid in Kubernetes | `/caracal/ipam/v1/kubernetes/NODE` |
+//! | mark of a node in local-first mode | `/caracal/ipam/v1/local/NODE` |
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -32,6 +33,9 @@ pub const CONFIG: &str = "/calico/ipam/v2/config";
 pub const NODES: &str = "/caracal/ipam/v1/node/";
 /// The prefix of the records that say which Kubernetes node a name stands for.
 pub const NODE_UIDS: &str = "/caracal/ipam/v1/kubernetes/";
+/// The prefix of the marks of nodes that answer from logs of their own: while a node has one, its
+/// blocks in the store may be behind, and nobody else takes addresses of them.
+pub const LOCAL: &str = "/caracal/ipam/v1/local/";
 
 /// The most addresses a node's cooldown keeps from use, in seconds (Calico's limit).
 pub const MAX_COOLDOWN_SECONDS: u32 = 1200;
@@ -177,6 +181,11 @@ pub fn node_key(node: &str) -> String {
 /// `/caracal/ipam/v1/kubernetes/NODE`
 pub fn node_uid_key(node: &str) -> String {
     format!("{NODE_UIDS}{node}")
+}
+
+/// `/caracal/ipam/v1/local/NODE`
+pub fn local_key(node: &str) -> String {
+    format!("{LOCAL}{node}")
 }
 
 /// Calico writes node names and handles into keys as they are: neither may be empty or hold a `/`.

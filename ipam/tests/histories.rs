@@ -3,7 +3,8 @@
 //! machines lose power, are installed anew under their old name, and meet their doubles; links are
 //! cut; requests and replies are lost, or arrive long after their sender gave up; callers give up;
 //! Kubernetes deletes nodes and makes them again, others give back what they held, and successors
-//! take it over; pools change; time passes. Whatever happens, no two living pods have one address, and one
+//! take it over; pools change; nodes answer from logs of their own, and learn of strictAffinity at
+//! times of their own; time passes. Whatever happens, no two living pods have one address, and one
 //! collection later nothing is lost.
 //!
 //! `IPAM_MODEL_SEEDS` is how many histories (40 unless told), `IPAM_MODEL_FROM` the first seed,
@@ -117,7 +118,7 @@ fn no_history_gives_an_address_twice_or_loses_one() {
 /// A positive control: what goes wrong where a comparison is missing is seen.
 #[test]
 fn a_store_that_forgets_a_comparison_is_caught() {
-    for forgotten in [Forgotten::Blocks, Forgotten::Creations] {
+    for forgotten in [Forgotten::Blocks, Forgotten::Creations, Forgotten::Marks] {
         let caught = explore(0..400, 120, Some(forgotten));
         let (_, why) = caught.expect_err("a history should have gone wrong");
         let why = why.lines().find(|line| line.starts_with("assertion")).unwrap_or_default();

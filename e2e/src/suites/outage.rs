@@ -1,6 +1,8 @@
-//! etcd away, the API server away: running pods do not notice, new ones wait, and nobody has to
-//! restart anything afterwards.
+//! etcd away, the API server away: running pods do not notice, new ones wait, or start where their
+//! node answers from its own log, and nobody has to restart anything afterwards.
 
+use std::collections::BTreeSet;
+use std::net::IpAddr;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
@@ -11,12 +13,14 @@ use serde_json::{Value, json};
 use super::kit::{POD, PORT, Scope, Stream, blocks, expect_answers, expect_silence};
 use super::{RACKS, Test};
 use crate::cni::{Attachment, CniError};
+use crate::control_plane::intent;
 use crate::kubelet::UNMANAGED;
-use crate::lab::{Lab, pod_targets};
-use crate::wait;
+use crate::lab::{Lab, View, pod_addresses, pod_targets};
+use crate::{process, wait};
 
 pub(super) const TESTS: &[Test] = &[
     Test { name: "outage::etcd", bed: &RACKS, body: etcd },
+    Test { name: "outage::etcd_with_own_logs", bed: &RACKS, body: etcd_with_own_logs },
     Test { name: "outage::api_server", bed: &RACKS, body: api_server },
 ];
 
@@ -47,6 +51,100 @@ fn etcd(lab: &mut Lab) -> BoxFuture<'_, Result<()>> {
         scope.end().await
     }
     .boxed()
+}
+
+fn etcd_with_own_logs(lab: &mut Lab) -> BoxFuture<'_, Result<()>> {
+    async move {
+        let view = lab.view().clone();
+        let nodes = ["node1", "node2"];
+        let mut scope = Scope::new(&view, "outage-logs").await?;
+        let strict = json!({ "apiVersion": "projectcalico.org/v3", "kind": "IPAMConfiguration",
+            "metadata": { "name": "default" }, "spec": { "strictAffinity": true } });
+        scope.apply_global(strict).await?;
+        let first = nodes.map(|node| scope.pod(&format!("first-{node}"), node, &[]));
+        let mut pods = scope.run(&first).await?;
+        view.wait_for_routes().await?;
+        for node in nodes {
+            mirrored(&view, node).await?;
+        }
+
+        lab.etcd.as_mut().context("this lab has no etcd")?.kill().await?;
+        let during = nodes.map(|node| scope.pod(&format!("during-{node}"), node, &[]));
+        pods.extend(scope.run(&during).await?);
+        // Another one ends, and both tell what the store lacks.
+        view.end_pod(&first[0], POD).await?;
+        pods.remove(0);
+        for node in nodes {
+            let ipam = view.ask_felix(node, "status").await?["ipam"].clone();
+            ensure!(ipam["mode"] == "local-first", "{node}: {ipam}");
+            ensure!(ipam["behind"].as_u64() > Some(0), "{node}: {ipam}");
+        }
+        // The log alone has to do.
+        let agent = lab.agent("node1")?;
+        agent.stop(nix::sys::signal::Signal::SIGKILL).await?;
+        agent.start().await?;
+        agent.ready().await?;
+        let after = [scope.pod("after", "node1", &[])];
+        pods.extend(scope.run(&after).await?);
+        let addresses: BTreeSet<IpAddr> = pods.iter().flat_map(pod_addresses).collect();
+        ensure!(addresses.len() == 2 * pods.len(), "an address was given twice: {addresses:?}");
+        for pod in &pods[1..] {
+            let reach =
+                || async { expect_answers(&view, &pods[0], &pod_targets(pod, "tcp", PORT)).await };
+            wait::until("the pods to reach each other", Duration::from_secs(60), reach).await?;
+        }
+
+        lab.etcd.as_mut().context("this lab has no etcd")?.start().await?;
+        for node in nodes {
+            mirrored(&view, node).await?;
+        }
+        let report = check(lab).await?;
+        ensure!(report["problems"] == json!([]), "{}", report["problems"]);
+        for pod in &pods {
+            for address in pod_addresses(pod) {
+                let said = &report["allocations"][address.to_string()];
+                let held = said
+                    .as_array()
+                    .is_some_and(|all| all.len() == 1 && all[0]["coolingDown"] == json!(false));
+                ensure!(held, "{address} of {:?}: {said}", pod.metadata.name);
+            }
+        }
+        scope.end().await
+    }
+    .boxed()
+}
+
+/// Waits until a node answers from its own log, and the store has everything.
+async fn mirrored(view: &View, node: &str) -> Result<()> {
+    let what = format!("the mirror of {node}");
+    wait::until(&what, Duration::from_secs(60), || async {
+        let ipam = view.ask_felix(node, "status").await?["ipam"].clone();
+        ensure!(ipam["mode"] == "local-first", "{ipam}");
+        ensure!(ipam["behindSeconds"].is_null() && ipam["error"].is_null(), "{ipam}");
+        Ok(())
+    })
+    .await
+}
+
+/// What `ipam check` says of the lab's etcd.
+async fn check(lab: &Lab) -> Result<Value> {
+    let view = lab.view();
+    let etcd = lab.etcd.as_ref().context("this lab has no etcd")?;
+    let pools: Vec<Value> = intent::objects(&view.plan.topology)
+        .into_iter()
+        .filter(|object| object["kind"] == "IPPool")
+        .collect();
+    let file = tempfile::NamedTempFile::new()?;
+    let list = json!({ "apiVersion": "v1", "kind": "List", "items": pools });
+    std::fs::write(file.path(), list.to_string())?;
+    let program = crate::agent::program("ipam")?;
+    let mut command = tokio::process::Command::new(program);
+    command.args(["-o", "json", "--endpoints", &etcd.endpoint(), "--pools"]).arg(file.path());
+    command.arg("check");
+    let netns = view.place.netns("control");
+    let patience = Duration::from_secs(20);
+    let output = process::capture(command, Some(&netns), b"", patience).await?;
+    serde_json::from_slice(&output.stdout).with_context(|| format!("{output:?}"))
 }
 
 /// ADD and DEL on node1, as its runtime would call them, of a pod or of a container outside

@@ -162,20 +162,25 @@ async fn readiness(
     retry: impl Fn() + Send,
 ) -> anyhow::Result<()> {
     let mut status = ipam.watch_status();
-    let mut was_ready = false;
+    let mut was_there = false;
     loop {
-        let (ready, text) = {
+        let (ready, there, text) = {
             let status = status.borrow_and_update();
             let problem = status.problem.clone().unwrap_or_else(|| "not connected yet".into());
-            (status.ready, format!("{}: {problem}", status.store))
+            (status.ready, is_there(&status), format!("{}: {problem}", status.store))
         };
         condition.set(if ready { Ok(()) } else { Err(text) });
-        if ready && !was_ready {
+        if there && !was_there {
             retry();
         }
-        was_ready = ready;
+        was_there = there;
         status.changed().await?;
     }
+}
+
+/// True if the store can be used; in local-first mode requests may be served without it.
+fn is_there(status: &ipam::Status) -> bool {
+    status.ready && status.problem.is_none()
 }
 
 /// Forgets the flows of addresses.
@@ -200,7 +205,7 @@ async fn give_back(
 ) -> anyhow::Result<()> {
     let mut status = ipam.watch_status();
     loop {
-        status.wait_for(|status| status.ready).await?;
+        status.wait_for(is_there).await?;
         match collect(ipam, live, forget).await {
             Ok(()) => return Ok(()),
             Err(error) => {

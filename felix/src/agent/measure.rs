@@ -32,7 +32,8 @@ impl Reporter {
 
     fn measure_ipam(&self, metrics: &IpamMetrics) {
         let status = self.ipam.status();
-        metrics.store_up.set(i64::from(status.ready));
+        metrics.store_up.set(i64::from(status.ready && status.problem.is_none()));
+        metrics.behind.set(gauge(status.behind));
         let own = || status.blocks.iter().filter(|block| block.owned);
         let [v4, v6] = by_family(own().map(|block| (block.cidr, 1)));
         metrics.blocks.get_or_create(&IPV4).set(v4);

@@ -301,6 +301,8 @@ fn open_ipam(config: &Config) -> Result<ipam::Ipam> {
         }
         IpamConfig::Embedded => ipam::StoreConfig::Embedded(config.state_dir.join("ipam.redb")),
     };
-    let options = ipam::Options::new(&config.node_name, store, config.state_dir.join("ipam"));
-    ipam::Ipam::open(options).context("ipam")
+    // An embedded store is on this node's disk already.
+    let local_first = matches!(config.ipam, IpamConfig::Etcd(_));
+    let usual = ipam::Options::new(&config.node_name, store, config.state_dir.join("ipam"));
+    ipam::Ipam::open(ipam::Options { local_first, ..usual }).context("ipam")
 }

@@ -15,8 +15,8 @@ use super::revisions::Held;
 use crate::cni::backend::{Failure, Query};
 use crate::cni::protocol::Question;
 use crate::control::{
-    BgpReport, BlockRow, ConditionRow, EndpointRow, Explanation, HeldRevision, IpamReport,
-    KernelReport, PeerRow, PoliciesReport, PolicyRow, RouteRow, Rows, StatusReport,
+    AnswerMode, BgpReport, BlockRow, ConditionRow, EndpointRow, Explanation, HeldRevision,
+    IpamReport, KernelReport, PeerRow, PoliciesReport, PolicyRow, RouteRow, Rows, StatusReport,
 };
 use crate::engine::{AppliedPolicy, PolicyId, PolicyStanding};
 use crate::kernel::{Kernel, WantedRoute};
@@ -135,8 +135,20 @@ impl Reporter {
                 .collect(),
             source,
             ipam: IpamReport {
-                error: (!ipam.ready)
-                    .then(|| ipam.problem.clone().unwrap_or_else(|| "not connected yet".into())),
+                mode: match ipam.mode {
+                    ipam::allocator::Mode::Synchronous => AnswerMode::Synchronous,
+                    ipam::allocator::Mode::LocalFirst => AnswerMode::LocalFirst,
+                },
+                behind: ipam.behind as u64,
+                behind_seconds: ipam.behind_since.map(|since| {
+                    let now = ipam::timestamp::Timestamp::from(std::time::SystemTime::now());
+                    now.since(since).as_secs()
+                }),
+                lost: ipam.lost,
+                error: ipam
+                    .problem
+                    .clone()
+                    .or_else(|| (!ipam.ready).then(|| "not connected yet".into())),
                 store: ipam.store,
                 blocks: ipam
                     .blocks

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use comfy_table::Table;
 
-use super::{EndpointRow, RouteRow, Rows, StatusReport};
+use super::{AnswerMode, EndpointRow, RouteRow, Rows, StatusReport};
 use crate::source::{KindState, SourceStatus};
 
 pub(super) fn table<const N: usize>(header: [&str; N]) -> Table {
@@ -102,10 +102,24 @@ pub fn status_text(report: &StatusReport) -> String {
     let used: u64 = ipam.blocks.iter().map(|block| block.used).sum();
     let _ = writeln!(
         text,
-        "IPAM:       {}, {} blocks, {used} addresses in use",
+        "IPAM:       {}, {}, {} blocks, {used} addresses in use",
         ipam.store,
+        match ipam.mode {
+            AnswerMode::Synchronous => "synchronous",
+            AnswerMode::LocalFirst => "local-first",
+        },
         ipam.blocks.len()
     );
+    if let Some(seconds) = ipam.behind_seconds {
+        let (behind, since) = (ipam.behind, duration(seconds));
+        let _ = writeln!(text, "            the store is behind: {behind} addresses, for {since}");
+    }
+    for lost in &ipam.lost {
+        let _ = writeln!(
+            text,
+            "            LOST: {lost} is somebody else's; start its pods on this node anew"
+        );
+    }
     if let Some(error) = &ipam.error {
         let _ = writeln!(text, "            unavailable: {error}");
     }

@@ -31,7 +31,11 @@ fn report() -> StatusReport {
         },
         ipam: IpamReport {
             store: "etcd http://10.0.0.1:2379".into(),
-            error: None,
+            error: Some("connection refused".into()),
+            mode: AnswerMode::LocalFirst,
+            behind: 2,
+            behind_seconds: Some(75),
+            lost: vec!["10.244.9.0/26".parse().unwrap()],
             blocks: vec![BlockRow { cidr: "10.244.1.0/26".parse().unwrap(), used: 3, size: 64 }],
         },
         kernel: KernelReport {
@@ -81,7 +85,10 @@ Node:       n1, not ready
 Agent:      felix 0.1.0, up 1d1h
 Source:     https://10.96.0.1, in sync, disconnected, 42 objects
             Node: connection refused
-IPAM:       etcd http://10.0.0.1:2379, 1 blocks, 3 addresses in use
+IPAM:       etcd http://10.0.0.1:2379, local-first, 1 blocks, 3 addresses in use
+            the store is behind: 2 addresses, for 1m15s
+            LOST: 10.244.9.0/26 is somebody else's; start its pods on this node anew
+            unavailable: connection refused
             10.244.1.0/26 3/64
 Kernel:     in sync, 120 elements, 7 routes, 0 repairs
             left out: route 10.9.0.0/26: its gateway cannot be reached

@@ -151,6 +151,8 @@ pub struct CniMetrics {
 pub struct IpamMetrics {
     /// 1 while the store answers.
     pub store_up: Gauge,
+    /// Addresses that the store has otherwise than this node's log.
+    pub behind: Gauge,
     /// Blocks of this node.
     pub blocks: Family<FamilyLabel, Gauge>,
     /// Addresses in use on this node.
@@ -325,6 +327,7 @@ impl IpamMetrics {
     fn register(registry: &mut Registry) -> Self {
         let metrics = Self {
             store_up: Gauge::default(),
+            behind: Gauge::default(),
             blocks: Family::default(),
             addresses: Family::default(),
             assign_seconds: seconds(),
@@ -334,6 +337,7 @@ impl IpamMetrics {
         };
         let Self {
             store_up,
+            behind,
             blocks,
             addresses,
             assign_seconds,
@@ -342,6 +346,8 @@ impl IpamMetrics {
             missing_nodes,
         } = metrics.clone();
         registry.register("store_up", "Whether the store answers", store_up);
+        let help = "Addresses that the store has otherwise than this node's log";
+        registry.register("behind", help, behind);
         registry.register("blocks", "Address blocks of this node", blocks);
         registry.register("addresses", "Addresses in use on this node", addresses);
         registry.register_with_unit(

@@ -32,6 +32,16 @@ pub(crate) struct Cache {
     pub(crate) stale: BTreeSet<IpNet>,
     /// Blocks that were looked for and do not exist.
     pub(crate) absent: BTreeSet<IpNet>,
+    /// Blocks that are ahead of the store, in local-first mode: what it had when last seen.
+    pub(crate) ahead: BTreeMap<IpNet, Block>,
+    /// What a write of unknown outcome may have made of them.
+    pub(crate) sent: BTreeMap<IpNet, Block>,
+    /// Blocks that this node answered for until somebody else took them.
+    pub(crate) lost: BTreeSet<IpNet>,
+    /// Blocks whose record in the log may be out of date.
+    pub(crate) unlogged: BTreeSet<IpNet>,
+    /// Nodes that were met in local-first mode: nobody else takes addresses of their blocks.
+    pub(crate) exclusive: BTreeSet<String>,
 }
 
 /// What is known of a block.
@@ -62,6 +72,12 @@ impl Cache {
         self.confirmed(cidr) && self.blocks.get(cidr).is_some_and(ours)
     }
 
+    /// True if the block may be answered for without the store: it is this node's, and nothing says
+    /// that it may have changed.
+    pub(crate) fn is_firm(&self, cidr: &IpNet) -> bool {
+        self.owns(cidr) && !self.stale.contains(cidr)
+    }
+
     /// This node's blocks, in address order.
     pub(crate) fn owned(&self) -> impl Iterator<Item = &Block> {
         self.blocks.iter().filter(|(cidr, _)| self.owns(cidr)).map(|(_, seen)| &seen.value)
@@ -83,9 +99,13 @@ impl Cache {
             self.blocks.keys().filter(|cidr| self.owns(cidr)).copied().collect();
         let affinities = &self.affinities;
         self.blocks.retain(|cidr, _| {
-            own.contains(cidr) || affinities.contains_key(cidr) || borrowed.contains(cidr)
+            own.contains(cidr)
+                || affinities.contains_key(cidr)
+                || borrowed.contains(cidr)
+                || self.ahead.contains_key(cidr)
         });
         self.absent.clear();
+        self.exclusive.clear();
     }
 
     /// Networks of others in which this node has addresses.
@@ -106,6 +126,14 @@ impl Cache {
         });
         let all: BTreeSet<IpAddr> = read.chain(unread).collect();
         all.into_iter().collect()
+    }
+
+    /// How many addresses the store has otherwise than this node answers.
+    pub(crate) fn behind(&self) -> usize {
+        let ahead = self.ahead.iter().filter_map(|(cidr, base)| {
+            Some(base.differences(&self.blocks.get(cidr)?.value).count())
+        });
+        ahead.sum()
     }
 
     /// The addresses of a block that are allocated to this node.
@@ -130,13 +158,34 @@ impl Cache {
         }
     }
 
-    /// Takes what a block's key holds. A value that cannot be read is remembered as that.
+    /// Takes what a block's key holds. A value that cannot be read is remembered as that. What a
+    /// block is ahead of the store stays, while it is this node's.
     pub(crate) fn install_block(&mut self, cidr: IpNet, entry: Option<&Entry>) {
         let key = model::block_key(&cidr);
         self.stale.remove(&cidr);
         self.absent.remove(&cidr);
         self.corrupt.remove(&key);
+        self.unlogged.insert(cidr);
         let read = entry.map(|entry| (model::decode_block(&key, &entry.value), entry.mod_revision));
+        if let Some(base) = self.ahead.remove(&cidr) {
+            let kept = match &read {
+                Some((Ok(stored), revision)) => self.merge(cidr, &base, stored, *revision),
+                Some((Err(corrupt), revision)) => {
+                    tracing::error!(key, reason = corrupt.reason, "unreadable block: written anew");
+                    self.mend(cidr, base, *revision)
+                }
+                None => false,
+            };
+            if kept {
+                return;
+            }
+            tracing::error!(
+                %cidr,
+                "a block that this node answered for is somebody else's now: no address is given \
+                 of it any more, and pods that have one must be started anew"
+            );
+            self.lost.insert(cidr);
+        }
         match read {
             Some((Ok(value), revision)) => {
                 self.blocks.insert(cidr, Seen { value, revision });
@@ -153,9 +202,59 @@ impl Cache {
         }
     }
 
+    /// The block as this node answers for it, with what others did to it in the store. False if it
+    /// is not this node's any more.
+    fn merge(&mut self, cidr: IpNet, base: &Block, stored: &Block, revision: Revision) -> bool {
+        let ours = stored.node() == Some(self.node.as_str()) && !stored.deleted();
+        let Some(seen) = self.blocks.get_mut(&cidr).filter(|_| ours) else { return false };
+        let merged = seen.value.merge(base, self.sent.get(&cidr), stored);
+        for address in &merged.contested {
+            tracing::error!(%address, "given by this node and by somebody else: two pods have it");
+        }
+        *seen = Seen { value: merged.block, revision };
+        if !merged.same {
+            self.ahead.insert(cidr, stored.clone());
+        }
+        true
+    }
+
+    /// What this node answers for takes the place of what cannot be read.
+    fn mend(&mut self, cidr: IpNet, base: Block, revision: Revision) -> bool {
+        let Some(seen) = self.blocks.get_mut(&cidr) else { return false };
+        seen.revision = revision;
+        self.ahead.insert(cidr, base);
+        true
+    }
+
+    /// Takes a block as the log answers for it from now on.
+    pub(crate) fn answer_for(&mut self, block: Block) {
+        let Some(seen) = self.blocks.get_mut(&block.cidr()) else { return };
+        let cidr = block.cidr();
+        let before = std::mem::replace(&mut seen.value, block);
+        self.ahead.entry(cidr).or_insert(before);
+    }
+
+    /// A write of this node's was done, under this revision.
+    pub(crate) fn written(&mut self, cidr: IpNet, stored: Block, revision: Revision) {
+        let Some(seen) = self.blocks.get_mut(&cidr).filter(|seen| seen.revision < revision) else {
+            return;
+        };
+        seen.revision = revision;
+        self.unlogged.insert(cidr);
+        if seen.value == stored {
+            self.ahead.remove(&cidr);
+        } else if let Some(base) = self.ahead.get_mut(&cidr) {
+            if seen.value.sequence_number() <= stored.sequence_number() {
+                seen.value.seal();
+            }
+            *base = stored;
+        }
+    }
+
     /// Takes what an affinity's key holds. One that cannot be read counts as confirmed: the block
     /// itself says who owns it.
     pub(crate) fn install_affinity(&mut self, cidr: IpNet, entry: Option<&Entry>) {
+        self.unlogged.insert(cidr);
         let Some(entry) = entry else {
             self.affinities.remove(&cidr);
             self.corrupt.remove(&model::affinity_key(&self.node, &cidr));

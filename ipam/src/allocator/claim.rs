@@ -144,7 +144,17 @@ impl Claim {
         if self.target == Target::Spare || (self.forbidden.is_some() && !self.borrow) {
             return Ok(Found::Nothing(reason));
         }
-        let all = self.store.list(model::blocks_of(self.family), None).await?;
+        // Before the blocks: what a mark of then hides is not looked at, what one of now hides is
+        // found out by the transaction.
+        let marks = self.store.list_keys(model::LOCAL).await?.keys;
+        let mut all = self.store.list(model::blocks_of(self.family), None).await?;
+        all.entries.retain(|entry| {
+            let block = model::decode_block(&entry.key, &entry.value).ok();
+            let marked = |block: &Block| {
+                block.node().is_some_and(|node| marks.contains(&model::local_key(node)))
+            };
+            !block.as_ref().is_some_and(marked)
+        });
         if self.forbidden.is_none()
             && let Some(found) = self.abandoned_block(&all).await?
         {
@@ -284,6 +294,8 @@ impl Claim {
             let keys: Vec<_> = [Some(mine.clone()), theirs.clone()].into_iter().flatten().collect();
             let affinities = self.store.read(&keys).await?;
             let revision = |key: &str| affinities.get(key).map_or(0, |entry| entry.mod_revision);
+            // One that may have given addresses that the store does not know yet.
+            let mark = block.node().map(model::local_key);
             block.set_affinity(Some(format!("host:{}", self.node)), self.now);
             block.seal();
             let mut txn = self
@@ -294,6 +306,9 @@ impl Claim {
                 .put(entry.key.clone(), block.encode());
             if let Some(theirs) = theirs {
                 txn = txn.when(theirs.clone(), revision(&theirs)).delete(theirs);
+            }
+            if let Some(mark) = mark {
+                txn = txn.when(mark, 0);
             }
             match self.store.txn(txn.clone()).await? {
                 Outcome::Committed(revision) => {

@@ -1,5 +1,5 @@
 //! The one task that writes. It collects what was asked while its last transaction was on its way
-//! and puts all of it into the next one.
+//! and puts all of it into the next one. In local-first mode ([`local`]) its log comes in between.
 //!
 //! ```text
 //!   queue ─▶ pending ─plan─▶ transaction ─▶ committed: answer
@@ -23,6 +23,7 @@ use tokio::time::Instant;
 
 use super::cache::{Cache, Seen};
 use super::claim::{Census, Claim, Finished, Found, Target};
+use super::log::Log;
 use super::owner::Ownership;
 use super::plan::{Draft, Effort, Need, Plan, Planned, Settings, Work};
 use super::request::{AssignRequest, Assignment, Live};
@@ -37,10 +38,12 @@ use crate::timestamp::Timestamp;
 
 mod commit;
 mod learn;
+mod local;
 mod pace;
 mod pending;
 mod search;
 
+use local::{Local, end_of};
 use pace::Pace;
 pub(crate) use pending::Message;
 use pending::{Pending, Reply, Search, Waiting};
@@ -100,6 +103,8 @@ pub(crate) struct Committer {
 
     backoff: Duration,
     retry_at: Option<Instant>,
+    /// The local-first mode.
+    local: Local,
     /// Why nothing at all is served at present.
     refusal: Option<Error>,
     /// Set once it is to end.
@@ -113,6 +118,8 @@ pub(crate) struct Parts {
     pub(crate) state: StateDir,
     pub(crate) clock: Clock,
     pub(crate) node_labels: Option<BTreeMap<String, String>>,
+    pub(crate) local_first: bool,
+    pub(crate) log: Option<Log>,
     pub(crate) queue: mpsc::UnboundedReceiver<Message>,
     pub(crate) blocks: watch::Sender<Arc<[IpNet]>>,
     pub(crate) borrowed: watch::Sender<Arc<[IpAddr]>>,
@@ -129,6 +136,8 @@ impl Committer {
             state,
             clock,
             node_labels,
+            local_first,
+            log,
             queue,
             blocks,
             borrowed,
@@ -136,9 +145,11 @@ impl Committer {
             epoch,
             remembered,
         } = parts;
+        let mut cache = Cache::new(&node);
         Self {
             owner: Ownership::new(&node, &state.instance),
-            cache: Cache::new(&node),
+            local: Local::new(local_first, log, &mut cache),
+            cache,
             store,
             state: Arc::new(state),
             clock,
@@ -174,9 +185,9 @@ impl Committer {
     /// Serves until the last handle is dropped or someone closes it.
     pub(crate) async fn run(mut self) {
         // Own the name and read the blocks before the first request needs them.
-        self.work().await;
+        self.round().await;
         while self.closed.is_none() {
-            let (retry, named) = (self.retry_at, self.named.not_before);
+            let (retry, named, due) = (self.retry_at, self.named.not_before, self.local.due);
             tokio::select! {
                 message = self.queue.recv() => match message {
                     Some(message) => self.accept(message),
@@ -186,11 +197,12 @@ impl Committer {
                 event = next(&mut self.events) => self.observed(event),
                 () = sleep_until(retry), if retry.is_some() => self.retry_at = None,
                 () = sleep_until(named), if named.is_some() => self.named.not_before = None,
+                result = end_of(&mut self.local.in_air) => self.landed(result).await,
+                result = end_of(&mut self.local.probe) => self.probed(result),
+                () = sleep_until(due), if due.is_some() => {}
             }
             self.accept_waiting();
-            if self.retry_at.is_none() {
-                self.work().await;
-            }
+            self.round().await;
         }
         let closed = self.closed.take();
         drop(self);
@@ -198,6 +210,15 @@ impl Committer {
             // Who does not wait for the end does not care.
             let _ = closed.send(());
         }
+    }
+
+    /// Does all that can be done now, with the store as far as it can be used.
+    async fn round(&mut self) {
+        self.serve_locally().await;
+        if self.retry_at.is_none() && !self.must_probe() {
+            self.work().await;
+        }
+        self.depart();
     }
 
     /// Takes all messages that are there.
@@ -241,6 +262,7 @@ impl Committer {
             }
             Message::Config(config) => {
                 self.given_config = config;
+                self.local.is_told();
                 self.use_config();
                 return;
             }
@@ -265,7 +287,7 @@ impl Committer {
         Timestamp::from((self.clock)())
     }
 
-    /// Does all that can be done now.
+    /// Does all that can be done now with the store.
     async fn work(&mut self) {
         loop {
             self.forget_the_abandoned();
@@ -284,6 +306,7 @@ impl Committer {
             };
             let waited = self.pending.len();
             self.accept_waiting();
+            self.serve_locally().await;
             let more = again || self.pending.len() > waited;
             if !more || self.retry_at.is_some() || self.closed.is_some() {
                 break;
@@ -297,8 +320,16 @@ impl Committer {
     /// One round: be ready, know, plan, commit. True if there may be more to do.
     async fn advance(&mut self) -> Result<bool, Error> {
         let revision = self.owner.acquire(&*self.store, self.now()).await?;
+        self.doubt_blocks(revision);
         self.load().await?;
         self.refresh().await?;
+        self.consulted();
+        if self.change_mode(revision).await? {
+            return Ok(true);
+        }
+        if self.local.is_on() {
+            return self.advance_mirrored(revision).await;
+        }
         if self.pending.iter().any(Pending::is_ready) {
             return self.commit(revision).await;
         }
@@ -336,6 +367,8 @@ impl Committer {
         self.backoff = (self.backoff * 2).min(BACKOFF.1);
         self.retry_at = Some(Instant::now() + pause);
         self.owner.lose();
+        // What the log suffices for need not wait.
+        self.local.paused = false;
         self.count(|status| status.store_errors += 1);
         self.reachable(Some(error));
     }
@@ -351,7 +384,7 @@ impl Committer {
     fn reachable(&self, problem: Option<&Error>) {
         let problem = problem.map(ToString::to_string);
         self.status.send_if_modified(|status| {
-            let ready = self.loaded && problem.is_none();
+            let ready = self.loaded && problem.is_none() || self.serves_locally();
             let same = status.problem == problem && status.ready == ready;
             match &problem {
                 Some(problem) if status.ready => tracing::warn!(problem, "no longer ready"),
@@ -407,8 +440,7 @@ impl Committer {
             *addresses = borrowed;
             changed
         });
-        let cache = &self.cache;
-        self.status.send_if_modified(|status| status.describe(cache));
+        self.show();
     }
 }
 

@@ -19,6 +19,8 @@ pub(crate) struct Ownership {
     pub(crate) revision: Option<Revision>,
     /// True once it was ours: losing it then is final.
     held: bool,
+    /// It is to be written anew.
+    renew: bool,
 }
 
 impl Ownership {
@@ -29,6 +31,7 @@ impl Ownership {
             process: random_id(),
             revision: None,
             held: false,
+            renew: false,
         }
     }
 
@@ -51,11 +54,7 @@ impl Ownership {
             if let Some(revision) = self.judge(&key, found.as_ref())? {
                 return Ok(self.is_ours(revision));
             }
-            let record = NodeOwner {
-                instance: self.instance.clone(),
-                process: self.process.clone(),
-                since: now.whole_seconds(),
-            };
+            let record = self.record(now);
             let txn = Txn::default()
                 .when(key.clone(), found.as_ref().map_or(0, |entry| entry.mod_revision))
                 .put(key.clone(), model::encode(&record));
@@ -66,14 +65,31 @@ impl Ownership {
         }
     }
 
+    /// The record is written anew before anything else is done under it: no transaction that was
+    /// sent before, and may still be on its way, is done after that.
+    pub(crate) fn renew(&mut self) {
+        self.revision = None;
+        self.renew = true;
+    }
+
+    /// What the record holds.
+    pub(crate) fn record(&self, now: Timestamp) -> NodeOwner {
+        NodeOwner {
+            instance: self.instance.clone(),
+            process: self.process.clone(),
+            since: now.whole_seconds(),
+        }
+    }
+
     /// Forgets the revision: somebody changed the record.
     pub(crate) fn lose(&mut self) {
         self.revision = None;
     }
 
-    fn is_ours(&mut self, revision: Revision) -> Revision {
+    /// The record was written, or found, under this revision.
+    pub(crate) fn is_ours(&mut self, revision: Revision) -> Revision {
         self.revision = Some(revision);
-        self.held = true;
+        (self.held, self.renew) = (true, false);
         revision
     }
 
@@ -83,7 +99,7 @@ impl Ownership {
         let record: NodeOwner = model::decode(key, &entry.value)?;
         let same = record.instance == self.instance;
         if same && record.process == self.process {
-            return Ok(Some(entry.mod_revision));
+            return Ok((!self.renew).then_some(entry.mod_revision));
         }
         if same && !self.held {
             return Ok(None);

@@ -20,8 +20,11 @@ use crate::timestamp::Timestamp;
 
 mod release;
 
-/// Comparisons or writes of one request at most: two blocks, a handle; and room for the node's key.
-const OPS_PER_REQUEST: usize = 3;
+/// Comparisons or writes of one request at most: two blocks, the marks of their owners, a handle;
+/// and room for the node's key.
+const OPS_PER_REQUEST: usize = 5;
+/// Blocks of one request at most.
+const BLOCKS_PER_REQUEST: usize = 2;
 const MOST_OPS: usize = MAX_TXN_OPS - 1;
 
 /// What felix's watches say.
@@ -106,6 +109,10 @@ pub(crate) struct Draft<'a> {
     handles: BTreeSet<String>,
     /// Handles that assignments of this draft give addresses to.
     assigning: BTreeSet<String>,
+    /// Nodes whose blocks give addresses to others.
+    lenders: BTreeSet<String>,
+    /// Only blocks that may be answered for without the store are given from.
+    local: bool,
 }
 
 /// A finished plan.
@@ -116,6 +123,50 @@ pub(crate) struct Plan {
     pub(crate) relied_on: BTreeSet<IpNet>,
     /// Handles to write; None: to delete.
     pub(crate) handles: BTreeMap<String, Option<Handle>>,
+    /// Nodes that must not be in local-first mode.
+    pub(crate) lenders: BTreeSet<String>,
+}
+
+/// True if a request can be answered from what the node itself answers for.
+pub(crate) fn is_local(cache: &Cache, work: &Work) -> bool {
+    let holders = |handle: &str, of: Option<&[IpAddr]>| {
+        let holds = |block: &Block| {
+            let mut held = block.addresses_of(handle);
+            held.any(|address| of.is_none_or(|of| of.contains(&address)))
+        };
+        let blocks = cache.blocks.iter().filter(|(_, seen)| holds(&seen.value));
+        blocks.map(|(cidr, _)| *cidr).collect::<Vec<_>>()
+    };
+    match work {
+        Work::Assign(request) => {
+            let named = cache
+                .blocks
+                .keys()
+                .filter(|cidr| request.requested_ips.iter().any(|address| cidr.contains(address)));
+            holders(&request.handle, None).iter().chain(named).all(|cidr| cache.is_firm(cidr))
+        }
+        Work::Release { handle, .. } => {
+            let held = holders(handle, None);
+            let recorded = cache.handles.get(handle);
+            let recorded = recorded.into_iter().flat_map(|seen| seen.value.block.keys());
+            !held.is_empty() && held.iter().chain(recorded).all(|cidr| cache.is_firm(cidr))
+        }
+        Work::Undo { handle, addresses } => {
+            holders(handle, Some(addresses)).iter().all(|cidr| cache.is_firm(cidr))
+        }
+        Work::Collect(_) => false,
+    }
+}
+
+impl Work {
+    /// Whose addresses it is about, if it is about one handle's.
+    pub(crate) fn handle(&self) -> Option<&str> {
+        match self {
+            Self::Assign(request) => Some(&request.handle),
+            Self::Release { handle, .. } | Self::Undo { handle, .. } => Some(handle),
+            Self::Collect(_) => None,
+        }
+    }
 }
 
 impl<'a> Draft<'a> {
@@ -125,8 +176,24 @@ impl<'a> Draft<'a> {
         assigned: &'a HashMap<String, u64>,
         now: Timestamp,
     ) -> Self {
-        let (blocks, relied_on, handles, assigning) = Default::default();
-        Self { cache, settings, assigned, now, blocks, relied_on, handles, assigning }
+        let (blocks, relied_on, handles, assigning, lenders) = Default::default();
+        Self {
+            cache,
+            settings,
+            assigned,
+            now,
+            blocks,
+            relied_on,
+            handles,
+            assigning,
+            lenders,
+            local: false,
+        }
+    }
+
+    /// One for what is answered without the store.
+    pub(crate) fn local(self) -> Self {
+        Self { local: true, ..self }
     }
 
     /// Plans one request.
@@ -145,7 +212,7 @@ impl<'a> Draft<'a> {
     fn operations(&self) -> usize {
         let changed = self.blocks.iter().filter(|(_, (_, changed))| *changed).count();
         let relied_on = self.relied_on.iter().filter(|cidr| !self.is_changed(cidr)).count();
-        changed + relied_on + self.handles.len()
+        changed + relied_on + self.handles.len() + self.lenders.len()
     }
 
     fn is_changed(&self, cidr: &IpNet) -> bool {
@@ -183,8 +250,21 @@ impl<'a> Draft<'a> {
         let known = self.cache.blocks.keys();
         known
             .filter(|cidr| pool.cidr.contains(*cidr) && self.cache.owns(cidr) != borrowed)
+            .filter(|cidr| !self.local || self.cache.is_firm(cidr))
+            .filter(|cidr| !borrowed || self.lends(cidr))
             .copied()
             .collect()
+    }
+
+    /// The node that the block belongs to, if that is another one.
+    fn lender(&self, cidr: &IpNet) -> Option<&'a str> {
+        let node = self.cache.blocks.get(cidr)?.value.node();
+        node.filter(|node| *node != self.cache.node)
+    }
+
+    /// True unless the block's node answers from a log of its own.
+    fn lends(&self, cidr: &IpNet) -> bool {
+        self.lender(cidr).is_none_or(|node| !self.cache.exclusive.contains(node))
     }
 
     /// Err is an early answer.
@@ -224,6 +304,9 @@ impl<'a> Draft<'a> {
                 Some(address) => block.allocate_address(address, &owner).ok().map(|()| address),
                 None => block.allocate(&owner, reservations),
             });
+            if address.is_some() {
+                self.lenders.extend(self.lender(&cidr).map(str::to_owned));
+            }
             new.extend(address);
         }
         if !new.is_empty() {
@@ -312,11 +395,11 @@ impl<'a> Draft<'a> {
             return Err(Planned::Needs(Need::BlockOf(address)));
         };
         let strict = self.settings.config.strict_affinity;
-        let owns = self.cache.owns(&cidr);
+        let closed = !self.cache.owns(&cidr) && (strict || !self.lends(&cidr));
         let Some((block, _)) = self.open(cidr) else {
             return Err(Planned::Needs(Need::BlockOf(address)));
         };
-        if strict && !owns {
+        if closed {
             let owner = block.affinity().unwrap_or("nobody").to_owned();
             return Err(Planned::Failed(Error::NotOurBlock { address, owner }));
         }
@@ -330,7 +413,8 @@ impl<'a> Draft<'a> {
 
     /// What is to be written.
     pub(crate) fn finish(self) -> Plan {
-        let mut plan = Plan { relied_on: self.relied_on.clone(), ..Plan::default() };
+        let (relied_on, lenders) = (self.relied_on.clone(), self.lenders.clone());
+        let mut plan = Plan { relied_on, lenders, ..Plan::default() };
         for handle in &self.handles {
             let known = self.cache.handles.get(handle);
             let mut record = known.map(|seen| seen.value.clone()).unwrap_or_default();
@@ -393,6 +477,9 @@ impl Plan {
         }
         for cidr in &self.relied_on {
             txn = txn.when(model::block_key(cidr), revision(cidr));
+        }
+        for node in &self.lenders {
+            txn = txn.when(model::local_key(node), 0);
         }
         for (handle, record) in &self.handles {
             let key = model::handle_key(handle);

@@ -13,6 +13,7 @@ use crate::error::Error;
 
 const INSTANCE: &str = "ipam-instance";
 const BLOCKS: &str = "ipam-blocks.json";
+const LOG: &str = "ipam-log";
 
 /// The state directory of one running allocator; locked until dropped.
 #[derive(Debug)]
@@ -77,6 +78,11 @@ impl StateDir {
             return Err(Error::State { path: file, reason: reason.to_owned() });
         }
         Ok(Self { path: path.to_owned(), instance, _lock: lock })
+    }
+
+    /// Where the log of the local-first mode is.
+    pub(crate) fn log(&self) -> PathBuf {
+        self.path.join(LOG)
     }
 
     /// What was saved last; nothing if that cannot be read or was another node's.

@@ -5,12 +5,16 @@ use serde::Serialize;
 
 use super::cache::Cache;
 use crate::model::{AffinityState, Corrupt};
+use crate::timestamp::Timestamp;
 
 /// How an address is made durable before a pod gets it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 pub enum Mode {
     /// The store has it before the answer; while the store is away nothing is assigned.
     Synchronous,
+    /// The node's own log has it before the answer, and the store some milliseconds later; while the
+    /// store is away addresses are assigned of the blocks that the node has.
+    LocalFirst,
 }
 
 /// The state of a node's allocator.
@@ -18,12 +22,20 @@ pub enum Mode {
 pub struct Status {
     /// The store: etcd's endpoints or the file.
     pub store: String,
-    /// True if requests are served now.
+    /// True if requests are served now. In local-first mode that needs no store: `problem` says
+    /// whether it is away.
     pub ready: bool,
     /// The last failure, until something succeeds again.
     pub problem: Option<String>,
     /// How addresses are made durable.
     pub mode: Mode,
+    /// How many addresses the store has otherwise than this node, in local-first mode.
+    pub behind: usize,
+    /// Since when it lacks something.
+    pub behind_since: Option<Timestamp>,
+    /// Blocks that this node answered for in local-first mode until somebody else had them: pods
+    /// with addresses of these must be started anew. Until the agent's next start.
+    pub lost: Vec<IpNet>,
     /// This node's blocks, and those of others it has addresses of.
     pub blocks: Vec<BlockStatus>,
     /// Keys whose values cannot be read, with the reasons.
@@ -65,12 +77,15 @@ impl From<&Corrupt> for CorruptKey {
 }
 
 impl Status {
-    pub(crate) fn new(store: String) -> Self {
+    pub(crate) fn new(store: String, mode: Mode) -> Self {
         Self {
             store,
             ready: false,
             problem: None,
-            mode: Mode::Synchronous,
+            mode,
+            behind: 0,
+            behind_since: None,
+            lost: Vec::new(),
             blocks: Vec::new(),
             corrupt: Vec::new(),
             conflicts: 0,
@@ -98,7 +113,9 @@ impl Status {
             })
             .collect();
         let corrupt: Vec<_> = cache.corrupt.values().map(CorruptKey::from).collect();
-        let changed = self.blocks != blocks || self.corrupt != corrupt;
+        let lost: Vec<_> = cache.lost.iter().filter(|cidr| !cache.owns(cidr)).copied().collect();
+        let changed = self.blocks != blocks || self.corrupt != corrupt || self.lost != lost;
+        self.lost = lost;
         self.blocks = blocks;
         self.corrupt = corrupt;
         changed

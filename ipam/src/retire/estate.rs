@@ -239,7 +239,8 @@ impl Draft<'_> {
         }
         if complete {
             let key = model::node_uid_key(&estate.node);
-            self.step.txn = std::mem::take(&mut self.step.txn).delete(key);
+            let mark = model::local_key(&estate.node);
+            self.step.txn = std::mem::take(&mut self.step.txn).delete(key).delete(mark);
         }
     }
 

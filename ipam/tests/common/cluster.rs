@@ -78,13 +78,14 @@ pub struct Cluster {
     pub clock: TestClock,
     pub pools: Vec<Pool>,
     pub config: Option<IpamConfig>,
+    pub local_first: bool,
     pub deadline: Duration,
 }
 
 impl Cluster {
     pub fn new(store: StoreConfig, pools: Vec<Pool>) -> Self {
         let (clock, deadline) = (TestClock::default(), Duration::from_secs(10));
-        Self { store, clock, pools, config: None, deadline }
+        Self { store, clock, pools, config: None, local_first: false, deadline }
     }
 
     pub fn on(store: &Arc<dyn Store>, pools: Vec<Pool>) -> Self {
@@ -95,6 +96,11 @@ impl Cluster {
     pub fn strict(self) -> Self {
         let config = IpamConfig { strict_affinity: true, ..IpamConfig::default() };
         Self { config: Some(config), ..self }
+    }
+
+    /// No borrowing, and nodes answer from logs of their own.
+    pub fn local_first(self) -> Self {
+        Self { local_first: true, ..self.strict() }
     }
 
     pub fn node(&self, name: &str) -> Node {
@@ -116,6 +122,7 @@ impl Cluster {
             clock: self.clock.clock(),
             deadline: self.deadline,
             node_labels: Some(BTreeMap::new()),
+            local_first: self.local_first,
             ..Options::new(name, self.store.clone(), disk)
         };
         let ipam = Ipam::open(options)?;

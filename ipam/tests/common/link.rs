@@ -17,6 +17,8 @@ pub enum Forgotten {
     Blocks,
     /// Whether blocks were created beside the one that is claimed.
     Creations,
+    /// That a node answers from its own log.
+    Marks,
 }
 
 /// Where an agent dies.
@@ -126,6 +128,7 @@ impl Link {
         match self.forgotten {
             Some(Forgotten::Blocks) => self.condone(&mut txn, ipam::model::BLOCKS).await,
             Some(Forgotten::Creations) => txn.none_created.clear(),
+            Some(Forgotten::Marks) => self.condone(&mut txn, ipam::model::LOCAL).await,
             None => {}
         }
         let dies = {

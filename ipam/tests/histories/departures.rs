@@ -5,9 +5,6 @@ use ipam::retire::Challenge;
 
 use super::*;
 
-/// How long an agent may take for what it has to do, on however busy a machine.
-const PATIENCE: Duration = Duration::from_secs(60);
-
 /// What an agent finds out about its own node.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Attended {
@@ -44,7 +41,8 @@ impl World {
         self.pods.retain(|_, (at, _)| *at != n);
         self.boots[n] += 1;
         self.anew.insert(n);
-        self.machines[n] = Some(self.start(n, disk()));
+        self.deposed.remove(&n);
+        self.machines[n] = Some(self.start(n, disk(), false));
     }
 
     pub(super) fn register(&mut self, n: usize) {
@@ -116,6 +114,9 @@ impl World {
                 retired = node.ipam.retire(&of, &self.kubernetes) => retired,
             };
             self.told(format!("n{asker} retires n{n}: {retired:?}"));
+            if self.machine(n).link.is_cut() {
+                self.deposed.insert(n);
+            }
         }
         self.bury().await;
     }
@@ -123,18 +124,26 @@ impl World {
     /// An agent whose name was taken from it takes it again, if it lives and reaches the store. The
     /// pods of one that cannot are no more: so says Kubernetes, which deletes them with their node.
     async fn object(&mut self, n: usize) {
+        let lives = self.pods.values().any(|(at, _)| *at == n);
+        let local = self.machine(n).node.ipam.status().mode == Mode::LocalFirst;
+        if (lives || local) && !self.retakes(n).await {
+            self.told(format!("the pods of n{n} end"));
+            self.pods.retain(|_, (at, _)| *at != n);
+        }
+    }
+
+    /// Waits until the agent has taken its name again. False if it cannot.
+    pub(super) async fn retakes(&mut self, n: usize) -> bool {
         let key = model::node_key(&name(n));
         let link = self.machine(n).link.clone();
         let end = std::time::Instant::now() + PATIENCE;
-        let lives = |world: &Self| world.pods.values().any(|(at, _)| *at == n);
-        while lives(self) {
-            let read = self.memory.read(std::slice::from_ref(&key)).await.unwrap();
+        loop {
+            let Ok(read) = self.memory.read(std::slice::from_ref(&key)).await else { return false };
             if read.get(&key).is_some() {
-                return;
+                return true;
             }
             if link.is_cut() || link.is_dead() {
-                self.told(format!("the pods of n{n} end"));
-                self.pods.retain(|_, (at, _)| *at != n);
+                return false;
             }
             assert!(std::time::Instant::now() < end, "n{n} does not take its name again");
             tokio::time::sleep(Duration::from_millis(1)).await;

@@ -5,9 +5,10 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use ipam::allocator::Mode;
 use ipam::store::memory::{Fault, MemoryStore};
 use ipam::store::{Outcome, Store, Txn};
-use ipam::{AssignRequest, Error, Families, Live, Pool, StoreConfig, model};
+use ipam::{AssignRequest, Error, Families, IpamConfig, Live, Pool, StoreConfig, model};
 use rand::rngs::SmallRng;
 use rand::{RngExt, SeedableRng};
 use tempfile::TempDir;
@@ -18,8 +19,13 @@ use crate::common::link::{Death, Forgotten, Link};
 
 #[path = "departures.rs"]
 mod departures;
+#[path = "own_logs.rs"]
+mod own_logs;
 
 const NODES: usize = 4;
+
+/// How long an agent may take for what it has to do, on however busy a machine.
+const PATIENCE: Duration = Duration::from_secs(60);
 
 /// The pools, each time with other block sizes; one that is disabled, one more, one in another.
 fn pools(version: u8) -> Vec<Pool> {
@@ -70,6 +76,8 @@ pub struct World {
     boots: [u32; NODES],
     /// Machines whose predecessor of the same name may still own that.
     anew: BTreeSet<usize>,
+    /// Machines that lost what they held while they were cut off, and may not know it yet.
+    deposed: BTreeSet<usize>,
     history: Vec<String>,
 }
 
@@ -82,6 +90,7 @@ impl World {
         if random.random_bool(0.5) {
             cluster = cluster.strict();
         }
+        cluster.local_first = random.random_bool(0.6);
         cluster.deadline = Duration::from_millis(100);
         let mut world = Self {
             random,
@@ -95,10 +104,11 @@ impl World {
             kubernetes: Kubernetes::default(),
             boots: [0; NODES],
             anew: BTreeSet::new(),
+            deposed: BTreeSet::new(),
             history: Vec::new(),
         };
         for n in 0..NODES {
-            let machine = world.start(n, disk());
+            let machine = world.start(n, disk(), false);
             world.machines.push(Some(machine));
             world.register(n);
         }
@@ -113,9 +123,12 @@ impl World {
         self.history.push(what.into());
     }
 
-    /// An agent starts with this disk.
-    fn start(&self, n: usize, disk: TempDir) -> Machine {
+    /// An agent starts with this disk, and perhaps without the store.
+    fn start(&self, n: usize, disk: TempDir, cut: bool) -> Machine {
         let link = Link::new(&self.memory, self.forgotten);
+        if cut {
+            link.cut();
+        }
         let store = StoreConfig::Open(Arc::new(link.clone()));
         let cluster = Cluster { store, ..self.cluster.clone() };
         Machine { node: cluster.node_on(&name(n), disk), link }
@@ -131,7 +144,7 @@ impl World {
 
     pub async fn step(&mut self) {
         self.fault();
-        match self.random.random_range(0..40) {
+        match self.random.random_range(0..42) {
             0..12 => {
                 self.add().await;
                 self.bury().await;
@@ -200,6 +213,9 @@ impl World {
                 let _ = self.attend(n).await;
             }
             35..39 => self.give_back().await,
+            39 | 40 => {
+                self.learn_strictness();
+            }
             _ => {
                 let seconds = self.random.random_range(1..200);
                 self.told(format!("{seconds} s pass"));
@@ -240,6 +256,9 @@ impl World {
         let mut starting = Vec::new();
         for _ in 0..self.random.random_range(1..5) {
             let n = self.any();
+            if !self.may_start(n).await {
+                continue;
+            }
             let handle = format!("h{}", self.next);
             self.next += 1;
             let request = self.request(n, &handle);
@@ -323,16 +342,22 @@ impl World {
     async fn replace(&mut self, n: usize, fate: Fate) {
         let Machine { node, link } = self.machines[n].take().unwrap();
         let disk = node.stop().await;
+        let cut = link.is_cut() && matches!(fate, Fate::Restarts) && self.random.random_bool(0.5);
         self.graves.push(link);
         let disk = match fate {
             Fate::Restarts => disk,
             Fate::LosesPower | Fate::IsReimaged => {
                 self.pods.retain(|_, (at, _)| *at != n);
                 self.boots[n] += 1;
-                if matches!(fate, Fate::LosesPower) { disk } else { self.reimage(n).await }
+                if matches!(fate, Fate::LosesPower) {
+                    self.tear(&disk);
+                    disk
+                } else {
+                    self.reimage(n).await
+                }
             }
         };
-        self.machines[n] = Some(self.start(n, disk));
+        self.machines[n] = Some(self.start(n, disk, cut));
     }
 
     /// The new instance gets nothing until its predecessor is proven gone.
@@ -340,7 +365,7 @@ impl World {
         let (new, key) = (disk(), model::node_key(&name(n)));
         let owned = self.memory.read(std::slice::from_ref(&key)).await.unwrap().get(&key).is_some();
         if owned && self.forgotten.is_none() && self.random.random_bool(0.3) {
-            let machine = self.start(n, new);
+            let machine = self.start(n, new, false);
             self.refused(&machine.node).await;
             self.disown(&key).await;
             return machine.node.stop().await;
@@ -365,7 +390,7 @@ impl World {
             return;
         }
         self.told(format!("n{n} has a double for a while"));
-        let double = self.start(n, disk());
+        let double = self.start(n, disk(), false);
         self.refused(&double.node).await;
         double.node.stop().await;
     }
@@ -411,7 +436,14 @@ impl World {
     /// The store holds what pods have, or more (what a collection will find), never less.
     pub async fn check(&self) {
         let held = consistent(&self.memory).await;
-        for (address, (_, handle)) in &self.pods {
+        for (address, (n, handle)) in &self.pods {
+            // Its own log has them, and what the store has of its blocks is behind.
+            let local = self.machines[*n]
+                .as_ref()
+                .is_some_and(|machine| machine.node.ipam.status().mode == Mode::LocalFirst);
+            if local {
+                continue;
+            }
             assert_eq!(held.get(address), Some(handle), "{address} is free, {handle} has it");
         }
     }
@@ -442,12 +474,16 @@ impl World {
                 attempts += 1;
             }
         }
+        self.catch_up().await;
         let held = consistent(&self.memory).await;
         for (address, handle) in &held {
             let pod = self.pods.get(address).map(|(_, handle)| handle);
             assert_eq!(pod, Some(handle), "{address} of {handle} is lost, one collection later");
         }
-        assert_eq!(held.len(), self.pods.len(), "pods without their addresses");
+        for (address, (n, handle)) in &self.pods {
+            let status = self.machine(*n).node.ipam.status();
+            assert!(held.contains_key(address), "{address} of {handle} is free: {status:#?}");
+        }
     }
 }
 

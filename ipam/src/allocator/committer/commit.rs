@@ -19,7 +19,17 @@ impl Committer {
             let txn = plan.transaction(&self.cache, node_revision);
             let keys: Vec<String> = txn.compares.iter().map(|c| c.key.clone()).collect();
             match self.store.txn(txn).await {
-                Ok(Outcome::Committed(revision)) => self.install(plan, revision),
+                Ok(Outcome::Committed(revision)) => {
+                    // The log, too, knows of it before the answer.
+                    if self.local.is_on() {
+                        self.cache.unlogged.extend(plan.blocks.keys());
+                    }
+                    self.install(plan, revision);
+                    if self.settle_log().await.is_err() {
+                        self.unanswered(planned);
+                        return Ok(true);
+                    }
+                }
                 Ok(Outcome::Conflict(found)) => {
                     self.conflicted(&keys, &found, &planned);
                     return Ok(true);
@@ -41,7 +51,7 @@ impl Committer {
 
     /// Plans one request. Where the node may not claim a further block, nothing is looked for in the
     /// store before its own addresses are used up, those that rest among them.
-    fn plan(&self, draft: &mut Draft<'_>, pending: &Pending) -> Planned {
+    pub(super) fn plan(&self, draft: &mut Draft<'_>, pending: &Pending) -> Planned {
         let planned = draft.add(&pending.work, &pending.effort);
         let Planned::Needs(Need::Block { family, .. }) = &planned else { return planned };
         let Some(reason) = self.forbidden(*family) else { return planned };
@@ -94,6 +104,11 @@ impl Committer {
                     culprit = key;
                     self.cache.install_block(cidr, entry.as_ref());
                 }
+            } else if let Some(node) = key.strip_prefix(model::LOCAL)
+                && revision != 0
+            {
+                culprit = key;
+                self.cache.exclusive.insert(node.to_owned());
             } else if let Some(handle) = key.strip_prefix(model::HANDLES)
                 && self.cache.handles.get(handle).map_or(0, |seen| seen.revision) != revision
             {
@@ -119,11 +134,17 @@ impl Committer {
     /// No answer: the transaction may have been done. Its blocks and handles are read again before
     /// anything else is planned.
     fn uncertain(&mut self, plan: &Plan, planned: Vec<(usize, Planned)>) {
+        self.fence();
         self.cache.stale.extend(plan.blocks.keys());
         for handle in plan.handles.keys() {
             // Unknown now; the next comparison finds out.
             self.cache.handles.remove(handle);
         }
+        self.unanswered(planned);
+    }
+
+    /// What was perhaps given is remembered, so that it goes back if nobody waits for it any more.
+    fn unanswered(&mut self, planned: Vec<(usize, Planned)>) {
         for (index, outcome) in planned {
             if let (Some(pending), Planned::Assigned { new, .. }) =
                 (self.pending.get_mut(index), outcome)
@@ -150,7 +171,7 @@ impl Committer {
     }
 
     /// Answers what was done, and starts looking for what is missing.
-    async fn answer(&mut self, planned: Vec<(usize, Planned)>) -> Result<bool, Error> {
+    pub(super) async fn answer(&mut self, planned: Vec<(usize, Planned)>) -> Result<bool, Error> {
         let mut progress = false;
         let mut undo: BTreeMap<String, Vec<IpAddr>> = BTreeMap::new();
         let mut kept: BTreeSet<String> = BTreeSet::new();

@@ -72,6 +72,9 @@ impl Committer {
             }
         };
         self.stored_config = config;
+        if entry.is_some() {
+            self.local.is_told();
+        }
         self.use_config();
     }
 
@@ -106,6 +109,7 @@ impl Committer {
             {
                 if key == name && self.owner.revision.is_some_and(|known| known < revision) {
                     self.owner.lose();
+                    self.doubt_blocks(revision);
                 }
             }
             Event::Synced(snapshot)
@@ -175,6 +179,9 @@ impl Committer {
             (model::block_key(&cidr), model::affinity_key(&self.cache.node, &cidr));
         let block = self.cache.blocks.get(&cidr).map_or(0, |seen| seen.revision);
         let affinity = self.cache.affinities.get(&cidr).map_or(0, |seen| seen.revision);
+        if self.log_gone(cidr).await.is_err() {
+            return Ok(false);
+        }
         let txn = crate::store::Txn::default()
             .when(model::node_key(&self.cache.node), node_revision)
             .when(block_key.clone(), block)
@@ -184,7 +191,10 @@ impl Committer {
         self.cache.stale.insert(cidr);
         let outcome = match self.store.txn(txn).await.map_err(Error::from) {
             Ok(outcome) => outcome,
-            Err(error @ Error::StoreUnavailable { .. }) => return Err(error),
+            Err(error @ Error::StoreUnavailable { .. }) => {
+                self.fence();
+                return Err(error);
+            }
             Err(error) => {
                 if self.giving_up.failed(&error) {
                     tracing::warn!(%cidr, %error, "an empty block cannot be given up");

@@ -27,9 +27,9 @@ impl Draft<'_> {
                 }
             }
         }
-        let more = blocks.len() > OPS_PER_REQUEST - 1;
+        let more = blocks.len() > BLOCKS_PER_REQUEST;
         if more {
-            let first: Vec<_> = blocks.into_iter().take(OPS_PER_REQUEST - 1).collect();
+            let first: Vec<_> = blocks.into_iter().take(BLOCKS_PER_REQUEST).collect();
             blocks = first.into_iter().collect();
         }
         let rest = Release::Rest(self.now);

@@ -59,6 +59,7 @@ fn deleted(step: &Step) -> Vec<&str> {
 const GONE: &[(&str, &str)] = &[("node", "gone"), ("pod", "p")];
 const HERE: &[(&str, &str)] = &[("node", "here"), ("pod", "q")];
 const UID: &str = "/caracal/ipam/v1/kubernetes/gone";
+const MARK: &str = "/caracal/ipam/v1/local/gone";
 
 #[test]
 fn a_nodes_addresses_rest_before_its_block_goes() {
@@ -90,6 +91,7 @@ fn a_nodes_addresses_rest_before_its_block_goes() {
         [
             "/calico/ipam/v2/host/gone/ipv4/block/10.0.0.0-29",
             UID,
+            MARK,
             "/calico/ipam/v2/assignment/ipv4/block/10.0.0.0-29"
         ]
     );
@@ -109,7 +111,7 @@ fn what_others_borrowed_stays_in_a_block_of_nobody() {
     // And what it borrowed itself goes out of others' blocks, which stay theirs.
     let other = step(&estate(vec![block(CIDR, "host:here", &[("h", GONE), ("theirs", HERE)])]));
     assert_eq!(other.addresses.len(), 1);
-    assert_eq!(deleted(&other), ["/calico/ipam/v2/handle/h", UID]);
+    assert_eq!(deleted(&other), ["/calico/ipam/v2/handle/h", UID, MARK]);
 }
 
 #[test]
@@ -153,7 +155,8 @@ fn what_nobody_can_judge_is_left_alone() {
         [
             "/calico/ipam/v2/host/gone/ipv4/block/10.0.0.0-29",
             "/calico/ipam/v2/host/gone/ipv4/block/10.0.0.8-29",
-            UID
+            UID,
+            MARK
         ]
     );
 }
@@ -162,7 +165,7 @@ fn what_nobody_can_judge_is_left_alone() {
 fn an_allocation_without_a_handle_goes_by_its_sequence_number() {
     let one = step(&estate(vec![block(CIDR, "host:here", &[("", GONE)])]));
     assert_eq!(one.addresses, ["10.0.0.0".parse::<IpAddr>().unwrap()]);
-    assert_eq!(deleted(&one), [UID]);
+    assert_eq!(deleted(&one), [UID, MARK]);
 }
 
 #[test]
