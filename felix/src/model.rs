@@ -430,6 +430,8 @@ pub enum Value {
     Class(Class),
     /// Of [`Key::Policy`].
     Verdict(Verdict),
+    /// Of [`Key::Policy`]: the packet is logged, then that.
+    Logged(Verdict),
 }
 
 /// One element wanted (`Some`) or no longer wanted (`None`).

@@ -25,6 +25,7 @@ pub(super) const TESTS: &[Test] = &[
     Test { name: "policy::status_says_what_the_kernel_has", bed: &RACKS, body: rules::status },
     Test { name: "policy::icmp_types_and_codes", bed: &RACKS, body: rules::icmp },
     Test { name: "policy::services", bed: &RACKS, body: rules::services },
+    Test { name: "policy::log", bed: &RACKS, body: rules::log },
     Test { name: "policy::source_ports", bed: &RACKS, body: rules::source_ports },
     Test { name: "policy::services_from_a_directory", bed: &DIRECTORY, body: rules::services },
 ];
@@ -309,7 +310,8 @@ fn tiers(lab: &mut Lab) -> BoxFuture<'_, Result<()>> {
         scope.apply_global(friends(&[&far, &near])).await?;
         within_a_second(view, &near, &tcp, true).await?;
 
-        scope.apply(inner(json!([allow, { "action": "Log" }]))).await?;
+        let http = json!({ "action": "Allow", "http": { "methods": ["GET"] } });
+        scope.apply(inner(json!([allow, http]))).await?;
         within_a_second(view, &far, &tcp, false).await?;
         // Others of the namespace are not concerned.
         expect_answers(view, &far, &pod_targets(&near, "tcp", PORT)).await?;

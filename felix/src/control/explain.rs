@@ -1,5 +1,6 @@
 //! The answer to `felix explain`, and how it is shown.
 
+use std::collections::BTreeSet;
 use std::fmt::Write as _;
 use std::net::IpAddr;
 
@@ -238,8 +239,9 @@ fn write_judgement(text: &mut String, title: &str, judgement: &Judgement) {
         table.add_row([row.tier.clone(), policy, outcome, rule.unwrap_or_default()]);
     }
     text.push_str(&indented(&super::table::text(&table)));
-    let others = judgement.policies
-        - considered.iter().filter(|row| row.policy.is_some() && selecting(row)).count();
+    let selected: BTreeSet<&String> =
+        considered.iter().filter(selecting).filter_map(|row| row.policy.as_ref()).collect();
+    let others = judgement.policies - selected.len();
     if others > 0 {
         let _ = writeln!(text, "    {others} other policies do not select it");
     }
@@ -266,6 +268,7 @@ fn outcome(outcome: Outcome) -> &'static str {
         Outcome::NotSelecting => "does not select it",
         Outcome::OtherDirection => "not about this direction",
         Outcome::NoRuleMatches => "no rule matches",
+        Outcome::Logs => "logs",
         Outcome::Passes => "passes",
         Outcome::Allows => "ALLOWS",
         Outcome::Denies => "DENIES",

@@ -197,7 +197,8 @@ fn waits_for_namespace(action: Action, peer: &Peer) -> bool {
     let asks = |selector: &Option<_>| {
         selector.as_ref().is_some_and(|selector| Analysis::of(selector).namespace_labels)
     };
-    asks(&peer.not_selector) || (action != Action::Allow && asks(&peer.selector))
+    let closes = matches!(action, Action::Deny | Action::Pass);
+    action != Action::Log && (asks(&peer.not_selector) || (closes && asks(&peer.selector)))
 }
 
 impl ActiveTraffic {

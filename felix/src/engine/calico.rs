@@ -82,12 +82,7 @@ pub(super) fn global_network_policy(
 fn unsupported(object: &impl serde::Serialize) -> Errors {
     let mut errors = Errors::default();
     for field in api::unsupported_in_rules(object) {
-        let what = if field.ends_with(".action") {
-            "Log is not supported yet"
-        } else {
-            "not supported yet"
-        };
-        errors.add(field, what);
+        errors.add(field, "not supported yet");
     }
     errors
 }
@@ -174,8 +169,8 @@ fn convert_rule(
     let action = match rule.action {
         v3::Action::Allow => Action::Allow,
         v3::Action::Pass => Action::Pass,
-        // Logging is among what is not supported: the policy is closed.
-        v3::Action::Deny | v3::Action::Log => Action::Deny,
+        v3::Action::Deny => Action::Deny,
+        v3::Action::Log => Action::Log,
     };
     let (unasked, reason) = match direction {
         Direction::Ingress => (&rule.destination.services, "destination.services"),

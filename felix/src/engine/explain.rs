@@ -16,7 +16,7 @@ use super::atoms::{Atom, Question};
 use super::policies::Revision;
 use super::policy::Policy;
 use super::program::Met;
-use super::table::{Header, Step};
+use super::table::{Header, Ruling, Step};
 use super::workloads::Local;
 use super::{Engine, slot};
 use crate::model::{Class, Direction, Flow, Key, Object, ObjectKey, Traffic, Value, Verdict};
@@ -62,8 +62,8 @@ pub struct Judgement {
     pub interface: String,
     /// What becomes of the packet.
     pub verdict: Verdict,
-    /// All policies of the cluster, and the ends of tiers that are reached, in the order of
-    /// evaluation. Of those that do nothing to the packet the first 500.
+    /// All policies of the cluster, rules of theirs that log the packet, and the ends of tiers that are
+    /// reached, in the order of evaluation. Of those that do nothing to the packet the first 500.
     pub considered: Vec<Considered>,
     /// How many policies there are.
     pub policies: usize,
@@ -102,6 +102,8 @@ pub enum Outcome {
     OtherDirection,
     /// None of its rules matches.
     NoRuleMatches,
+    /// The packet is logged, and evaluation goes on.
+    Logs,
     /// It leaves the packet to the next tier.
     Passes,
     /// It lets the packet through.
@@ -116,6 +118,7 @@ impl Outcome {
     fn of(met: &Met<'_>) -> Self {
         match met.step {
             Step::SkipTo(_) => Self::Passes,
+            Step::Log => Self::Logs,
             Step::Decide(Verdict::Allow) => Self::Allows,
             Step::Decide(Verdict::Deny) => Self::Denies,
         }
@@ -161,6 +164,8 @@ impl Element {
             Some(Value::Class(Class(number))) => format!(": class {number}"),
             Some(Value::Verdict(Verdict::Allow)) => ": allow".to_owned(),
             Some(Value::Verdict(Verdict::Deny)) => ": deny".to_owned(),
+            Some(Value::Logged(Verdict::Allow)) => ": log, then allow".to_owned(),
+            Some(Value::Logged(Verdict::Deny)) => ": log, then deny".to_owned(),
             None => ": none, so that it is denied".to_owned(),
         };
         let text = format!("{}{value_text}", describe(&key));
@@ -226,13 +231,13 @@ impl Engine {
         let mut verdict = Verdict::Deny;
         let mut met = Vec::new();
         if let Some(program) = program {
-            let traffic;
-            (traffic, verdict) = program.table(class).find(header);
+            let (traffic, ruling) = program.table(class).find(header);
+            verdict = ruling.verdict;
             let class = program.told_apart(class).map(|_| class);
             let key = Key::Policy { direction, index, class, traffic };
             // That everything else is denied needs no element.
-            let silent = class.is_none() && traffic == Traffic::Any && verdict == Verdict::Deny;
-            elements.push(Element::new(key, (!silent).then_some(Value::Verdict(verdict))));
+            let silent = class.is_none() && traffic == Traffic::Any && ruling == Ruling::DENY;
+            elements.push(Element::new(key, (!silent).then_some(ruling.into())));
             met = program.trace(atoms, header);
         }
         let memberships = atoms.iter().filter_map(|atom| self.membership(*atom));
@@ -266,6 +271,16 @@ impl Engine {
                 let looks = policy.rules(direction).is_some();
                 let active = self.policies.active(*revision);
                 let (mut outcome, mut rule) = (Outcome::NoRuleMatches, None);
+                let tier = &name;
+                let logs = std::iter::from_fn(|| {
+                    let line = met.next_if(|line| line.step == Step::Log && is_of(line, active))?;
+                    let rule = line.rule.and_then(|(_, n)| self.text(policy, direction, n));
+                    let (tier, policy) = (tier.clone(), Some(policy.id.to_string()));
+                    Some(Considered { tier, policy, outcome: Outcome::Logs, rule })
+                });
+                let before = rows.len();
+                rows.extend(logs);
+                let logged = rows.len() > before;
                 if !selects {
                     outcome = Outcome::NotSelecting;
                 } else if !looks {
@@ -278,6 +293,10 @@ impl Engine {
                     (passed, decided) = (true, outcome.decides());
                 }
                 looked |= selects && looks;
+                if logged && outcome == Outcome::NoRuleMatches {
+                    // No other rule does.
+                    continue;
+                }
                 if rule.is_some() || rows.len() < LISTED {
                     let policy = Some(policy.id.to_string());
                     rows.push(Considered { tier: name.clone(), policy, outcome, rule });

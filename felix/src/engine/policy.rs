@@ -20,6 +20,8 @@ pub(super) enum Action {
     Deny,
     /// Leave it to the next tier.
     Pass,
+    /// Log it, once whatever further rules say, and go on with the next rule.
+    Log,
 }
 
 /// `spec.order`: lower is evaluated first.

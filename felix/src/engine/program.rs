@@ -246,6 +246,7 @@ impl Program {
             match step {
                 Step::Decide(_) => break,
                 Step::SkipTo(next) => from = next,
+                Step::Log => {}
             }
         }
         met
@@ -356,7 +357,7 @@ impl Line {
 fn step_for(line: &Line, rule: &ActiveRule, signature: &[Atom]) -> Option<Step> {
     let is_unknown = rule.unknown.is_some_and(|id| !answers(signature, id).is_empty());
     match (is_unknown, rule.action) {
-        (true, Action::Allow) => None,
+        (true, Action::Allow | Action::Log) => None,
         // Whether it denies, or leaves to a later tier, what then must not be allowed.
         (true, Action::Deny | Action::Pass) => Some(Step::Decide(Verdict::Deny)),
         _ => rule.matches_peer(signature).then_some(line.step),
@@ -374,6 +375,7 @@ fn lay_out(direction: Direction, policies: &[Arc<ActivePolicy>]) -> Vec<Line> {
             Action::Allow => Step::Decide(Verdict::Allow),
             Action::Deny => Step::Decide(Verdict::Deny),
             Action::Pass => Step::SkipTo(next_tier),
+            Action::Log => Step::Log,
         };
         for policy in tier {
             for (number, rule) in (0u32..).zip(policy.rules(direction)) {

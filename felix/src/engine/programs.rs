@@ -13,8 +13,8 @@ use super::atoms::AtomId;
 use super::classes::{ClassChanges, Classes};
 use super::pending::Pending;
 use super::program::{Program, ProgramKey};
-use super::table::Table;
-use crate::model::{Class, Direction, IfIndex, Key, Traffic, Value, Verdict};
+use super::table::{Ruling, Table};
+use crate::model::{Class, Direction, IfIndex, Key, Traffic, Value};
 
 /// Numbers a program. Never given twice.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -238,7 +238,7 @@ fn set(
     if before == now {
         return;
     }
-    let elements = |table: Option<&Table>| -> Vec<(Traffic, Verdict)> {
+    let elements = |table: Option<&Table>| -> Vec<(Traffic, Ruling)> {
         match (table, class) {
             (None, _) => Vec::new(),
             (Some(table), Some(_)) => table.class_elements().collect(),
@@ -246,9 +246,9 @@ fn set(
         }
     };
     let (before, now) = (elements(before), elements(now));
-    let mut put = |traffic, before: Option<Verdict>, now: Option<Verdict>| {
+    let mut put = |traffic, before: Option<Ruling>, now: Option<Ruling>| {
         let key = Key::Policy { direction, index, class, traffic };
-        pending.set(key, before.map(Value::Verdict), now.map(Value::Verdict));
+        pending.set(key, before.map(Value::from), now.map(Value::from));
     };
     let (mut before, mut now) = (before.into_iter().peekable(), now.into_iter().peekable());
     loop {

@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 
 use smallvec::SmallVec;
 
-use crate::model::{Flow, Traffic, Verdict};
+use crate::model::{Flow, Traffic, Value, Verdict};
 
 /// Ranges of up to this many ports become one element a port: a hash lookup, and cheap to change.
 /// The kernel's range maps (pipapo) are neither.
@@ -35,29 +35,55 @@ impl Header {
     }
 }
 
+/// What becomes of a packet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(super) struct Ruling {
+    pub(super) verdict: Verdict,
+    /// It is logged before.
+    pub(super) log: bool,
+}
+
+impl Ruling {
+    /// What nothing decides. The first of those that are equally good for a protocol.
+    pub(super) const DENY: Self = Self { verdict: Verdict::Deny, log: false };
+    /// All that there are.
+    const ALL: [Self; 4] = [
+        Self::DENY,
+        Self { verdict: Verdict::Allow, log: false },
+        Self { verdict: Verdict::Deny, log: true },
+        Self { verdict: Verdict::Allow, log: true },
+    ];
+}
+
+impl From<Ruling> for Value {
+    fn from(ruling: Ruling) -> Self {
+        if ruling.log { Self::Logged(ruling.verdict) } else { Self::Verdict(ruling.verdict) }
+    }
+}
+
 /// The final verdict on every packet to or from peers of one class, in the shape of the kernel's
-/// maps. Equal tables mean equal verdicts and the other way round.
+/// maps. Equal tables mean that the same becomes of all packets, and the other way round.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(super) struct Table {
     /// What differs from `any`, in key order, most specific kind first.
-    entries: Box<[(Traffic, Verdict)]>,
+    entries: Box<[(Traffic, Ruling)]>,
     /// Of everything else.
-    any: Verdict,
+    any: Ruling,
 }
 
 impl Table {
     /// The verdict that the kernel finds.
     pub(super) fn verdict(&self, header: Header) -> Verdict {
-        self.find(header).1
+        self.find(header).1.verdict
     }
 
     /// What differs from the rest, in key order.
-    pub(super) fn entries(&self) -> &[(Traffic, Verdict)] {
+    pub(super) fn entries(&self) -> &[(Traffic, Ruling)] {
         &self.entries
     }
 
     /// The element that the kernel finds: by port, then range, then protocol, then the rest.
-    pub(super) fn find(&self, header: Header) -> (Traffic, Verdict) {
+    pub(super) fn find(&self, header: Header) -> (Traffic, Ruling) {
         let Header { protocol, source, port } = header;
         let exact = |traffic| {
             let at = self.entries.binary_search_by_key(&traffic, |entry| entry.0).ok()?;
@@ -100,14 +126,14 @@ impl Table {
     }
 
     /// The elements for a class that is told apart: complete, ending with its `Any`.
-    pub(super) fn class_elements(&self) -> impl Iterator<Item = (Traffic, Verdict)> {
+    pub(super) fn class_elements(&self) -> impl Iterator<Item = (Traffic, Ruling)> {
         self.entries.iter().copied().chain([(Traffic::Any, self.any)])
     }
 
     /// The elements for all other classes. What matches none of them is denied by the kernel, so
     /// that is not spelled out.
-    pub(super) fn default_elements(&self) -> impl Iterator<Item = (Traffic, Verdict)> {
-        let any = (self.any != Verdict::Deny).then_some((Traffic::Any, self.any));
+    pub(super) fn default_elements(&self) -> impl Iterator<Item = (Traffic, Ruling)> {
+        let any = (self.any != Ruling::DENY).then_some((Traffic::Any, self.any));
         self.entries.iter().copied().chain(any)
     }
 }
@@ -121,10 +147,11 @@ pub(super) fn has_ports(protocol: u8) -> bool {
 /// What is known so far of some traffic.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum State {
-    /// Nothing; rules before this one do not apply any more (a rule passed it on).
-    Open { from: u32 },
-    /// Its verdict.
-    Decided(Verdict),
+    /// Nothing; rules before this one do not apply any more (a rule passed it on). Whether a rule
+    /// has logged it.
+    Open { from: u32, log: bool },
+    /// What becomes of it.
+    Decided(Ruling),
 }
 
 /// What a matching rule does to traffic that is still open.
@@ -134,25 +161,28 @@ pub(super) enum Step {
     Decide(Verdict),
     /// Goes on with this rule, the first of the next tier.
     SkipTo(u32),
+    /// Logs it and goes on.
+    Log,
 }
 
 impl State {
     fn step(&mut self, rule: u32, step: Step) {
-        if let Self::Open { from } = *self
+        if let Self::Open { from, log } = *self
             && from <= rule
         {
             *self = match step {
-                Step::Decide(verdict) => Self::Decided(verdict),
-                Step::SkipTo(from) => Self::Open { from },
+                Step::Decide(verdict) => Self::Decided(Ruling { verdict, log }),
+                Step::SkipTo(from) => Self::Open { from, log },
+                Step::Log => Self::Open { from, log: true },
             };
         }
     }
 
     /// What no rule decided is denied.
-    fn verdict(self) -> Verdict {
+    fn ruling(self) -> Ruling {
         match self {
-            Self::Decided(verdict) => verdict,
-            Self::Open { .. } => Verdict::Deny,
+            Self::Decided(ruling) => ruling,
+            Self::Open { log, .. } => Ruling { verdict: Verdict::Deny, log },
         }
     }
 }
@@ -173,7 +203,7 @@ pub(super) struct Flattener {
 impl Flattener {
     /// Nothing decided.
     pub(super) fn new() -> Self {
-        Self { protocols: BTreeMap::new(), other: State::Open { from: 0 } }
+        Self { protocols: BTreeMap::new(), other: State::Open { from: 0, log: false } }
     }
 
     /// Applies rule number `rule` to all traffic. True if everything is decided now.
@@ -238,7 +268,7 @@ impl Flattener {
 
     /// The result.
     pub(super) fn finish(self) -> Table {
-        let any = self.other.verdict();
+        let any = self.other.ruling();
         let mut entries = Vec::new();
         for (protocol, bands) in self.protocols {
             spell_out(protocol, &ends(&bands), any, &mut entries);
@@ -296,14 +326,14 @@ fn apply(segments: &mut Segments, rule: u32, step: Step, ports: (u16, u16)) {
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum End {
     /// The same wherever they come from.
-    Same(Verdict),
+    Same(Ruling),
     /// That depends on the source port: ranges that cover all in order, neighbours with different
-    /// verdicts.
-    BySource(Vec<((u16, u16), Verdict)>),
+    /// rulings.
+    BySource(Vec<((u16, u16), Ruling)>),
 }
 
 /// Ranges of destination ports that cover all in order, neighbours with different ends. It depends
-/// on the verdicts alone, not on how the bands were cut.
+/// on the rulings alone, not on how the bands were cut.
 fn ends(bands: &Bands) -> Vec<(u16, u16, End)> {
     let mut starts: Vec<u16> =
         bands.iter().flat_map(|(_, segments)| segments.iter().map(|segment| segment.0)).collect();
@@ -312,18 +342,18 @@ fn ends(bands: &Bands) -> Vec<(u16, u16, End)> {
     let mut ends: Vec<(u16, u16, End)> = Vec::new();
     for (number, first) in starts.iter().enumerate() {
         let last = starts.get(number + 1).map_or(u16::MAX, |next| next - 1);
-        let mut by_source: Vec<((u16, u16), Verdict)> = Vec::new();
+        let mut by_source: Vec<((u16, u16), Ruling)> = Vec::new();
         for (band, segments) in bands {
             // Segments cover every port: there is one that does not end before this.
             let at = segments.partition_point(|segment| segment.1 < *first);
-            let verdict = segments.get(at).map_or(Verdict::Deny, |segment| segment.2.verdict());
+            let ruling = segments.get(at).map_or(Ruling::DENY, |segment| segment.2.ruling());
             match by_source.last_mut() {
-                Some(before) if before.1 == verdict => before.0.1 = band.1,
-                _ => by_source.push((*band, verdict)),
+                Some(before) if before.1 == ruling => before.0.1 = band.1,
+                _ => by_source.push((*band, ruling)),
             }
         }
         let end = match *by_source {
-            [(_, verdict)] => End::Same(verdict),
+            [(_, ruling)] => End::Same(ruling),
             _ => End::BySource(by_source),
         };
         match ends.last_mut() {
@@ -334,21 +364,21 @@ fn ends(bands: &Bands) -> Vec<(u16, u16, End)> {
     ends
 }
 
-/// Appends the elements of one protocol: one verdict for the protocol, left out if it is that of
-/// everything else, and the ports that differ from it. The verdict is the one that leaves less to
-/// spell out, deny if it is the same.
+/// Appends the elements of one protocol: one ruling for the protocol, left out if it is that of
+/// everything else, and the ports that differ from it. The ruling is the one that leaves least to
+/// spell out, of several the first.
 fn spell_out(
     protocol: u8,
     ends: &[(u16, u16, End)],
-    any: Verdict,
-    entries: &mut Vec<(Traffic, Verdict)>,
+    any: Ruling,
+    entries: &mut Vec<(Traffic, Ruling)>,
 ) {
     let size = |first: u16, last: u16| u32::from(last) - u32::from(first) + 1;
-    let cost = |base: Verdict| {
+    let cost = |base: Ruling| {
         let ports: u32 = ends
             .iter()
             .map(|(first, last, end)| match end {
-                End::Same(verdict) if *verdict == base => 0,
+                End::Same(ruling) if *ruling == base => 0,
                 End::Same(_) => size(*first, *last).min(RANGE_COST),
                 End::BySource(ranges) => {
                     ranges.iter().filter(|range| range.1 != base).map(|_| RANGE_COST).sum()
@@ -357,24 +387,23 @@ fn spell_out(
             .sum();
         ports + u32::from(base != any)
     };
-    let base =
-        if cost(Verdict::Allow) < cost(Verdict::Deny) { Verdict::Allow } else { Verdict::Deny };
+    let base = Ruling::ALL.into_iter().min_by_key(|base| cost(*base)).unwrap_or(Ruling::DENY);
     if base != any {
         entries.push((Traffic::Protocol(protocol), base));
     }
     for (first, last, end) in ends {
         let (first, last) = (*first, *last);
         match end {
-            End::Same(verdict) if *verdict == base => {}
-            End::Same(verdict) if size(first, last) <= EXPANDED_PORTS => {
+            End::Same(ruling) if *ruling == base => {}
+            End::Same(ruling) if size(first, last) <= EXPANDED_PORTS => {
                 let ports = (first..=last).map(|port| Traffic::Port(protocol, port));
-                entries.extend(ports.map(|port| (port, *verdict)));
+                entries.extend(ports.map(|port| (port, *ruling)));
             }
-            End::Same(verdict) => entries.push((Traffic::Ports(protocol, first, last), *verdict)),
+            End::Same(ruling) => entries.push((Traffic::Ports(protocol, first, last), *ruling)),
             End::BySource(ranges) => {
                 let ranges = ranges.iter().filter(|range| range.1 != base);
-                entries.extend(ranges.map(|(sources, verdict)| {
-                    (Traffic::Pairs(protocol, (first, last), *sources), *verdict)
+                entries.extend(ranges.map(|(sources, ruling)| {
+                    (Traffic::Pairs(protocol, (first, last), *sources), *ruling)
                 }));
             }
         }

@@ -9,7 +9,7 @@ use ipnet::IpNet;
 use netlink::nft::{Data, Element, Transaction, Verdict as NftVerdict};
 use smallvec::SmallVec;
 
-use super::layout::DENY;
+use super::layout::{DENY, log_chain};
 use crate::model::{Class, Direction, Key, Traffic, Value, Verdict};
 
 /// The longest key: an IPv6 address and an interface index, or five words.
@@ -53,6 +53,7 @@ pub(super) enum RawData {
     None,
     Value(Vec<u8>),
     Verdict(Verdict),
+    Logged(Direction, Verdict),
     Other,
 }
 
@@ -67,6 +68,7 @@ impl Raw {
                 Some(Data::Value(value)) => RawData::Value(value.to_vec()),
                 Some(Data::Verdict(NftVerdict::Return)) => RawData::Verdict(Verdict::Allow),
                 Some(Data::Verdict(NftVerdict::Goto(DENY))) => RawData::Verdict(Verdict::Deny),
+                Some(Data::Verdict(NftVerdict::Goto(chain))) => logged(chain),
                 Some(Data::Verdict(_)) => RawData::Other,
             },
         }
@@ -82,6 +84,17 @@ impl Raw {
         };
         tx.delete_element(set, &element, tag);
     }
+}
+
+fn logged(chain: &str) -> RawData {
+    for direction in [Direction::Egress, Direction::Ingress] {
+        for verdict in [Verdict::Allow, Verdict::Deny] {
+            if chain == log_chain(direction, verdict == Verdict::Allow) {
+                return RawData::Logged(direction, verdict);
+            }
+        }
+    }
+    RawData::Other
 }
 
 /// The names of one direction's maps, in the order of lookup.
@@ -207,7 +220,7 @@ pub(super) fn check(key: &Key, value: &Value) -> Result<(), &'static str> {
     }
     let fits = match key {
         Key::Class(_) | Key::ClassRange(..) => matches!(value, Value::Class(_)),
-        Key::Policy { .. } => matches!(value, Value::Verdict(_)),
+        Key::Policy { .. } => matches!(value, Value::Verdict(_) | Value::Logged(_)),
         _ => matches!(value, Value::Member),
     };
     if fits { Ok(()) } else { Err("a value of another kind") }
@@ -290,6 +303,12 @@ impl Encoded {
             }
             Value::Verdict(Verdict::Allow) => Some(Data::Verdict(NftVerdict::Return)),
             Value::Verdict(Verdict::Deny) => Some(Data::Verdict(NftVerdict::Goto(DENY))),
+            Value::Logged(verdict) => {
+                let egress = EGRESS.contains(&self.set);
+                let direction = if egress { Direction::Egress } else { Direction::Ingress };
+                let chain = log_chain(direction, *verdict == Verdict::Allow);
+                Some(Data::Verdict(NftVerdict::Goto(chain)))
+            }
         };
         self.write(data, |element| tx.add_element(self.set, &element, tag));
     }
@@ -384,6 +403,10 @@ fn decode_value(key: &Key, data: &RawData) -> Option<Value> {
             Value::Class(Class(u32::from_ne_bytes(bytes.as_slice().try_into().ok()?)))
         }
         RawData::Verdict(verdict) => Value::Verdict(*verdict),
+        RawData::Logged(logged, verdict) => match key {
+            Key::Policy { direction, .. } if direction == logged => Value::Logged(*verdict),
+            _ => return None,
+        },
         RawData::Other => return None,
     };
     check(key, &value).is_ok().then_some(value)

@@ -10,7 +10,8 @@
 //! ```
 //!
 //! `judge` runs egress, then ingress policy. Both classify the other side's address into the packet's
-//! mark, then look for a verdict, most specific key first: allowed is `return`, denied is `goto deny`.
+//! mark, then look for a verdict, most specific key first: allowed is `return`, denied is `goto deny`; where a
+//! policy logs the packet, a chain between does that, as often as its limit allows.
 //! The packet's mark is scratch memory only here. One that was set before is kept in the flow's mark
 //! meanwhile; as a rule there is none, and the flow's mark is not touched.
 
@@ -32,6 +33,37 @@ pub const DENIED: u32 = 0x0010_0000;
 
 /// The chain that elements with verdict deny go to.
 pub(super) const DENY: &str = "deny";
+/// Where packets go that a policy logs: `nfnetlink_log`'s group, as in `tcpdump -i nflog:3234`.
+pub const LOG_GROUP: u16 = 3234;
+/// Of each kind of packet that is logged: how many a second at most, and at once.
+const LOG_RATE: (u64, u32) = (10, 100);
+
+/// The chain that elements go to whose packets are logged before their verdict.
+pub(super) fn log_chain(direction: Direction, allow: bool) -> &'static str {
+    match (direction, allow) {
+        (Direction::Egress, true) => "log_egress_allow",
+        (Direction::Egress, false) => "log_egress_deny",
+        (Direction::Ingress, true) => "log_ingress_allow",
+        (Direction::Ingress, false) => "log_ingress_deny",
+    }
+}
+
+/// Packets that a policy logs, and what then becomes of them: those that are allowed return.
+fn log(direction: Direction, allow: bool) -> Chain {
+    let way = match direction {
+        Direction::Egress => "egress",
+        Direction::Ingress => "ingress",
+    };
+    let verdict = if allow { "allow" } else { "deny" };
+    let (rate, burst) = LOG_RATE;
+    let log = Rule::new().limit_per_second(rate, burst);
+    let mut rules = vec![log.log(&format!("caracal {way} {verdict} "), LOG_GROUP).counter()];
+    if !allow {
+        rules.push(Rule::new().verdict(Verdict::Goto(DENY)));
+    }
+    plain(log_chain(direction, allow), rules)
+}
+
 /// The chain that exists only while addresses are masqueraded.
 pub(super) const MASQUERADE: &str = "nat_post";
 
@@ -174,6 +206,7 @@ pub(super) fn chains(params: &Params, masquerade: bool) -> Vec<Chain> {
         ),
     ];
     for direction in [Direction::Egress, Direction::Ingress] {
+        chains.extend([true, false].map(|allow| log(direction, allow)));
         chains.extend(policy(direction));
     }
     chains.extend(judge());

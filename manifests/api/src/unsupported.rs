@@ -125,8 +125,8 @@ const ACTED_ON: &[(&str, &[&str])] = &[
 const NOT_IN_RULES: [&str; 1] = ["http"];
 
 /// What the rules of a policy say that is not acted on, as in `spec.ingress[2].http`: a policy that
-/// says any of it denies what it is about. `action` is named where a rule is to log. Empty for an
-/// object of another kind.
+/// says any of it denies what it is about. Empty for an object of
+/// another kind.
 pub fn unsupported_in_rules(object: &impl Serialize) -> Vec<String> {
     let object = serde_json::to_value(object).unwrap_or_default();
     let paths = in_rules(&object).into_iter();
@@ -145,9 +145,6 @@ fn in_rules(object: &Value) -> Vec<(&'static str, usize, &'static str)> {
     for side in ["ingress", "egress"] {
         let rules = object["spec"][side].as_array().into_iter().flatten();
         for (number, rule) in rules.enumerate() {
-            if rule["action"] == "Log" {
-                found.push((side, number, "action"));
-            }
             let says = |path: &&str| match path.split('.').fold(rule, |at, field| &at[field]) {
                 Value::Null => false,
                 Value::Array(entries) => !entries.is_empty(),

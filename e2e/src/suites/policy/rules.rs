@@ -1,5 +1,7 @@
 //! What Calico's rules can match and do beyond those of Kubernetes.
 
+use std::collections::BTreeMap;
+use std::process::Stdio;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
@@ -7,11 +9,15 @@ use futures::FutureExt as _;
 use futures::future::BoxFuture;
 use k8s_openapi::api::core::v1::Pod;
 use serde_json::{Value, json};
+use tokio::process::Command;
 
 use super::super::kit::{ANSWER, PORT, Scope, expect_answers, expect_silence, name};
 use super::{OTHER_PORT, pods, within_a_second};
-use crate::lab::{Lab, pod_addresses, pod_targets};
-use crate::wait;
+use crate::lab::{Lab, View, pod_addresses, pod_targets};
+use crate::{process, wait};
+
+/// Where packets go that policies log (`nfnetlink_log`).
+const LOG_GROUP: u16 = 3234;
 
 /// Nobody listens on this.
 const CLOSED_PORT: u16 = 9191;
@@ -316,6 +322,110 @@ pub(super) fn source_ports(lab: &mut Lab) -> BoxFuture<'_, Result<()>> {
         within_a_second(view, &far, &wrong, false).await?;
         expect_answers(view, &other, &wrong).await?;
         expect_answers(view, &far, &from("udp", 5355)).await?;
+        scope.end().await
+    }
+    .boxed()
+}
+
+/// A packet of a client that is logged on api's node.
+async fn logged(view: &View, client: &Pod, target: &str, allowed: bool) -> Result<()> {
+    let mut capture = Command::new("tcpdump");
+    capture.args(["-n", "-i", &format!("nflog:{LOG_GROUP}"), "-c", "1", "--immediate-mode"]);
+    capture.stderr(Stdio::piped()).stdout(Stdio::piped()).kill_on_drop(true);
+    let mut capture = process::spawn(capture, Some(&view.place.netns("node1"))).await?;
+    // Until tcpdump has seen one.
+    let targets = [target.to_owned()];
+    let seen = async {
+        while capture.try_wait()?.is_none() {
+            if allowed {
+                expect_answers(view, client, &targets).await?;
+            } else {
+                expect_silence(view, &view.netns_of_pod(client), &targets).await?;
+            }
+        }
+        anyhow::Ok(())
+    };
+    tokio::time::timeout(Duration::from_secs(30), seen)
+        .await
+        .map_err(|_| anyhow::anyhow!("nothing of {} to {target} is logged", name(client)))??;
+    let output = capture.wait_with_output().await?;
+    let text = String::from_utf8_lossy(&output.stdout);
+    let own = pod_addresses(client);
+    let is_ours = own.iter().any(|address| text.contains(&format!("{address}.")));
+    let told = String::from_utf8_lossy(&output.stderr);
+    ensure!(output.status.success() && is_ours, "{}: {text} {told}", name(client));
+    Ok(())
+}
+
+/// How many packets each chain that logs has logged on api's node.
+async fn counted(view: &View) -> Result<BTreeMap<String, u64>> {
+    let mut counts = BTreeMap::new();
+    for chain in ["log_ingress_allow", "log_ingress_deny", "log_egress_allow", "log_egress_deny"] {
+        let mut list = Command::new("nft");
+        list.args(["list", "chain", "inet", "caracal", chain]);
+        let output = process::capture(list, Some(&view.place.netns("node1")), b"", ANSWER).await?;
+        let text = String::from_utf8_lossy(&output.stdout);
+        let count = text.split("counter packets ").nth(1).and_then(|rest| rest.split(' ').next());
+        let count = count.with_context(|| format!("{chain}: {text}"))?.parse()?;
+        counts.insert(chain.to_owned(), count);
+    }
+    Ok(counts)
+}
+
+/// What is logged is in the kernel's group, and later rules decide on it.
+pub(super) fn log(lab: &mut Lab) -> BoxFuture<'_, Result<()>> {
+    async move {
+        let view = lab.view();
+        let mut scope = Scope::new(view, "policy-log").await?;
+        let [api, near, far, other] = pods(&mut scope).await?;
+        let tcp = pod_targets(&api, "tcp", PORT);
+        let udp = pod_targets(&api, "udp", PORT);
+        let before = counted(view).await?;
+        let frontends = json!({ "selector": "role == 'frontend'" });
+        let rules = json!([
+            { "action": "Log", "protocol": "TCP", "destination": { "ports": [PORT] } },
+            { "action": "Log" },
+            { "action": "Allow", "protocol": "TCP", "source": frontends },
+        ]);
+        scope.apply(policy("log", "app == 'api'", "ingress", rules)).await?;
+        within_a_second(view, &other, &tcp, false).await?;
+        for client in [&near, &far] {
+            expect_answers(view, client, &tcp).await?;
+            expect_silence(view, &view.netns_of_pod(client), &udp).await?;
+        }
+        for target in &tcp {
+            logged(view, &far, target, true).await?;
+            logged(view, &other, target, false).await?;
+        }
+        let after = counted(view).await?;
+        for (chain, grows) in [("log_ingress_allow", true), ("log_egress_allow", false)] {
+            ensure!((after[chain] > before[chain]) == grows, "{before:?}, then {after:?}");
+        }
+
+        // An explanation names what logs and what decides.
+        let of = |pod: &Pod| format!("{}/{}", scope.name, name(pod));
+        let (from, to, port) = (of(&near), of(&api), PORT.to_string());
+        let answer = view.felix("node1", &["explain", &from, &to, &port], b"").await?;
+        let judgement = &answer["flows"][0]["ingress"]["judgements"][0];
+        for element in judgement["elements"].as_array().context("no elements")? {
+            ensure!(element["agrees"] == true, "the kernel has something else: {element}");
+        }
+        let rows = judgement["considered"].as_array().context("nothing considered")?;
+        let done: Vec<&Value> = rows.iter().map(|row| &row["outcome"]).collect();
+        let ours = [json!("logs"), json!("logs"), json!("allows")];
+        ensure!(done.windows(3).any(|three| three.iter().copied().eq(&ours)), "{judgement}");
+
+        // Nothing is logged any more; what had been denied is let in.
+        scope
+            .apply(policy("log", "app == 'api'", "ingress", json!([{ "action": "Allow" }])))
+            .await?;
+        within_a_second(view, &other, &tcp, true).await?;
+        let before = counted(view).await?;
+        for client in [&near, &far, &other] {
+            expect_answers(view, client, &[tcp.clone(), udp.clone()].concat()).await?;
+        }
+        let after = counted(view).await?;
+        ensure!(before == after, "{before:?}, then {after:?}");
         scope.end().await
     }
     .boxed()

@@ -16,6 +16,8 @@ const DATA_VERDICT: u16 = 2;
 const VERDICT_CODE: u16 = 1;
 const VERDICT_CHAIN: u16 = 2;
 const LOOKUP_INVERT: u32 = 1;
+/// `NFT_LIMIT_PKTS`.
+const LIMIT_PACKETS: u32 = 0;
 
 /// What a rule, a base chain's policy or a verdict map's element does with a packet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -229,6 +231,18 @@ pub enum Expr {
     },
     /// Ends the rule.
     Verdict(VerdictBuf),
+    /// Goes on for so many packets in so many seconds, and at first for a burst of them.
+    Limit {
+        rate: u64,
+        seconds: u64,
+        burst: u32,
+    },
+    /// Sends the packet to whoever listens to the group (`nfnetlink_log`), with a prefix of at most 127
+    /// bytes.
+    Log {
+        group: u16,
+        prefix: String,
+    },
     /// Counts packets and bytes; any two are equal.
     Counter(Counter),
     /// The source address becomes that of the outgoing interface; bits of `NF_NAT_RANGE_*`.
@@ -283,6 +297,8 @@ impl Expr {
             Self::ToNetworkOrder { .. } => "byteorder",
             Self::Lookup { .. } => "lookup",
             Self::Immediate { .. } | Self::Verdict(_) => "immediate",
+            Self::Limit { .. } => "limit",
+            Self::Log { .. } => "log",
             Self::Counter(_) => "counter",
             Self::Masquerade { .. } => "masq",
             Self::Other(name) => name,
@@ -357,6 +373,17 @@ impl Expr {
             Self::Verdict(verdict) => {
                 batch.be32(1, VERDICT);
                 batch.nest(2, |batch| verdict.as_verdict().encode(batch));
+            }
+            Self::Limit { rate, seconds, burst } => {
+                batch.be64(1, *rate);
+                batch.be64(2, *seconds);
+                batch.be32(3, *burst);
+                batch.be32(4, LIMIT_PACKETS);
+                batch.be32(5, 0);
+            }
+            Self::Log { group, prefix } => {
+                batch.str(2, prefix);
+                batch.be16(1, *group);
             }
             Self::Counter(counter) => {
                 batch.be64(1, counter.bytes);
@@ -438,6 +465,16 @@ impl Expr {
             "immediate" => match number(1)? {
                 VERDICT => Self::Verdict(Verdict::decode(data.find(2)?)?.into()),
                 to => Self::Immediate { to, bytes: value(2)? },
+            },
+            "limit" if number(4)? == LIMIT_PACKETS && number(5).unwrap_or(0) == 0 => Self::Limit {
+                rate: buffer::be64(data.find(1)?)?,
+                seconds: buffer::be64(data.find(2)?)?,
+                burst: number(3)?,
+            },
+            // Attributes 3 to 6 are how much of it, how many at once, and what goes to the kernel's log.
+            "log" if (3..=6).all(|kind| data.find(kind).is_none()) => Self::Log {
+                group: data.find(1).and_then(buffer::be16)?,
+                prefix: buffer::text(data.find(2)?),
             },
             "counter" => Self::Counter(Counter {
                 bytes: buffer::be64(data.find(1)?)?,

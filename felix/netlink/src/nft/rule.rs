@@ -237,6 +237,20 @@ impl Rule {
         self
     }
 
+    /// `limit rate RATE/second burst BURST packets`.
+    #[must_use]
+    pub fn limit_per_second(mut self, rate: u64, burst: u32) -> Self {
+        self.push(Expr::Limit { rate, seconds: 1, burst });
+        self
+    }
+
+    /// `log prefix "PREFIX" group GROUP`; a prefix has at most 127 bytes.
+    #[must_use]
+    pub fn log(mut self, prefix: &str, group: u16) -> Self {
+        self.push(Expr::Log { group, prefix: prefix.into() });
+        self
+    }
+
     /// `counter`.
     #[must_use]
     pub fn counter(mut self) -> Self {

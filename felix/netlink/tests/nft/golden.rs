@@ -45,6 +45,7 @@ fn chains() -> Vec<Chain> {
             "deny",
             vec![
                 Rule::new().set_ct_mark(0),
+                Rule::new().limit_per_second(10, 100).log("denied", 3234).counter(),
                 Rule::new().counter().verdict(Verdict::Drop).comment("denied by policy"),
             ],
         ),
@@ -131,6 +132,7 @@ table inet caracal {
     map dfl { type iface_index : verdict; }
     chain deny {
         ct mark set 0
+        limit rate 10/second burst 100 packets log prefix "denied" group 3234 counter
         counter drop comment "denied by policy"
     }
     chain raw_pre { type filter hook prerouting priority raw; policy accept;
@@ -326,5 +328,5 @@ fn crate_nftables_reads_our_listing() {
             )
         })
         .count();
-    assert_eq!(rules, 2);
+    assert_eq!(rules, 3);
 }

@@ -1,6 +1,6 @@
 //! What other policies would change.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 use rustc_hash::FxHashMap;
@@ -119,14 +119,13 @@ impl Engine {
             if a == b {
                 continue;
             }
+            let Some(header) = witness(a, b) else { continue };
             differ = true;
             peers += kind.pods;
-            if examples.len() < EXAMPLES
-                && let Some(header) = witness(a, b)
-            {
+            if examples.len() < EXAMPLES {
                 let Header { protocol, source, port } = header;
                 let by_source =
-                    [a, b].iter().any(|table| source_ports(table, protocol).next().is_some());
+                    [a, b].iter().any(|table| !source_ports(table, protocol).is_empty());
                 let pod = kind.example.and_then(|address| pods.get(&address));
                 examples.push(Example {
                     peer: kind.example,
@@ -147,42 +146,58 @@ impl Engine {
 /// A source port that no rule is likely to ask for: the first of those that are given to clients.
 const EPHEMERAL: u16 = 49152;
 
-/// A packet on which two tables that differ do. What an element names is tried first.
+/// A packet on which two tables have different verdicts, if there is one; they may differ in what is
+/// logged. What an element names is tried first.
 fn witness(a: &Table, b: &Table) -> Option<Header> {
     let both = [a, b];
-    let with_sources = |protocol: u8, port: u16| {
-        // Between these a verdict is the same.
-        let edges = both.into_iter().flat_map(move |table| source_ports(table, protocol));
-        let edges = edges.flat_map(|(first, last)| [Some(first), last.checked_add(1)]).flatten();
-        let sources = [EPHEMERAL].into_iter().chain(edges).chain([0]);
-        sources.map(move |source| Header { protocol, source, port })
+    let named =
+        both.into_iter().flat_map(Table::entries).filter_map(|(traffic, _)| match *traffic {
+            Traffic::Port(protocol, _)
+            | Traffic::Ports(protocol, ..)
+            | Traffic::Pairs(protocol, ..)
+            | Traffic::Protocol(protocol) => Some(protocol),
+            Traffic::Any => None,
+        });
+    let named: BTreeSet<u8> = named.collect();
+    let mut others = [6, 17, 1].into_iter().chain(0..=u8::MAX);
+    let other = others.find(|protocol| !named.contains(protocol));
+    // Between these a verdict is the same.
+    let edges = |ranges: Vec<(u16, u16)>, first: u16| {
+        let starts = ranges.clone().into_iter().map(|range| range.0);
+        let after = ranges.into_iter().filter_map(|range| range.1.checked_add(1));
+        starts.chain([first]).chain(after).chain([0])
     };
-    let differ = |header: &Header| a.verdict(*header) != b.verdict(*header);
-    let entries = a.entries().iter().chain(b.entries());
-    let named = entries.filter_map(|(traffic, _)| match *traffic {
-        Traffic::Port(protocol, port) => Some((protocol, port)),
-        Traffic::Ports(protocol, first, _) | Traffic::Pairs(protocol, (first, _), _) => {
-            Some((protocol, first))
-        }
-        Traffic::Protocol(_) | Traffic::Any => None,
-    });
-    // Else it is the rest of a protocol, or the rest of all.
-    let rest = || {
-        let protocols = [6, 17, 1].into_iter().chain(0..=u8::MAX);
-        protocols.flat_map(|protocol| {
-            let last = if has_ports(protocol) { u16::MAX } else { 0 };
-            (0..=last).rev().map(move |port| (protocol, port))
+    let headers = named.into_iter().chain(other).flat_map(|protocol| {
+        let of = |ranges: fn(&Table, u8) -> Vec<(u16, u16)>| {
+            both.into_iter().flat_map(move |table| ranges(table, protocol)).collect()
+        };
+        let last = if has_ports(protocol) { u16::MAX } else { 0 };
+        let sources: Vec<u16> = edges(of(source_ports), EPHEMERAL).collect();
+        edges(of(ports), last).flat_map(move |port| {
+            let with = move |source| Header { protocol, source, port };
+            sources.clone().into_iter().map(with)
         })
-    };
-    let tried = |(protocol, port)| with_sources(protocol, port);
-    let mut named = named.flat_map(tried);
-    named.find(differ).or_else(|| rest().flat_map(tried).find(differ))
+    });
+    let mut headers = headers;
+    headers.find(|header| a.verdict(*header) != b.verdict(*header))
+}
+
+/// The ranges of destination ports that a table tells apart in a protocol.
+fn ports(table: &Table, protocol: u8) -> Vec<(u16, u16)> {
+    let ranges = table.entries().iter().filter_map(|(traffic, _)| match *traffic {
+        Traffic::Port(of, port) if of == protocol => Some((port, port)),
+        Traffic::Ports(of, first, last) if of == protocol => Some((first, last)),
+        Traffic::Pairs(of, ports, _) if of == protocol => Some(ports),
+        _ => None,
+    });
+    ranges.collect()
 }
 
 /// The ranges of source ports that a table tells apart in a protocol.
-fn source_ports(table: &Table, protocol: u8) -> impl Iterator<Item = (u16, u16)> {
-    table.entries().iter().filter_map(move |(traffic, _)| match *traffic {
+fn source_ports(table: &Table, protocol: u8) -> Vec<(u16, u16)> {
+    let ranges = table.entries().iter().filter_map(|(traffic, _)| match *traffic {
         Traffic::Pairs(of, _, sources) if of == protocol => Some(sources),
         _ => None,
-    })
+    });
+    ranges.collect()
 }

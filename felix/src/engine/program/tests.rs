@@ -10,6 +10,7 @@ use crate::engine::policy::{
     Networks, Order, Peer, Peers, Policy, PolicyId, PortMatch, PortSet, Ports, ProtocolPorts, Rule,
     Tier, Traffics,
 };
+use crate::engine::table::Ruling;
 use crate::model::{Kind, ObjectKey};
 
 /// What is true of a peer, in place of an address.
@@ -98,7 +99,7 @@ fn rule() -> impl Strategy<Value = RawRule> {
         each.collect::<Vec<_>>()
     });
     (
-        select(vec![Action::Allow, Action::Deny, Action::Pass]),
+        select(vec![Action::Allow, Action::Deny, Action::Pass, Action::Log]),
         prop::option::weighted(0.8, prop::collection::vec(peer, 0..3)),
         prop::option::weighted(0.6, (prop::bool::weighted(0.3), traffic)),
     )
@@ -127,7 +128,9 @@ fn naive(
     own: &[(&str, u8, u16)],
     peer: &Truth,
     Header { protocol, source, port }: Header,
-) -> Verdict {
+) -> Ruling {
+    let mut log = false;
+    let ruling = |verdict, log| Ruling { verdict, log };
     'tiers: for (pass_by_default, policies) in tiers {
         for rule in policies.iter().flatten() {
             let is_peer = rule.peers.as_ref().is_none_or(|peers| {
@@ -168,17 +171,18 @@ fn naive(
             });
             if is_peer && is_traffic {
                 match rule.action {
-                    Action::Allow => return Verdict::Allow,
-                    Action::Deny => return Verdict::Deny,
+                    Action::Allow => return ruling(Verdict::Allow, log),
+                    Action::Deny => return ruling(Verdict::Deny, log),
+                    Action::Log => log = true,
                     Action::Pass => continue 'tiers,
                 }
             }
         }
         if !pass_by_default {
-            return Verdict::Deny;
+            return ruling(Verdict::Deny, log);
         }
     }
-    Verdict::Allow
+    ruling(Verdict::Allow, log)
 }
 
 fn policies(tiers: &[RawTier], direction: Direction) -> Vec<Policy> {
@@ -289,8 +293,8 @@ proptest! {
             for &source in sources {
                 let header = Header { protocol, source, port };
                 let truth = |peer| naive(&tiers, direction, &own, peer, header);
-                prop_assert_eq!(program.table(class).verdict(header), truth(&peer));
-                prop_assert_eq!(program.default_table().verdict(header), truth(&nothing));
+                prop_assert_eq!(program.table(class).find(header).1, truth(&peer));
+                prop_assert_eq!(program.default_table().find(header).1, truth(&nothing));
             }
         }
     }

@@ -7,12 +7,21 @@ fn to(protocol: u8, port: u16) -> Header {
 const ALLOW: Step = Step::Decide(Verdict::Allow);
 const DENY: Step = Step::Decide(Verdict::Deny);
 
+/// Elements of which none is logged.
+fn plain(elements: impl Iterator<Item = (Traffic, Ruling)>) -> Vec<(Traffic, Verdict)> {
+    let verdict = |(traffic, ruling): (Traffic, Ruling)| {
+        assert!(!ruling.log, "{traffic}");
+        (traffic, ruling.verdict)
+    };
+    elements.map(verdict).collect()
+}
+
 #[test]
 fn one_port_is_one_element() {
     let mut rules = Flattener::new();
     rules.ports(0, ALLOW, 6, (80, 80), ALL_PORTS);
     let table = rules.finish();
-    let elements: Vec<_> = table.default_elements().collect();
+    let elements = plain(table.default_elements());
     assert_eq!(elements, [(Traffic::Port(6, 80), Verdict::Allow)]);
 }
 
@@ -23,7 +32,7 @@ fn ranges_are_expanded_up_to_64_ports() {
     assert_eq!(rules.finish().default_elements().count(), 64);
     let mut rules = Flattener::new();
     rules.ports(0, ALLOW, 6, (100, 164), ALL_PORTS);
-    let elements: Vec<_> = rules.finish().default_elements().collect();
+    let elements = plain(rules.finish().default_elements());
     assert_eq!(elements, [(Traffic::Ports(6, 100, 164), Verdict::Allow)]);
 }
 
@@ -32,7 +41,7 @@ fn all_but_one_port_is_two_elements() {
     let mut rules = Flattener::new();
     rules.ports(0, DENY, 17, (53, 53), ALL_PORTS);
     rules.protocol(1, ALLOW, 17);
-    let elements: Vec<_> = rules.finish().class_elements().collect();
+    let elements = plain(rules.finish().class_elements());
     assert_eq!(
         elements,
         [
@@ -50,7 +59,7 @@ fn a_type_of_icmp_is_a_range_of_codes() {
     rules.ports(1, ALLOW, 1, (0x0800, 0x08ff), ALL_PORTS);
     rules.ports(2, ALLOW, 58, (0x8000, 0x8000), ALL_PORTS);
     let table = rules.finish();
-    let elements: Vec<_> = table.default_elements().collect();
+    let elements = plain(table.default_elements());
     let mut wanted: Vec<_> =
         [0x0800, 0x0801, 0x0802].map(|n| (Traffic::Port(1, n), Verdict::Allow)).into();
     wanted.push((Traffic::Port(58, 0x8000), Verdict::Allow));
@@ -73,7 +82,7 @@ fn a_protocol_that_ends_like_the_rest_needs_no_element() {
     let mut rules = Flattener::new();
     rules.ports(0, ALLOW, 6, (80, 80), ALL_PORTS);
     assert!(rules.all_traffic(1, ALLOW));
-    let elements: Vec<_> = rules.finish().default_elements().collect();
+    let elements = plain(rules.finish().default_elements());
     assert_eq!(elements, [(Traffic::Any, Verdict::Allow)]);
 }
 
@@ -130,7 +139,7 @@ fn source_ports_are_told_apart_only_where_they_matter() {
     rules.ports(2, ALLOW, 6, (443, 443), ALL_PORTS);
     rules.ports(3, ALLOW, 17, ALL_PORTS, (53, 53));
     let table = rules.finish();
-    let elements: Vec<_> = table.default_elements().collect();
+    let elements = plain(table.default_elements());
     assert_eq!(
         elements,
         [
@@ -164,4 +173,28 @@ fn source_ports_that_come_to_the_same_leave_no_trace() {
     let mut plain = Flattener::new();
     plain.ports(0, ALLOW, 6, (80, 81), ALL_PORTS);
     assert_eq!(table, plain.finish());
+}
+
+#[test]
+fn what_is_logged_goes_on() {
+    let mut rules = Flattener::new();
+    rules.ports(0, Step::Log, 6, (80, 81), ALL_PORTS);
+    rules.ports(1, ALLOW, 6, (80, 80), ALL_PORTS);
+    rules.ports(2, Step::Log, 6, (80, 80), ALL_PORTS);
+    rules.ports(3, Step::SkipTo(5), 17, (53, 53), ALL_PORTS);
+    assert!(!rules.all_traffic(4, Step::Log), "nothing is decided by it");
+    rules.ports(5, ALLOW, 17, (53, 53), ALL_PORTS);
+    let table = rules.finish();
+    let elements: Vec<_> = table.default_elements().collect();
+    let ruling = |verdict, log| Ruling { verdict, log };
+    assert_eq!(
+        elements,
+        [
+            (Traffic::Port(6, 80), ruling(Verdict::Allow, true)),
+            (Traffic::Port(17, 53), ruling(Verdict::Allow, false)),
+            (Traffic::Any, ruling(Verdict::Deny, true)),
+        ]
+    );
+    assert_eq!(table.find(to(6, 81)), (Traffic::Any, ruling(Verdict::Deny, true)));
+    assert_eq!(table.verdict(to(6, 80)), Verdict::Allow);
 }

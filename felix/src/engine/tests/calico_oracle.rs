@@ -75,12 +75,14 @@ struct Ordered<'a> {
     tier: String,
     order: f64,
     tie: (String, String, &'static str),
-    says: Box<dyn Fn() -> Option<Action> + 'a>,
+    /// Whether it logs the packet, and what then becomes of it.
+    says: Box<dyn Fn() -> (bool, Option<Action>) + 'a>,
 }
 
 impl CalicoCluster {
-    /// May this packet pass, as far as the policies of this pod say?
-    pub(super) fn allows(&self, pod: usize, packet: Packet<'_>) -> bool {
+    /// May this packet pass, as far as the policies of this pod say, and is it logged?
+    pub(super) fn judges(&self, pod: usize, packet: Packet<'_>) -> (bool, bool) {
+        let mut logged = false;
         let mut ordered = self.ordered(pod, packet);
         let tier_order = |tier: &str| match (tier, self.tiers.get(tier)) {
             ("default", _) => (false, 1e6),
@@ -97,9 +99,14 @@ impl CalicoCluster {
                 .then_with(|| a.tie.cmp(&b.tie))
         });
         for tier in ordered.chunk_by(|a, b| a.tier == b.tier) {
-            match tier.iter().find_map(|policy| (policy.says)()) {
-                Some(Action::Allow) => return true,
-                Some(Action::Deny) => return false,
+            let decides = tier.iter().find_map(|policy| {
+                let (log, action) = (policy.says)();
+                logged |= log;
+                action
+            });
+            match decides {
+                Some(Action::Allow) => return (true, logged),
+                Some(Action::Deny) => return (false, logged),
                 Some(Action::Pass) => continue,
                 Some(Action::Log) => panic!("a log decides nothing"),
                 None => {}
@@ -112,10 +119,10 @@ impl CalicoCluster {
                 None => false,
             };
             if !passes {
-                return false;
+                return (false, logged);
             }
         }
-        true
+        (true, logged)
     }
 
     /// The policies that have a say in the packet, with what their rules say.
@@ -135,7 +142,7 @@ impl CalicoCluster {
                         policy.metadata.namespace.clone().unwrap(),
                         "KubernetesNetworkPolicy",
                     ),
-                    says: Box::new(move || allowed.then_some(Action::Allow)),
+                    says: Box::new(move || (false, allowed.then_some(Action::Allow))),
                 });
             }
         }
@@ -190,23 +197,26 @@ impl CalicoCluster {
         ordered
     }
 
-    /// The action of the first rule that matches.
+    /// Whether a rule that matches logs, and the action of the first that does anything else.
     fn says(
         &self,
         [ingress, egress]: [&[Rule]; 2],
         namespace: Option<&str>,
         pod: usize,
         packet: Packet<'_>,
-    ) -> Option<Action> {
+    ) -> (bool, Option<Action>) {
         let misplaced = ingress.iter().any(|rule| rule.destination.services.is_some())
             || egress.iter().any(|rule| rule.source.services.is_some());
         let wrong = |rule: &Rule| cannot_be_done(rule) || is_wrong(rule, namespace);
         if misplaced || ingress.iter().chain(egress).any(wrong) {
-            return Some(Action::Deny);
+            return (false, Some(Action::Deny));
         }
         let rules = if packet.way == Way::To { ingress } else { egress };
-        let matching = rules.iter().find(|rule| self.matches(rule, namespace, pod, packet));
-        matching.map(|rule| rule.action)
+        let matching = rules.iter().filter(|rule| self.matches(rule, namespace, pod, packet));
+        let actions: Vec<Action> = matching.map(|rule| rule.action).collect();
+        let decides = actions.iter().position(|action| *action != Action::Log);
+        let logs = actions[..decides.unwrap_or(actions.len())].contains(&Action::Log);
+        (logs, decides.map(|at| actions[at]))
     }
 
     fn matches(
@@ -383,7 +393,7 @@ fn has_port(pod: &OraclePod, name: &str, protocol: &str, port: u16) -> bool {
 
 /// What this agent says that it cannot do.
 fn cannot_be_done(rule: &Rule) -> bool {
-    rule.action == Action::Log || rule.http.is_some()
+    rule.http.is_some()
 }
 
 /// What the API would not take, in a policy of a namespace or in a global one.

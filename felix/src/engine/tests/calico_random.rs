@@ -302,12 +302,11 @@ fn agree(
                         let source_port = PORTS[(turn + turn / PORTS.len()) % PORTS.len()];
                         let packet = Packet { way, own, peer: *peer, protocol, source_port, port };
                         let ports = (source_port, port);
-                        let found =
-                            kernel.lookup(direction, index(*place), *peer, protocol.0, ports);
-                        let wanted = cluster.allows(pod, packet);
+                        let (found, logged) =
+                            kernel.ruling(direction, index(*place), *peer, protocol.0, ports);
                         prop_assert_eq!(
-                            found == Verdict::Allow,
-                            wanted,
+                            (found == Verdict::Allow, logged),
+                            cluster.judges(pod, packet),
                             "{:?} {:?}",
                             place,
                             packet

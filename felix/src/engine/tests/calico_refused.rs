@@ -20,7 +20,6 @@ spec: {order: 1, selector: role == 'frontend', ingress: [{action: Allow, protoco
 ",
     );
     for (rule, field, reason) in [
-        ("action: Log", "action", "Log is not supported yet"),
         (
             "action: Allow, protocol: TCP, icmp: {type: 8}",
             "icmp",
@@ -134,7 +133,7 @@ spec: {order: 5, defaultAction: Pass}
 ---
 kind: GlobalNetworkPolicy
 metadata: {name: lenient.bad}
-spec: {tier: lenient, selector: app == 'api', ingress: [{action: Log}], egress: [{action: Allow}]}
+spec: {tier: lenient, selector: app == 'api', ingress: [{action: Log, http: {}}], egress: [{action: Allow}]}
 ",
     );
     assert!(!world.allows(OUTSIDE, API, TCP, 80));

@@ -167,6 +167,7 @@ fn rule() -> BoxedStrategy<Rule> {
         8 => Just(Action::Allow),
         5 => Just(Action::Deny),
         5 => Just(Action::Pass),
+        3 => Just(Action::Log),
     ];
     let head = (
         action,
@@ -214,10 +215,9 @@ fn rule() -> BoxedStrategy<Rule> {
                     }
                     // What the agent cannot do closes the policy.
                     match strange {
-                        0 => rule.action = Action::Log,
+                        0 => rule.http = Some(HttpMatch::default()),
                         // As is what is wrong, unless the protocol is the right one.
                         1 => rule.icmp = Some(IcmpFields::default()),
-                        2 => rule.http = Some(HttpMatch::default()),
                         3 => rule.destination.services = Some(ServiceMatch::default()),
                         4..14 => rule = with_service(rule, &service, source_is_main, strange),
                         _ => {}

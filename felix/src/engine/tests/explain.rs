@@ -60,6 +60,9 @@ pub(super) fn explained(
         Verdict::Deny => Outcome::Denies,
     };
     prop_assert_eq!(decided, [expected], "{:?} {:?}", header, said.considered);
+    let (_, logged) = kernel.ruling(direction, index, peer, protocol, (source_port, port));
+    let logs = said.considered.iter().any(|row| row.outcome == Outcome::Logs);
+    prop_assert_eq!(logs, logged, "{:?} {:?}", header, said.considered);
     for element in &said.elements {
         let has = kernel.elements.get(&element.key.unwrap()).copied();
         prop_assert_eq!(has, element.value, "{:?} {}", header, element.text);

@@ -50,7 +50,10 @@ impl Kernel {
                 (Key::Class(_), Value::Class(class)) => {
                     classes.insert(class);
                 }
-                (Key::Policy { direction, index, class, traffic }, Value::Verdict(_)) => {
+                (
+                    Key::Policy { direction, index, class, traffic },
+                    Value::Verdict(_) | Value::Logged(_),
+                ) => {
                     if let Some(class) = class {
                         assert_ne!(class, Class(0));
                         told_apart.insert((direction, index, class));
@@ -133,39 +136,51 @@ impl Kernel {
         index: IfIndex,
         peer: IpAddr,
         protocol: u8,
-        (source, port): (u16, u16),
+        ports: (u16, u16),
     ) -> Verdict {
+        self.ruling(direction, index, peer, protocol, ports).0
+    }
+
+    /// The same, and whether it is logged.
+    pub(super) fn ruling(
+        &self,
+        direction: Direction,
+        index: IfIndex,
+        peer: IpAddr,
+        protocol: u8,
+        (source, port): (u16, u16),
+    ) -> (Verdict, bool) {
+        let ruling = |value| match value {
+            Value::Verdict(verdict) => Some((verdict, false)),
+            Value::Logged(verdict) => Some((verdict, true)),
+            _ => None,
+        };
         if !self.elements.contains_key(&Key::Workload(index)) {
-            return Verdict::Deny;
+            return (Verdict::Deny, false);
         }
         let of_peer = self.class(peer);
         for class in [Some(of_peer), None] {
-            let verdict = |traffic| match self.elements.get(&Key::Policy {
-                direction,
-                index,
-                class,
-                traffic,
-            }) {
-                Some(Value::Verdict(verdict)) => Some(*verdict),
-                _ => None,
+            let verdict = |traffic| {
+                let key = Key::Policy { direction, index, class, traffic };
+                ruling(*self.elements.get(&key)?)
             };
             let in_range = || {
                 let meant = |p, (first, last): (u16, u16), (from, to): (u16, u16)| {
                     p == protocol && (first..=last).contains(&port) && (from..=to).contains(&source)
                 };
                 self.elements.iter().find_map(|(key, value)| match (*key, *value) {
-                    (
-                        Key::Policy { direction: d, index: i, class: c, traffic },
-                        Value::Verdict(verdict),
-                    ) if (d, i, c) == (direction, index, class) => match traffic {
-                        Traffic::Ports(p, first, last) => {
-                            meant(p, (first, last), (0, u16::MAX)).then_some(verdict)
-                        }
-                        Traffic::Pairs(p, ports, sources) => {
-                            meant(p, ports, sources).then_some(verdict)
-                        }
-                        _ => None,
-                    },
+                    (Key::Policy { direction: d, index: i, class: c, traffic }, value)
+                        if (d, i, c) == (direction, index, class) =>
+                    {
+                        let found = match traffic {
+                            Traffic::Ports(p, first, last) => {
+                                meant(p, (first, last), (0, u16::MAX))
+                            }
+                            Traffic::Pairs(p, ports, sources) => meant(p, ports, sources),
+                            _ => false,
+                        };
+                        ruling(value).filter(|_| found)
+                    }
                     _ => None,
                 })
             };
@@ -176,11 +191,11 @@ impl Kernel {
             let found = found
                 .or_else(|| verdict(Traffic::Protocol(protocol)))
                 .or_else(|| verdict(Traffic::Any));
-            if let Some(verdict) = found {
-                return verdict;
+            if let Some(found) = found {
+                return found;
             }
         }
-        Verdict::Deny
+        (Verdict::Deny, false)
     }
 
     /// The elements with classes numbered by who is in them, so that two engines can be compared.

@@ -1,6 +1,7 @@
 //! Tests of the engine as a whole, through its public face.
 
 mod calico_icmp;
+mod calico_log;
 mod calico_oracle;
 mod calico_random;
 mod calico_recipes;

@@ -51,7 +51,8 @@ fn element() -> impl Strategy<Value = (Key, Value)> {
     let range = (address(), address()).prop_filter_map("one family", |(a, b)| {
         (a.is_ipv4() == b.is_ipv4()).then(|| Key::ClassRange(a.min(b), a.max(b)))
     });
-    let policy = (any::<bool>(), any::<u32>(), any::<Option<u32>>(), traffic(), any::<bool>());
+    let ruling = any::<[bool; 2]>();
+    let policy = (any::<bool>(), any::<u32>(), any::<Option<u32>>(), traffic(), ruling);
     prop_oneof![
         member(any::<u32>().prop_map(Key::Workload).boxed()),
         member((address(), any::<u32>()).prop_map(|(a, i)| Key::Source(a, i)).boxed()),
@@ -59,11 +60,12 @@ fn element() -> impl Strategy<Value = (Key, Value)> {
         member(net().prop_map(Key::Pool).boxed()),
         class(address().prop_map(Key::Class).boxed()),
         class(range.boxed()),
-        policy.prop_map(|(egress, index, class, traffic, allow)| {
+        policy.prop_map(|(egress, index, class, traffic, [allow, log])| {
             let direction = if egress { Direction::Egress } else { Direction::Ingress };
             let verdict = if allow { Verdict::Allow } else { Verdict::Deny };
             let class = class.map(Class);
-            (Key::Policy { direction, index, class, traffic }, Value::Verdict(verdict))
+            let value = if log { Value::Logged(verdict) } else { Value::Verdict(verdict) };
+            (Key::Policy { direction, index, class, traffic }, value)
         }),
     ]
 }
@@ -134,6 +136,7 @@ proptest! {
                     Just(RawData::None),
                     Just(RawData::Other),
                     Just(RawData::Verdict(Verdict::Allow)),
+                    Just(RawData::Logged(Direction::Egress, Verdict::Deny)),
                     prop::collection::vec(any::<u8>(), 0..6).prop_map(RawData::Value),
                 ],
             ),

@@ -50,7 +50,7 @@ async fn what_is_set_and_not_acted_on_is_in_the_status() {
     assert_eq!(f.unsupported(), [(Kind::IPPool, "spec.vxlanMode".into(), 2)]);
     let spec = serde_json::from_value(json!({"interfacePrefix": "veth"})).unwrap();
     f.send(Update::Set(v3::FelixConfiguration::new("default", spec).into())).await;
-    let rules = json!([{"action": "Log"}, {"action": "Log"}, {"action": "Deny"}]);
+    let rules = json!([{"action": "Allow", "http": {}}, {"action": "Allow", "http": {}}, {"action": "Log"}]);
     let spec = serde_json::from_value(json!({"ingress": rules, "doNotTrack": true})).unwrap();
     let policy = v3::GlobalNetworkPolicy::new("deny", spec);
     f.send(Update::Set(policy.into())).await;
@@ -60,7 +60,7 @@ async fn what_is_set_and_not_acted_on_is_in_the_status() {
             (Kind::IPPool, "spec.vxlanMode".into(), 2),
             (Kind::FelixConfiguration, "spec.interfacePrefix".into(), 1),
             (Kind::GlobalNetworkPolicy, "spec.doNotTrack".into(), 1),
-            (Kind::GlobalNetworkPolicy, "spec.ingress[].action".into(), 1),
+            (Kind::GlobalNetworkPolicy, "spec.ingress[].http".into(), 1),
         ]
     );
     f.send(pool("a", json!({"cidr": "10.1.0.0/16"}))).await;

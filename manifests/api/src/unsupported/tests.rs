@@ -48,20 +48,13 @@ fn what_rules_say_is_named_once_for_a_direction_and_in_each_rule() {
     ]);
     for kind in ["NetworkPolicy", "GlobalNetworkPolicy"] {
         assert!(paths(kind, json!({"order": 5, "tier": "x", "types": ["Egress"]})).is_empty());
-        let spec = json!({"tier": "default", "ingress": rules, "egress": [{"action": "Log"}]});
-        assert_eq!(
-            paths(kind, spec.clone()),
-            ["spec.egress[].action", "spec.ingress[].action", "spec.ingress[].http",]
-        );
+        let egress = json!([{"action": "Log"}, {"action": "Allow", "http": {}}]);
+        let spec = json!({"tier": "default", "ingress": rules, "egress": egress});
+        assert_eq!(paths(kind, spec.clone()), ["spec.egress[].http", "spec.ingress[].http"]);
         let object = json!({"apiVersion": "projectcalico.org/v3", "kind": kind, "spec": spec});
         assert_eq!(
             unsupported_in_rules(&object),
-            [
-                "spec.ingress[0].action",
-                "spec.ingress[3].http",
-                "spec.ingress[4].http",
-                "spec.egress[0].action",
-            ]
+            ["spec.ingress[3].http", "spec.ingress[4].http", "spec.egress[1].http",]
         );
     }
     let spec = json!({"doNotTrack": true, "applyOnForward": true});

@@ -102,6 +102,15 @@ pub(super) fn policy(index: u32, class: Option<u32>, traffic: Traffic, verdict: 
     Change { key, value: Some(Value::Verdict(verdict)) }
 }
 
+/// The same, logged before.
+pub(super) fn logged(change: Change) -> Change {
+    let value = change.value.map(|value| match value {
+        Value::Verdict(verdict) => Value::Logged(verdict),
+        other => other,
+    });
+    Change { value, ..change }
+}
+
 pub(super) fn member(key: Key) -> Change {
     Change { key, value: Some(Value::Member) }
 }
@@ -149,6 +158,8 @@ pub(super) fn everything() -> Vec<Change> {
         policy(7, None, Port(58, 0x8000), Deny),
         policy(7, None, Protocol(58), Allow),
         policy(7, None, Any, Deny),
+        logged(policy(7, None, Port(6, 25), Deny)),
+        logged(policy(7, Some(1), Port(6, 25), Allow)),
         member(Key::Masquerade(net("10.0.0.0/8"))),
         member(Key::Masquerade(net("fd00::/48"))),
         member(Key::Pool(net("10.0.0.0/8"))),
