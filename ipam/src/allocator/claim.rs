@@ -240,6 +240,8 @@ impl Claim {
                     if let Ok(block) = read
                         && block.node() == Some(self.node.as_str())
                     {
+                        // It is not free, whatever becomes of it: the next search looks further.
+                        census.occupied.insert(&cidr);
                         return self.confirm(cidr, existing, block, affinity).await;
                     }
                     return Ok(Attempt::Taken(existing));
@@ -437,3 +439,6 @@ impl Claim {
         Found::Own { cidr, block, affinity }
     }
 }
+
+#[cfg(test)]
+mod tests;
