@@ -210,6 +210,11 @@ async fn finds_what_is_wrong() {
         &ipam::block::Attribute { handle_id: Some("b".to_owned()), ..Default::default() },
         &[],
     );
+    // One that rests is nobody's any more.
+    let gone = ipam::block::Attribute { handle_id: Some("gone".to_owned()), ..Default::default() };
+    outside.allocate(&gone, &[]).unwrap();
+    let now = std::time::SystemTime::now().into();
+    outside.release_handle("gone", ipam::block::Release::Rest(now));
     put(
         "/calico/ipam/v2/assignment/ipv4/block/192.168.0.0-30",
         std::str::from_utf8(&outside.encode()).unwrap(),

@@ -190,7 +190,8 @@ pub(super) fn examine(data: &Data, evidence: &Evidence, now: Timestamp) -> anyho
                 format!("is allocated to {allocated_to} ({handle}), which does not use it");
             wrong(Kind::NotInUse, ip, reason);
         }
-        if !data.pools.pools.iter().any(|pool| pool.cidr.contains(&allocation.ip)) {
+        let in_pool = data.pools.pools.iter().any(|pool| pool.cidr.contains(&allocation.ip));
+        if !in_pool && !allocation.cooling_down {
             wrong(Kind::OutsidePools, &allocation.ip, "is allocated outside every pool".to_owned());
         }
     }
