@@ -26,9 +26,10 @@ pub(super) const BENCH: Bench = Bench { name: "ipam", body: |progress| run(progr
 const PATIENCE: Duration = Duration::from_secs(120);
 const ETCD: &str = "etcd alone";
 const CARACAL: &str = "caracal, etcd before the answer";
+const LOCAL: &str = "caracal, own log before the answer";
 
 /// In the order of a round: each beside what it is compared with.
-const WORKLOADS: [&str; 8] = [
+const WORKLOADS: [&str; 10] = [
     "put-alone",
     "pairs-alone",
     "put-16",
@@ -37,6 +38,8 @@ const WORKLOADS: [&str; 8] = [
     "pairs-64-nodes",
     "txn-alone",
     "claims",
+    "local-alone",
+    "local-16",
 ];
 
 /// One round's answers, by workload.
@@ -139,6 +142,15 @@ fn rows(rounds: &[Round]) -> Result<Vec<Row>> {
     rows.push(pairs.at_least(8000.0));
     rows.push(row(busy, CARACAL, "ADD p50", "ms", "pairs-16", Figure::First(50))?);
     rows.push(row(busy, ETCD, "put", "1/s", "put-16", Figure::Rate)?);
+
+    for (name, figure) in [("p50", Figure::First(50)), ("p99", Figure::First(99))] {
+        let put = value("put-alone", figure)?;
+        let add = row(alone, LOCAL, &format!("ADD {name}"), "ms", "local-alone", figure)?;
+        let add = add.against(ETCD, put);
+        rows.push(if name == "p50" { add.below(0.15) } else { add });
+    }
+    let pairs = row(busy, LOCAL, "ADD + DEL", "pairs/s", "local-16", Figure::Rate)?;
+    rows.push(pairs.at_least(30_000.0));
 
     let cluster = "64 nodes, one pod after the other on each";
     let mut changes = row(cluster, CARACAL, "changes", "1/s", "pairs-64-nodes", Figure::Rate)?;

@@ -16,6 +16,7 @@ use anyhow::{Context as _, Result, bail, ensure};
 use api::selector::Selector;
 use etcd_client::{Client, Compare, CompareOp, Txn, TxnOp};
 use futures::future::try_join_all;
+use ipam::allocator::Mode;
 use ipam::{
     AllowedUse, AssignRequest, EtcdConfig, Families, Ipam, IpamConfig, Options, Pool, StoreConfig,
 };
@@ -24,6 +25,7 @@ use serde_json::{Value, json};
 const USAGE: &str = "\
 Usage: ipamload ENDPOINT DIRECTORY WORKLOAD     measures, as JSON
 Workloads: put-alone txn-alone put-16 put-64 pairs-alone pairs-16 pairs-64-nodes claims
+           local-alone local-16
 ";
 
 /// Of a node's clock, for each second.
@@ -56,9 +58,11 @@ async fn answer(words: &[String]) -> Result<Value> {
         "put-16" => load.puts(16, 500).await?,
         "put-64" => load.puts(64, 100).await?,
         "txn-alone" => load.transactions(500).await?,
-        "pairs-alone" => load.pairs(1, 1, 500).await?,
-        "pairs-16" => load.pairs(1, 16, 500).await?,
-        "pairs-64-nodes" => load.pairs(64, 1, 50).await?,
+        "pairs-alone" => load.pairs(Answer::Store, 1, 1, 500).await?,
+        "pairs-16" => load.pairs(Answer::Store, 1, 16, 500).await?,
+        "pairs-64-nodes" => load.pairs(Answer::Store, 64, 1, 50).await?,
+        "local-alone" => load.pairs(Answer::OwnLog, 1, 1, 1000).await?,
+        "local-16" => load.pairs(Answer::OwnLog, 1, 16, 1000).await?,
         "claims" => load.claims(300).await?,
         other => bail!("there is no workload {other:?}\n{USAGE}"),
     };
@@ -89,6 +93,13 @@ impl Done {
         }
         all
     }
+}
+
+/// What has an address before a pod gets it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Answer {
+    Store,
+    OwnLog,
 }
 
 async fn timed<T>(times: &mut Vec<f64>, work: impl Future<Output = T>) -> T {
@@ -145,7 +156,7 @@ impl Load<'_> {
         Ok(done)
     }
 
-    fn node(&self, at: usize, cidr: &str, block_size: u8) -> Result<Ipam> {
+    fn node(&self, at: usize, cidr: &str, block_size: u8, answer: Answer) -> Result<Ipam> {
         let name = &format!("{}-{at}", self.workload);
         let began = SystemTime::now();
         let clock = Arc::new(move || {
@@ -156,6 +167,7 @@ impl Load<'_> {
             node_labels: Some(BTreeMap::new()),
             deadline: DEADLINE,
             clock,
+            local_first: answer == Answer::OwnLog,
             ..Options::new(
                 name,
                 StoreConfig::Etcd(EtcdConfig::new([self.endpoint])),
@@ -178,9 +190,23 @@ impl Load<'_> {
     }
 
     /// ADD and DEL, one after the other, by so many at once on each of so many nodes.
-    async fn pairs(&self, nodes: usize, at_once: usize, each: usize) -> Result<Done> {
-        let node = |at| self.node(at, "10.0.0.0/12", 26);
+    async fn pairs(
+        &self,
+        answer: Answer,
+        nodes: usize,
+        at_once: usize,
+        each: usize,
+    ) -> Result<Done> {
+        let node = |at| self.node(at, "10.0.0.0/12", 26, answer);
         let nodes: Vec<Ipam> = (0..nodes).map(node).collect::<Result<_>>()?;
+        if answer == Answer::OwnLog {
+            for node in &nodes {
+                node.set_config(Some(IpamConfig {
+                    strict_affinity: true,
+                    ..IpamConfig::default()
+                }))?;
+            }
+        }
         // Its first block is not what is measured.
         try_join_all(
             nodes.iter().enumerate().map(async |(at, node)| {
@@ -188,6 +214,18 @@ impl Load<'_> {
             }),
         )
         .await?;
+        let mode = match answer {
+            Answer::Store => Mode::Synchronous,
+            Answer::OwnLog => Mode::LocalFirst,
+        };
+        for node in &nodes {
+            let in_force = async {
+                node.watch_status().wait_for(|status| status.mode == mode).await.map(drop)
+            };
+            tokio::time::timeout(DEADLINE, in_force)
+                .await
+                .context("the mode is not in force")??;
+        }
         let start = Instant::now();
         let tasks = nodes.iter().enumerate().flat_map(|(at, node)| {
             (0..at_once).map(move |task| async move {
@@ -209,7 +247,7 @@ impl Load<'_> {
 
     /// Blocks of one address each: every ADD needs one more.
     async fn claims(&self, count: usize) -> Result<Done> {
-        let node = self.node(0, "10.16.0.0/12", 32)?;
+        let node = self.node(0, "10.16.0.0/12", 32, Answer::Store)?;
         // As many blocks as it likes, which is a setting of strict affinity.
         let max_blocks_per_host = u32::MAX;
         let config =
