@@ -120,7 +120,7 @@ impl Node {
 
     /// All of a world, from nothing to the kernel. Returns how long it took, in seconds.
     fn fill(&mut self, world: &World) -> Result<f64> {
-        let taking_in = take_in(&mut self.engine, world);
+        let taking_in = take_in(&mut self.engine, world)?;
         let mut times = Times::default();
         times.time(|| {
             let delta = self.engine.take_delta().context("a whole world and no policy")?;
@@ -149,16 +149,17 @@ fn block<T>(runtime: &tokio::runtime::Runtime, work: impl Future<Output = T>) ->
 
 /// The endpoints come first, as they do when an agent starts: by its own records. Returns how long the
 /// engine took, in seconds; what makes the objects is not counted.
-fn take_in(engine: &mut Engine, world: &World) -> f64 {
+fn take_in(engine: &mut Engine, world: &World) -> Result<f64> {
     let mut times = Times::default();
     for endpoint in world.endpoints() {
         times.time(|| engine.endpoint_set(endpoint));
     }
     for object in world.objects() {
+        let object = object?;
         times.time(|| engine.apply(Update::Set(object)));
     }
     times.time(|| engine.apply(Update::InSync));
-    times.sum()
+    Ok(times.sum())
 }
 
 /// One pod joins 100 selectors and leaves them, among 10,000 pods.
@@ -240,7 +241,7 @@ fn selectors() -> Result<Figures> {
     drop(node);
     let mut resync = Times::default();
     let mut engine = Engine::new();
-    take_in(&mut engine, &world);
+    take_in(&mut engine, &world)?;
     let delta = engine.take_delta().context("a whole world and no policy")?;
     figures.put("elements", &[count(delta.elements.len())]);
     let runtime = runtime()?;
@@ -263,7 +264,7 @@ fn edit() -> Result<Figures> {
         let (mut kernel, mut engine) = (Times::default(), Times::default());
         for round in 0..ROUNDS {
             let ports = if round % 2 == 0 { tuples } else { 0 };
-            let update = Update::Set(world::policy_of_ports(ports));
+            let update = Update::Set(world::policy_of_ports(ports)?);
             let delta = engine.time(|| node.delta(update));
             let changed = delta.elements.len();
             ensure!(changed == usize::from(tuples), "{changed} elements, not {tuples}");
@@ -299,7 +300,7 @@ fn index() -> Result<Figures> {
     let before = resident()?;
     let mut engine = Engine::new();
     let mut settling = Times::default();
-    let taking_in = take_in(&mut engine, &world);
+    let taking_in = take_in(&mut engine, &world)?;
     settling.time(|| engine.take_delta()).context("a whole world and no policy")?;
     figures.put("build", &[taking_in + settling.sum()]);
     figures.put("engine-MB", &[(resident()? - before) / 1e6]);

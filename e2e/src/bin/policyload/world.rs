@@ -4,6 +4,7 @@
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 
+use anyhow::{Context as _, Result};
 use felix::model::{
     EndpointId, Kind, Labels, LocalEndpoint, Namespace, Object, ObjectKey, Pod, Update,
 };
@@ -150,11 +151,11 @@ impl World {
     }
 
     /// All objects: namespaces, then policies, then pods.
-    pub(crate) fn objects(&self) -> impl Iterator<Item = Object> {
+    pub(crate) fn objects(&self) -> impl Iterator<Item = Result<Object>> {
         let namespaces = (0..self.namespaces).map(|number| {
             let name: Arc<str> = format!("ns{number}").into();
             let labels = [("kubernetes.io/metadata.name", &*name)].into_iter().collect();
-            Object::Namespace(Namespace { name, labels, annotations: Labels::default() })
+            Ok(Object::Namespace(Namespace { name, labels, annotations: Labels::default() }))
         });
         let policies = (0..self.policies).map(|number| {
             let namespace = format!("ns{}", number % self.namespaces);
@@ -163,7 +164,7 @@ impl World {
         let pods = (0..self.pods).map(|number| {
             let namespace = format!("ns{}", number % self.namespaces);
             let name = format!("pod-{number}");
-            pod(&namespace, &name, (self.labels)(number), address(REMOTE, number))
+            Ok(pod(&namespace, &name, (self.labels)(number), address(REMOTE, number)))
         });
         namespaces.chain(policies).chain(pods)
     }
@@ -199,7 +200,7 @@ impl World {
 }
 
 /// The policy of [`World::one_policy`], which allows so many ports and one more.
-pub(crate) fn policy_of_ports(count: u16) -> Object {
+pub(crate) fn policy_of_ports(count: u16) -> Result<Object> {
     network_policy("ns0", "policy-0", ports(count))
 }
 
@@ -229,10 +230,11 @@ fn rule(prefix: &str, number: usize, port: usize) -> Value {
     json!({ "from": [{ "podSelector": selector(prefix, number) }], "ports": [{ "port": port }] })
 }
 
-fn network_policy(namespace: &str, name: &str, spec: Value) -> Object {
+fn network_policy(namespace: &str, name: &str, spec: Value) -> Result<Object> {
     let object = json!({ "metadata": { "namespace": namespace, "name": name }, "spec": spec });
-    let policy: NetworkPolicy = serde_json::from_value(object).unwrap_or_default();
-    Object::KubernetesNetworkPolicy(Arc::new(policy))
+    let policy: NetworkPolicy =
+        serde_json::from_value(object).with_context(|| format!("policy {namespace}/{name}"))?;
+    Ok(Object::KubernetesNetworkPolicy(Arc::new(policy)))
 }
 
 fn pod(namespace: &str, name: &str, labels: Pairs, address: IpAddr) -> Object {
