@@ -106,6 +106,7 @@ pub enum Kind {
     Secret,
     EndpointSlice,
     KubernetesNetworkPolicy,
+    ClusterNetworkPolicy,
     IPPool,
     IPReservation,
     IPAMConfiguration,
@@ -132,6 +133,7 @@ pub enum Object {
     Secret(Secret),
     EndpointSlice(EndpointSlice),
     KubernetesNetworkPolicy(Arc<k8s_openapi::api::networking::v1::NetworkPolicy>),
+    ClusterNetworkPolicy(Arc<api::policy::ClusterNetworkPolicy>),
     IPPool(Arc<api::v3::IPPool>),
     IPReservation(Arc<api::v3::IPReservation>),
     IPAMConfiguration(Arc<api::v3::IPAMConfiguration>),
@@ -240,6 +242,9 @@ pub struct Node {
     pub ipv4: Option<Ipv4Addr>,
     /// `projectcalico.org/IPv6Address`, else the first IPv6 `InternalIP`.
     pub ipv6: Option<Ipv6Addr>,
+    /// Every address in `status.addresses`, and those of its tunnels and of its BGP by Calico's
+    /// annotations; ascending, without duplicates. Policies find nodes by these.
+    pub addresses: Arc<[IpAddr]>,
     /// `projectcalico.org/ASNumber`.
     pub as_number: Option<u32>,
     /// `projectcalico.org/RouteReflectorClusterID`.

@@ -1,6 +1,7 @@
-//! Kubernetes NetworkPolicy, as its documentation has it, and Calico's policies: within a second,
+//! Kubernetes NetworkPolicy, as its documentation has it, ClusterNetworkPolicy and Calico's policies: within a second,
 //! for new and for established flows, and back again.
 
+mod cluster;
 mod rules;
 
 use std::time::{Duration, Instant};
@@ -28,6 +29,8 @@ pub(super) const TESTS: &[Test] = &[
     Test { name: "policy::log", bed: &RACKS, body: rules::log },
     Test { name: "policy::source_ports", bed: &RACKS, body: rules::source_ports },
     Test { name: "policy::services_from_a_directory", bed: &DIRECTORY, body: rules::services },
+    Test { name: "policy::cluster_tiers", bed: &RACKS, body: cluster::tiers },
+    Test { name: "policy::cluster_tiers_from_a_directory", bed: &DIRECTORY, body: cluster::tiers },
 ];
 
 /// From the object's creation until packets are judged by it.

@@ -190,6 +190,7 @@ mod tests {
             labels: Labels::default(),
             ipv4: address.parse().ok(),
             ipv6: None,
+            addresses: Arc::default(),
             as_number: None,
             route_reflector_cluster_id: None,
             unschedulable: false,

@@ -53,7 +53,13 @@ impl Revisions {
 }
 
 fn is_policy(kind: Kind) -> bool {
-    matches!(kind, Kind::KubernetesNetworkPolicy | Kind::NetworkPolicy | Kind::GlobalNetworkPolicy)
+    matches!(
+        kind,
+        Kind::KubernetesNetworkPolicy
+            | Kind::ClusterNetworkPolicy
+            | Kind::NetworkPolicy
+            | Kind::GlobalNetworkPolicy
+    )
 }
 
 #[cfg(test)]

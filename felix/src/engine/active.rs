@@ -270,6 +270,9 @@ impl Condition {
         if let Some(service) = &peer.service {
             condition.all.push(acquire(Question::Service(service.clone())));
         }
+        if let Some(nodes) = &peer.nodes {
+            condition.all.push(acquire(Question::Nodes(nodes.clone())));
+        }
         if let Some(networks) = &peer.networks {
             condition.all.push(acquire(Question::Networks(networks.clone())));
         }

@@ -1,5 +1,5 @@
 //! From addresses to classes: which workloads hold an address, which active networks it lies in,
-//! which Services it is behind, and the elements that tell the kernel.
+//! which Services it is behind, whether it is a node's, and the elements that tell the kernel.
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -23,7 +23,7 @@ struct Entry {
     class: Class,
     /// The class that the address has an element for, 0 if it has none.
     shown: Class,
-    /// A workload held the address when it was last settled, or it was behind a Service.
+    /// A workload held the address when it was last settled, or it was attested.
     is_held: bool,
 }
 
@@ -33,16 +33,16 @@ pub(super) struct Move {
     pub(super) address: IpAddr,
     pub(super) before: Class,
     pub(super) now: Class,
-    /// No workload held the address before, and no Service asked for had it.
+    /// No workload held the address before, and no Service or node asked for had it.
     pub(super) is_new: bool,
 }
 
-/// All addresses of workloads and of the Services asked for, and the active networks.
+/// All addresses of workloads and of the Services and nodes asked for, and the active networks.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Addresses {
     book: BTreeMap<IpAddr, Entry>,
     dirty: FxHashSet<IpAddr>,
-    /// What Services answer of an address: ascending, once for each slice that says so.
+    /// What Services and nodes answer of an address: ascending, once for each slice or node that says so.
     attested: FxHashMap<IpAddr, SmallVec<[Atom; 2]>>,
     networks: BTreeMap<AtomId, Networks>,
     /// Network sets, with the shapes that say what they answer.
@@ -75,7 +75,7 @@ impl Addresses {
         }
     }
 
-    /// A Service's slice says this of the address.
+    /// A Service's slice or a node says this of the address.
     pub(super) fn attest(&mut self, address: IpAddr, atoms: &[Atom]) {
         if atoms.is_empty() {
             return;
@@ -86,7 +86,7 @@ impl Addresses {
         self.dirty.insert(address);
     }
 
-    /// A Service's slice says this of the address no more.
+    /// A Service's slice or a node says this of the address no more.
     pub(super) fn retract(&mut self, address: IpAddr, atoms: &[Atom]) {
         let Some(attested) = self.attested.get_mut(&address).filter(|_| !atoms.is_empty()) else {
             return;
@@ -222,8 +222,8 @@ impl Addresses {
         Some(Key::ClassRange(family.address(span.first), family.address(span.last)))
     }
 
-    /// An address of each kind that is told apart: every one that a workload holds or that is behind
-    /// a Service asked for, and the first of each range and behind it.
+    /// An address of each kind that is told apart: every one that a workload holds or that is of a
+    /// Service or node asked for, and the first of each range and behind it.
     pub(super) fn samples(&self) -> impl Iterator<Item = IpAddr> {
         let edges = self.ranges.iter().flat_map(|(family, ranges)| {
             ranges.iter().flat_map(move |(span, _)| {
@@ -234,7 +234,7 @@ impl Addresses {
         self.book.keys().copied().chain(edges)
     }
 
-    /// How many addresses workloads hold or are behind Services asked for.
+    /// How many addresses workloads hold or are of Services or nodes asked for.
     pub(super) fn len(&self) -> usize {
         self.book.len()
     }
@@ -300,7 +300,7 @@ impl Addresses {
     }
 }
 
-/// All that is true of an address with these owners, of which Services say this, in a range of this
+/// All that is true of an address with these owners, that is attested this, in a range of this
 /// class; ascending.
 fn union(
     owners: impl IntoIterator<Item = ShapeId>,

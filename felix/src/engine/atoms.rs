@@ -22,6 +22,8 @@ pub(super) enum Question {
     Selector(Selector),
     /// Does it lie in these networks?
     Networks(Networks),
+    /// Is it an address of a node that this selects?
+    Nodes(Selector),
     /// Which number does the pod give the port of this name?
     NamedPort {
         /// `containerPort.name`.
@@ -132,6 +134,10 @@ impl Atoms {
         match question {
             Question::Selector(selector) => hasher.write(selector.to_string().as_bytes()),
             Question::Networks(networks) => hasher.write(format!("{networks:?}").as_bytes()),
+            Question::Nodes(selector) => {
+                hasher.write(selector.to_string().as_bytes());
+                hasher.write(b" nodes");
+            }
             Question::NamedPort { name, protocol } => {
                 hasher.write(name.as_bytes());
                 hasher.write(&[0, *protocol]);

@@ -14,9 +14,7 @@ use ipnet::IpNet;
 
 use self::traffic::traffic;
 use super::convert::{Errors, FieldError};
-use super::policy::{
-    Action, Networks, Order, Own, Peer, Peers, Policy, PolicyId, Rule, Tier, Traffics,
-};
+use super::policy::{Action, Networks, Order, Own, Peer, Peers, Policy, PolicyId, Rule, Tier};
 use super::ranges::Family;
 use crate::model::{Direction, Kind, ObjectKey};
 
@@ -131,7 +129,7 @@ impl Body<'_> {
         let egress = side("spec.egress", self.egress, Direction::Egress);
         let closed = !errors.0.is_empty();
         let in_force = |direction: PolicyType, rules: Vec<Rule>| {
-            let rules = if closed { vec![deny_all()] } else { rules };
+            let rules = if closed { vec![Rule::deny_all()] } else { rules };
             self.types.contains(&direction).then_some(rules)
         };
         let policy = Policy {
@@ -143,16 +141,6 @@ impl Body<'_> {
             egress: in_force(PolicyType::Egress, egress),
         };
         (policy, errors.0)
-    }
-}
-
-fn deny_all() -> Rule {
-    Rule {
-        number: None,
-        action: Action::Deny,
-        peers: Peers::Any,
-        own: None,
-        traffic: Traffics::Any,
     }
 }
 
@@ -314,6 +302,7 @@ impl Side {
             selector: self.selector.clone(),
             not_selector: self.not_selector.clone(),
             networks: family.map(|family| self.networks(family)),
+            nodes: None,
             service: self.service.clone(),
         }])
     }
@@ -324,6 +313,7 @@ impl Side {
             selector: self.selector.clone(),
             not_selector: self.not_selector.clone(),
             networks: self.family().map(|family| self.networks(family)),
+            nodes: None,
             service: None,
         };
         self.asks().then_some(Own { family, address })

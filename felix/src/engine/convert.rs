@@ -153,13 +153,8 @@ fn convert_peer(
     let mut terms = Terms::pods();
     match &peer.namespace_selector {
         None => terms.0.push(namespace.clone()),
-        // Every pod is in a namespace.
-        Some(selector) if is_empty(selector) => {
-            terms.0.push(Expression::Has(LABEL_NAMESPACE.into()));
-        }
-        selector => {
-            let path = format!("{path}.namespaceSelector");
-            terms.labels(PREFIX_NAMESPACE, selector.as_ref(), &path, errors);
+        Some(selector) => {
+            terms.namespaces(selector, &format!("{path}.namespaceSelector"), errors);
         }
     }
     let selector_path = format!("{path}.podSelector");
@@ -222,7 +217,8 @@ fn convert_ports(ports: &[NetworkPolicyPort], path: &str, errors: &mut Errors) -
     Traffics::OneOf(protocols.into_iter().map(merged).collect())
 }
 
-enum GivenPort {
+/// A port as a rule gives it.
+pub(super) enum GivenPort {
     All,
     Range(u16, u16),
     Name(Arc<str>),
@@ -266,7 +262,7 @@ fn convert_port(port: &NetworkPolicyPort, path: &str, errors: &mut Errors) -> Op
 }
 
 /// Kubernetes' rule for container port names (`IsValidPortName`).
-fn is_port_name(name: &str) -> bool {
+pub(super) fn is_port_name(name: &str) -> bool {
     name.len() <= 15
         && name.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-')
         && name.bytes().any(|b| b.is_ascii_lowercase())
@@ -275,7 +271,8 @@ fn is_port_name(name: &str) -> bool {
         && !name.ends_with('-')
 }
 
-fn merge(matches: Vec<GivenPort>) -> Ports {
+/// All of these together.
+pub(super) fn merge(matches: Vec<GivenPort>) -> Ports {
     let (mut ranges, mut names) = (Vec::new(), Vec::new());
     for port in matches {
         match port {
@@ -293,16 +290,27 @@ fn is_empty(selector: &LabelSelector) -> bool {
 }
 
 /// A selector being put together: all of its terms must hold.
-struct Terms(Vec<Expression>);
+#[derive(Default)]
+pub(super) struct Terms(Vec<Expression>);
 
 impl Terms {
     /// Pods of Kubernetes, wherever they are.
-    fn pods() -> Self {
+    pub(super) fn pods() -> Self {
         Self(vec![Expression::Equal(LABEL_ORCHESTRATOR.into(), "k8s".into())])
     }
 
+    /// Adds that the namespace is one that a label selector selects.
+    pub(super) fn namespaces(&mut self, selector: &LabelSelector, path: &str, errors: &mut Errors) {
+        if is_empty(selector) {
+            // Every pod is in a namespace.
+            self.0.push(Expression::Has(LABEL_NAMESPACE.into()));
+        } else {
+            self.labels(PREFIX_NAMESPACE, Some(selector), path, errors);
+        }
+    }
+
     /// Adds what a label selector asks, its keys prefixed. What it asks wrongly is left out.
-    fn labels(
+    pub(super) fn labels(
         &mut self,
         prefix: &str,
         selector: Option<&LabelSelector>,
@@ -324,7 +332,8 @@ impl Terms {
         }
     }
 
-    fn finish(self) -> Selector {
+    /// The selector.
+    pub(super) fn finish(self) -> Selector {
         Expression::and(self.0).into()
     }
 }

@@ -134,9 +134,9 @@ impl Outcome {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct RuleText {
-    /// Where it stands in the object, `spec.ingress[0]`; `spec` for a policy that is closed.
+    /// Where it stands in the object, `spec.ingress[0]`; `spec` for one that stands in for what is wrong.
     pub field: String,
-    /// The rule; of a policy that is closed, why it is.
+    /// The rule; of one that stands in, what is wrong with the policy.
     pub text: serde_json::Value,
 }
 
@@ -343,6 +343,7 @@ impl Engine {
         Some(match self.atoms.question(atom.id())? {
             Question::Selector(selector) => format!("selector {selector}"),
             Question::Networks(networks) => format!("networks {networks}"),
+            Question::Nodes(selector) => format!("node of {selector}"),
             Question::NamedPort { name, protocol } => {
                 format!("port {name} of protocol {protocol} is {}", atom.port_number())
             }
@@ -375,6 +376,7 @@ fn is_of(line: &Met<'_>, active: Option<&Arc<ActivePolicy>>) -> bool {
 fn to_json(object: &Object) -> Option<serde_json::Value> {
     match object {
         Object::KubernetesNetworkPolicy(policy) => serde_json::to_value(&**policy).ok(),
+        Object::ClusterNetworkPolicy(policy) => serde_json::to_value(&**policy).ok(),
         Object::NetworkPolicy(policy) => serde_json::to_value(&**policy).ok(),
         Object::GlobalNetworkPolicy(policy) => serde_json::to_value(&**policy).ok(),
         _ => None,

@@ -5,7 +5,7 @@
 //!  policies ─▶ which apply here ─▶ atoms: what active policies ask about an address
 //!                    │                │
 //!  pods ─▶ shapes ───┼────────────────┴─▶ addresses ─▶ classes   (one element an address)
-//!  slices ─▶ services ────────────────────────┘
+//!  slices ─▶ services, nodes ─────────────────┘
 //!                    └─▶ programs: class ─▶ table of verdicts     (elements an endpoint)
 //! ```
 //! An address is in one *class*: the set of selectors, networks and named ports of active policies
@@ -22,10 +22,12 @@ mod addresses;
 mod atoms;
 mod calico;
 mod classes;
+mod cluster_policy;
 mod convert;
 mod explain;
 mod idset;
 mod network_sets;
+mod nodes;
 mod pending;
 mod pods;
 mod policies;
@@ -57,6 +59,7 @@ pub use self::explain::{
     Considered, Element, Example, Judgement, Outcome, Place, RuleText, Side, VerdictChange,
 };
 use self::network_sets::NetworkSet;
+use self::nodes::Nodes;
 use self::pending::Pending;
 use self::policies::Policies;
 use self::policy::Policy;
@@ -82,6 +85,7 @@ const DEFAULT_TIER: &str = api::v3::DEFAULT_TIER;
 pub struct Engine {
     workloads: Workloads,
     services: Services,
+    nodes: Nodes,
     policies: Policies,
     tiers: Tiers,
     atoms: Atoms,
@@ -113,6 +117,7 @@ impl Engine {
         Self {
             workloads: Workloads::default(),
             services: Services::default(),
+            nodes: Nodes::default(),
             policies: Policies::default(),
             tiers: Tiers::default(),
             atoms: Atoms::default(),
@@ -315,12 +320,17 @@ impl Engine {
             Object::ServiceAccount(account) => {
                 self.workloads.set_account(&account.key, Some(&account.labels));
             }
+            Object::Node(node) => self.nodes.set(node, &mut self.workloads.addresses),
             Object::EndpointSlice(slice) => {
                 self.services.set(slice, &mut self.workloads.addresses);
             }
             Object::KubernetesNetworkPolicy(ref policy) => {
                 let tier = self.tiers.get(DEFAULT_TIER);
                 self.set_policy(convert::network_policy(policy, tier), object);
+            }
+            Object::ClusterNetworkPolicy(ref policy) => {
+                let tier = self.tiers.get(cluster_policy::tier(&policy.spec));
+                self.set_policy(cluster_policy::convert(policy, tier), object);
             }
             Object::NetworkPolicy(ref policy) => {
                 let tier = self.tiers.get(&policy.spec.tier);
@@ -387,13 +397,17 @@ impl Engine {
             Kind::Pod => self.workloads.remove_pod(key),
             Kind::Namespace => self.workloads.set_namespace(&key.name, None),
             Kind::ServiceAccount => self.workloads.set_account(key, None),
+            Kind::Node => self.nodes.remove(&key.name, &mut self.workloads.addresses),
             Kind::EndpointSlice => self.services.remove(key, &mut self.workloads.addresses),
             Kind::NetworkSet | Kind::GlobalNetworkSet => {
                 self.errors.remove(&(kind, key.clone()));
                 self.workloads.set_network_set((kind, key.clone()), None);
             }
             Kind::Tier => self.policies.set_tier(&self.tiers.remove(&key.name)),
-            Kind::KubernetesNetworkPolicy | Kind::NetworkPolicy | Kind::GlobalNetworkPolicy => {
+            Kind::KubernetesNetworkPolicy
+            | Kind::ClusterNetworkPolicy
+            | Kind::NetworkPolicy
+            | Kind::GlobalNetworkPolicy => {
                 self.errors.remove(&(kind, key.clone()));
                 let id = PolicyId { kind, key: key.clone() };
                 self.written.remove(&id);

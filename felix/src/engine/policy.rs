@@ -147,7 +147,8 @@ impl Policy {
 /// One rule: what it matches is the product of peers, own address and traffic.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Rule {
-    /// Which rule of the object's list for the direction it comes from; None: the policy is closed.
+    /// Which rule of the object's list for the direction it comes from; None: it stands in for what is
+    /// wrong.
     pub(super) number: Option<u32>,
     /// What happens to a match.
     pub(super) action: Action,
@@ -157,6 +158,19 @@ pub(super) struct Rule {
     pub(super) own: Option<Own>,
     /// Protocol and ports.
     pub(super) traffic: Traffics,
+}
+
+impl Rule {
+    /// What stands in for a rule that is wrong where it must not open anything.
+    pub(super) fn deny_all() -> Self {
+        Self {
+            number: None,
+            action: Action::Deny,
+            peers: Peers::Any,
+            own: None,
+            traffic: Traffics::Any,
+        }
+    }
 }
 
 /// Which peers a rule matches.
@@ -177,6 +191,8 @@ pub(super) struct Peer {
     pub(super) not_selector: Option<Selector>,
     /// It lies in these.
     pub(super) networks: Option<Networks>,
+    /// It is an address of a node that this selects by its labels.
+    pub(super) nodes: Option<Selector>,
     /// It is the address of an endpoint of this Service.
     pub(super) service: Option<ObjectKey>,
 }

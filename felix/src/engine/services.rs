@@ -128,6 +128,7 @@ fn about(question: &Question) -> Option<(&ObjectKey, Asked)> {
         Question::ServicePort { service, protocol } => Some((service, Asked::Ports(*protocol))),
         Question::Selector(_)
         | Question::Networks(_)
+        | Question::Nodes(_)
         | Question::NamedPort { .. }
         | Question::NamespaceUnknown => None,
     }

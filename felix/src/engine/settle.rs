@@ -27,6 +27,7 @@ impl Engine {
                 addresses.deactivate(*id);
             }
             self.services.deactivate(*id, question, addresses);
+            self.nodes.deactivate(*id, question, addresses);
             for shape in shapes.deactivate(*id, question) {
                 addresses.shape_changed(shape, shapes);
             }
@@ -36,6 +37,7 @@ impl Engine {
                 addresses.activate(*id, networks);
             }
             self.services.activate(*id, question, addresses);
+            self.nodes.activate(*id, question, addresses);
             for shape in shapes.activate(*id, question) {
                 addresses.shape_changed(shape, shapes);
             }

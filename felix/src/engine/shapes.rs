@@ -243,9 +243,10 @@ impl Shapes {
     /// A question is asked from now on. Returns the shapes that answer it.
     pub(super) fn activate(&mut self, id: AtomId, question: &Question) -> Vec<ShapeId> {
         match question {
-            Question::Networks(_) | Question::Service(_) | Question::ServicePort { .. } => {
-                Vec::new()
-            }
+            Question::Networks(_)
+            | Question::Nodes(_)
+            | Question::Service(_)
+            | Question::ServicePort { .. } => Vec::new(),
             Question::NamespaceUnknown => {
                 self.unknown = Some(id);
                 let shapes: Vec<ShapeId> = self.all().collect();
@@ -286,9 +287,10 @@ impl Shapes {
     /// A question is not asked any more. Returns the shapes that answered it.
     pub(super) fn deactivate(&mut self, id: AtomId, question: &Question) -> Vec<ShapeId> {
         let candidates = match question {
-            Question::Networks(_) | Question::Service(_) | Question::ServicePort { .. } => {
-                return Vec::new();
-            }
+            Question::Networks(_)
+            | Question::Nodes(_)
+            | Question::Service(_)
+            | Question::ServicePort { .. } => return Vec::new(),
             Question::NamespaceUnknown => {
                 self.unknown = None;
                 self.all().collect()

@@ -7,10 +7,11 @@ mod slices;
 #[cfg(test)]
 mod tests;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
 
+use api::policy::ClusterNetworkPolicy;
 use api::v3;
 use ipnet::IpNet;
 use k8s_openapi::api::core::v1 as core;
@@ -30,6 +31,17 @@ const CALICO_CNI: &str = "cni.projectcalico.org/";
 
 /// On the mirror pod of a static pod: what the kubelet calls the static pod's uid.
 const CONFIG_MIRROR: &str = "kubernetes.io/config.mirror";
+
+/// On a Node: addresses that it has and `status.addresses` need not say.
+const OF_NODE: [&str; 7] = [
+    "projectcalico.org/IPv4Address",
+    "projectcalico.org/IPv6Address",
+    "projectcalico.org/IPv4IPIPTunnelAddr",
+    "projectcalico.org/IPv4VXLANTunnelAddr",
+    "projectcalico.org/IPv6VXLANTunnelAddr",
+    "projectcalico.org/IPv4WireguardInterfaceAddr",
+    "projectcalico.org/IPv6WireguardInterfaceAddr",
+];
 
 /// Written by kubectl: the whole object once more, of no use here.
 const LAST_APPLIED: &str = "kubectl.kubernetes.io/last-applied-configuration";
@@ -282,6 +294,11 @@ impl Convert for core::Node {
         let meta = &self.metadata;
         let addresses =
             self.status.as_ref().and_then(|s| s.addresses.as_deref()).unwrap_or_default();
+        let listed = addresses.iter().map(|address| address.address.as_str());
+        let annotated = OF_NODE.iter().filter_map(|name| annotation(meta, name));
+        // Names of hosts are among them.
+        let all: BTreeSet<IpAddr> =
+            listed.chain(annotated.map(str::trim)).filter_map(address).collect();
         let internal: Vec<IpAddr> = addresses
             .iter()
             .filter(|address| address.type_ == "InternalIP")
@@ -302,6 +319,7 @@ impl Convert for core::Node {
             labels: labels(meta.labels.as_ref()),
             ipv4: ipv4.or_else(|| internal.iter().find_map(|ip| v4(*ip))),
             ipv6: ipv6.or_else(|| internal.iter().find_map(|ip| v6(*ip))),
+            addresses: all.into_iter().filter(|address| is_host(*address)).collect(),
             as_number: read_annotation(meta, "ASNumber", &mut problems, as_number),
             route_reflector_cluster_id: read_annotation(
                 meta,
@@ -411,6 +429,19 @@ impl Convert for networking::NetworkPolicy {
         self.metadata.namespace = Some(namespace(&self.metadata).to_owned());
         strip(&mut self.metadata);
         Ok(Converted { object: Object::KubernetesNetworkPolicy(self.into()), problems: Vec::new() })
+    }
+}
+
+impl Convert for ClusterNetworkPolicy {
+    const KIND: Kind = Kind::ClusterNetworkPolicy;
+
+    fn convert(mut self) -> Result<Converted, Problem> {
+        name(&self.metadata)?;
+        self.metadata.namespace = None;
+        // Others write it, again and again, and nothing here depends on it.
+        self.status = None;
+        strip(&mut self.metadata);
+        Ok(Converted { object: Object::ClusterNetworkPolicy(self.into()), problems: Vec::new() })
     }
 }
 

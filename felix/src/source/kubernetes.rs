@@ -16,6 +16,7 @@ use std::hash::{BuildHasher, Hasher, RandomState};
 use std::sync::Arc;
 use std::time::Duration;
 
+use api::policy::ClusterNetworkPolicy;
 use api::v3;
 use k8s_openapi::api::core::v1 as core;
 use k8s_openapi::api::discovery::v1 as discovery;
@@ -147,6 +148,7 @@ fn resources(secret_namespace: &str) -> [Kubernetes; Kind::ALL.len()] {
         Kubernetes::of::<core::Namespace>(None),
         Kubernetes::of::<core::ServiceAccount>(None),
         Kubernetes::of::<core::Node>(None),
+        Kubernetes::of::<ClusterNetworkPolicy>(None),
         Kubernetes::of::<v3::GlobalNetworkPolicy>(None),
         Kubernetes::of::<v3::NetworkPolicy>(None),
         Kubernetes::of::<networking::NetworkPolicy>(None),

@@ -11,7 +11,7 @@ use crate::model::{Kind, Object, ObjectKey};
 impl Kind {
     /// All kinds. A kind comes after those that help to understand it, so that a source which
     /// yields them in this order saves the engine work.
-    pub const ALL: [Self; 20] = [
+    pub const ALL: [Self; 21] = [
         Self::FelixConfiguration,
         Self::BGPConfiguration,
         Self::IPAMConfiguration,
@@ -21,6 +21,7 @@ impl Kind {
         Self::Namespace,
         Self::ServiceAccount,
         Self::Node,
+        Self::ClusterNetworkPolicy,
         Self::GlobalNetworkPolicy,
         Self::NetworkPolicy,
         Self::KubernetesNetworkPolicy,
@@ -44,6 +45,7 @@ impl Kind {
             Self::Secret => "Secret",
             Self::EndpointSlice => "EndpointSlice",
             Self::KubernetesNetworkPolicy => "KubernetesNetworkPolicy",
+            Self::ClusterNetworkPolicy => "ClusterNetworkPolicy",
             Self::IPPool => "IPPool",
             Self::IPReservation => "IPReservation",
             Self::IPAMConfiguration => "IPAMConfiguration",
@@ -72,6 +74,7 @@ macro_rules! for_resource {
     ($object:expr, $o:ident => $then:expr, $($lean:tt)*) => {
         match $object {
             Object::KubernetesNetworkPolicy($o) => $then,
+            Object::ClusterNetworkPolicy($o) => $then,
             Object::IPPool($o) => $then,
             Object::IPReservation($o) => $then,
             Object::IPAMConfiguration($o) => $then,
@@ -101,6 +104,7 @@ impl Object {
             Self::Secret(_) => Kind::Secret,
             Self::EndpointSlice(_) => Kind::EndpointSlice,
             Self::KubernetesNetworkPolicy(_) => Kind::KubernetesNetworkPolicy,
+            Self::ClusterNetworkPolicy(_) => Kind::ClusterNetworkPolicy,
             Self::IPPool(_) => Kind::IPPool,
             Self::IPReservation(_) => Kind::IPReservation,
             Self::IPAMConfiguration(_) => Kind::IPAMConfiguration,

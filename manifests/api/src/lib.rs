@@ -1,5 +1,5 @@
-//! Caracal's API: every kind of `projectcalico.org/v3` as a Rust type, the selector language, and
-//! validation that works with and without an API server. No IO.
+//! Caracal's API: every kind of `projectcalico.org/v3` as a Rust type, ClusterNetworkPolicy, the
+//! selector language, and validation that works with and without an API server. No IO.
 
 #![allow(
     clippy::duplicated_attributes,
@@ -8,6 +8,7 @@
 
 pub mod crd;
 pub mod net;
+pub mod policy;
 pub mod selector;
 mod unsupported;
 pub mod v3;

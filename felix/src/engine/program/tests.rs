@@ -204,6 +204,7 @@ fn policies(tiers: &[RawTier], direction: Direction) -> Vec<Policy> {
                                 selector: peer.selector.map(selector),
                                 not_selector: peer.not_selector.map(selector),
                                 networks: peer.networks.map(networks),
+                                nodes: None,
                                 service: None,
                             })
                             .collect(),
@@ -245,7 +246,10 @@ fn answer(atoms: &mut Atoms, truth: &Truth) -> Vec<Atom> {
                 let yes = truth.networks.iter().any(|number| networks(*number) == asked);
                 answers.extend(yes.then(|| Atom::yes(id)));
             }
-            Question::NamespaceUnknown | Question::Service(_) | Question::ServicePort { .. } => {}
+            Question::NamespaceUnknown
+            | Question::Nodes(_)
+            | Question::Service(_)
+            | Question::ServicePort { .. } => {}
             Question::NamedPort { name, protocol } => {
                 let named = truth.named.iter().filter(|(n, p, _)| **n == *name && *p == protocol);
                 answers.extend(named.map(|(_, _, port)| Atom::port(id, *port)));

@@ -1,15 +1,17 @@
-//! A slow and obvious evaluator of Calico's policies beside those of Kubernetes, written from the
+//! A slow and obvious evaluator of Calico's policies beside those of Kubernetes and of the cluster, written from the
 //! description of the API (`projectcalico.org/v3`) alone. It shares nothing with the engine, not
 //! even the reading of selectors: of these it knows the plain forms, without parentheses.
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 
+use api::policy::{ClusterNetworkPolicy, Tier};
 use api::v3::{
     self, Action, EntityRule, GlobalNetworkPolicy, NetworkPolicy, PolicyType, Port, Rule,
     TierDefaultAction,
 };
 
+use super::cluster_oracle::{OracleNode, Said, Surroundings, says};
 use super::oracle::{Cluster, OraclePod, Way, in_cidr};
 
 pub(super) type LabelMap = BTreeMap<String, String>;
@@ -24,6 +26,8 @@ pub(super) struct CalicoCluster {
     pub(super) pod_accounts: Vec<String>,
     pub(super) tiers: BTreeMap<String, v3::TierSpec>,
     pub(super) policies: Vec<NetworkPolicy>,
+    pub(super) cluster_policies: Vec<ClusterNetworkPolicy>,
+    pub(super) nodes: Vec<OracleNode>,
     pub(super) global_policies: Vec<GlobalNetworkPolicy>,
     pub(super) sets: Vec<OracleSet>,
     pub(super) slices: Vec<OracleSlice>,
@@ -145,6 +149,25 @@ impl CalicoCluster {
                     says: Box::new(move || (false, allowed.then_some(Action::Allow))),
                 });
             }
+        }
+        for policy in &self.cluster_policies {
+            let around = Surroundings { cluster: &self.kubernetes, nodes: &self.nodes };
+            let Some(said) = says(policy, around, this, packet) else { continue };
+            let action = match said {
+                Said::Nothing => None,
+                Said::Accept => Some(Action::Allow),
+                Said::Deny => Some(Action::Deny),
+                Said::Pass => Some(Action::Pass),
+            };
+            ordered.push(Ordered {
+                tier: match policy.spec.tier {
+                    Tier::Baseline => "kube-baseline".into(),
+                    Tier::Admin | Tier::Unknown => "kube-admin".into(),
+                },
+                order: f64::from(policy.spec.priority),
+                tie: (policy.metadata.name.clone().unwrap(), String::new(), "ClusterNetworkPolicy"),
+                says: Box::new(move || (false, action)),
+            });
         }
         let direction = match packet.way {
             Way::To => PolicyType::Ingress,

@@ -1,4 +1,4 @@
-//! Random histories of clusters with policies of Calico and of Kubernetes side by side, network
+//! Random histories of clusters with policies of Calico, of Kubernetes and of the cluster side by side, network
 //! sets and tiers: what the kernel holds in the end is what an engine would give it that sees the
 //! present only, and decides what the API says.
 
@@ -13,6 +13,8 @@ use super::calico_oracle::{CalicoCluster, OracleSet, OracleSlice, Packet};
 use super::calico_strategies::{
     ACCOUNTS, endpoint_slice, global_network_set, global_policy, network_set, policy, tier,
 };
+use super::cluster_oracle::OracleNode;
+use super::cluster_strategies::{cluster_node, cluster_policy};
 use super::explain::{EXPLAINED, Header, explained, foretold};
 use super::kernel::Kernel;
 use super::oracle::{OraclePod, Way};
@@ -67,6 +69,9 @@ fn event() -> BoxedStrategy<Event> {
             .prop_map(move |policy| set(policy.into())),
         1 => (namespace(), name()).prop_flat_map(|(s, n)| kubernetes_policy(s, n))
             .prop_map(move |policy| set(Object::KubernetesNetworkPolicy(Arc::new(policy)))),
+        4 => name().prop_map(of_name).prop_flat_map(cluster_policy)
+            .prop_map(move |it| set(Object::ClusterNetworkPolicy(it.into()))),
+        2 => cluster_node().prop_map(move |it| set(Object::Node(it))),
         2 => (namespace(), name()).prop_flat_map(|(s, n)| network_set(s, n))
             .prop_map(move |it| set(it.into())),
         4 => (namespace(), name()).prop_flat_map(|(s, n)| endpoint_slice(s, n))
@@ -216,6 +221,11 @@ impl Present {
                 }
                 Object::NetworkPolicy(it) => cluster.policies.push((**it).clone()),
                 Object::GlobalNetworkPolicy(it) => cluster.global_policies.push((**it).clone()),
+                Object::ClusterNetworkPolicy(it) => cluster.cluster_policies.push((**it).clone()),
+                Object::Node(it) => cluster.nodes.push(OracleNode {
+                    labels: owned(&it.labels),
+                    addresses: it.addresses.to_vec(),
+                }),
                 Object::NetworkSet(it) => cluster.sets.push(OracleSet {
                     namespace: it.metadata.namespace.clone(),
                     labels: it.metadata.labels.clone().unwrap_or_default(),

@@ -18,8 +18,9 @@ use crate::model::{EndpointSlice, ObjectKey};
 
 const SERVICES: [&str; 3] = ["web", "db", "nothing"];
 pub(super) const ACCOUNTS: [&str; 2] = ["default", "build"];
-/// The last two are never there as objects.
-const TIERS: [&str; 6] = ["first", "second", "third", "default", "kube-baseline", "nowhere"];
+/// The last three are never there as objects.
+const TIERS: [&str; 7] =
+    ["first", "second", "third", "default", "kube-admin", "kube-baseline", "nowhere"];
 
 const NETS: [&[&str]; 2] = [
     &["10.0.0.0/8", "10.0.0.0/24", "10.0.1.0/24", "10.0.0.2/32", "192.0.2.0/24", "0.0.0.0/1"],

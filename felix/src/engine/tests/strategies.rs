@@ -127,8 +127,13 @@ fn selector(keys: Vec<&'static str>) -> impl Strategy<Value = LabelSelector> {
         })
 }
 
-fn pod_selector() -> impl Strategy<Value = LabelSelector> {
+pub(super) fn pod_selector() -> impl Strategy<Value = LabelSelector> {
     selector(vec!["app", "role", "env"])
+}
+
+/// Of labels that namespaces have, and nodes.
+pub(super) fn namespace_selector() -> impl Strategy<Value = LabelSelector> {
+    selector(vec!["env", "team", "kubernetes.io/metadata.name"])
 }
 
 fn block() -> impl Strategy<Value = IPBlock> {
@@ -141,7 +146,7 @@ fn block() -> impl Strategy<Value = IPBlock> {
 }
 
 fn peer() -> impl Strategy<Value = NetworkPolicyPeer> {
-    let namespaces = || selector(vec!["env", "team", "kubernetes.io/metadata.name"]);
+    let namespaces = namespace_selector;
     prop_oneof![
         pod_selector().prop_map(|s| NetworkPolicyPeer {
             pod_selector: Some(s),

@@ -4,13 +4,14 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::sync::Arc;
 
+use api::policy::ClusterNetworkPolicy;
 use k8s_openapi::api::networking::v1::NetworkPolicy;
 
 use super::kernel::Kernel;
 use crate::engine::Engine;
 use crate::model::{
     Delta, Direction, EndpointId, EndpointSlice, Flow, IfIndex, Kind, Labels, LocalEndpoint,
-    NamedPort, Namespace, Object, ObjectKey, Pod, Update, Verdict,
+    NamedPort, Namespace, Node, Object, ObjectKey, Pod, Update, Verdict,
 };
 
 pub(super) const TCP: u8 = 6;
@@ -98,6 +99,15 @@ impl World {
     pub(super) fn calico(&mut self, yaml: &str) -> Delta {
         for document in yaml.split("---\n").filter(|document| !document.trim().is_empty()) {
             self.engine.apply(Update::Set(parse_calico(document)));
+        }
+        self.settle()
+    }
+
+    /// ClusterNetworkPolicies, separated by lines of three dashes.
+    pub(super) fn cluster_policies(&mut self, yaml: &str) -> Delta {
+        for document in yaml.split("---\n").filter(|document| !document.trim().is_empty()) {
+            let policy: ClusterNetworkPolicy = serde_saphyr::from_str(document).unwrap();
+            self.engine.apply(Update::Set(Object::ClusterNetworkPolicy(Arc::new(policy))));
         }
         self.settle()
     }
@@ -232,6 +242,21 @@ pub(super) fn set_namespace(name: &str, labels: &[(&str, &str)]) -> Update {
         labels: labels.iter().copied().chain([("kubernetes.io/metadata.name", name)]).collect(),
         annotations: Labels::default(),
     }))
+}
+
+/// A node without labels.
+pub(super) fn node(name: &str, addresses: &[IpAddr]) -> Node {
+    Node {
+        name: name.into(),
+        labels: Labels::default(),
+        ipv4: None,
+        ipv6: None,
+        addresses: addresses.into(),
+        as_number: None,
+        route_reflector_cluster_id: None,
+        unschedulable: false,
+        pod_cidrs: Arc::default(),
+    }
 }
 
 pub(super) fn parse_policy(yaml: &str) -> NetworkPolicy {

@@ -209,6 +209,9 @@ fn nodes_have_calicos_addresses_first() {
             labels: [("rack", "r1")].into_iter().collect(),
             ipv4: Some(Ipv4Addr::new(192, 0, 2, 1)),
             ipv6: Some("2001:db8::1".parse().unwrap()),
+            addresses: ["192.0.2.1", "192.0.2.9", "198.51.100.1", "2001:db8::1"]
+                .map(|text| text.parse().unwrap())
+                .into(),
             as_number: None,
             route_reflector_cluster_id: None,
             unschedulable: false,
@@ -221,6 +224,9 @@ fn nodes_have_calicos_addresses_first() {
             "projectcalico.org/IPv6Address": "fd00::1",
             "projectcalico.org/ASNumber": "64512.7",
             "projectcalico.org/RouteReflectorClusterID": "244.0.0.1",
+            "projectcalico.org/IPv4VXLANTunnelAddr": "10.8.1.1",
+            "projectcalico.org/IPv6WireguardInterfaceAddr": "fd00:8::1",
+            "projectcalico.org/IPv4IPIPTunnelAddr": "",
         }},
         "spec": {"unschedulable": true, "podCIDR": "10.8.1.0/24"},
         "status": addresses,
@@ -230,6 +236,9 @@ fn nodes_have_calicos_addresses_first() {
     assert_eq!(*annotated.pod_cidrs, ["10.8.1.0/24".parse().unwrap()]);
     assert_eq!(annotated.ipv4, Some(Ipv4Addr::new(10, 1, 0, 1)));
     assert_eq!(annotated.ipv6, Some("fd00::1".parse().unwrap()));
+    let all: Vec<String> = annotated.addresses.iter().map(ToString::to_string).collect();
+    let v4 = ["10.1.0.1", "10.8.1.1", "192.0.2.1", "192.0.2.9", "198.51.100.1"];
+    assert_eq!(all, [v4.as_slice(), &["2001:db8::1", "fd00::1", "fd00:8::1"]].concat());
     assert_eq!(annotated.as_number, Some(64512 << 16 | 7));
     assert_eq!(annotated.route_reflector_cluster_id, Some(Ipv4Addr::new(244, 0, 0, 1)));
 }

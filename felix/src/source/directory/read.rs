@@ -95,6 +95,7 @@ fn convert(object: Kubernetes) -> Result<Converted, Problem> {
         Kubernetes::Secret(o) => o.convert(),
         Kubernetes::EndpointSlice(o) => o.convert(),
         Kubernetes::KubernetesNetworkPolicy(o) => o.convert(),
+        Kubernetes::ClusterNetworkPolicy(o) => o.convert(),
         Kubernetes::IPPool(o) => o.convert(),
         Kubernetes::IPReservation(o) => o.convert(),
         Kubernetes::IPAMConfiguration(o) => o.convert(),

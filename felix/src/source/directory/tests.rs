@@ -121,6 +121,11 @@ apiVersion: networking.k8s.io/v1
 kind: NetworkPolicy
 metadata: {name: deny, namespace: shop}
 spec: {podSelector: {}}
+---
+apiVersion: policy.networking.k8s.io/v1alpha2
+kind: ClusterNetworkPolicy
+metadata: {name: wide}
+spec: {tier: Admin, priority: 1, subject: {namespaces: {}}}
 ";
     let json =
         "{\"apiVersion\": \"v1\", \"kind\": \"Namespace\", \"metadata\": {\"name\": \"shop\"}}";
@@ -139,6 +144,7 @@ spec: {podSelector: {}}
             "set Namespace shop",
             "set ServiceAccount shop/sa",
             "set Node n1",
+            "set ClusterNetworkPolicy wide",
             "set KubernetesNetworkPolicy shop/deny",
             "set Secret shop/bgp",
             "set Pod shop/web",

@@ -3,10 +3,12 @@
 
 use k8s_openapi::api::networking::v1::{NetworkPolicy, NetworkPolicySpec};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
 use super::Object;
+use crate::policy::{self, ClusterNetworkPolicy, ClusterNetworkPolicySpec};
 use crate::v3;
 use crate::validate::FieldError;
 
@@ -42,6 +44,10 @@ pub(super) fn closed(object: &Value, errors: &[FieldError]) -> Option<Object> {
         (v3::API_VERSION, "GlobalNetworkPolicy") => {
             let spec = without_rules(spec, "types", text("/spec/tier"))?;
             Object::GlobalNetworkPolicy(Box::new(v3::GlobalNetworkPolicy::new(name, spec)))
+        }
+        (policy::API_VERSION, "ClusterNetworkPolicy") => {
+            let spec = of_cluster(spec, text("/spec/tier"))?;
+            Object::ClusterNetworkPolicy(Box::new(ClusterNetworkPolicy::new(name, spec)))
         }
         _ => return None,
     })
@@ -96,5 +102,32 @@ fn without_rules<S: DeserializeOwned>(
         }
         S::deserialize(value).ok()
     };
+    narrowed.and_then(read).or_else(|| read(everyone))
+}
+
+/// The spec with its subject and its place only, and a rule that denies for each direction that it has
+/// rules for. A peer of which nothing is said is one that nobody knows, which makes the rule deny
+/// everything: the API has no other way to say so of traffic to pods.
+fn of_cluster(spec: Option<&Value>, tier: Option<&str>) -> Option<ClusterNetworkPolicySpec> {
+    let ingress = json!([{ "action": "Deny", "from": [{}] }]);
+    let egress = json!([{ "action": "Deny", "to": [{}] }]);
+    let narrowed = spec.and_then(Value::as_object).map(|spec| {
+        let mut narrowed = spec.clone();
+        for (field, rules) in [("ingress", &ingress), ("egress", &egress)] {
+            let Some(given) = narrowed.get_mut(field) else { continue };
+            if given.as_array().is_none_or(|given| !given.is_empty()) {
+                *given = rules.clone();
+            }
+        }
+        Value::Object(narrowed)
+    });
+    let everyone = json!({
+        "tier": if tier == Some("Baseline") { "Baseline" } else { "Admin" },
+        "priority": 0,
+        "subject": { "namespaces": {} },
+        "ingress": ingress,
+        "egress": egress,
+    });
+    let read = |value: Value| ClusterNetworkPolicySpec::deserialize(value).ok();
     narrowed.and_then(read).or_else(|| read(everyone))
 }

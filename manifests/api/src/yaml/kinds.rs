@@ -15,6 +15,7 @@ use serde_json::Value;
 
 use super::closed::closed;
 use super::describe;
+use crate::policy::{self, ClusterNetworkPolicy};
 use crate::v3;
 use crate::validate::{self, FieldError, Schema};
 
@@ -65,6 +66,7 @@ objects! {
     Secret(Secret) "v1" "Secret",
     EndpointSlice(EndpointSlice) "discovery.k8s.io/v1" "EndpointSlice",
     KubernetesNetworkPolicy(KubernetesNetworkPolicy) "networking.k8s.io/v1" "NetworkPolicy",
+    ClusterNetworkPolicy(ClusterNetworkPolicy) "policy.networking.k8s.io/v1alpha2" "ClusterNetworkPolicy",
     IPPool(v3::IPPool) "projectcalico.org/v3" "IPPool",
     IPReservation(v3::IPReservation) "projectcalico.org/v3" "IPReservation",
     IPAMConfiguration(v3::IPAMConfiguration) "projectcalico.org/v3" "IPAMConfiguration",
@@ -150,7 +152,7 @@ fn namespace(value: &mut Value, namespaced: Option<bool>) {
     }
 }
 
-/// A kind of Kubernetes itself.
+/// A kind of Kubernetes itself, or of its special interest groups.
 struct Builtin {
     namespaced: bool,
     schema: Schema,
@@ -171,7 +173,7 @@ static BUILTINS: LazyLock<BTreeMap<(&str, &str), Builtin>> = LazyLock::new(|| {
         });
         let schema = settings.into_generator().into_root_schema_for::<T>();
         let schema = Schema::of_object(schema.to_value()).ok()?;
-        let strict = kind == "NetworkPolicy";
+        let strict = kind.ends_with("NetworkPolicy");
         Some(((api_version, kind), Builtin { namespaced, schema, strict }))
     }
     [
@@ -182,6 +184,7 @@ static BUILTINS: LazyLock<BTreeMap<(&str, &str), Builtin>> = LazyLock::new(|| {
         entry::<Secret>("v1", "Secret", true),
         entry::<EndpointSlice>("discovery.k8s.io/v1", "EndpointSlice", true),
         entry::<KubernetesNetworkPolicy>("networking.k8s.io/v1", "NetworkPolicy", true),
+        entry::<ClusterNetworkPolicy>(policy::API_VERSION, "ClusterNetworkPolicy", false),
     ]
     .into_iter()
     .flatten()

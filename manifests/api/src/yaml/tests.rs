@@ -241,6 +241,7 @@ fn closed(text: &str) -> Value {
         Object::KubernetesNetworkPolicy(policy) => serde_json::to_value(policy).unwrap(),
         Object::NetworkPolicy(policy) => serde_json::to_value(policy).unwrap(),
         Object::GlobalNetworkPolicy(policy) => serde_json::to_value(policy).unwrap(),
+        Object::ClusterNetworkPolicy(policy) => serde_json::to_value(policy).unwrap(),
         other => panic!("{other:?}"),
     }
 }
@@ -299,4 +300,74 @@ fn a_wrong_policy_of_ours_is_replaced_by_one_that_allows_nothing() {
     );
     let pool = read("f.yaml", &POOL.replace("cidr", "cdir"));
     assert_eq!((pool.errors.len(), pool.closed.len()), (2, 0), "only policies close");
+}
+
+const CLUSTER_POLICY: &str = "\
+apiVersion: policy.networking.k8s.io/v1alpha2
+kind: ClusterNetworkPolicy
+metadata: {name: p, namespace: dropped}
+spec:
+  tier: Baseline
+  priority: 1000
+  subject: {pods: {podSelector: {matchLabels: {app: web}}}}
+  ingress:
+  - {name: near, action: Accept, from: [{namespaces: {}}], protocols: [{tcp: {destinationPort: {number: 80}}}]}
+  egress:
+  - action: Pass
+    to: [{nodes: {}}, {networks: [10.0.0.0/8, 'fd00::/8']}, {domainNames: ['*.example.org']}]
+    protocols: [{udp: {destinationPort: {range: {start: 1, end: 9}}}}, {destinationNamedPort: dns}]
+";
+
+#[test]
+fn a_cluster_network_policy_is_read_strictly() {
+    let contents = read("f.yaml", CLUSTER_POLICY);
+    assert_eq!(contents.errors, []);
+    let Object::ClusterNetworkPolicy(policy) = &contents.documents[0].object else { panic!() };
+    assert_eq!(policy.metadata.namespace, None);
+    assert_eq!(policy.spec.egress[0].to.len(), 3);
+    for (from, to, wrong) in [
+        ("Baseline", "Base", "spec.tier: \"Base\" is not one of Admin, Baseline"),
+        ("priority: 1000", "priority: 1001", "spec.priority: 1001 is not from 0 to 1000"),
+        ("from:", "form:", "spec.ingress[0].form: unknown field; did you mean from?"),
+        ("Accept", "Log", "spec.ingress[0].action: \"Log\" is not one of Accept, Deny, Pass"),
+        ("number: 80", "number: 0", "destinationPort.number: 0 is not from 1 to 65535"),
+        ("'*.example.org'", "'*'", "spec.egress[0].to[2].domainNames[0]"),
+    ] {
+        let errors = errors(&CLUSTER_POLICY.replace(from, to));
+        let found = errors.iter().any(|e| e.contains(wrong));
+        assert!(found && errors[0].contains(" ClusterNetworkPolicy p: "), "{wrong}: {errors:?}");
+    }
+}
+
+#[test]
+fn a_wrong_cluster_network_policy_is_replaced_by_one_that_denies() {
+    let deny = |peers: &str| serde_json::json!([{ "action": "Deny", peers: [{}] }]);
+    let form = closed(&CLUSTER_POLICY.replace("from:", "form:"));
+    assert_eq!(form["metadata"], serde_json::json!({"name": "p"}));
+    assert_eq!(
+        (&form["spec"]["tier"], &form["spec"]["priority"]),
+        (&"Baseline".into(), &1000.into())
+    );
+    let web = serde_json::json!({"pods": {
+        "namespaceSelector": {}, "podSelector": {"matchLabels": {"app": "web"}},
+    }});
+    assert_eq!(form["spec"]["subject"], web, "it is for whom it was meant");
+    assert_eq!(form["spec"]["ingress"], deny("from"));
+    assert_eq!(form["spec"]["egress"], deny("to"));
+    let one_way =
+        CLUSTER_POLICY.replace("from:", "form:").split("  egress").next().unwrap().to_owned();
+    assert_eq!(closed(&one_way)["spec"].get("egress"), None);
+    for (from, to, tier) in [
+        ("subject:", "subjekt:", "Baseline"),
+        ("podSelector", "podSelektor", "Baseline"),
+        ("tier: Baseline", "tier: Base", "Admin"),
+        ("priority: 1000", "priority: ten", "Baseline"),
+    ] {
+        let all = closed(&CLUSTER_POLICY.replace(from, to));
+        let wanted = serde_json::json!({
+            "tier": tier, "priority": 0, "subject": {"namespaces": {}},
+            "ingress": deny("from"), "egress": deny("to"),
+        });
+        assert_eq!(all["spec"], wanted, "{to}: whoever it was meant for");
+    }
 }

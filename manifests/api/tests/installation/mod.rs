@@ -79,6 +79,7 @@ fn read() -> Vec<(&'static str, String, Option<&'static str>)> {
         .into();
     read.push(("discovery.k8s.io", "endpointslices".to_owned(), None));
     read.push(("networking.k8s.io", "networkpolicies".to_owned(), None));
+    read.push(("policy.networking.k8s.io", "clusternetworkpolicies".to_owned(), None));
     for definition in api::crd::all().unwrap() {
         read.push(("projectcalico.org", definition.spec.names.plural, None));
     }

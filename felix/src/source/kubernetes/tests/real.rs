@@ -48,7 +48,7 @@ fn pod(name: &str, label: &str) -> Value {
     })
 }
 
-/// All 13 kinds of ours, from the types themselves.
+/// All 13 kinds of ours and one of others, from the types themselves.
 fn crds() -> Vec<CustomResourceDefinition> {
     use api::v3::*;
     vec![
@@ -65,6 +65,7 @@ fn crds() -> Vec<CustomResourceDefinition> {
         GlobalNetworkSet::crd(),
         HostEndpoint::crd(),
         Tier::crd(),
+        api::policy::ClusterNetworkPolicy::crd(),
     ]
 }
 
@@ -145,6 +146,9 @@ async fn crds_come_later(plane: &ControlPlane, rest: &Rest) {
         // What is valid is not the matter here.
         crd["spec"]["versions"][0]["schema"] = json!({"openAPIV3Schema": {"type": "object", "x-kubernetes-preserve-unknown-fields": true}});
         crd["spec"]["versions"][0]["selectableFields"] = Value::Null;
+        // Nor is who approved of a name.
+        crd["metadata"]["annotations"] =
+            json!({"api-approved.kubernetes.io": "unapproved, for a test"});
         rest.create("/apis/apiextensions.k8s.io/v1/customresourcedefinitions", crd).await;
     }
     let mut status = source.status();
@@ -172,6 +176,11 @@ async fn everything_is_seen(plane: &ControlPlane, rest: &Rest) {
         .await;
     let policy = json!({"metadata": {"name": "deny"}, "spec": {"podSelector": {}}});
     rest.create("/apis/networking.k8s.io/v1/namespaces/shop/networkpolicies", policy).await;
+    let policy = json!({"apiVersion": api::policy::API_VERSION, "kind": "ClusterNetworkPolicy",
+        "metadata": {"name": "wide"},
+        "spec": {"tier": "Admin", "priority": 1, "subject": {"namespaces": {}}}});
+    let path = "/apis/policy.networking.k8s.io/v1alpha2/clusternetworkpolicies";
+    rest.create(path, policy).await;
     rest.create(PODS, pod("web", "web")).await;
 
     let mut source = open(plane, false).await;
@@ -191,6 +200,7 @@ async fn everything_is_seen(plane: &ControlPlane, rest: &Rest) {
         "set Secret caracal-system/bgp",
         "set Node n1",
         "set KubernetesNetworkPolicy shop/deny",
+        "set ClusterNetworkPolicy wide",
         "set Pod shop/web",
         "set Namespace shop",
     ] {
