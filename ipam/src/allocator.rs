@@ -23,6 +23,7 @@ use crate::store::embedded::EmbeddedStore;
 use crate::store::etcd::{EtcdConfig, EtcdStore};
 use crate::timestamp::Timestamp;
 
+mod blocks;
 mod cache;
 mod claim;
 mod committer;

@@ -22,11 +22,13 @@ use crate::net::{self, Family};
 use crate::timestamp::Timestamp;
 
 mod cooldown;
+mod delta;
 mod json;
 mod merge;
 #[cfg(test)]
 mod tests;
 
+pub(crate) use delta::Delta;
 pub use json::DecodeError;
 pub(crate) use json::encode as encode_json;
 
@@ -75,7 +77,8 @@ pub struct Block {
     unallocated: VecDeque<u32>,
     attributes: Vec<Arc<Attribute>>,
     sequence_number: u64,
-    sequence_number_for_allocation: BTreeMap<u32, u64>,
+    /// By ordinal: the sequence number that it was last changed under.
+    changed_under: Vec<Option<u64>>,
     deleted: bool,
     unknown: Unknown,
 }
@@ -165,7 +168,7 @@ impl Block {
             unallocated: (0..size).collect(),
             attributes: Vec::new(),
             sequence_number: now.unix_nanos(),
-            sequence_number_for_allocation: BTreeMap::new(),
+            changed_under: vec![None; size as usize],
             deleted: false,
             unknown: Unknown::new(),
         })
@@ -234,7 +237,7 @@ impl Block {
     pub fn state(&self, address: IpAddr) -> Option<AddressState<'_>> {
         let ordinal = self.ordinal(address).ok()?;
         let Some(attribute) = self.attribute(ordinal) else { return Some(AddressState::Free) };
-        let sequence = self.sequence_number_for_allocation.get(&ordinal).copied();
+        let sequence = self.changed_under(ordinal);
         Some(match attribute.released_at {
             Some(since) => AddressState::CoolingDown(since),
             None => AddressState::Allocated(attribute, sequence),
@@ -255,6 +258,12 @@ impl Block {
         self.ordinals()
             .filter(move |ordinal| self.attribute(*ordinal).is_some_and(held))
             .map(|ordinal| self.address(ordinal))
+    }
+
+    /// The handle of every address that has one, in address order.
+    pub(crate) fn handles(&self) -> impl Iterator<Item = &str> {
+        let attributes = self.ordinals().filter_map(|ordinal| self.attribute(ordinal));
+        attributes.filter_map(|attribute| attribute.handle_id.as_deref())
     }
 
     /// Gives the first free address that is not reserved, or None if there is none.
@@ -401,13 +410,24 @@ impl Block {
         self.attributes.get(index as usize).map(|attribute| &**attribute)
     }
 
+    fn changed_under(&self, ordinal: u32) -> Option<u64> {
+        self.changed_under.get(ordinal as usize).copied().flatten()
+    }
+
+    fn set_changed_under(&mut self, ordinal: u32, number: Option<u64>) {
+        if let Some(slot) = self.changed_under.get_mut(ordinal as usize) {
+            *slot = number;
+        }
+    }
+
     /// Points `ordinal`, which is not among the free ones any more, at `attribute`.
     fn occupy(&mut self, ordinal: u32, attribute: &Attribute) {
         let index = self.intern(attribute);
         if let Some(slot) = self.allocations.get_mut(ordinal as usize) {
             *slot = Some(index);
         }
-        self.sequence_number_for_allocation.insert(ordinal, self.sequence_number);
+        let number = self.sequence_number;
+        self.set_changed_under(ordinal, Some(number));
     }
 
     /// The index of an equal attribute, which is added if there is none: equal ones are shared.
@@ -447,7 +467,7 @@ impl Block {
         {
             self.unallocated.push_back(ordinal);
         }
-        self.sequence_number_for_allocation.remove(&ordinal);
+        self.set_changed_under(ordinal, None);
     }
 
     /// Drops attributes that no allocation names and renumbers the rest, keeping their order.

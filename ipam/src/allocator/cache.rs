@@ -7,6 +7,7 @@ use std::net::IpAddr;
 
 use ipnet::IpNet;
 
+use super::blocks::Blocks;
 use crate::block::{AddressState, Block};
 use crate::model::{self, Affinity, AffinityState, Corrupt, Handle};
 use crate::store::{Entry, Revision};
@@ -21,7 +22,7 @@ pub(crate) struct Seen<T> {
 #[derive(Debug, Default)]
 pub(crate) struct Cache {
     pub(crate) node: String,
-    pub(crate) blocks: BTreeMap<IpNet, Seen<Block>>,
+    pub(crate) blocks: Blocks,
     pub(crate) affinities: BTreeMap<IpNet, Seen<AffinityState>>,
     /// Handles of this node that were written or met; one that is missing counts as absent until a
     /// transaction says otherwise.
@@ -40,6 +41,8 @@ pub(crate) struct Cache {
     pub(crate) lost: BTreeSet<IpNet>,
     /// Blocks whose record in the log may be out of date.
     pub(crate) unlogged: BTreeSet<IpNet>,
+    /// What is to be announced may have changed: blocks came, went, or changed hands.
+    pub(crate) moved: bool,
     /// Nodes that were met in local-first mode: nobody else takes addresses of their blocks.
     pub(crate) exclusive: BTreeSet<String>,
 }
@@ -57,7 +60,7 @@ pub(crate) enum Knowledge<'a> {
 
 impl Cache {
     pub(crate) fn new(node: &str) -> Self {
-        Self { node: node.to_owned(), ..Self::default() }
+        Self { node: node.to_owned(), moved: true, ..Self::default() }
     }
 
     fn confirmed(&self, cidr: &IpNet) -> bool {
@@ -94,16 +97,17 @@ impl Cache {
 
     /// Forgets blocks of others in which this node has no address: they were looked at once.
     pub(crate) fn forget_foreign(&mut self) {
-        let borrowed = self.borrowed();
-        let own: BTreeSet<IpNet> =
-            self.blocks.keys().filter(|cidr| self.owns(cidr)).copied().collect();
-        let affinities = &self.affinities;
-        self.blocks.retain(|cidr, _| {
-            own.contains(cidr)
-                || affinities.contains_key(cidr)
-                || borrowed.contains(cidr)
+        let kept = |cidr: &IpNet, seen: &Seen<Block>| {
+            self.owns(cidr)
+                || self.affinities.contains_key(cidr)
                 || self.ahead.contains_key(cidr)
-        });
+                || self.addresses_in(&seen.value).next().is_some()
+        };
+        let foreign: Vec<IpNet> =
+            self.blocks.iter().filter(|(c, seen)| !kept(c, seen)).map(|(c, _)| *c).collect();
+        for cidr in foreign {
+            self.blocks.remove(&cidr);
+        }
         self.absent.clear();
         self.exclusive.clear();
     }
@@ -162,6 +166,7 @@ impl Cache {
     /// block is ahead of the store stays, while it is this node's.
     pub(crate) fn install_block(&mut self, cidr: IpNet, entry: Option<&Entry>) {
         let key = model::block_key(&cidr);
+        self.moved = true;
         self.stale.remove(&cidr);
         self.absent.remove(&cidr);
         self.corrupt.remove(&key);
@@ -206,12 +211,12 @@ impl Cache {
     /// is not this node's any more.
     fn merge(&mut self, cidr: IpNet, base: &Block, stored: &Block, revision: Revision) -> bool {
         let ours = stored.node() == Some(self.node.as_str()) && !stored.deleted();
-        let Some(seen) = self.blocks.get_mut(&cidr).filter(|_| ours) else { return false };
+        let Some(seen) = self.blocks.get(&cidr).filter(|_| ours) else { return false };
         let merged = seen.value.merge(base, self.sent.get(&cidr), stored);
         for address in &merged.contested {
             tracing::error!(%address, "given by this node and by somebody else: two pods have it");
         }
-        *seen = Seen { value: merged.block, revision };
+        self.blocks.insert(cidr, Seen { value: merged.block, revision });
         if !merged.same {
             self.ahead.insert(cidr, stored.clone());
         }
@@ -220,40 +225,45 @@ impl Cache {
 
     /// What this node answers for takes the place of what cannot be read.
     fn mend(&mut self, cidr: IpNet, base: Block, revision: Revision) -> bool {
-        let Some(seen) = self.blocks.get_mut(&cidr) else { return false };
-        seen.revision = revision;
+        if !self.blocks.seen_at(&cidr, revision) {
+            return false;
+        }
         self.ahead.insert(cidr, base);
         true
     }
 
     /// Takes a block as the log answers for it from now on.
     pub(crate) fn answer_for(&mut self, block: Block) {
-        let Some(seen) = self.blocks.get_mut(&block.cidr()) else { return };
         let cidr = block.cidr();
-        let before = std::mem::replace(&mut seen.value, block);
-        self.ahead.entry(cidr).or_insert(before);
+        let Some(revision) = self.blocks.get(&cidr).map(|seen| seen.revision) else { return };
+        if let Some(before) = self.blocks.insert(cidr, Seen { value: block, revision }) {
+            self.ahead.entry(cidr).or_insert(before.value);
+        }
     }
 
     /// A write of this node's was done, under this revision.
     pub(crate) fn written(&mut self, cidr: IpNet, stored: Block, revision: Revision) {
-        let Some(seen) = self.blocks.get_mut(&cidr).filter(|seen| seen.revision < revision) else {
+        let Some(seen) = self.blocks.get(&cidr).filter(|seen| seen.revision < revision) else {
             return;
         };
-        seen.revision = revision;
+        let same = seen.value == stored;
+        let overtaken = seen.value.sequence_number() <= stored.sequence_number();
+        self.blocks.seen_at(&cidr, revision);
         self.unlogged.insert(cidr);
-        if seen.value == stored {
+        if same {
             self.ahead.remove(&cidr);
         } else if let Some(base) = self.ahead.get_mut(&cidr) {
-            if seen.value.sequence_number() <= stored.sequence_number() {
-                seen.value.seal();
-            }
             *base = stored;
+            if overtaken {
+                self.blocks.seal(&cidr);
+            }
         }
     }
 
     /// Takes what an affinity's key holds. One that cannot be read counts as confirmed: the block
     /// itself says who owns it.
     pub(crate) fn install_affinity(&mut self, cidr: IpNet, entry: Option<&Entry>) {
+        self.moved = true;
         self.unlogged.insert(cidr);
         let Some(entry) = entry else {
             self.affinities.remove(&cidr);

@@ -79,7 +79,14 @@ pub(crate) struct Committer {
     stored_config: IpamConfig,
     /// Until the store has been read once.
     loaded: bool,
+    /// What the world was told last.
     remembered: Remembered,
+    /// What the disk has of it.
+    on_disk: Remembered,
+    /// What the disk gets, beside everything else.
+    saving: Option<BoxFuture<'static, (Remembered, Result<(), String>)>>,
+    /// What the next attempt waits for after a failure.
+    save_pace: Pace,
     events: Option<BoxStream<'static, Event>>,
 
     pending: VecDeque<Pending>,
@@ -162,7 +169,10 @@ impl Committer {
             given_config: None,
             stored_config: IpamConfig::default(),
             loaded: false,
+            on_disk: remembered.clone(),
             remembered,
+            saving: None,
+            save_pace: Pace::default(),
             events: None,
             pending: VecDeque::new(),
             searches: FuturesUnordered::new(),
@@ -197,12 +207,18 @@ impl Committer {
                 event = next(&mut self.events) => self.observed(event),
                 () = sleep_until(retry), if retry.is_some() => self.retry_at = None,
                 () = sleep_until(named), if named.is_some() => self.named.not_before = None,
+                (what, result) = saved(&mut self.saving) => self.saved(what, result),
                 result = end_of(&mut self.local.in_air) => self.landed(result).await,
                 result = end_of(&mut self.local.probe) => self.probed(result),
                 () = sleep_until(due), if due.is_some() => {}
             }
             self.accept_waiting();
             self.round().await;
+        }
+        while let Some(saving) = self.saving.take() {
+            let (what, result) = saving.await;
+            self.saved(what, result);
+            self.publish();
         }
         let closed = self.closed.take();
         drop(self);
@@ -314,7 +330,7 @@ impl Committer {
         }
         self.seek_named();
         self.seek_spares();
-        self.publish().await;
+        self.publish();
     }
 
     /// One round: be ready, know, plan, commit. True if there may be more to do.
@@ -397,14 +413,32 @@ impl Committer {
         });
     }
 
-    /// Tells the world, and the disk, which blocks are ours and what we have in others'.
-    async fn publish(&mut self) {
+    /// Tells the world, and the disk, which blocks are ours and what we have in others'. Nobody waits
+    /// for the disk: an agent that dies before it has this learns it from the store.
+    fn publish(&mut self) {
         if !self.loaded {
             return;
         }
         if self.pending.is_empty() {
             self.cache.forget_foreign();
         }
+        if std::mem::take(&mut self.cache.moved) {
+            self.announce();
+        }
+        if self.remembered != self.on_disk && self.saving.is_none() && self.save_pace.allows() {
+            let (state, remembered) = (self.state.clone(), self.remembered.clone());
+            let save = tokio::task::spawn_blocking(move || {
+                let result = state.save(&remembered).map_err(|error| error.to_string());
+                (remembered, result)
+            });
+            let lost =
+                |error: tokio::task::JoinError| (Remembered::default(), Err(error.to_string()));
+            self.saving = Some(Box::pin(async move { save.await.unwrap_or_else(lost) }));
+        }
+        self.show_soon();
+    }
+
+    fn announce(&mut self) {
         let borrowed_addresses = self.cache.borrowed_addresses(&self.borrowed.borrow());
         let mut borrowed = self.cache.borrowed();
         for address in &borrowed_addresses {
@@ -413,23 +447,14 @@ impl Committer {
         }
         borrowed.sort_unstable();
         borrowed.dedup();
-        let remembered = Remembered {
+        self.remembered = Remembered {
             node: self.cache.node.clone(),
             blocks: self.cache.announced(),
             borrowed,
             borrowed_addresses,
         };
-        let announced: Arc<[IpNet]> = remembered.blocks.as_slice().into();
-        let borrowed: Arc<[IpAddr]> = remembered.borrowed_addresses.as_slice().into();
-        if remembered != self.remembered {
-            let (state, copy) = (self.state.clone(), remembered.clone());
-            let saved = tokio::task::spawn_blocking(move || state.save(&copy)).await;
-            match saved {
-                Ok(Ok(())) => self.remembered = remembered,
-                Ok(Err(error)) => tracing::warn!(%error, "own blocks not written to disk"),
-                Err(error) => tracing::warn!(%error, "own blocks not written to disk"),
-            }
-        }
+        let announced: Arc<[IpNet]> = self.remembered.blocks.as_slice().into();
+        let borrowed: Arc<[IpAddr]> = self.remembered.borrowed_addresses.as_slice().into();
         self.blocks.send_if_modified(|blocks| {
             let changed = **blocks != *announced;
             *blocks = announced;
@@ -440,7 +465,32 @@ impl Committer {
             *addresses = borrowed;
             changed
         });
-        self.show();
+    }
+
+    fn saved(&mut self, what: Remembered, result: Result<(), String>) {
+        self.saving = None;
+        match result {
+            Ok(()) => {
+                self.on_disk = what;
+                self.save_pace.succeeded();
+            }
+            Err(reason) => {
+                let path = self.state.blocks();
+                let error = Error::State { path, reason };
+                if self.save_pace.failed(&error) {
+                    tracing::warn!(%error, "own blocks not written to disk");
+                }
+            }
+        }
+    }
+}
+
+async fn saved(
+    saving: &mut Option<BoxFuture<'static, (Remembered, Result<(), String>)>>,
+) -> (Remembered, Result<(), String>) {
+    match saving {
+        Some(saving) => saving.await,
+        None => std::future::pending().await,
     }
 }
 

@@ -58,7 +58,7 @@ pub(crate) fn next(cache: &Cache, node: Revision, mark: Revision) -> Option<Flig
         .when(model::local_key(&cache.node), mark);
     for (cidr, block) in &blocks {
         let key = model::block_key(cidr);
-        let revision = cache.blocks.get(cidr).map_or(0, |seen| seen.revision);
+        let revision = cache.blocks.revision(cidr);
         txn = txn.when(key.clone(), revision).put(key, block.encode());
     }
     let mut handles = BTreeMap::new();

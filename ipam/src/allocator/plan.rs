@@ -129,30 +129,24 @@ pub(crate) struct Plan {
 
 /// True if a request can be answered from what the node itself answers for.
 pub(crate) fn is_local(cache: &Cache, work: &Work) -> bool {
-    let holders = |handle: &str, of: Option<&[IpAddr]>| {
-        let holds = |block: &Block| {
-            let mut held = block.addresses_of(handle);
-            held.any(|address| of.is_none_or(|of| of.contains(&address)))
-        };
-        let blocks = cache.blocks.iter().filter(|(_, seen)| holds(&seen.value));
-        blocks.map(|(cidr, _)| *cidr).collect::<Vec<_>>()
-    };
+    let firm = |cidr: &IpNet| cache.is_firm(cidr);
     match work {
         Work::Assign(request) => {
-            let named = cache
+            let mut named = cache
                 .blocks
                 .keys()
                 .filter(|cidr| request.requested_ips.iter().any(|address| cidr.contains(address)));
-            holders(&request.handle, None).iter().chain(named).all(|cidr| cache.is_firm(cidr))
+            cache.blocks.of(&request.handle).all(firm) && named.all(firm)
         }
         Work::Release { handle, .. } => {
-            let held = holders(handle, None);
             let recorded = cache.handles.get(handle);
-            let recorded = recorded.into_iter().flat_map(|seen| seen.value.block.keys());
-            !held.is_empty() && held.iter().chain(recorded).all(|cidr| cache.is_firm(cidr))
+            let mut recorded = recorded.into_iter().flat_map(|seen| seen.value.block.keys());
+            let mut held = cache.blocks.of(handle).peekable();
+            held.peek().is_some() && held.all(firm) && recorded.all(firm)
         }
         Work::Undo { handle, addresses } => {
-            holders(handle, Some(addresses)).iter().all(|cidr| cache.is_firm(cidr))
+            let mut held = cache.blocks.of(handle);
+            held.all(|cidr| firm(cidr) || !addresses.iter().any(|address| cidr.contains(address)))
         }
         Work::Collect(_) => false,
     }
@@ -318,11 +312,16 @@ impl<'a> Draft<'a> {
         Ok(Planned::Assigned { assignment: Assignment::new(addresses, repeated), new })
     }
 
-    /// What a handle holds in the known blocks, and where.
+    /// What a handle holds in the known blocks, and where, in address order.
     fn held(&self, handle: &str) -> Vec<(IpAddr, IpNet)> {
-        let blocks = self.cache.blocks.keys().filter_map(|cidr| Some((cidr, self.block(cidr)?)));
+        let known = self.cache.blocks.of(handle).filter(|cidr| !self.blocks.contains_key(cidr));
+        let mut cidrs: Vec<IpNet> = known.chain(self.blocks.keys()).copied().collect();
+        cidrs.sort_unstable();
+        let blocks = cidrs.iter().filter_map(|cidr| Some((*cidr, self.block(cidr)?)));
         blocks
-            .flat_map(|(cidr, block)| block.addresses_of(handle).map(|address| (address, *cidr)))
+            .flat_map(|(cidr, block)| {
+                block.addresses_of(handle).map(move |address| (address, cidr))
+            })
             .collect()
     }
 
@@ -370,11 +369,11 @@ impl<'a> Draft<'a> {
         Err(Planned::Failed(corrupt.unwrap_or_else(|| reason.clone())))
     }
 
-    fn first_free(&mut self, blocks: &[IpNet]) -> Option<IpNet> {
-        let reservations = &self.settings.reservations;
-        blocks.iter().copied().find(|cidr| {
-            self.open(*cidr).is_some_and(|(block, _)| block.free(reservations).next().is_some())
-        })
+    /// The first of these with an address that is free, or has rested long enough.
+    fn first_free(&self, blocks: &[IpNet]) -> Option<IpNet> {
+        let (cooldown, reserved) = (self.settings.config.cooldown(), &self.settings.reservations);
+        let has_free = |block: &Block| block.has_free_by(self.now, cooldown, reserved);
+        blocks.iter().copied().find(|cidr| self.block(cidr).is_some_and(has_free))
     }
 
     /// The block to take this very address from, which can then be taken.
@@ -415,6 +414,14 @@ impl<'a> Draft<'a> {
     pub(crate) fn finish(self) -> Plan {
         let (relied_on, lenders) = (self.relied_on.clone(), self.lenders.clone());
         let mut plan = Plan { relied_on, lenders, ..Plan::default() };
+        let mut counts: HashMap<&str, BTreeMap<IpNet, u32>> = HashMap::new();
+        for (cidr, (block, changed)) in &self.blocks {
+            for handle in
+                block.handles().filter(|handle| *changed && self.handles.contains(*handle))
+            {
+                *counts.entry(handle).or_default().entry(*cidr).or_default() += 1;
+            }
+        }
         for handle in &self.handles {
             let known = self.cache.handles.get(handle);
             let mut record = known.map(|seen| seen.value.clone()).unwrap_or_default();
@@ -424,12 +431,7 @@ impl<'a> Draft<'a> {
                 let holds = |block: &Block| block.addresses_of(handle).next().is_some();
                 !known || self.block(cidr).is_some_and(holds)
             });
-            for (cidr, (block, changed)) in &self.blocks {
-                let count = block.addresses_of(handle).count();
-                if *changed && count > 0 {
-                    record.block.insert(*cidr, u32::try_from(count).unwrap_or(u32::MAX));
-                }
-            }
+            record.block.extend(counts.remove(handle.as_str()).unwrap_or_default());
             if known.is_none_or(|seen| seen.value != record) {
                 let value = (!record.block.is_empty()).then_some(record);
                 if known.is_some() || value.is_some() || self.freed(handle) {
@@ -466,7 +468,7 @@ impl Plan {
     /// The transaction. It compares everything that it writes or rests on.
     pub(crate) fn transaction(&self, cache: &Cache, node_revision: Revision) -> Txn {
         let mut txn = Txn::default().when(model::node_key(&cache.node), node_revision);
-        let revision = |cidr| cache.blocks.get(cidr).map_or(0, |seen| seen.revision);
+        let revision = |cidr| cache.blocks.revision(cidr);
         for (cidr, block) in &self.blocks {
             let key = model::block_key(cidr);
             txn = txn.when(key.clone(), revision(cidr));

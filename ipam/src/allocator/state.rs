@@ -87,7 +87,7 @@ impl StateDir {
 
     /// What was saved last; nothing if that cannot be read or was another node's.
     pub(crate) fn load(&self, node: &str) -> Remembered {
-        let path = self.path.join(BLOCKS);
+        let path = self.blocks();
         let read =
             fs::read(&path).and_then(|json| serde_json::from_slice(&json).map_err(io::Error::from));
         match read {
@@ -102,9 +102,14 @@ impl StateDir {
         }
     }
 
+    /// Where [`StateDir::save`] keeps it.
+    pub(crate) fn blocks(&self) -> PathBuf {
+        self.path.join(BLOCKS)
+    }
+
     /// Replaces what is remembered; after a crash it is the old or the new.
     pub(crate) fn save(&self, remembered: &Remembered) -> io::Result<()> {
-        let (path, new) = (self.path.join(BLOCKS), self.path.join(format!("{BLOCKS}.new")));
+        let (path, new) = (self.blocks(), self.path.join(format!("{BLOCKS}.new")));
         let mut file = File::create(&new)?;
         file.write_all(&serde_json::to_vec(remembered)?)?;
         file.sync_all()?;

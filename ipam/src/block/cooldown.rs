@@ -10,50 +10,35 @@ impl Block {
 
     /// Number of addresses that are not reserved and free, or rested long enough to be.
     pub(crate) fn free_by(&self, now: Timestamp, cooldown: Duration, reserved: &[IpNet]) -> usize {
-        let rested = |ordinal: &u32| {
-            let since = self.attribute(*ordinal).and_then(|attribute| attribute.released_at);
-            since.is_some_and(|since| since.plus(cooldown) <= now)
-        };
-        let rested = self.ordinals().filter(rested).map(|ordinal| self.address(ordinal));
-        let rested = rested.filter(|address| !is_reserved(*address, reserved));
+        let rested = self.resting().filter(|(since, _)| since.plus(cooldown) <= now);
+        let rested = rested.filter(|(_, o)| !is_reserved(self.address(*o), reserved));
         self.free(reserved).count() + rested.count()
+    }
+
+    /// True if an address that is not reserved is free, or has rested long enough to be.
+    pub(crate) fn has_free_by(
+        &self,
+        now: Timestamp,
+        cooldown: Duration,
+        reserved: &[IpNet],
+    ) -> bool {
+        self.free(reserved).next().is_some()
+            || self.resting().any(|(since, ordinal)| {
+                since.plus(cooldown) <= now && !is_reserved(self.address(ordinal), reserved)
+            })
+    }
+
+    /// True if nothing is allocated, and nothing rests that has not rested long enough.
+    pub(crate) fn is_empty_by(&self, now: Timestamp, cooldown: Duration) -> bool {
+        let mut taken = self.ordinals().filter_map(|ordinal| self.attribute(ordinal));
+        taken.all(|attribute| attribute.released_at.is_some_and(|at| at.plus(cooldown) <= now))
     }
 
     /// Frees what has rested for `cooldown`, oldest first, and says how many that were.
     pub fn expire(&mut self, now: Timestamp, cooldown: Duration) -> usize {
-        self.free_resting(|since| since.plus(cooldown) <= now, usize::MAX)
-    }
-
-    /// Frees the one address that has rested longest and is not reserved, however short that is;
-    /// None if no address rests.
-    pub fn expire_oldest(&mut self, reserved: &[IpNet]) -> Option<IpAddr> {
-        let (_, ordinal) =
-            self.resting().find(|(_, o)| !is_reserved(self.address(*o), reserved))?;
-        self.free_ordinal(ordinal);
-        self.prune();
-        Some(self.address(ordinal))
-    }
-
-    /// Since when the longest resting address that is not reserved has rested.
-    pub fn oldest_resting(&self, reserved: &[IpNet]) -> Option<Timestamp> {
-        self.resting().find(|(_, o)| !is_reserved(self.address(*o), reserved)).map(|(at, _)| at)
-    }
-
-    /// Resting ordinals, longest first; those released together in address order.
-    fn resting(&self) -> impl Iterator<Item = (Timestamp, u32)> + use<> {
-        let mut resting: Vec<_> = self
-            .ordinals()
-            .filter_map(|ordinal| Some((self.attribute(ordinal)?.released_at?, ordinal)))
-            .collect();
-        // The sequence number tells the order within one second.
-        resting.sort_by_key(|(since, ordinal)| {
-            (*since, self.sequence_number_for_allocation.get(ordinal).copied(), *ordinal)
-        });
-        resting.into_iter()
-    }
-
-    fn free_resting(&mut self, may: impl Fn(Timestamp) -> bool, most: usize) -> usize {
-        let due: Vec<_> = self.resting().filter(|(since, _)| may(*since)).take(most).collect();
+        let mut due: Vec<_> =
+            self.resting().filter(|(since, _)| since.plus(cooldown) <= now).collect();
+        due.sort_by_key(|resting| self.age(resting));
         for (_, ordinal) in &due {
             self.free_ordinal(*ordinal);
         }
@@ -61,5 +46,35 @@ impl Block {
             self.prune();
         }
         due.len()
+    }
+
+    /// Frees the one address that has rested longest and is not reserved, however short that is;
+    /// None if no address rests.
+    pub fn expire_oldest(&mut self, reserved: &[IpNet]) -> Option<IpAddr> {
+        let (_, ordinal) = self.oldest(reserved)?;
+        self.free_ordinal(ordinal);
+        self.prune();
+        Some(self.address(ordinal))
+    }
+
+    /// Since when the longest resting address that is not reserved has rested.
+    pub fn oldest_resting(&self, reserved: &[IpNet]) -> Option<Timestamp> {
+        self.oldest(reserved).map(|(since, _)| since)
+    }
+
+    fn oldest(&self, reserved: &[IpNet]) -> Option<(Timestamp, u32)> {
+        let free = self.resting().filter(|(_, o)| !is_reserved(self.address(*o), reserved));
+        free.min_by_key(|resting| self.age(resting))
+    }
+
+    /// Resting ordinals and since when, in address order.
+    fn resting(&self) -> impl Iterator<Item = (Timestamp, u32)> {
+        self.ordinals().filter_map(|ordinal| Some((self.attribute(ordinal)?.released_at?, ordinal)))
+    }
+
+    /// Orders resting addresses by how long they have rested. The sequence number tells the order
+    /// within one second; those released together are in address order.
+    fn age(&self, (since, ordinal): &(Timestamp, u32)) -> (Timestamp, Option<u64>, u32) {
+        (*since, self.changed_under(*ordinal), *ordinal)
     }
 }

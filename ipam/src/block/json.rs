@@ -37,7 +37,7 @@ struct Written<'a> {
     #[serde(rename = "sequenceNumber")]
     sequence_number: u64,
     #[serde(rename = "sequenceNumberForAllocation", serialize_with = "sorted_as_text")]
-    sequence_number_for_allocation: &'a BTreeMap<u32, u64>,
+    changed_under: &'a [Option<u64>],
     deleted: bool,
     #[serde(flatten)]
     unknown: &'a Unknown,
@@ -81,7 +81,7 @@ impl Block {
             unallocated: &self.unallocated,
             attributes: &self.attributes,
             sequence_number: self.sequence_number,
-            sequence_number_for_allocation: &self.sequence_number_for_allocation,
+            changed_under: &self.changed_under,
             deleted: self.deleted,
             unknown: &self.unknown,
         })
@@ -107,26 +107,28 @@ impl Block {
                 handle.truncate(end);
             }
         }
-        let sequence_number_for_allocation = read
-            .sequence_number_for_allocation
-            .unwrap_or_default()
-            .into_iter()
-            .map(|(ordinal, number)| match ordinal.parse() {
-                Ok(ordinal) => Ok((ordinal, number)),
-                Err(_) => Err(DecodeError::Invalid(vec![format!(
+        let allocations = read.allocations.unwrap_or_default();
+        let mut changed_under = vec![None; allocations.len()];
+        for (ordinal, number) in read.sequence_number_for_allocation.unwrap_or_default() {
+            let Ok(at) = ordinal.parse::<u32>() else {
+                return Err(DecodeError::Invalid(vec![format!(
                     "sequenceNumberForAllocation has the key {ordinal:?}, which is not an ordinal"
-                )])),
-            })
-            .collect::<Result<_, _>>()?;
+                )]));
+            };
+            // A number of no address of the block says nothing.
+            if let Some(slot) = changed_under.get_mut(at as usize) {
+                *slot = Some(number);
+            }
+        }
         let block = Self {
             cidr: read.cidr,
             affinity,
             affinity_claim_time: read.affinity_claim_time,
-            allocations: read.allocations.unwrap_or_default(),
+            allocations,
             unallocated: read.unallocated.unwrap_or_default(),
             attributes: attributes.into_iter().map(Arc::new).collect(),
             sequence_number: read.sequence_number,
-            sequence_number_for_allocation,
+            changed_under,
             deleted: read.deleted,
             unknown: read.unknown,
         };
@@ -147,14 +149,15 @@ fn attributes<S: Serializer>(list: &[Arc<Attribute>], serializer: S) -> Result<S
 
 /// Go sorts the keys of a map as text: "10" comes before "2".
 fn sorted_as_text<S: Serializer>(
-    numbers: &BTreeMap<u32, u64>,
+    numbers: &[Option<u64>],
     serializer: S,
 ) -> Result<S::Ok, S::Error> {
-    let mut entries: Vec<_> = numbers.iter().map(|(key, value)| (key.to_string(), value)).collect();
+    let known = numbers.iter().enumerate().filter_map(|(at, number)| Some((at, (*number)?)));
+    let mut entries: Vec<_> = known.map(|(at, number)| (at.to_string(), number)).collect();
     entries.sort_unstable();
     let mut map = serializer.serialize_map(Some(entries.len()))?;
     for (key, value) in entries {
-        map.serialize_entry(&key, value)?;
+        map.serialize_entry(&key, &value)?;
     }
     map.end()
 }

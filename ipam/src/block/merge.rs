@@ -69,8 +69,13 @@ impl Block {
         let handle = |detail: Detail<'a>| detail.0.and_then(|a| a.handle_id.as_deref());
         self.ordinals().filter_map(move |ordinal| {
             let (before, after) = (self.detail(ordinal), other.detail(ordinal));
-            (before != after)
-                .then(|| Difference { ordinal, handles: [handle(before), handle(after)] })
+            // Most attributes are shared by both.
+            let same = before.1 == after.1
+                && match (before.0, after.0) {
+                    (Some(before), Some(after)) => std::ptr::eq(before, after) || before == after,
+                    (before, after) => before.is_none() && after.is_none(),
+                };
+            (!same).then(|| Difference { ordinal, handles: [handle(before), handle(after)] })
         })
     }
 
@@ -89,10 +94,7 @@ impl Block {
             if let Some(slot) = block.allocations.get_mut(*ordinal as usize) {
                 *slot = index;
             }
-            match sequence {
-                Some(number) => block.sequence_number_for_allocation.insert(*ordinal, number),
-                None => block.sequence_number_for_allocation.remove(ordinal),
-            };
+            block.set_changed_under(*ordinal, sequence);
         }
         // In the order in which the later block would give them.
         let mut seen = vec![false; block.allocations.len()];
@@ -112,9 +114,8 @@ impl Block {
     }
 
     fn detail(&self, ordinal: u32) -> Detail<'_> {
-        let sequence = self.sequence_number_for_allocation.get(&ordinal).copied();
         let attribute = self.attribute(ordinal);
-        (attribute, sequence.filter(|_| attribute.is_some()))
+        (attribute, self.changed_under(ordinal).filter(|_| attribute.is_some()))
     }
 }
 

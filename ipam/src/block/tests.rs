@@ -259,7 +259,7 @@ proptest! {
                         let ordinal = block.ordinal(address).unwrap();
                         prop_assert!(model.held.insert(ordinal, h).is_none(), "given twice");
                         prop_assert!(!model.resting.contains_key(&ordinal), "given while it rested");
-                        prop_assert_eq!(block.sequence_number_for_allocation[&ordinal], before.sequence_number);
+                        prop_assert_eq!(block.changed_under(ordinal), Some(before.sequence_number));
                     }
                 }
                 Step::AllocateAddress(h, ordinal) => {
@@ -316,7 +316,7 @@ proptest! {
                 let held = model.held.get(&ordinal).map(ToString::to_string);
                 prop_assert_eq!(block.attribute(ordinal).and_then(|a| a.handle_id.clone()), held);
                 let used = model.held.contains_key(&ordinal) || model.resting.contains_key(&ordinal);
-                prop_assert_eq!(block.sequence_number_for_allocation.contains_key(&ordinal), used);
+                prop_assert_eq!(block.changed_under(ordinal).is_some(), used);
             }
         }
     }

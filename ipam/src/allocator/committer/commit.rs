@@ -67,6 +67,8 @@ impl Committer {
         for (cidr, block) in plan.blocks {
             match block {
                 Some(value) => {
+                    // Of others' blocks the addresses are announced.
+                    self.cache.moved |= !self.cache.owns(&cidr);
                     self.cache.blocks.insert(cidr, Seen { value, revision });
                 }
                 None => self.cache.install_block(cidr, None),
@@ -100,7 +102,7 @@ impl Committer {
                     self.owner.lose();
                 }
             } else if let Some(cidr) = parse_block_key(key) {
-                if self.cache.blocks.get(&cidr).map_or(0, |seen| seen.revision) != revision {
+                if self.cache.blocks.revision(&cidr) != revision {
                     culprit = key;
                     self.cache.install_block(cidr, entry.as_ref());
                 }

@@ -177,7 +177,7 @@ impl Committer {
         };
         let (block_key, affinity_key) =
             (model::block_key(&cidr), model::affinity_key(&self.cache.node, &cidr));
-        let block = self.cache.blocks.get(&cidr).map_or(0, |seen| seen.revision);
+        let block = self.cache.blocks.revision(&cidr);
         let affinity = self.cache.affinities.get(&cidr).map_or(0, |seen| seen.revision);
         if self.log_gone(cidr).await.is_err() {
             return Ok(false);

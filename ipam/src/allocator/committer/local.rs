@@ -28,6 +28,9 @@ mod mode;
 /// How long changes are gathered before the store gets them.
 const GATHER: Duration = Duration::from_millis(20);
 
+/// How old the status may be while the store gets what it lacks.
+const SHOWN: Duration = Duration::from_millis(100);
+
 type Awaited<T> = BoxFuture<'static, Result<T, StoreError>>;
 
 /// The mode, and what is on its way to the store.
@@ -65,6 +68,8 @@ pub(super) struct Local {
     /// Somebody took the name, if only for a moment: the blocks may be others' by now.
     doubtful: bool,
     pace: Pace,
+    /// When the status was last brought up to date.
+    shown: Option<Instant>,
 }
 
 impl Local {
@@ -101,6 +106,7 @@ impl Local {
             read_under: None,
             doubtful: false,
             pace: Pace::default(),
+            shown: None,
         }
     }
 
@@ -110,6 +116,17 @@ impl Local {
 
     pub(super) fn is_told(&mut self) {
         self.told = true;
+    }
+}
+
+/// Does what waits for the disk, while others do the work of this thread: handing it to another
+/// one and being woken by it would take as long as the disk does.
+async fn off_worker<T: Send + 'static>(
+    work: impl FnOnce() -> T + Send + 'static,
+) -> Result<T, String> {
+    match tokio::runtime::Handle::current().runtime_flavor() {
+        tokio::runtime::RuntimeFlavor::MultiThread => Ok(tokio::task::block_in_place(work)),
+        _ => tokio::task::spawn_blocking(work).await.map_err(|error| error.to_string()),
     }
 }
 
@@ -219,7 +236,7 @@ impl Committer {
             }
             self.seek_spares();
         }
-        self.show();
+        self.show_soon();
     }
 
     /// Requests of one handle keep their order: behind one that waits for the store, all do.
@@ -357,7 +374,7 @@ impl Committer {
                     (self.local.mark, self.local.unmarked) = (revision, true);
                 }
             } else if let Some(cidr) = model::parse_block_key(key) {
-                if self.cache.blocks.get(&cidr).map_or(0, |seen| seen.revision) != revision {
+                if self.cache.blocks.revision(&cidr) != revision {
                     self.cache.install_block(cidr, entry.as_ref());
                 }
             } else if let Some(handle) = key.strip_prefix(model::HANDLES)
@@ -412,16 +429,16 @@ impl Committer {
 
     async fn write_log(&mut self, changes: Vec<Change>) -> Result<(), Error> {
         let Some(mut log) = self.local.log.take() else { return Ok(()) };
-        let write = move || {
+        let written = off_worker(move || {
             let written = log.append(changes);
             (log, written)
-        };
-        let written = match tokio::task::spawn_blocking(write).await {
+        });
+        let written = match written.await {
             Ok((log, written)) => {
                 self.local.log = Some(log);
                 written
             }
-            Err(error) => Err(self.log_error(&error.to_string())),
+            Err(error) => Err(self.log_error(&error)),
         };
         if let Err(error) = &written {
             tracing::error!(%error, "the log cannot be written: local-first mode ends");
@@ -442,8 +459,18 @@ impl Committer {
         if known { self.write_log(vec![Change::Gone(cidr)]).await } else { Ok(()) }
     }
 
+    /// Shows how things are, unless they were shown a moment ago and a transaction of the mirror is
+    /// about to end, which shows them again: requests do not wait for that.
+    pub(super) fn show_soon(&mut self) {
+        let follows = self.local.due.is_some() || self.local.in_air.is_some();
+        if !(follows && self.local.shown.is_some_and(|at| at.elapsed() < SHOWN)) {
+            self.show();
+        }
+    }
+
     /// Says in the status which mode is in force, and how far the store is behind.
     pub(super) fn show(&mut self) {
+        self.local.shown = Some(Instant::now());
         let behind = self.cache.behind();
         if behind == 0 && !self.is_behind() {
             self.local.behind_since = None;

@@ -153,7 +153,7 @@ impl Committer {
 
     /// A search read a block, which a transaction may have overtaken with a younger state.
     fn saw(&mut self, cidr: IpNet, block: &Entry) {
-        let known = self.cache.blocks.get(&cidr).map_or(0, |seen| seen.revision);
+        let known = self.cache.blocks.revision(&cidr);
         if known < block.mod_revision {
             self.cache.install_block(cidr, Some(block));
         }

@@ -39,6 +39,14 @@ impl Place {
         Log::open(&self.path, "n", "i")
     }
 
+    /// What was written, without the room behind it.
+    fn bytes(&self, log: &Log) -> Vec<u8> {
+        let mut bytes = fs::read(&self.path).unwrap();
+        let behind = bytes.split_off(usize::try_from(log.length).unwrap());
+        assert!(!behind.is_empty() && is_zero(&behind));
+        bytes
+    }
+
     fn reopened(&self) -> BTreeMap<IpNet, Logged> {
         self.open().unwrap().unwrap().blocks().clone()
     }
@@ -73,13 +81,18 @@ fn a_torn_end_is_cut_wherever_it_was_torn() {
     let mut log = place.begin();
     let first = given(block("10.0.0.0/29"), "a");
     log.append(vec![Change::Local(Box::new(first.clone()))]).unwrap();
-    let (before, whole_before) = (log.blocks().clone(), fs::read(&place.path).unwrap());
+    let (before, whole_before) = (log.blocks().clone(), place.bytes(&log));
     log.append(vec![Change::Local(Box::new(given(first.clone(), "b")))]).unwrap();
-    let whole = fs::read(&place.path).unwrap();
+    let whole = place.bytes(&log);
     for end in whole_before.len() + 1..whole.len() {
         fs::write(&place.path, &whole[..end]).unwrap();
         assert_eq!(place.reopened(), before, "cut at {end}");
         assert_eq!(fs::metadata(&place.path).unwrap().len(), whole_before.len() as u64);
+        // In room that there was: what follows is zeros, and is not taken for a record later.
+        let mut in_room = whole[..end].to_vec();
+        in_room.resize(whole.len() + 500, 0);
+        fs::write(&place.path, in_room).unwrap();
+        assert_eq!(place.reopened(), before, "torn at {end}");
     }
     // Grown, and not written.
     let mut zeros = whole_before.clone();
@@ -95,11 +108,11 @@ fn a_torn_end_is_cut_wherever_it_was_torn() {
 fn damage_before_the_end_names_file_and_offset() {
     let place = Place::new();
     let mut log = place.begin();
-    let second = fs::metadata(&place.path).unwrap().len();
+    let second = log.length;
     let first = given(block("10.0.0.0/29"), "a");
     log.append(vec![Change::Local(Box::new(first.clone()))]).unwrap();
     log.append(vec![Change::Local(Box::new(given(first, "b")))]).unwrap();
-    let whole = fs::read(&place.path).unwrap();
+    let whole = place.bytes(&log);
     // What it began with was durable before the file had its name.
     fs::write(&place.path, &whole[..20]).unwrap();
     let error = place.open().unwrap_err().to_string();
@@ -132,18 +145,49 @@ fn does_not_grow_for_ever() {
     log.append(vec![Change::Block(Box::new(logged("10.1.0.0/20", 7)))]).unwrap();
     let mut most = 0;
     for round in 0.. {
+        // Forgotten, so that the whole block is written.
         local = given(local, "a");
         local.release_handle("a", Release::Now);
-        log.append(vec![Change::Local(Box::new(local.clone()))]).unwrap();
-        let length = fs::metadata(&place.path).unwrap().len();
-        if length < most {
+        let whole = Logged { local: local.clone(), ..logged("10.1.0.0/20", 7) };
+        log.append(vec![Change::Gone(local.cidr()), Change::Block(Box::new(whole))]).unwrap();
+        if log.length < most {
             assert!(most > COMPACT / 2 && round < 1000, "{most} after {round} rounds");
             break;
         }
-        most = length;
+        most = log.length;
     }
+    assert_eq!(fs::metadata(&place.path).unwrap().len(), ROOM);
     assert_eq!(place.reopened(), *log.blocks());
     log.append(vec![Change::Local(Box::new(given(local, "b")))]).unwrap();
+    assert_eq!(place.reopened(), *log.blocks());
+}
+
+#[test]
+fn a_change_is_written_as_what_changed() {
+    let place = Place::new();
+    let cidr: IpNet = "10.1.0.0/24".parse().unwrap();
+    let mut full = block("10.1.0.0/24");
+    for pod in 0..200 {
+        full = given(full, &format!("pod-{pod}"));
+    }
+    let mut log = place.begin();
+    let whole = Logged { stored: full.clone(), local: full.clone(), ..logged("10.1.0.0/24", 7) };
+    log.append(vec![Change::Block(Box::new(whole.clone()))]).unwrap();
+    let mut length = log.length;
+    let mut grew_by = |log: &Log| {
+        let grown = log.length - length;
+        length = log.length;
+        grown
+    };
+    let local = given(full, "one more");
+    log.append(vec![Change::Local(Box::new(local.clone()))]).unwrap();
+    assert!(grew_by(&log) < 200, "{:?}", place.bytes(&log));
+    // The store has it now, and the node is ahead of that again.
+    let next = given(local.clone(), "and one");
+    let landed = Logged { revision: 9, stored: local, local: next, ..whole };
+    log.append(vec![Change::Block(Box::new(landed.clone()))]).unwrap();
+    assert!(grew_by(&log) < 400);
+    assert_eq!(place.reopened()[&cidr], landed);
     assert_eq!(place.reopened(), *log.blocks());
 }
 
