@@ -1,9 +1,9 @@
 //! Netlink, as the agent speaks it: one encoder and decoder for nf_tables, links, addresses,
-//! routes, neighbours and conntrack, and the sockets they travel on.
+//! routes, neighbours, conntrack and logged packets, and the sockets they travel on.
 //!
 //! ```text
-//!   nft  link  addr  route  neigh  conntrack      typed messages <-> bytes, pure
-//!          └─────┴──────┬──────┴───────┘
+//!   nft  link  addr  route  neigh  conntrack  nflog ── headers   typed messages <-> bytes, pure
+//!          └─────┴──────┬──────┴───────┴────────┘
 //!                    buffer                       messages, attributes, nesting, limits
 //!                    socket ── poll ── netns      the only modules that make system calls
 //! ```
@@ -13,15 +13,17 @@
 //! Whatever the kernel (or a test) answers, decoding never panics: what is not understood is left out.
 //!
 //! Formats: `include/uapi/linux/{netlink,rtnetlink,if_link,neighbour}.h`,
-//! `include/uapi/linux/netfilter/{nf_tables,nfnetlink,nfnetlink_conntrack}.h`.
+//! `include/uapi/linux/netfilter/{nf_tables,nfnetlink,nfnetlink_conntrack,nfnetlink_log}.h`.
 
 pub mod addr;
 pub mod buffer;
 pub mod conntrack;
 mod error;
+pub mod headers;
 pub mod link;
 pub mod neigh;
 pub mod netns;
+pub mod nflog;
 pub mod nft;
 pub mod poll;
 pub mod route;
