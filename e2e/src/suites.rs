@@ -5,6 +5,7 @@
 //! of its own. Two beds are up at the same time, which is what two cores take.
 
 mod drain;
+mod drops;
 mod explain;
 mod fabric;
 mod foreign;
@@ -102,6 +103,7 @@ pub(crate) fn all() -> Vec<Test> {
         drain::TESTS,
         policy::TESTS,
         explain::TESTS,
+        drops::TESTS,
         nogap::TESTS,
         restart::TESTS,
         wrong::TESTS,

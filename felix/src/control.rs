@@ -1,8 +1,9 @@
-//! What `felix status`, `endpoints`, `routes`, `policy` and `explain` ask the running agent, and how they
-//! show it.
+//! What `felix status`, `endpoints`, `routes`, `policy`, `explain` and `drops` ask the running agent, and
+//! how they show it.
 //!
 //! The answers are the types below, as JSON over the agent's socket (see [`crate::cni::protocol`]).
 
+mod drops;
 mod explain;
 mod policies;
 mod table;
@@ -22,6 +23,7 @@ use serde::{Deserialize, Serialize};
 use crate::cni::protocol::{self, MAX_MESSAGE, MessageError, Request};
 use crate::source::SourceStatus;
 
+pub use drops::{DroppedPacket, DropsReport, PacketEnd, drops_text};
 pub(crate) use explain::verdict;
 pub use explain::{Explanation, FlowAnswer, Party, Then, explanation_text, parse_traffic};
 pub use policies::{HeldRevision, PoliciesReport, PolicyRow, policies_text};
@@ -257,6 +259,13 @@ pub enum AskError {
     /// Anything else, such as an agent of another version.
     #[error("{0}: {1}")]
     Other(String, MessageError),
+}
+
+impl AskError {
+    /// Whether it is the same as when an agent ends and another begins.
+    pub fn may_pass(&self) -> bool {
+        matches!(self, Self::NotRunning(_) | Self::Hangs(_) | Self::Closed(_))
+    }
 }
 
 /// Asks the agent. Blocks, for 10 seconds at most between two bytes.

@@ -6,10 +6,10 @@ use std::process::ExitCode;
 
 use anyhow::Context;
 use clap::{Parser, Subcommand, ValueEnum};
-use felix::cni::protocol::{DEFAULT_SOCKET, Question, Request};
+use felix::cni::protocol::{DEFAULT_SOCKET, DropsQuestion, Question, Request};
 use felix::config::Config;
 use felix::control::{
-    self, EndpointRow, Explanation, PoliciesReport, RouteRow, Rows, StatusReport,
+    self, DropsReport, EndpointRow, Explanation, PoliciesReport, RouteRow, Rows, StatusReport,
 };
 use felix::install::Install;
 use serde::Serialize;
@@ -17,6 +17,9 @@ use serde::de::DeserializeOwned;
 
 /// The exit code for a mistake in the configuration, as for one on the command line.
 const USAGE: u8 = 2;
+
+/// Between two questions to an agent that is away.
+const RESTART: std::time::Duration = std::time::Duration::from_secs(1);
 
 /// Caracal's node agent.
 #[derive(Debug, Parser)]
@@ -60,6 +63,18 @@ enum Command {
         /// verdicts of this node it would change; - for standard input
         #[arg(long, value_name = "FILE")]
         with: Option<PathBuf>,
+        #[command(flatten)]
+        ask: Ask,
+    },
+    /// The packets that policy denied on this node, and which policy it was: the recent past
+    Drops {
+        /// Go on with those to come, until interrupted
+        #[arg(short, long)]
+        follow: bool,
+        /// Only those that this pod sent or would have got: NAMESPACE/NAME, or NAME in namespace
+        /// default
+        #[arg(long, value_name = "POD")]
+        pod: Option<String>,
         #[command(flatten)]
         ask: Ask,
     },
@@ -133,6 +148,7 @@ fn main() -> ExitCode {
                 Question { source, destination, protocol, port, source_port, with: None };
             explain(question, with.as_deref(), &ask)
         }
+        Command::Drops { follow, pod, ask } => drops(&ask, pod, follow),
         Command::Policy(PolicyCommand::Status { pod, ask }) => {
             ask.show::<PoliciesReport>(&Request::Policies { pod }, control::policies_text)
         }
@@ -191,16 +207,20 @@ impl Ask {
         request: &Request,
         table: impl Fn(&T) -> String,
     ) -> anyhow::Result<()> {
+        let answer: T = self.ask(request)?;
+        match self.output {
+            Output::Table => print(&table(&answer)),
+            Output::Json => print(&format!("{}\n", serde_json::to_string_pretty(&answer)?)),
+        }
+    }
+
+    fn ask<T: DeserializeOwned>(&self, request: &Request) -> Result<T, control::AskError> {
         let socket =
             self.socket.clone().unwrap_or_else(|| match std::env::var_os("CARACAL_RUN_DIR") {
                 Some(run_dir) if !run_dir.is_empty() => PathBuf::from(run_dir).join("felix.sock"),
                 _ => DEFAULT_SOCKET.into(),
             });
-        let answer: T = control::ask(&socket, request)?;
-        match self.output {
-            Output::Table => print(&table(&answer)),
-            Output::Json => print(&format!("{}\n", serde_json::to_string_pretty(&answer)?)),
-        }
+        control::ask(&socket, request)
     }
 }
 
@@ -215,6 +235,48 @@ fn explain(mut question: Question, with: Option<&Path>, ask: &Ask) -> anyhow::Re
         }
     };
     ask.show::<Explanation>(&Request::Explain(Box::new(question)), control::explanation_text)
+}
+
+/// The recent past; then, if it is followed, every packet as it comes, each as a line of its own. An
+/// agent that is restarted meanwhile is waited for.
+fn drops(ask: &Ask, pod: Option<String>, follow: bool) -> anyhow::Result<()> {
+    let mut question = DropsQuestion { pod, after: None };
+    if !follow {
+        return ask.show::<DropsReport>(&Request::Drops(question), control::drops_text);
+    }
+    let mut problem: Option<String> = None;
+    loop {
+        let report = match ask.ask::<DropsReport>(&Request::Drops(question.clone())) {
+            Ok(report) => report,
+            Err(error) if question.after.is_some() && error.may_pass() => {
+                if problem.replace(error.to_string()).is_none() {
+                    warn(&error.to_string());
+                }
+                std::thread::sleep(RESTART);
+                continue;
+            }
+            Err(error) => return Err(error.into()),
+        };
+        if report.problem != problem {
+            report.problem.iter().for_each(|problem| warn(problem));
+            problem.clone_from(&report.problem);
+        }
+        if report.forgotten > 0 {
+            warn(&format!("{} packets were not seen in time", report.forgotten));
+        }
+        let mut lines = String::new();
+        for packet in &report.packets {
+            match ask.output {
+                Output::Table => lines.push_str(&packet.to_string()),
+                Output::Json => lines.push_str(&serde_json::to_string(packet)?),
+            }
+            lines.push('\n');
+        }
+        if !write(&lines)? {
+            return Ok(());
+        }
+        question.after = Some(report.next);
+    }
 }
 
 fn install(install: &Install) -> anyhow::Result<()> {
@@ -232,12 +294,16 @@ fn install(install: &Install) -> anyhow::Result<()> {
 
 /// To standard output. A reader that has seen enough (`felix routes | head`) is no failure.
 fn print(text: &str) -> anyhow::Result<()> {
+    write(text).map(|_| ())
+}
+
+/// The same. False: nobody reads any more.
+fn write(text: &str) -> anyhow::Result<bool> {
     let mut out = io::stdout().lock();
     match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
-        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
-            Err(error).context("standard output")
-        }
-        _ => Ok(()),
+        Ok(()) => Ok(true),
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(false),
+        Err(error) => Err(error).context("standard output"),
     }
 }
 

@@ -13,14 +13,15 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio_util::sync::CancellationToken;
 
 use super::arrears::{Arrears, Turn};
-use super::explain;
 use super::fabric::Fabric;
 use super::revisions::{Held, Revisions};
 use super::settings::Settings;
+use super::{drops, explain};
 use crate::cni::backend::{Failure, PodFacts};
 use crate::cni::protocol::Question;
 use crate::control::Explanation;
 use crate::engine::{AppliedPolicy, Counts, Engine, PolicyStanding, Problem};
+use crate::kernel::denied::DeniedPacket;
 use crate::kernel::{Kernel, TrackedFlow};
 use crate::model::{
     EndpointId, Kind, LocalEndpoint, Namespace, Object, ObjectKey, Pod, Update, Verdict,
@@ -53,6 +54,8 @@ pub(super) enum Command {
     Policies { reply: oneshot::Sender<Policies> },
     /// For `felix explain`: answered when what was taken in before is in the kernel.
     Explain { question: Box<Question>, reply: Explained },
+    /// Who denied these packets: answered when nobody else waits.
+    Denied { packets: Vec<DeniedPacket>, reply: drops::Attributed },
 }
 
 /// To whom a packet is explained.
@@ -95,6 +98,8 @@ pub(super) struct Brain {
     pub(super) waiting: Vec<(ObjectKey, String, oneshot::Sender<PodFacts>)>,
     /// Questions that wait for the end of this turn.
     pub(super) asked: Vec<(Box<Question>, Explained)>,
+    /// Packets that wait for the end of this turn.
+    pub(super) denied: Vec<(Vec<DeniedPacket>, drops::Attributed)>,
     pub(super) revisions: Revisions,
     pub(super) arrears: Arrears,
     pub(super) settings: Settings,
@@ -155,6 +160,10 @@ impl Brain {
                 // One that no longer waits has been undone by then.
                 drop(answer.send(result.clone()));
             }
+            for (packets, reply) in std::mem::take(&mut self.denied) {
+                let peering = self.fabric.peering();
+                drops::answer(&packets, &self.engine, &peering.borrow(), reply);
+            }
         }
     }
 
@@ -210,6 +219,7 @@ impl Brain {
             Command::Report { reply } => drop(reply.send(self.report())),
             Command::Policies { reply } => drop(reply.send(self.policies())),
             Command::Explain { question, reply } => self.asked.push((question, reply)),
+            Command::Denied { packets, reply } => self.denied.push((packets, reply)),
         }
     }
 

@@ -11,6 +11,7 @@ impl Reporter {
     /// Brings them up to date. A part that has ended keeps its last figures.
     pub(super) async fn measure(&self, metrics: &Metrics) {
         self.measure_kernel(&metrics.dataplane).await;
+        raise(&metrics.denied.lost, self.drops.lost());
         self.measure_ipam(&metrics.ipam);
         self.measure_bgp(&metrics.bgp).await;
     }

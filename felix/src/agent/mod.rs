@@ -4,7 +4,8 @@
 //!                      ┌──────────── fabric ──▶ bgp (speaker) ──routes──▶ kernel
 //!   source ──Update──▶ brain (engine) ──Delta──────────────────────────▶ kernel
 //!                       ▲      └───── fabric ──▶ addressing ─▶ ipam
-//!   CNI server ─ backend┴────────────────────────────────────▶ ipam, kernel
+//!   CNI server ─ backend┼────────────────────────────────────▶ ipam, kernel
+//!   drops ◀─────────────┴──────────────── what policy denies ─── kernel
 //!   HTTP: health, metrics                     1 thread each: nftables, routes, links, BGP
 //! ```
 //! Nothing here is taken out of the kernel when the agent ends: running pods keep their policy,
@@ -15,6 +16,7 @@ mod arrears;
 mod backend;
 mod bgp;
 mod brain;
+mod drops;
 mod explain;
 mod fabric;
 mod guard;
@@ -49,6 +51,7 @@ use self::settings::Settings;
 use crate::cni::{self, journal};
 use crate::config::{Config, IpamConfig};
 use crate::engine::Engine;
+use crate::kernel::denied::Denied;
 use crate::kernel::{self, Kernel};
 use crate::model::{IfIndex, LocalEndpoint, RouteChange, RouteTarget};
 use crate::observe::logging::Logging;
@@ -123,6 +126,8 @@ async fn start(
     let boot_id = journal::boot_id().context("the boot id")?;
     let (journal, loaded) = journal::Journal::open(&config.state_dir.join("endpoints"), &boot_id)?;
     let kernel = Kernel::start(kernel::Options::default()).context("the kernel")?;
+    let denied = Denied::listen(drops::QUEUE).context("the kernel")?;
+    let drops = Arc::new(drops::Drops::new(denied.monitor()));
     let restarting = kernel.status().await.context("the kernel")?.routes.found > 0;
     let ipam = open_ipam(config)?;
     let source = Source::open(&config.source, metrics.source.clone()).await?;
@@ -142,6 +147,7 @@ async fn start(
         kernel: kernel.clone(),
         ipam: ipam.clone(),
         bgp: running.subscribe(),
+        drops: Arc::clone(&drops),
     };
     // Nobody else sets it.
     let _ = measured.set(reporter.clone());
@@ -197,6 +203,7 @@ async fn start(
         namespaces: std::collections::BTreeMap::new(),
         waiting: Vec::new(),
         asked: Vec::new(),
+        denied: Vec::new(),
         revisions: revisions::Revisions::default(),
         arrears: arrears::Arrears::default(),
         settings: Settings::new(&config.node_name),
@@ -204,6 +211,8 @@ async fn start(
         complete: false,
     };
     tasks.spawn(brain.run(stop.clone()));
+    let (told, asked) = (metrics.denied.clone(), brain_sender.downgrade());
+    tasks.spawn(drops::run(denied, drops, asked, told, stop.clone()));
     let forgetting = kernel.clone();
     let bgp = Bgp {
         peering,

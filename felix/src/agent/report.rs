@@ -11,6 +11,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 
 use super::bgp::Running;
 use super::brain::{self, Command};
+use super::drops::Drops;
 use super::revisions::Held;
 use crate::cni::backend::{Failure, Query};
 use crate::cni::protocol::Question;
@@ -35,6 +36,7 @@ pub(super) struct Reporter {
     pub(super) kernel: Kernel,
     pub(super) ipam: ipam::Ipam,
     pub(super) bgp: watch::Receiver<Running>,
+    pub(super) drops: Arc<Drops>,
 }
 
 impl Reporter {
@@ -60,6 +62,7 @@ impl Reporter {
             Query::Routes => json(&Rows::bounded(self.routes().await?)),
             Query::Policies(pod) => json(&self.policies(pod.as_deref()).await?),
             Query::Explain(question) => json(&self.explain(question).await?),
+            Query::Drops(question) => json(&self.drops.answer(&self.node, &question).await),
         }
     }
 

@@ -10,7 +10,7 @@ use smallvec::SmallVec;
 use tokio::time::Instant;
 
 use super::annotations::Wishes;
-use super::protocol::{Error, PodCidrs, Question};
+use super::protocol::{DropsQuestion, Error, PodCidrs, Question};
 use super::spec::{Command, PodArgs, code};
 use crate::model::{EndpointId, IfIndex, Labels, LocalEndpoint};
 
@@ -102,6 +102,8 @@ pub enum Query {
     Policies(Option<String>),
     /// `felix explain`
     Explain(Box<Question>),
+    /// `felix drops`
+    Drops(DropsQuestion),
 }
 
 /// A request of a container runtime that was answered.

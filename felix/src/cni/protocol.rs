@@ -60,6 +60,30 @@ pub enum Request {
     },
     /// What becomes of a packet, and why: `felix explain`.
     Explain(Box<Question>),
+    /// Which packets were denied: `felix drops`.
+    Drops(DropsQuestion),
+}
+
+/// Which denied packets are asked for.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct DropsQuestion {
+    /// Only those that this pod sent or would have got: `namespace/name`, or a name in `default`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pod: Option<String>,
+    /// Only those after this place, as an earlier answer gave it; the answer then waits a moment for
+    /// one if there is none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub after: Option<Place>,
+}
+
+/// A place in the agent's memory of denied packets.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Place {
+    /// Which start of the agent it is of.
+    pub start: u64,
+    /// How many packets came before.
+    pub number: u64,
 }
 
 /// What `felix explain` asks.

@@ -256,6 +256,7 @@ impl<B: Backend> Server<B> {
             Request::Routes => Query::Routes,
             Request::Policies { pod } => Query::Policies(pod),
             Request::Explain(question) => Query::Explain(question),
+            Request::Drops(question) => Query::Drops(question),
         };
         let answer = self.0.attachments.backend().query(query);
         let answer = match timeout(self.0.attachments.options().deadline, answer).await {

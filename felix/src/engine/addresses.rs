@@ -75,6 +75,11 @@ impl Addresses {
         }
     }
 
+    /// Whether a workload holds the address.
+    pub(super) fn has_owner(&self, address: IpAddr) -> bool {
+        self.book.get(&address).is_some_and(|entry| !entry.owners.is_empty())
+    }
+
     /// A Service's slice or a node says this of the address.
     pub(super) fn attest(&mut self, address: IpAddr, atoms: &[Atom]) {
         if atoms.is_empty() {

@@ -3,6 +3,7 @@
 //!
 //! Everything here is as of the last delta taken.
 
+mod denial;
 mod what_if;
 
 use std::net::IpAddr;
@@ -14,13 +15,14 @@ use serde::{Deserialize, Serialize};
 use super::active::ActivePolicy;
 use super::atoms::{Atom, Question};
 use super::policies::Revision;
-use super::policy::Policy;
+use super::policy::{Policy, Rule};
 use super::program::Met;
 use super::table::{Header, Ruling, Step};
 use super::workloads::Local;
 use super::{Engine, slot};
 use crate::model::{Class, Direction, Flow, Key, Object, ObjectKey, Traffic, Value, Verdict};
 
+pub use denial::Denial;
 pub use what_if::{Example, VerdictChange};
 
 /// Most policies in one answer that do nothing to the packet, and most that is said of its other
@@ -324,19 +326,17 @@ impl Engine {
     /// A rule by its place among those of the policy in the engine's own words.
     fn text(&self, policy: &Policy, direction: Direction, number: u32) -> Option<RuleText> {
         let rule = policy.rules(direction)?.get(usize::try_from(number).ok()?)?;
-        let Some(number) = rule.number else {
+        let field = field(rule, direction);
+        if rule.number.is_none() {
             let errors = self.errors.get(&(policy.id.kind, policy.id.key.clone()));
             let lines = errors.into_iter().flatten();
             let lines = lines.map(|error| format!("{}: {}", error.field, error.reason));
-            return Some(RuleText { field: "spec".into(), text: lines.collect() });
-        };
-        let list = match direction {
-            Direction::Ingress => "ingress",
-            Direction::Egress => "egress",
-        };
+            return Some(RuleText { field, text: lines.collect() });
+        }
         let object = self.written.get(&policy.id).and_then(to_json)?;
-        let text = object.pointer(&format!("/spec/{list}/{number}")).cloned().unwrap_or_default();
-        Some(RuleText { field: format!("spec.{list}[{number}]"), text })
+        let pointer = format!("/{}", field.replace(['.', '['], "/").replace(']', ""));
+        let text = object.pointer(&pointer).cloned().unwrap_or_default();
+        Some(RuleText { field, text })
     }
 
     fn membership(&self, atom: Atom) -> Option<String> {
@@ -355,6 +355,15 @@ impl Engine {
             Question::NamespaceUnknown => "its namespace is not known yet".to_owned(),
         })
     }
+}
+
+/// Where a rule stands in the object.
+fn field(rule: &Rule, direction: Direction) -> String {
+    let list = match direction {
+        Direction::Ingress => "ingress",
+        Direction::Egress => "egress",
+    };
+    rule.number.map_or_else(|| "spec".into(), |number| format!("spec.{list}[{number}]"))
 }
 
 /// The address that is judged, and the other side's.

@@ -56,7 +56,7 @@ use self::atoms::Atoms;
 use self::classes::Classes;
 use self::convert::FieldError;
 pub use self::explain::{
-    Considered, Element, Example, Judgement, Outcome, Place, RuleText, Side, VerdictChange,
+    Considered, Denial, Element, Example, Judgement, Outcome, Place, RuleText, Side, VerdictChange,
 };
 use self::network_sets::NetworkSet;
 use self::nodes::Nodes;

@@ -38,6 +38,8 @@ struct Line {
 /// A line that matches a packet.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Met<'a> {
+    /// Its place among the lines, of which each policy has one for each rule, and each tier one more.
+    pub(super) number: u32,
     /// The policy and its rule; None: the end of a tier, or of the program.
     pub(super) rule: Option<(&'a Arc<ActivePolicy>, u32)>,
     /// What it does to the packet.
@@ -233,16 +235,16 @@ impl Program {
     /// one that decides.
     pub(super) fn trace(&self, atoms: &[Atom], header: Header) -> Vec<Met<'_>> {
         let (mut met, mut from) = (Vec::new(), 0);
-        for number in self.candidates(atoms) {
-            let line = &self.lines[number as usize];
+        for place in self.candidates(atoms) {
+            let line = &self.lines[place as usize];
             let step = match line.rule(self.key.direction) {
                 None => Some(line.step),
                 Some(rule) if self.covers(rule, header, atoms) => step_for(line, rule, atoms),
                 Some(_) => None,
             };
-            let Some(step) = step.filter(|_| number >= from) else { continue };
+            let Some(step) = step.filter(|_| place >= from) else { continue };
             let rule = line.rule.as_ref().map(|(policy, number)| (policy, *number));
-            met.push(Met { rule, step });
+            met.push(Met { number: place, rule, step });
             match step {
                 Step::Decide(_) => break,
                 Step::SkipTo(next) => from = next,

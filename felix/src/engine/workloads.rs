@@ -253,6 +253,11 @@ impl Workloads {
         indexes.filter_map(|index| self.locals.get(self.by_index.get(index)?))
     }
 
+    /// The endpoint of this node behind an interface.
+    pub(super) fn at(&self, index: IfIndex) -> Option<&Local> {
+        self.locals.get(self.by_index.get(&index)?)
+    }
+
     /// Endpoints whose interface index was given to another, with their pods.
     pub(super) fn displaced(&self) -> impl Iterator<Item = &(ObjectKey, IfIndex)> {
         self.displaced.values()

@@ -11,7 +11,8 @@
 //!
 //! `judge` runs egress, then ingress policy. Both classify the other side's address into the packet's
 //! mark, then look for a verdict, most specific key first: allowed is `return`, denied is `goto deny`; where a
-//! policy logs the packet, a chain between does that, as often as its limit allows.
+//! policy logs the packet, a chain between does that, as often as its limit allows. Of what is denied the
+//! agent is told a sample (`denied.rs`).
 //! The packet's mark is scratch memory only here. One that was set before is kept in the flow's mark
 //! meanwhile; as a rule there is none, and the flow's mark is not touched.
 
@@ -37,6 +38,15 @@ pub(super) const DENY: &str = "deny";
 pub const LOG_GROUP: u16 = 3234;
 /// Of each kind of packet that is logged: how many a second at most, and at once.
 const LOG_RATE: (u64, u32) = (10, 100);
+/// Where a sample of the packets goes that policy denies: the agent itself listens, so that the other
+/// group is free for others.
+pub(super) const DENIED_GROUP: u16 = 3235;
+/// Of these: how many a second at most, and at once. It bounds what the agent does with them.
+const DENIED_RATE: (u64, u32) = (100, 200);
+/// What is said of a packet that begins a flow, and of one of a flow that was allowed once.
+pub(super) const DENIED_NEW: &str = "caracal denied ";
+/// As above.
+pub(super) const DENIED_CUT: &str = "caracal cut ";
 
 /// The chain that elements go to whose packets are logged before their verdict.
 pub(super) fn log_chain(direction: Direction, allow: bool) -> &'static str {
@@ -62,6 +72,12 @@ fn log(direction: Direction, allow: bool) -> Chain {
         rules.push(Rule::new().verdict(Verdict::Goto(DENY)));
     }
     plain(log_chain(direction, allow), rules)
+}
+
+/// Tells the agent of as many of these packets as the limit allows.
+fn tell(rule: Rule, prefix: &str) -> Rule {
+    let (rate, burst) = DENIED_RATE;
+    rule.limit_per_second(rate, burst).log(prefix, DENIED_GROUP)
 }
 
 /// The chain that exists only while addresses are masqueraded.
@@ -183,16 +199,20 @@ pub(super) fn chains(params: &Params, masquerade: bool) -> Vec<Chain> {
             [
                 // What judge_marked kept of the packet's mark.
                 Rule::new().set_ct_mark(0),
+                tell(Rule::new(), DENIED_NEW),
                 drop_counted(Rule::new(), "denied by policy"),
             ],
         ),
         plain("unknown", [drop_counted(Rule::new(), "endpoint not known")]),
         plain(
             "cut",
-            [
-                drop_counted(Rule::new().is_in(&[Field::Iif], "wl"), "established, now denied"),
-                drop_counted(Rule::new().is_in(&[Field::Oif], "wl"), "established, now denied"),
-            ],
+            [Field::Iif, Field::Oif]
+                .into_iter()
+                .flat_map(|side| {
+                    let ours = || Rule::new().is_in(&[side], "wl");
+                    [tell(ours(), DENIED_CUT), drop_counted(ours(), "established, now denied")]
+                })
+                .collect::<Vec<_>>(),
         ),
         from_endpoint6(),
         plain(

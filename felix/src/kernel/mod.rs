@@ -6,6 +6,7 @@
 //!                    ──▶ routes                            repaired upon notification
 //!                    ──▶ links × 4                         a pod's link, created or deleted
 //!                    ──▶ flows                             cut, resumed, forgotten
+//!  denied ◀── a sample of what policy denies
 //! ```
 //! Each is a thread with its own netlink socket, in the network namespace of the thread that called
 //! [`Kernel::start`].
@@ -19,6 +20,7 @@
 //! reset them: others may rely on them by then. With IPv6 forwarding an interface takes router
 //! advertisements only if its `accept_ra` is 2.
 
+pub mod denied;
 mod elements;
 pub mod flows;
 pub mod layout;

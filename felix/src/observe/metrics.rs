@@ -20,6 +20,8 @@ pub struct Metrics {
     pub source: SourceMetrics,
     /// The engine and the kernel writer.
     pub dataplane: DataplaneMetrics,
+    /// Packets that policy denies.
+    pub denied: DeniedMetrics,
     /// The CNI server.
     pub cni: CniMetrics,
     /// Address management.
@@ -85,6 +87,18 @@ pub struct PeerLabel {
     pub peer: String,
 }
 
+/// Who denies a packet.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct DeniedLabels {
+    /// `ingress` or `egress`; empty where it cannot be said any more.
+    pub direction: &'static str,
+    /// The tier; empty where it cannot be said any more.
+    pub tier: String,
+    /// Kind, namespace and name; `default action` of the tier, `unknown`, or `others` for those of
+    /// which there would be too many.
+    pub policy: String,
+}
+
 /// An address family.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub struct FamilyLabel {
@@ -135,6 +149,15 @@ pub struct DataplaneMetrics {
     pub repairs: Family<ObjectLabel, Counter>,
     /// Established flows ended because policy now denies them.
     pub flows_ended: Counter,
+}
+
+/// `felix_denied_*`.
+#[derive(Clone, Default)]
+pub struct DeniedMetrics {
+    /// Packets that the kernel told of, by policy.
+    pub packets: Family<DeniedLabels, Counter>,
+    /// Packets that it told of and nobody had room for.
+    pub lost: Counter,
 }
 
 /// `felix_cni_*`.
@@ -210,6 +233,7 @@ impl Metrics {
         Self {
             source: SourceMetrics::register(registry.sub_registry_with_prefix("felix_source")),
             dataplane: DataplaneMetrics::register(registry.sub_registry_with_prefix("felix")),
+            denied: DeniedMetrics::register(registry.sub_registry_with_prefix("felix_denied")),
             cni: CniMetrics::register(registry.sub_registry_with_prefix("felix_cni")),
             ipam: IpamMetrics::register(registry.sub_registry_with_prefix("ipam")),
             bgp: BgpMetrics::register(registry.sub_registry_with_prefix("bgp")),
@@ -300,6 +324,21 @@ impl DataplaneMetrics {
             "flows_ended",
             "Established flows ended because policy denies them",
             flows_ended,
+        );
+        metrics
+    }
+}
+
+impl DeniedMetrics {
+    fn register(registry: &mut Registry) -> Self {
+        let metrics = Self::default();
+        let Self { packets, lost } = metrics.clone();
+        let help = "Denied packets that the kernel told of, which is a hundred a second at most, by policy";
+        registry.register("packets", help, packets);
+        registry.register(
+            "packets_lost",
+            "Denied packets told of for which there was no room",
+            lost,
         );
         metrics
     }

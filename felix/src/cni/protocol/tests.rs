@@ -39,7 +39,10 @@ fn requests_are_tagged_json_behind_a_length() {
 
 #[test]
 fn every_request_and_reply_comes_back_as_it_went() {
-    for request in [add(), Request::Status, Request::Endpoints, Request::Routes, explain()] {
+    let after = Some(Place { start: 7, number: 8 });
+    let drops = Request::Drops(DropsQuestion { pod: Some("shop/web".into()), after });
+    let simple = [Request::Status, Request::Endpoints, Request::Routes];
+    for request in simple.into_iter().chain([add(), explain(), drops]) {
         let mut bytes = Vec::new();
         send(&mut bytes, &request).unwrap();
         assert_eq!(receive::<Request>(&mut bytes.as_slice()).unwrap(), request);

@@ -60,6 +60,18 @@ pub(super) fn explained(
         Verdict::Deny => Outcome::Denies,
     };
     prop_assert_eq!(decided, [expected], "{:?} {:?}", header, said.considered);
+    let (input, output) = match direction {
+        Direction::Egress => (Some(index), None),
+        Direction::Ingress => (None, Some(index)),
+    };
+    let denial = engine.denial(&header.flow(), input, output);
+    let row = said.considered.iter().find(|row| row.outcome == Outcome::Denies);
+    let row = row.map(|row| {
+        let field = row.rule.as_ref().map(|rule| rule.field.clone());
+        (direction, Some(row.tier.clone()), row.policy.clone(), field)
+    });
+    let short = denial.map(|it| (it.direction, it.tier, it.policy, it.rule));
+    prop_assert_eq!(short, row, "{:?}", header);
     let (_, logged) = kernel.ruling(direction, index, peer, protocol, (source_port, port));
     let logs = said.considered.iter().any(|row| row.outcome == Outcome::Logs);
     prop_assert_eq!(logs, logged, "{:?} {:?}", header, said.considered);

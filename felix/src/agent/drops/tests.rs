@@ -1,0 +1,263 @@
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use smallvec::SmallVec;
+
+use super::*;
+use crate::model::{EndpointId, IfIndex, Labels, LocalEndpoint, Node, Object, Update};
+
+const INDEX: IfIndex = 7;
+
+fn record(pod: &str) -> DroppedPacket {
+    let end = |name: &str, address: &str, port| PacketEnd {
+        name: Some(name.into()),
+        address: address.parse().unwrap(),
+        port: Some(port),
+    };
+    DroppedPacket {
+        time: SystemTime::UNIX_EPOCH.into(),
+        protocol: "TCP".into(),
+        source: end(pod, "10.0.0.1", 1),
+        destination: end("shop/api", "10.0.0.2", 2),
+        icmp_type: None,
+        icmp_code: None,
+        established: false,
+        denied: None,
+    }
+}
+
+fn drops() -> Drops {
+    Drops::new(DeniedMonitor::default())
+}
+
+fn after(place: Place) -> DropsQuestion {
+    DropsQuestion { after: Some(place), ..DropsQuestion::default() }
+}
+
+#[tokio::test]
+async fn the_last_thousand_are_kept_and_what_is_forgotten_is_counted() {
+    let drops = drops();
+    drops.add((0..3).map(|_| record("shop/web")));
+    let all = drops.answer("n1", &DropsQuestion::default()).await;
+    assert_eq!((all.packets.len(), all.forgotten, all.next.number), (3, 0, 3));
+    drops.add((0..KEPT + 7).map(|_| record("shop/web")));
+    let rest = drops.answer("n1", &after(all.next)).await;
+    assert_eq!((rest.packets.len(), rest.forgotten), (KEPT, 7));
+    assert_eq!(rest.next.number, 3 + KEPT as u64 + 7);
+    // The place of another start of the agent: all that there is.
+    let other = Place { start: rest.next.start + 1, number: rest.next.number };
+    let all = drops.answer("n1", &after(other)).await;
+    assert_eq!((all.packets.len(), all.forgotten), (KEPT, 0));
+}
+
+#[tokio::test]
+async fn a_pod_is_told_of_its_own_and_goes_on_behind_the_others() {
+    let drops = drops();
+    drops.add(["shop/web", "default/web", "shop/web"].map(record));
+    for (pod, number) in [("shop/web", 2), ("web", 1), ("shop/api", 3), ("api", 0)] {
+        let question = DropsQuestion { pod: Some(pod.into()), after: None };
+        let report = drops.answer("n1", &question).await;
+        assert_eq!((report.packets.len(), report.next.number), (number, 3), "{pod}");
+    }
+}
+
+#[tokio::test]
+async fn a_follower_is_told_as_soon_as_there_is_something() {
+    let drops = Arc::new(drops());
+    let start = drops.answer("n1", &DropsQuestion::default()).await.next;
+    let follower = tokio::spawn({
+        let drops = Arc::clone(&drops);
+        async move { drops.answer("n1", &after(start)).await }
+    });
+    drops.add([record("shop/web")]);
+    assert_eq!(follower.await.unwrap().packets.len(), 1);
+}
+
+#[tokio::test]
+async fn an_answer_fits_in_a_message_and_the_next_one_goes_on() {
+    let drops = drops();
+    let long = |n: usize| record(&format!("shop/{}{n}", "x".repeat(4000)));
+    drops.add((0..KEPT).map(long));
+    let (mut seen, mut question) = (Vec::new(), DropsQuestion::default());
+    while seen.len() < KEPT {
+        let report = drops.answer("n1", &question).await;
+        assert!(serde_json::to_vec(&report).unwrap().len() < MAX_MESSAGE);
+        assert!(!report.packets.is_empty() && report.forgotten == 0);
+        seen.extend(report.packets);
+        question = after(report.next);
+    }
+    assert_eq!(seen, (0..KEPT).map(long).collect::<Vec<_>>());
+}
+
+#[test]
+fn the_metric_does_not_grow_without_bound() {
+    let mut counts = Counts { metrics: DeniedMetrics::default(), known: HashSet::new() };
+    let denial = |n: usize| Denial {
+        direction: Direction::Egress,
+        endpoint: "shop/web".into(),
+        tier: Some("default".into()),
+        policy: Some(format!("NetworkPolicy shop/{n}")),
+        rule: None,
+        selected_by: Vec::new(),
+    };
+    for n in 0..LABELS + 50 {
+        counts.count(Some(&denial(n)));
+    }
+    counts.count(Some(&denial(0)));
+    counts.count(None);
+    let count = |labels: DeniedLabels| counts.metrics.packets.get_or_create(&labels).get();
+    assert_eq!(count(labels(Some(&denial(0)))), 2);
+    let others =
+        DeniedLabels { tier: String::new(), policy: "others".into(), ..labels(Some(&denial(0))) };
+    assert_eq!(count(others), 50);
+}
+
+/// Pod shop/api of this node, node2, and pod shop/web of that; nothing but TCP to port 80 reaches api.
+fn parts() -> (Engine, Peering) {
+    let (mut engine, mut peering) = (Engine::new(), Peering::new("node1", "caracal-system"));
+    engine.endpoint_set(LocalEndpoint {
+        id: EndpointId { container_id: "c1".into(), ifname: "eth0".into() },
+        namespace: "shop".into(),
+        pod: "api".into(),
+        pod_uid: String::new(),
+        netns: String::new(),
+        host_interface: "cali1".into(),
+        host_index: INDEX,
+        mac: [2, 0, 0, 0, 0, 1],
+        addresses: SmallVec::from_iter(["10.0.0.1".parse().unwrap()]),
+        handle: String::new(),
+        mtu: 1500,
+        labels: BTreeMap::new(),
+        service_account: String::new(),
+    });
+    let policy = "apiVersion: networking.k8s.io/v1
+kind: NetworkPolicy
+metadata: {name: web, namespace: shop}
+spec: {podSelector: {}, ingress: [{ports: [{port: 80}]}]}
+---
+apiVersion: v1
+kind: Pod
+metadata: {name: web, namespace: shop}
+spec: {nodeName: node2, containers: []}
+status: {podIP: 10.0.1.1, podIPs: [{ip: 10.0.1.1}]}
+";
+    let objects = crate::source::objects(policy).unwrap();
+    let node = Object::Node(Node {
+        name: "node2".into(),
+        labels: Labels::default(),
+        ipv4: "172.16.0.2".parse().ok(),
+        ipv6: None,
+        addresses: Default::default(),
+        as_number: None,
+        route_reflector_cluster_id: None,
+        unschedulable: false,
+        pod_cidrs: Arc::default(),
+    });
+    for update in objects.into_iter().chain([node]).map(Update::Set).chain([Update::InSync]) {
+        peering.apply(&update);
+        engine.apply(update);
+    }
+    drop(engine.take_delta());
+    (engine, peering)
+}
+
+fn packet(source: &str, port: u16) -> DeniedPacket {
+    DeniedPacket {
+        flow: Flow {
+            protocol: 6,
+            source: source.parse().unwrap(),
+            destination: "10.0.0.1".parse().unwrap(),
+            source_port: 50000,
+            destination_port: port,
+        },
+        established: false,
+        input: Some(2),
+        output: Some(INDEX),
+        time: SystemTime::UNIX_EPOCH,
+    }
+}
+
+#[test]
+fn packets_have_the_names_of_both_sides_and_of_who_denied_them() {
+    let (engine, peering) = parts();
+    let packets = [
+        packet("10.0.1.1", 22),
+        packet("172.16.0.2", 22),
+        packet("192.0.2.9", 22),
+        packet("10.0.1.1", 80),
+    ];
+    let records = attribute(&packets, &engine, &peering);
+    let names: Vec<_> = records.iter().map(|record| record.source.name.as_deref()).collect();
+    assert_eq!(names, [Some("shop/web"), Some("node/node2"), None, Some("shop/web")]);
+    for record in &records[..3] {
+        assert_eq!(record.destination.name.as_deref(), Some("shop/api"));
+        let denial = record.denied.as_ref().unwrap();
+        assert_eq!((denial.direction, denial.endpoint.as_str()), (Direction::Ingress, "shop/api"));
+        assert_eq!((denial.tier.as_deref(), denial.policy.as_deref()), (Some("default"), None));
+        assert_eq!(denial.selected_by, ["KubernetesNetworkPolicy shop/web"]);
+    }
+    // It is allowed by now.
+    assert_eq!(records[3].denied, None);
+    // It came by another way than policy looks at.
+    let foreign = DeniedPacket { output: Some(INDEX + 1), ..packets[0].clone() };
+    assert_eq!(attribute(&[foreign], &engine, &peering)[0].denied, None);
+}
+
+#[test]
+fn an_answer_in_a_flow_that_was_cut_is_judged_as_its_first_packet_would_be() {
+    let (engine, peering) = parts();
+    let first = packet("10.0.1.1", 22).flow;
+    let answer = DeniedPacket {
+        flow: reversed(&first),
+        established: true,
+        input: Some(INDEX),
+        output: Some(2),
+        ..packet("10.0.1.1", 22)
+    };
+    let [record] = &attribute(std::slice::from_ref(&answer), &engine, &peering)[..] else {
+        panic!()
+    };
+    assert_eq!(record.source.name.as_deref(), Some("shop/api"));
+    assert!(record.established);
+    assert_eq!(record.denied.as_ref().unwrap().direction, Direction::Ingress);
+    let new = DeniedPacket { established: false, ..answer };
+    assert_eq!(attribute(&[new], &engine, &peering)[0].denied, None);
+}
+
+/// Everything from the queue to the records, with a brain that only answers.
+#[tokio::test]
+async fn packets_go_through_the_brain_in_bounded_questions() {
+    let (engine, peering) = parts();
+    let (sender, denied, monitor) = Denied::by_hand(QUEUE);
+    let drops = Arc::new(Drops::new(monitor));
+    let (brain, mut commands) = mpsc::channel(8);
+    let most = Arc::new(AtomicUsize::new(0));
+    let seen = Arc::clone(&most);
+    let answering = tokio::spawn(async move {
+        while let Some(command) = commands.recv().await {
+            if let Command::Denied { packets, reply } = command {
+                seen.fetch_max(packets.len(), Ordering::Relaxed);
+                answer(&packets, &engine, &peering, reply);
+            }
+        }
+    });
+    for _ in 0..300 {
+        sender.send(packet("10.0.1.1", 22)).await.unwrap();
+    }
+    let stop = CancellationToken::new();
+    let metrics = DeniedMetrics::default();
+    let task = run(denied, Arc::clone(&drops), brain.downgrade(), metrics.clone(), stop.clone());
+    let task = tokio::spawn(task);
+    let mut told = drops.told.subscribe();
+    tokio::time::timeout(Duration::from_secs(30), told.wait_for(|number| *number == 300))
+        .await
+        .unwrap()
+        .unwrap();
+    assert!(most.load(Ordering::Relaxed) <= BATCH);
+    let record = drops.recent().records.back().cloned().unwrap();
+    assert_eq!(metrics.packets.get_or_create(&labels(record.denied.as_ref())).get(), 300);
+    stop.cancel();
+    task.await.unwrap().unwrap();
+    drop(brain);
+    answering.await.unwrap();
+}
