@@ -11,9 +11,10 @@ use std::sync::Arc;
 
 use api::policy::{
     Action as Given, ClusterNetworkPolicy, ClusterNetworkPolicySpec, EgressPeer, NamespacedPod,
-    Port, Ports, Protocol, Tier as GivenTier,
+    Ports, Protocol, Tier as GivenTier,
 };
 use api::selector::Selector;
+use api::validate;
 use ipnet::IpNet;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector;
 
@@ -42,55 +43,40 @@ pub(super) fn tier(spec: &ClusterNetworkPolicySpec) -> &'static str {
 pub(super) fn convert(object: &ClusterNetworkPolicy, tier: Arc<Tier>) -> (Policy, Vec<FieldError>) {
     let spec = &object.spec;
     let mut errors = Errors::default();
-    if spec.tier == GivenTier::Unknown {
-        errors.add("spec.tier", "is neither Admin nor Baseline");
-    }
-    if !(0..=1000).contains(&spec.priority) {
-        errors.add("spec.priority", format!("{} is not from 0 to 1000", spec.priority));
-    }
-    let subject = of_one(
-        spec.subject.namespaces.as_ref(),
-        spec.subject.pods.as_ref(),
-        "spec.subject",
-        &mut errors,
-    );
+    note(object.check_envelope(), &mut errors);
+    let subject = &spec.subject;
+    let subject =
+        pods(subject.namespaces.as_ref(), subject.pods.as_ref(), "spec.subject", &mut errors);
     let is_closed = !errors.0.is_empty();
 
-    let mut ingress = Vec::new();
-    for (number, rule) in spec.ingress.iter().enumerate() {
+    let ingress = spec.ingress.iter().enumerate().filter_map(|(number, rule)| {
         let path = format!("spec.ingress[{number}]");
-        let peers = |errors: &mut Errors| {
-            each(&rule.from, &format!("{path}.from"), errors, |peer, path, errors| {
-                let selector = of_one(peer.namespaces.as_ref(), peer.pods.as_ref(), path, errors);
-                vec![Peer { selector: Some(selector), ..Peer::default() }]
-            })
+        let peers = |errors: &mut Errors| -> Vec<Peer> {
+            let peers = rule.from.iter().enumerate().map(|(number, peer)| {
+                let path = format!("{path}.from[{number}]");
+                let selector = pods(peer.namespaces.as_ref(), peer.pods.as_ref(), &path, errors);
+                Peer { selector: Some(selector), ..Peer::default() }
+            });
+            peers.collect()
         };
-        let given = GivenRule {
-            number,
-            action: rule.action,
-            protocols: rule.protocols.as_deref(),
-            path: &path,
-        };
-        ingress.extend(given.convert(is_closed, peers, &mut errors));
-    }
-    let mut egress = Vec::new();
-    for (number, rule) in spec.egress.iter().enumerate() {
+        let given = GivenRule { number, action: rule.action, protocols: rule.protocols.as_deref() };
+        given.convert(rule.check(&path), is_closed, peers, &path, &mut errors)
+    });
+    let ingress: Vec<Rule> = ingress.collect();
+    let egress = spec.egress.iter().enumerate().filter_map(|(number, rule)| {
         let path = format!("spec.egress[{number}]");
-        let names_ports =
-            rule.protocols.iter().flatten().any(|of| !of.destination_named_port.is_empty());
-        let peers = |errors: &mut Errors| {
-            each(&rule.to, &format!("{path}.to"), errors, |peer, path, errors| {
-                destination(peer, rule.action, names_ports, path, errors)
-            })
+        let peers = |errors: &mut Errors| -> Vec<Peer> {
+            let peers = rule.to.iter().enumerate();
+            peers
+                .map(|(number, peer)| {
+                    destination(peer, rule.action, &format!("{path}.to[{number}]"), errors)
+                })
+                .collect()
         };
-        let given = GivenRule {
-            number,
-            action: rule.action,
-            protocols: rule.protocols.as_deref(),
-            path: &path,
-        };
-        egress.extend(given.convert(is_closed, peers, &mut errors));
-    }
+        let given = GivenRule { number, action: rule.action, protocols: rule.protocols.as_deref() };
+        given.convert(rule.check(&path), is_closed, peers, &path, &mut errors)
+    });
+    let egress: Vec<Rule> = egress.collect();
     let name = object.metadata.name.as_deref().unwrap_or_default();
     let policy = Policy {
         id: PolicyId { kind: Kind::ClusterNetworkPolicy, key: ObjectKey::cluster(name) },
@@ -103,20 +89,25 @@ pub(super) fn convert(object: &ClusterNetworkPolicy, tier: Arc<Tier>) -> (Policy
     (policy, errors.0)
 }
 
+fn note(found: Vec<validate::FieldError>, errors: &mut Errors) {
+    found.into_iter().for_each(|error| errors.add(error.path, error.message));
+}
+
 /// What rules of both directions have in common.
 struct GivenRule<'a> {
     number: usize,
     action: Given,
     protocols: Option<&'a [Protocol]>,
-    path: &'a str,
 }
 
 impl GivenRule<'_> {
-    /// None if it is wrong and would accept.
+    /// None if it is wrong and would accept. `wrong`: what an API server would refuse of it.
     fn convert(
         &self,
+        wrong: Vec<validate::FieldError>,
         is_closed: bool,
         peers: impl FnOnce(&mut Errors) -> Vec<Peer>,
+        path: &str,
         errors: &mut Errors,
     ) -> Option<Rule> {
         let before = errors.0.len();
@@ -125,12 +116,13 @@ impl GivenRule<'_> {
             Given::Deny => Action::Deny,
             Given::Pass => Action::Pass,
             Given::Unknown => {
-                errors.add(format!("{}.action", self.path), "is none of Accept, Deny and Pass");
+                errors.add(format!("{path}.action"), "is none of Accept, Deny and Pass");
                 Action::Deny
             }
         };
+        note(wrong, errors);
         let peers = peers(errors);
-        let traffic = traffic(self.protocols, &format!("{}.protocols", self.path), errors);
+        let traffic = traffic(self.protocols, &format!("{path}.protocols"), errors);
         if is_closed || errors.0.len() > before {
             return (action != Action::Allow).then(Rule::deny_all);
         }
@@ -142,40 +134,6 @@ impl GivenRule<'_> {
             traffic,
         })
     }
-}
-
-/// Converts each entry of a list that must have some, under its path.
-fn each<T, U>(
-    list: &[T],
-    path: &str,
-    errors: &mut Errors,
-    convert: impl Fn(&T, &str, &mut Errors) -> Vec<U>,
-) -> Vec<U> {
-    if list.is_empty() {
-        errors.add(path, "must have an entry");
-    }
-    let each = list.iter().enumerate();
-    each.flat_map(|(number, one)| convert(one, &format!("{path}[{number}]"), errors)).collect()
-}
-
-/// Exactly one of several fields has to be there: with none, there is one that is not known here.
-fn one_of<const N: usize>(given: [bool; N], names: &str, path: &str, errors: &mut Errors) {
-    match given.into_iter().filter(|given| *given).count() {
-        1 => {}
-        0 => errors.add(path, format!("none of {names} is given")),
-        _ => errors.add(path, format!("more than one of {names} is given")),
-    }
-}
-
-/// [`pods`] where there is nothing else to choose from.
-fn of_one(
-    namespaces: Option<&LabelSelector>,
-    of: Option<&NamespacedPod>,
-    path: &str,
-    errors: &mut Errors,
-) -> Selector {
-    one_of([namespaces.is_some(), of.is_some()], "namespaces and pods", path, errors);
-    pods(namespaces, of, path, errors)
 }
 
 /// Pods by their namespaces, or by namespaces and labels.
@@ -196,61 +154,46 @@ fn pods(
     terms.finish()
 }
 
-fn destination(
-    peer: &EgressPeer,
-    action: Given,
-    names_ports: bool,
-    path: &str,
-    errors: &mut Errors,
-) -> Vec<Peer> {
-    let EgressPeer { namespaces, pods, nodes, networks, domain_names } = peer;
-    let outside = [
-        ("nodes", nodes.is_some()),
-        ("networks", networks.is_some()),
-        ("domainNames", domain_names.is_some()),
-    ];
-    let given = [namespaces.is_some(), pods.is_some(), outside[0].1, outside[1].1, outside[2].1];
-    one_of(given, "namespaces, pods, nodes, networks and domainNames", path, errors);
-    for (field, _) in outside.iter().filter(|(_, given)| *given && names_ports) {
-        let reason = "has no named ports, which a destinationNamedPort of the rule asks for";
-        errors.add(format!("{path}.{field}"), reason);
-    }
-    let mut peers = Vec::new();
-    if let Some(selector) = nodes {
+/// Of a peer that has one field, as it must.
+fn destination(peer: &EgressPeer, action: Given, path: &str, errors: &mut Errors) -> Peer {
+    if let Some(selector) = &peer.nodes {
         let mut terms = Terms::default();
         terms.labels("", Some(selector), &format!("{path}.nodes"), errors);
-        peers.push(Peer { nodes: Some(terms.finish()), ..Peer::default() });
+        return Peer { nodes: Some(terms.finish()), ..Peer::default() };
     }
-    if let Some(list) = networks {
-        let parsed = each(list, &format!("{path}.networks"), errors, |text, path, errors| {
-            let net = text.parse::<IpNet>().ok();
-            if net.is_none() {
-                errors.add(path, format!("{text:?} is not an address with a prefix length"));
-            }
-            net.into_iter().collect()
-        });
-        peers.push(Peer { networks: Some(Networks::new(&parsed, &[])), ..Peer::default() });
+    if let Some(list) = &peer.networks {
+        // Those that cannot be read have been noted.
+        let nets: Vec<IpNet> = list.iter().filter_map(|text| text.parse().ok()).collect();
+        return Peer { networks: Some(Networks::new(&nets, &[])), ..Peer::default() };
     }
-    if domain_names.is_some() {
+    if peer.domain_names.is_some() {
         let reason = match action {
             Given::Accept => "not supported yet",
             _ => "only for rules with action Accept",
         };
         errors.add(format!("{path}.domainNames"), reason);
     }
-    if namespaces.is_some() || pods.is_some() {
-        let selector = self::pods(namespaces.as_ref(), pods.as_ref(), path, errors);
-        peers.push(Peer { selector: Some(selector), ..Peer::default() });
-    }
-    peers
+    let selector = pods(peer.namespaces.as_ref(), peer.pods.as_ref(), path, errors);
+    Peer { selector: Some(selector), ..Peer::default() }
 }
 
 fn traffic(protocols: Option<&[Protocol]>, path: &str, errors: &mut Errors) -> Traffics {
     let Some(list) = protocols else { return Traffics::Any };
     let mut ports: BTreeMap<u8, Vec<GivenPort>> = BTreeMap::new();
-    for (protocol, port) in each(list, path, errors, protocol) {
-        ports.entry(protocol).or_default().push(port);
+    for (number, of) in list.iter().enumerate() {
+        let name = &of.destination_named_port;
+        if !name.is_empty() && !is_port_name(name) {
+            let path = format!("{path}[{number}].destinationNamedPort");
+            errors.add(path, format!("{name:?} is not a port name"));
+        }
+        for (protocol, given) in [(TCP, &of.tcp), (UDP, &of.udp), (SCTP, &of.sctp)] {
+            let of_protocol = ports.entry(protocol).or_default();
+            of_protocol.extend(given.as_ref().and_then(port));
+            // A name is of whichever protocol the pod's port is.
+            of_protocol.extend((!name.is_empty()).then(|| GivenPort::Name(name.as_str().into())));
+        }
     }
+    ports.retain(|_, ports| !ports.is_empty());
     let merged = |(protocol, ports)| ProtocolPorts {
         protocol,
         destination: PortMatch { ports: merge(ports), except: PortSet::default() },
@@ -259,52 +202,12 @@ fn traffic(protocols: Option<&[Protocol]>, path: &str, errors: &mut Errors) -> T
     Traffics::OneOf(ports.into_iter().map(merged).collect())
 }
 
-/// Ports, each of a protocol.
-fn protocol(of: &Protocol, path: &str, errors: &mut Errors) -> Vec<(u8, GivenPort)> {
-    let Protocol { tcp, udp, sctp, destination_named_port: name } = of;
-    let given = [tcp.is_some(), udp.is_some(), sctp.is_some(), !name.is_empty()];
-    one_of(given, "tcp, udp, sctp and destinationNamedPort", path, errors);
-    if !name.is_empty() {
-        if !is_port_name(name) {
-            let path = format!("{path}.destinationNamedPort");
-            errors.add(path, format!("{name:?} is not a port name"));
-        }
-        // Of whichever protocol the pod's port is.
-        let named = |protocol| (protocol, GivenPort::Name(name.as_str().into()));
-        return [TCP, UDP, SCTP].map(named).into();
-    }
-    let fields = [(tcp, TCP, "tcp"), (udp, UDP, "udp"), (sctp, SCTP, "sctp")];
-    let given =
-        fields.iter().filter_map(|(ports, number, field)| Some((ports.as_ref()?, number, field)));
-    let given = given.filter_map(|(ports, number, field)| {
-        Some((*number, port(ports, &format!("{path}.{field}"), errors)?))
-    });
-    given.collect()
-}
-
-fn port(ports: &Ports, path: &str, errors: &mut Errors) -> Option<GivenPort> {
-    let Some(Port { number, range }) = &ports.destination_port else {
-        errors.add(path, "destinationPort is not given");
-        return None;
+/// None if it is wrong, which has been noted.
+fn port(ports: &Ports) -> Option<GivenPort> {
+    let port = ports.destination_port.as_ref()?;
+    let (start, end) = match (&port.number, &port.range) {
+        (Some(number), _) => (*number, *number),
+        (None, range) => range.as_ref().map(|range| (range.start, range.end))?,
     };
-    let path = format!("{path}.destinationPort");
-    one_of([number.is_some(), range.is_some()], "number and range", &path, errors);
-    let mut valid = |port: i32, field: &str| {
-        let valid = u16::try_from(port).ok().filter(|port| *port > 0);
-        if valid.is_none() {
-            errors.add(format!("{path}.{field}"), format!("{port} is not from 1 to 65535"));
-        }
-        valid
-    };
-    if let Some(number) = number {
-        let number = valid(*number, "number")?;
-        return Some(GivenPort::Range(number, number));
-    }
-    let range = range.as_ref()?;
-    let (start, end) = (valid(range.start, "range.start")?, valid(range.end, "range.end")?);
-    if start >= end {
-        errors.add(format!("{path}.range"), format!("{start} is not less than {end}"));
-        return None;
-    }
-    Some(GivenPort::Range(start, end))
+    Some(GivenPort::Range(u16::try_from(start).ok()?, u16::try_from(end).ok()?))
 }

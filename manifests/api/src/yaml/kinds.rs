@@ -126,6 +126,10 @@ pub(super) fn decode(mut value: Value) -> Result<Object, Failed> {
         return fail(&value, errors);
     }
     match build(&api_version, &kind, value.clone()) {
+        Some(Ok(Object::ClusterNetworkPolicy(policy))) => match policy.check() {
+            errors if errors.is_empty() => Ok(Object::ClusterNetworkPolicy(policy)),
+            errors => fail(&value, errors),
+        },
         Some(Ok(object)) => Ok(merged(object)),
         Some(Err(_)) if kind == "Secret" => {
             fail(&value, vec![FieldError::new("data", "is not base64")])

@@ -311,11 +311,11 @@ spec:
   priority: 1000
   subject: {pods: {podSelector: {matchLabels: {app: web}}}}
   ingress:
-  - {name: near, action: Accept, from: [{namespaces: {}}], protocols: [{tcp: {destinationPort: {number: 80}}}]}
+  - {name: near, action: Accept, from: [{namespaces: {}}], protocols: [{tcp: {destinationPort: {number: 80}}}, {destinationNamedPort: web}]}
   egress:
   - action: Pass
     to: [{nodes: {}}, {networks: [10.0.0.0/8, 'fd00::/8']}, {domainNames: ['*.example.org']}]
-    protocols: [{udp: {destinationPort: {range: {start: 1, end: 9}}}}, {destinationNamedPort: dns}]
+    protocols: [{udp: {destinationPort: {range: {start: 1, end: 9}}}}]
 ";
 
 #[test]
@@ -332,6 +332,36 @@ fn a_cluster_network_policy_is_read_strictly() {
         ("Accept", "Log", "spec.ingress[0].action: \"Log\" is not one of Accept, Deny, Pass"),
         ("number: 80", "number: 0", "destinationPort.number: 0 is not from 1 to 65535"),
         ("'*.example.org'", "'*'", "spec.egress[0].to[2].domainNames[0]"),
+        (
+            "{udp: {destinationPort: {range: {start: 1, end: 9}}}}",
+            "{destinationNamedPort: dns}",
+            "spec.egress[0].to[1].networks: has no named ports, which a destinationNamedPort of the rule asks for",
+        ),
+        (
+            "{nodes: {}}",
+            "{}",
+            "spec.egress[0].to[0]: none of namespaces, pods, nodes, networks and domainNames is given",
+        ),
+        (
+            "10.0.0.0/8",
+            "10.0.0.0",
+            "spec.egress[0].to[1].networks[0]: \"10.0.0.0\" is not an address with a prefix length",
+        ),
+        (
+            "end: 9",
+            "end: 1",
+            "spec.egress[0].protocols[0].udp.destinationPort.range: 1 is not less than 1",
+        ),
+        (
+            "{number: 80}",
+            "{number: 80, range: {start: 1, end: 2}}",
+            "spec.ingress[0].protocols[0].tcp.destinationPort: more than one of number and range is given",
+        ),
+        (
+            "{pods: {podSelector: {matchLabels: {app: web}}}}",
+            "{}",
+            "spec.subject: none of namespaces and pods is given",
+        ),
     ] {
         let errors = errors(&CLUSTER_POLICY.replace(from, to));
         let found = errors.iter().any(|e| e.contains(wrong));

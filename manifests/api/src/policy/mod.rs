@@ -5,6 +5,8 @@
 //! not. A field that is not known reads as absent and a value as `Unknown`, so that who acts on a rule
 //! sees that something was meant which he does not know.
 
+mod check;
+
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, LabelSelector};
 use kube::CustomResource;
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
