@@ -126,7 +126,7 @@ pub(super) fn tiers(lab: &mut Lab) -> BoxFuture<'_, Result<()>> {
     .boxed()
 }
 
-/// A pod of node2 that may reach node1 and no other node.
+/// A pod of node2 that may reach node1 and no other node, not even its own.
 async fn nodes(
     view: &View,
     scope: &mut Scope,
@@ -138,8 +138,8 @@ async fn nodes(
         let addresses = nodes.flat_map(crate::topology::Node::addresses);
         addresses.map(|address| format!("icmp://{address}")).collect()
     };
-    let (one, three) = (echo("node1"), echo("node3"));
-    expect_answers(view, pod, &[one.clone(), three.clone()].concat()).await?;
+    let (one, others) = (echo("node1"), [echo("node2"), echo("node3")].concat());
+    expect_answers(view, pod, &[one.clone(), others.clone()].concat()).await?;
     let named = json!({ "matchLabels": { "kubernetes.io/hostname": "node1" } });
     let rules = |first: &str| {
         json!([
@@ -149,7 +149,7 @@ async fn nodes(
     };
     let of = |first: &str| policy("lab-nodes", "Admin", subject.clone(), "egress", rules(first));
     scope.apply_global(of("Accept")).await?;
-    within_a_second(view, pod, &three, false).await?;
+    within_a_second(view, pod, &others, false).await?;
     expect_answers(view, pod, &one).await?;
     scope.apply_global(of("Deny")).await?;
     within_a_second(view, pod, &one, false).await?;
@@ -161,7 +161,7 @@ async fn nodes(
     ]);
     scope.apply_global(policy("lab-nodes", "Admin", subject.clone(), "egress", names)).await?;
     within_a_second(view, pod, &one, true).await?;
-    expect_silence(view, &view.netns_of_pod(pod), &three).await?;
+    expect_silence(view, &view.netns_of_pod(pod), &others).await?;
     let status = view.felix("node2", &["policy", "status"], b"").await?;
     let rows = status["rows"].as_array().into_iter().flatten();
     let mut rows = rows.filter(|row| row["policy"] == "ClusterNetworkPolicy lab-nodes");

@@ -71,7 +71,7 @@ fn event() -> BoxedStrategy<Event> {
             .prop_map(move |policy| set(Object::KubernetesNetworkPolicy(Arc::new(policy)))),
         4 => name().prop_map(of_name).prop_flat_map(cluster_policy)
             .prop_map(move |it| set(Object::ClusterNetworkPolicy(it.into()))),
-        2 => cluster_node().prop_map(move |it| set(Object::Node(it))),
+        4 => cluster_node().prop_map(move |it| set(Object::Node(it))),
         2 => (namespace(), name()).prop_flat_map(|(s, n)| network_set(s, n))
             .prop_map(move |it| set(it.into())),
         4 => (namespace(), name()).prop_flat_map(|(s, n)| endpoint_slice(s, n))

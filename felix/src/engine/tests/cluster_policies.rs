@@ -329,6 +329,15 @@ spec:
     let delta = world.settle();
     assert_eq!(delta.elements.len(), 3, "two addresses, and a class that nobody is in any more");
     assert!(world.allows(API, "192.0.2.3", TCP, 6443));
+    // A label that goes, and an address.
+    world.engine.apply(labelled("worker", &[], &["192.0.2.2", "192.0.2.3"]));
+    world.settle();
+    assert!(!world.allows(API, "192.0.2.3", TCP, 6443));
+    world.engine.apply(labelled("worker", &[("role", "control")], &["192.0.2.2"]));
+    world.settle();
+    assert!(world.allows(API, "192.0.2.2", TCP, 6443) && world.allows(API, "192.0.2.3", TCP, 22));
+    world.engine.apply(labelled("worker", &[("role", "control")], &["192.0.2.2", "192.0.2.3"]));
+    world.settle();
     // Two nodes share an address as long as both say so.
     world.engine.apply(labelled("other", &[], &["192.0.2.3"]));
     world.settle();

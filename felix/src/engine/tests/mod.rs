@@ -9,6 +9,7 @@ mod calico_refused;
 mod calico_services;
 mod calico_source_ports;
 mod calico_strategies;
+mod cluster_fuzz;
 mod cluster_oracle;
 mod cluster_policies;
 mod cluster_strategies;
