@@ -401,3 +401,16 @@ fn a_wrong_cluster_network_policy_is_replaced_by_one_that_denies() {
         assert_eq!(all["spec"], wanted, "{to}: whoever it was meant for");
     }
 }
+
+#[test]
+fn every_example_can_be_put_in_a_folder() {
+    let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/../install/examples");
+    let mut read_any = false;
+    for entry in std::fs::read_dir(folder).unwrap() {
+        let path = entry.unwrap().path();
+        let contents = read("example.yaml", &std::fs::read_to_string(&path).unwrap());
+        assert_eq!(contents.errors, [], "{}", path.display());
+        read_any |= !contents.documents.is_empty();
+    }
+    assert!(read_any);
+}
