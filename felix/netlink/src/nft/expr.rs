@@ -492,6 +492,8 @@ impl Expr {
 pub enum Field {
     Iif,
     Oif,
+    IifName,
+    OifName,
     Mark,
     L4Proto,
     Ip4Source,
@@ -512,6 +514,7 @@ impl Field {
     pub fn data_type(self) -> DataType {
         match self {
             Self::Iif | Self::Oif => DataType::IfaceIndex,
+            Self::IifName | Self::OifName => DataType::IfName,
             Self::Mark => DataType::Mark,
             Self::L4Proto => DataType::InetProto,
             Self::Ip4Source | Self::Ip4Destination => DataType::Ipv4Addr,
@@ -533,6 +536,8 @@ impl Field {
         match self {
             Self::Iif => Expr::Meta { key: Meta::Iif, to },
             Self::Oif => Expr::Meta { key: Meta::Oif, to },
+            Self::IifName => Expr::Meta { key: Meta::IifName, to },
+            Self::OifName => Expr::Meta { key: Meta::OifName, to },
             Self::Mark => Expr::Meta { key: Meta::Mark, to },
             Self::L4Proto => Expr::Meta { key: Meta::L4Proto, to },
             Self::Ip4Source => network(12),

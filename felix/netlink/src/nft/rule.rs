@@ -1,7 +1,7 @@
 //! Rules: expressions in the order and the registers in which `nft` itself writes them, so that
 //! every rule can be listed as the text it stands for.
 
-use super::expr::{Ct, Expr, Field, Meta, Register, Verdict};
+use super::expr::{Base, Ct, Expr, Field, Meta, Register, Verdict};
 use super::types::DataType;
 
 /// One rule of a chain.
@@ -15,6 +15,11 @@ pub struct Rule {
 
 /// `IPPROTO_ICMPV6`.
 const ICMPV6: u8 = 58;
+/// `IPPROTO_TCP`.
+const TCP: u8 = 6;
+/// Where TCP has its flags, and the one that opens a connection (RFC 9293 section 3.1).
+const TCP_FLAGS: u32 = 13;
+const SYN: u8 = 2;
 const NFPROTO_IPV4: u8 = 2;
 const NFPROTO_IPV6: u8 = 10;
 
@@ -97,6 +102,14 @@ impl Rule {
         self
     }
 
+    /// `FIELD . FIELD @SET`, where the set's keys are ranges: those are in network byte order.
+    #[must_use]
+    pub fn is_in_ranges(mut self, fields: &[Field], set: &str) -> Self {
+        self.load(fields, true);
+        self.lookup(set, None, false);
+        self
+    }
+
     /// `FIELD . FIELD != @SET`.
     #[must_use]
     pub fn is_not_in(mut self, fields: &[Field], set: &str) -> Self {
@@ -123,8 +136,14 @@ impl Rule {
 
     /// `meta mark set FIELD map @MAP`; without an entry in the map the rule ends there.
     #[must_use]
-    pub fn set_mark_from(mut self, field: Field, map: &str) -> Self {
-        self.load(&[field], false);
+    pub fn set_mark_from(self, field: Field, map: &str) -> Self {
+        self.set_mark_from_all(&[field], map)
+    }
+
+    /// `meta mark set FIELD . FIELD map @MAP`, as [`Rule::set_mark_from`].
+    #[must_use]
+    pub fn set_mark_from_all(mut self, fields: &[Field], map: &str) -> Self {
+        self.load(fields, false);
         self.lookup(map, Some(1), false);
         self.push(Expr::SetMeta { key: Meta::Mark, from: 1 });
         self
@@ -173,6 +192,16 @@ impl Rule {
         self
     }
 
+    /// `tcp flags ! syn`: not what opens a connection.
+    #[must_use]
+    pub fn tcp_without_syn(mut self) -> Self {
+        self.require(Meta::L4Proto, TCP);
+        self.push(Expr::Payload { base: Base::Transport, offset: TCP_FLAGS, len: 1, to: 1 });
+        self.push(Expr::Bitwise { from: 1, to: 1, mask: vec![SYN], xor: vec![0] });
+        self.push(Expr::Compare { equal: true, register: 1, bytes: vec![0] });
+        self
+    }
+
     /// `ct state BITS`: any of them.
     #[must_use]
     pub fn ct_state(mut self, bits: u32) -> Self {
@@ -201,6 +230,14 @@ impl Rule {
     #[must_use]
     pub fn mark_is_set(mut self) -> Self {
         self.push(Expr::Meta { key: Meta::Mark, to: 1 });
+        self.push(Expr::Compare { equal: false, register: 1, bytes: vec![0; 4] });
+        self
+    }
+
+    /// `ct mark != 0`.
+    #[must_use]
+    pub fn ct_mark_is_set(mut self) -> Self {
+        self.push(Expr::Ct { key: Ct::Mark, to: 1 });
         self.push(Expr::Compare { equal: false, register: 1, bytes: vec![0; 4] });
         self
     }

@@ -13,9 +13,11 @@ pub enum DataType {
     Mark,
     IfaceIndex,
     Icmpv6Type,
+    /// An interface's name, padded to 16 bytes.
+    IfName,
 }
 
-const ALL: [(DataType, u32, u32); 7] = [
+const ALL: [(DataType, u32, u32); 8] = [
     (DataType::Ipv4Addr, 7, 4),
     (DataType::Ipv6Addr, 8, 16),
     (DataType::InetProto, 12, 1),
@@ -23,6 +25,7 @@ const ALL: [(DataType, u32, u32); 7] = [
     (DataType::Mark, 19, 4),
     (DataType::IfaceIndex, 20, 4),
     (DataType::Icmpv6Type, 29, 1),
+    (DataType::IfName, 41, 16),
 ];
 
 impl DataType {
@@ -47,7 +50,7 @@ impl DataType {
 
     /// Whether values are in the machine's byte order; otherwise in network byte order.
     pub fn host_order(self) -> bool {
-        matches!(self, Self::Mark | Self::IfaceIndex)
+        matches!(self, Self::Mark | Self::IfaceIndex | Self::IfName)
     }
 }
 

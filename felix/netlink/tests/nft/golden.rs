@@ -10,7 +10,9 @@ use netlink::nft::{
 use super::{TABLE, inside, nft as run_nft};
 
 fn sets() -> Vec<Set> {
-    use DataType::{Icmpv6Type, IfaceIndex, InetProto, InetService, Ipv4Addr, Ipv6Addr, Mark};
+    use DataType::{
+        Icmpv6Type, IfName, IfaceIndex, InetProto, InetService, Ipv4Addr, Ipv6Addr, Mark,
+    };
     let mut commented = Set::new("wl", &[IfaceIndex]);
     commented.comment = Some("workloads".into());
     let mut sized = Set::new("src6", &[Ipv6Addr, IfaceIndex]);
@@ -28,6 +30,9 @@ fn sets() -> Vec<Set> {
         Set::new("egr", &key).maps_to(Value::Verdict),
         Set::new("egr_range", &key).maps_to(Value::Verdict).ranges(),
         Set::new("dfl", &[IfaceIndex]).maps_to(Value::Verdict),
+        Set::new("names", &[IfName]),
+        Set::new("by_name", &[IfName, Mark]).maps_to(Value::Data(Mark)),
+        Set::new("open", &[InetProto, InetService, Ipv4Addr]).ranges(),
     ]
 }
 
@@ -74,6 +79,19 @@ fn chains() -> Vec<Chain> {
                     .is_in(&[Field::Icmp6Type], "nd")
                     .verdict(Verdict::Accept),
                 Rule::new().nfproto(false).verdict(Verdict::Return),
+                Rule::new().is_in(&[Field::IifName], "names").verdict(Verdict::Return),
+                Rule::new()
+                    .set_mark_from_all(&[Field::OifName, Field::Mark], "by_name")
+                    .verdict(Verdict::Accept),
+                Rule::new()
+                    .is_in_ranges(
+                        &[Field::L4Proto, Field::DestinationPort, Field::Ip4Source],
+                        "open",
+                    )
+                    .verdict(Verdict::Accept),
+                Rule::new().tcp_without_syn().verdict(Verdict::Return),
+                Rule::new().ct_mark_is_set().verdict(Verdict::Return),
+                Rule::new().equals(Field::Iif, &1u32.to_ne_bytes()).verdict(Verdict::Return),
             ],
         ),
         base(
@@ -130,6 +148,9 @@ table inet caracal {
     map egr { type iface_index . mark . inet_proto . inet_service : verdict; }
     map egr_range { type iface_index . mark . inet_proto . inet_service : verdict; flags interval; }
     map dfl { type iface_index : verdict; }
+    set names { type ifname; }
+    map by_name { type ifname . mark : mark; }
+    set open { type inet_proto . inet_service . ipv4_addr; flags interval; }
     chain deny {
         ct mark set 0
         limit rate 10/second burst 100 packets log prefix "denied" group 3234 counter
@@ -145,6 +166,12 @@ table inet caracal {
         ip6 saddr . iif @src6 accept
         ip6 saddr fe80::/10 icmpv6 type @nd accept
         meta nfproto ipv4 return
+        iifname @names return
+        meta mark set oifname . meta mark map @by_name accept
+        meta l4proto . th dport . ip saddr @open accept
+        tcp flags ! syn return
+        ct mark != 0 return
+        iif 1 return
     }
     chain forward { type filter hook forward priority filter; policy accept;
         ct mark & 0x00100000 == 0x00100000 jump deny
@@ -178,6 +205,9 @@ add element inet caracal masq4 { 10.0.0.0/8 }
 add element inet caracal egr { 7 . 0x11 . tcp . 80 : return }
 add element inet caracal egr_range { 7 . 0x11 . tcp . 1000-2000 : goto deny }
 add element inet caracal dfl { 7 : accept }
+add element inet caracal names { eth0 }
+add element inet caracal by_name { eth0 . 0x11 : 0x2 }
+add element inet caracal open { tcp . 22 . 10.0.0.0/8 }
 "#;
 
 pub(super) fn write(socket: &mut Socket, flags: u32) -> Result<(), CommitError> {
@@ -241,6 +271,15 @@ pub(super) fn write(socket: &mut Socket, flags: u32) -> Result<(), CommitError> 
     tx.add_element("egr_range", &range, 0);
     let seven = 7u32.to_ne_bytes();
     tx.add_element("dfl", &Element { data: verdict(Verdict::Accept), ..Element::key(&seven) }, 0);
+    let mut name = b"eth0".to_vec();
+    name.resize(16, 0);
+    tx.add_element("names", &Element::key(&name), 0);
+    name.extend(class);
+    let data = Some(Data::Value(&two));
+    tx.add_element("by_name", &Element { data, ..Element::key(&name) }, 0);
+    let open = |address: [u8; 4]| [vec![6, 0, 0, 0, 0, 22, 0, 0], address.to_vec()].concat();
+    let (from, to) = (open([10, 0, 0, 0]), open([10, 255, 255, 255]));
+    tx.add_element("open", &Element { key_end: Some(&to), ..Element::key(&from) }, 0);
     tx.commit(socket)
 }
 
