@@ -9,6 +9,7 @@ mod drops;
 mod explain;
 mod fabric;
 mod foreign;
+mod hosts;
 mod kernel;
 mod kit;
 mod leftovers;
@@ -104,6 +105,7 @@ pub(crate) fn all() -> Vec<Test> {
         policy::TESTS,
         explain::TESTS,
         drops::TESTS,
+        hosts::TESTS,
         nogap::TESTS,
         restart::TESTS,
         wrong::TESTS,

@@ -6,6 +6,8 @@
 //!   bgpd ──RouteChange (peering)───────────┘
 //! ```
 
+pub mod host;
+
 use std::collections::BTreeMap;
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -14,6 +16,8 @@ use std::sync::Arc;
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 use smallvec::SmallVec;
+
+use self::host::{HostHook, InterfaceName, TableId};
 
 /// A Linux interface index, as in `if_nametoindex(3)`.
 pub type IfIndex = u32;
@@ -373,6 +377,28 @@ pub enum Key {
     Masquerade(IpNet),
     /// `pools4`, `pools6`: destinations that never are masqueraded towards.
     Pool(IpNet),
+    /// `hep`: interfaces that are host endpoints by name.
+    HostInterface(InterfaceName),
+    /// `hin*`, `hout*`, `hfin*`, `hfout*`: which verdicts hold for peers of a class; class 0 stands
+    /// for those not told apart.
+    HostTable {
+        /// Where it is looked up.
+        hook: HostHook,
+        /// None: the interfaces that have no host endpoint of their own (`*`).
+        interface: Option<InterfaceName>,
+        /// The class of the other side.
+        class: Class,
+    },
+    /// `hv*`: flattened policy, shared by all that have the same.
+    HostPolicy {
+        /// Which of [`Key::HostTable`].
+        table: TableId,
+        /// Which packets.
+        traffic: Traffic,
+    },
+    /// `failsafe_*`: a port of the host (ingress) or of others (egress) that policy of host endpoints
+    /// does not close, and for whom. Networks of one port never overlap.
+    Failsafe(Direction, u8, u16, IpNet),
 }
 
 /// Which packets a policy key stands for, most specific first.
@@ -433,10 +459,12 @@ pub enum Value {
     Member,
     /// Of [`Key::Class`] and [`Key::ClassRange`].
     Class(Class),
-    /// Of [`Key::Policy`].
+    /// Of [`Key::Policy`] and [`Key::HostPolicy`].
     Verdict(Verdict),
-    /// Of [`Key::Policy`]: the packet is logged, then that.
+    /// Of [`Key::Policy`] and [`Key::HostPolicy`]: the packet is logged, then that.
     Logged(Verdict),
+    /// Of [`Key::HostTable`].
+    Table(TableId),
 }
 
 /// One element wanted (`Some`) or no longer wanted (`None`).

@@ -10,19 +10,20 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use tokio::sync::{mpsc, oneshot, watch};
+use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use super::arrears::{Arrears, Turn};
 use super::fabric::Fabric;
 use super::revisions::{Held, Revisions};
 use super::settings::Settings;
-use super::{drops, explain};
+use super::{drops, explain, links};
 use crate::cni::backend::{Failure, PodFacts};
 use crate::cni::protocol::Question;
 use crate::control::Explanation;
-use crate::engine::{AppliedPolicy, Counts, Engine, PolicyStanding, Problem};
+use crate::engine::{AppliedPolicy, Counts, Engine, HostLink, PolicyStanding, Problem};
 use crate::kernel::denied::DeniedPacket;
-use crate::kernel::{Kernel, TrackedFlow};
+use crate::kernel::{self, Kernel, TrackedFlow};
 use crate::model::{
     EndpointId, Kind, LocalEndpoint, Namespace, Object, ObjectKey, Pod, Update, Verdict,
 };
@@ -116,6 +117,13 @@ impl Brain {
     pub(super) async fn run(mut self, stop: CancellationToken) -> anyhow::Result<()> {
         let mut updates = Vec::with_capacity(BATCH);
         let mut commands = Vec::with_capacity(64);
+        // What host endpoints need, known before the first of them is judged.
+        let mut watching = JoinSet::new();
+        let mut links: watch::Receiver<Arc<[HostLink]>> =
+            links::subscribe_named(&mut watching, &stop).await;
+        self.engine.set_node(self.settings.node(), &kernel::Options::default().prefix);
+        self.engine.set_host_links(links.borrow_and_update().to_vec());
+        self.engine.set_failsafe(self.settings.effective().failsafe);
         loop {
             let retry_at = self.arrears.retry_at().map(tokio::time::Instant::from_std);
             tokio::select! {
@@ -128,6 +136,9 @@ impl Brain {
                 }
                 n = self.source.recv_many(&mut updates, BATCH) => {
                     anyhow::ensure!(n > 0, "the source has ended");
+                }
+                Ok(()) = links.changed() => {
+                    self.engine.set_host_links(links.borrow_and_update().to_vec());
                 }
                 () = tokio::time::sleep_until(retry_at.unwrap_or_else(tokio::time::Instant::now)),
                     if retry_at.is_some() => {}
@@ -168,9 +179,10 @@ impl Brain {
     }
 
     /// Follows FelixConfiguration.
-    async fn configure(&self) {
+    async fn configure(&mut self) {
         let settings = self.settings.effective();
         self.logging.set_severity(settings.severity.as_deref());
+        self.engine.set_failsafe(settings.failsafe);
         if let Err(error) = self.kernel.set_host_action(settings.host_action).await {
             tracing::error!(%error, "FelixConfiguration: spec.defaultEndpointToHostAction is not in force");
         }

@@ -22,6 +22,8 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
+use crate::engine::HostLink;
+use crate::model::host::InterfaceName;
 use crate::peering::Link;
 
 /// What may change the addresses of a link.
@@ -43,7 +45,24 @@ pub(super) async fn subscribe(
     tasks: &mut JoinSet<anyhow::Result<()>>,
     stop: &CancellationToken,
 ) -> watch::Receiver<Arc<[Link]>> {
+    subscribe_both(tasks, stop).await.0
+}
+
+/// The same with the links' names.
+pub(super) async fn subscribe_named(
+    tasks: &mut JoinSet<anyhow::Result<()>>,
+    stop: &CancellationToken,
+) -> watch::Receiver<Arc<[HostLink]>> {
+    subscribe_both(tasks, stop).await.1
+}
+
+async fn subscribe_both(
+    tasks: &mut JoinSet<anyhow::Result<()>>,
+    stop: &CancellationToken,
+) -> (watch::Receiver<Arc<[Link]>>, watch::Receiver<Arc<[HostLink]>>) {
     let (links, receiver) = watch::channel(Arc::default());
+    let (named, with_names) = watch::channel(Arc::default());
+    let links = Senders { links, named };
     let first = Subscription::open(&links).await;
     let stop = stop.clone();
     tasks.spawn(async move {
@@ -53,7 +72,7 @@ pub(super) async fn subscribe(
         }
         Ok(())
     });
-    receiver
+    (receiver, with_names)
 }
 
 /// The MTU of the narrowest uplink, in bytes: every pod can be reached over each. None if there is
@@ -115,10 +134,7 @@ fn is_uplink(name: &str) -> bool {
 }
 
 /// Keeps a subscription, with a pause before each new one. Never ends.
-async fn follow(
-    mut subscription: Result<Subscription, Failure>,
-    links: &watch::Sender<Arc<[Link]>>,
-) {
+async fn follow(mut subscription: Result<Subscription, Failure>, links: &Senders) {
     loop {
         let failure = match subscription {
             Ok(subscription) => subscription.run(links).await,
@@ -153,7 +169,7 @@ struct Subscription {
 
 impl Subscription {
     /// Subscribes, then reads: what changes in between is notified.
-    async fn open(links: &watch::Sender<Arc<[Link]>>) -> Result<Self, Failure> {
+    async fn open(links: &Senders) -> Result<Self, Failure> {
         let (notifying, _, notifications) = rtnetlink::new_multicast_connection(&GROUPS)?;
         let (querying, queries, _) = rtnetlink::new_connection()?;
         let mut served = JoinSet::new();
@@ -165,7 +181,7 @@ impl Subscription {
     }
 
     /// Follows until something fails. An overrun of the socket arrives as a notification, too.
-    async fn run(mut self, links: &watch::Sender<Arc<[Link]>>) -> Failure {
+    async fn run(mut self, links: &Senders) -> Failure {
         while self.notifications.next().await.is_some() {
             tokio::time::sleep(SETTLE).await;
             while self.notifications.try_recv().is_ok() {}
@@ -176,31 +192,63 @@ impl Subscription {
         Failure::Ended
     }
 
-    async fn read(&self, links: &watch::Sender<Arc<[Link]>>) -> Result<(), Failure> {
+    async fn read(&self, links: &Senders) -> Result<(), Failure> {
         let listing = self.queries.address().get().execute().try_collect::<Vec<_>>();
         let messages =
             tokio::time::timeout(READING, listing).await.map_err(|_| Failure::Slow)??;
-        let now = links_of(&messages);
-        links.send_if_modified(|known| {
-            let differs = **known != *now;
-            if differs {
-                *known = now.into();
-            }
-            differs
-        });
+        let of_links = by_link(&messages);
+        let named = tokio::time::timeout(READING, self.named(&of_links));
+        let named = named.await.map_err(|_| Failure::Slow)?;
+        links.named.send_if_modified(replace(named));
+        let nets = of_links.into_values();
+        let links_now = nets.map(|addresses| Link { addresses }).collect();
+        links.links.send_if_modified(replace(links_now));
         Ok(())
+    }
+
+    /// The links by name. One that is gone already has none: its end is notified too.
+    async fn named(&self, of_links: &BTreeMap<u32, Vec<IpNet>>) -> Vec<HostLink> {
+        let mut named = Vec::new();
+        for (index, nets) in of_links {
+            let mut answers = self.queries.link().get().match_index(*index).execute();
+            let Ok(Some(message)) = answers.try_next().await else { continue };
+            let name = message.attributes.iter().find_map(|attribute| match attribute {
+                LinkAttribute::IfName(text) => InterfaceName::new(text).ok(),
+                _ => None,
+            });
+            let addresses = nets.iter().map(IpNet::addr).collect();
+            named.extend(name.map(|name| HostLink { name, addresses }));
+        }
+        named
     }
 }
 
-/// The links with addresses that others may use, in the order of their indexes.
-fn links_of(messages: &[AddressMessage]) -> Vec<Link> {
-    let mut links: BTreeMap<u32, Link> = BTreeMap::new();
+/// To whom the links are told: peering goes by networks, host endpoints by names and addresses.
+struct Senders {
+    links: watch::Sender<Arc<[Link]>>,
+    named: watch::Sender<Arc<[HostLink]>>,
+}
+
+/// Puts a value in the place of another. True if it is a different one.
+fn replace<T: PartialEq>(now: Vec<T>) -> impl FnOnce(&mut Arc<[T]>) -> bool {
+    move |known| {
+        let differs = **known != *now;
+        if differs {
+            *known = now.into();
+        }
+        differs
+    }
+}
+
+/// The addresses that others may use, by the index of their link.
+fn by_link(messages: &[AddressMessage]) -> BTreeMap<u32, Vec<IpNet>> {
+    let mut links: BTreeMap<u32, Vec<IpNet>> = BTreeMap::new();
     for message in messages {
         if let Some(net) = network_of(message) {
-            links.entry(message.header.index).or_default().addresses.push(net);
+            links.entry(message.header.index).or_default().push(net);
         }
     }
-    links.into_values().collect()
+    links
 }
 
 /// The link's own address and the network it is in; None for one that is of no use beyond the
@@ -286,16 +334,16 @@ mod tests {
             message(4, 24, Vec::new()),
             message(4, 77, vec![Local(ip("10.4.0.1"))]),
         ];
-        let link = |nets: &[&str]| Link {
-            addresses: nets.iter().map(|net| net.parse().unwrap()).collect(),
+        let link = |index: u32, nets: &[&str]| -> (u32, Vec<IpNet>) {
+            (index, nets.iter().map(|net| net.parse().unwrap()).collect())
         };
         assert_eq!(
-            links_of(&messages),
-            [
-                link(&["10.2.0.1/24", "fd00:2::1/64"]),
-                link(&["10.3.0.1/32"]),
-                link(&["10.7.0.1/24"])
-            ]
+            by_link(&messages),
+            BTreeMap::from([
+                link(2, &["10.2.0.1/24", "fd00:2::1/64"]),
+                link(3, &["10.3.0.1/32"]),
+                link(7, &["10.7.0.1/24"])
+            ])
         );
     }
 
@@ -304,7 +352,9 @@ mod tests {
     async fn the_machines_own_addresses_are_read_at_once() {
         let mut tasks = JoinSet::new();
         let stop = CancellationToken::new();
-        let links = subscribe(&mut tasks, &stop).await;
+        let (links, named) = subscribe_both(&mut tasks, &stop).await;
+        let names: usize = named.borrow().iter().map(|link| link.addresses.len()).sum();
+        assert_eq!(names, links.borrow().iter().map(|link| link.addresses.len()).sum::<usize>());
         let mut read: Vec<IpAddr> =
             links.borrow().iter().flat_map(|link| &link.addresses).map(IpNet::addr).collect();
         let mut wanted: Vec<IpAddr> = nix::ifaddrs::getifaddrs()

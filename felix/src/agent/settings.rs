@@ -3,18 +3,21 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use api::v3::{self, EndpointToHostAction, FelixConfigurationSpec};
+use api::v3::{self, EndpointToHostAction, FelixConfigurationSpec, ProtoPort};
 
+use crate::engine::{Failsafe, default_failsafe};
 use crate::kernel::HostAction;
-use crate::model::{Kind, Object, Update};
+use crate::model::{Direction, Kind, Object, Update};
 
 /// The settings that the agent acts on.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Effective {
     /// `logSeverityScreen`; None: not set.
     pub(super) severity: Option<String>,
     /// `defaultEndpointToHostAction`.
     pub(super) host_action: HostAction,
+    /// `failsafeInboundHostPorts` and `failsafeOutboundHostPorts`.
+    pub(super) failsafe: Vec<Failsafe>,
 }
 
 /// The objects that concern this node: `node.NAME` wins over `default`, field by field.
@@ -27,6 +30,11 @@ pub(super) struct Settings {
 impl Settings {
     pub(super) fn new(node_name: &str) -> Self {
         Self { own: format!("node.{node_name}"), objects: BTreeMap::new() }
+    }
+
+    /// The node's name.
+    pub(super) fn node(&self) -> &str {
+        self.own.strip_prefix("node.").unwrap_or(&self.own)
     }
 
     /// True if the update concerns this node's settings.
@@ -60,6 +68,11 @@ impl Settings {
                 // the node's DNS and API server where nobody has set anything.
                 Some(EndpointToHostAction::Accept) | None => HostAction::Accept,
             },
+            failsafe: [
+                failsafe(Direction::Ingress, self.field(|s| s.failsafe_inbound_host_ports.clone())),
+                failsafe(Direction::Egress, self.field(|s| s.failsafe_outbound_host_ports.clone())),
+            ]
+            .concat(),
         }
     }
 
@@ -67,6 +80,32 @@ impl Settings {
         let of = |name: &str| self.objects.get(name).and_then(|object| get(&object.spec));
         of(&self.own).or_else(|| of("default"))
     }
+}
+
+/// One that cannot be read opens nothing, and is named in the log; the others are in force.
+fn failsafe(direction: Direction, ports: Option<Vec<ProtoPort>>) -> Vec<Failsafe> {
+    let Some(ports) = ports else { return default_failsafe(direction) };
+    let read = |port: &ProtoPort| {
+        let protocol = match port.protocol.to_ascii_lowercase().as_str() {
+            "" | "tcp" => 6,
+            "udp" => 17,
+            "sctp" => 132,
+            _ => return None,
+        };
+        let net = match port.net.as_str() {
+            "" => None,
+            text => Some(api::net::parse(text)?),
+        };
+        Some(Failsafe { direction, protocol, port: port.port, net })
+    };
+    let of = |port: &ProtoPort| {
+        let read = read(port);
+        if read.is_none() {
+            tracing::error!(?direction, ?port, "FelixConfiguration: not a failsafe port");
+        }
+        read
+    };
+    ports.iter().filter_map(of).collect()
 }
 
 #[cfg(test)]
@@ -82,7 +121,9 @@ mod tests {
     #[test]
     fn a_nodes_own_fields_win_over_the_defaults() {
         let mut settings = Settings::new("node1");
-        assert_eq!(settings.effective(), Effective::default());
+        let before = settings.effective();
+        assert_eq!((before.severity, before.host_action), (None, HostAction::Accept));
+        assert_eq!(before.failsafe.len(), 22, "as with Calico, and BFD");
         assert!(settings.apply(&set(
             "default",
             serde_json::json!({"logSeverityScreen": "Warning", "defaultEndpointToHostAction": "Drop"})
@@ -101,5 +142,33 @@ mod tests {
                 .apply(&Update::Remove(Kind::FelixConfiguration, ObjectKey::cluster("node.node1")))
         );
         assert_eq!(settings.effective().severity.as_deref(), Some("Warning"));
+    }
+
+    #[test]
+    fn failsafe_ports_are_those_that_are_given_or_the_usual_ones() {
+        let mut settings = Settings::new("node1");
+        settings.apply(&set(
+            "default",
+            serde_json::json!({
+                "failsafeInboundHostPorts": [
+                    {"port": 22}, {"protocol": "UDP", "port": 68, "net": "10.0.0.0/8"}
+                ],
+            }),
+        ));
+        let of = |settings: &Settings, direction| -> Vec<Failsafe> {
+            let all = settings.effective().failsafe.into_iter();
+            all.filter(|failsafe| failsafe.direction == direction).collect()
+        };
+        let direction = Direction::Ingress;
+        assert_eq!(
+            of(&settings, direction),
+            [
+                Failsafe { direction, protocol: 6, port: 22, net: None },
+                Failsafe { direction, protocol: 17, port: 68, net: "10.0.0.0/8".parse().ok() },
+            ]
+        );
+        assert_eq!(of(&settings, Direction::Egress), default_failsafe(Direction::Egress));
+        settings.apply(&set("node.node1", serde_json::json!({"failsafeInboundHostPorts": []})));
+        assert_eq!(of(&settings, direction), [], "none, if none is to be open");
     }
 }

@@ -183,6 +183,11 @@ impl ActiveRule {
         self.peers.as_ref().is_none_or(|peers| peers.iter().any(|peer| peer.holds(has)))
     }
 
+    /// Whether it asks about the endpoint's own address.
+    pub(super) fn asks_own(&self) -> bool {
+        self.own.is_some()
+    }
+
     /// Whether it can match at all, given what is true of the endpoint's own addresses. Sorted.
     pub(super) fn matches_own(&self, truths: &[(Family, AtomId)]) -> bool {
         self.own.as_ref().is_none_or(|(family, own)| {

@@ -14,7 +14,9 @@ use ipnet::IpNet;
 
 use self::traffic::traffic;
 use super::convert::{Errors, FieldError};
-use super::policy::{Action, Networks, Order, Own, Peer, Peers, Policy, PolicyId, Rule, Tier};
+use super::policy::{
+    Action, Networks, OfHosts, Order, Own, Peer, Peers, Policy, PolicyId, Rule, Tier,
+};
 use super::ranges::Family;
 use crate::model::{Direction, Kind, ObjectKey};
 
@@ -38,13 +40,15 @@ pub(super) fn network_policy(
         ingress: &spec.ingress,
         egress: &spec.egress,
         namespace: Some(namespace),
+        hosts: OfHosts::Nothing,
     };
     let key = ObjectKey::namespaced(namespace, name);
     body.convert(PolicyId { kind: Kind::NetworkPolicy, key }, tier, subject, errors)
 }
 
 /// Converts a GlobalNetworkPolicy, and says what is wrong with it. One that is for traffic before
-/// connection tracking or destination NAT is for host endpoints only: it has no say about pods.
+/// connection tracking or destination NAT is for host endpoints only, and closes them: it cannot be
+/// done yet.
 pub(super) fn global_network_policy(
     object: &v3::GlobalNetworkPolicy,
     tier: Arc<Tier>,
@@ -64,13 +68,18 @@ pub(super) fn global_network_policy(
         namespaces,
         accounts(&spec.service_account_selector, &mut errors),
     ]);
-    let for_hosts_only = spec.do_not_track || spec.pre_dnat;
+    let hosts = match (spec.do_not_track || spec.pre_dnat, spec.apply_on_forward) {
+        (true, _) => OfHosts::Only,
+        (false, true) => OfHosts::Forwarded,
+        (false, false) => OfHosts::Own,
+    };
     let body = Body {
         order: spec.order,
-        types: if for_hosts_only { Vec::new() } else { spec.types() },
+        types: spec.types(),
         ingress: &spec.ingress,
         egress: &spec.egress,
         namespace: None,
+        hosts,
     };
     let key = ObjectKey::cluster(name);
     body.convert(PolicyId { kind: Kind::GlobalNetworkPolicy, key }, tier, subject, errors)
@@ -106,6 +115,7 @@ struct Body<'a> {
     egress: &'a [v3::Rule],
     /// None for a GlobalNetworkPolicy.
     namespace: Option<&'a str>,
+    hosts: OfHosts,
 }
 
 impl Body<'_> {
@@ -127,7 +137,8 @@ impl Body<'_> {
         };
         let ingress = side("spec.ingress", self.ingress, Direction::Ingress);
         let egress = side("spec.egress", self.egress, Direction::Egress);
-        let closed = !errors.0.is_empty();
+        // What is for host endpoints alone cannot be done yet: they are closed.
+        let closed = !errors.0.is_empty() || self.hosts == OfHosts::Only;
         let in_force = |direction: PolicyType, rules: Vec<Rule>| {
             let rules = if closed { vec![Rule::deny_all()] } else { rules };
             self.types.contains(&direction).then_some(rules)
@@ -137,6 +148,7 @@ impl Body<'_> {
             tier,
             order: self.order.map_or(Order::LAST, Order::new),
             subject,
+            hosts: self.hosts,
             ingress: in_force(PolicyType::Ingress, ingress),
             egress: in_force(PolicyType::Egress, egress),
         };

@@ -20,8 +20,8 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector;
 
 use super::convert::{Errors, FieldError, GivenPort, Terms, is_port_name, merge};
 use super::policy::{
-    Action, Networks, Order, Peer, Peers, Policy, PolicyId, PortMatch, PortSet, ProtocolPorts,
-    Rule, Tier, Traffics,
+    Action, Networks, OfHosts, Order, Peer, Peers, Policy, PolicyId, PortMatch, PortSet,
+    ProtocolPorts, Rule, Tier, Traffics,
 };
 use crate::model::{Kind, ObjectKey};
 
@@ -83,6 +83,7 @@ pub(super) fn convert(object: &ClusterNetworkPolicy, tier: Arc<Tier>) -> (Policy
         tier,
         order: Order::new(spec.priority.into()),
         subject,
+        hosts: OfHosts::Nothing,
         ingress: (!spec.ingress.is_empty()).then_some(ingress),
         egress: (!spec.egress.is_empty()).then_some(egress),
     };

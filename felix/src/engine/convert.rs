@@ -19,7 +19,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::{LabelSelector, LabelSelecto
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 
 use super::policy::{
-    Action, Networks, Order, Peer, Peers, Policy, PolicyId, PortMatch, PortSet, Ports,
+    Action, Networks, OfHosts, Order, Peer, Peers, Policy, PolicyId, PortMatch, PortSet, Ports,
     ProtocolPorts, Rule, Tier, Traffics,
 };
 use super::ranges::{Family, Span};
@@ -90,7 +90,8 @@ pub(super) fn network_policy(object: &NetworkPolicy, tier: Arc<Tier>) -> (Policy
     let ingress = has_ingress.then(|| rules("spec.ingress", "from", ingress));
     let egress = egress.into_iter().map(|rule| (rule.to, rule.ports)).collect();
     let egress = has_egress.then(|| rules("spec.egress", "to", egress));
-    (Policy { id, tier, order: ORDER, subject, ingress, egress }, errors.0)
+    let hosts = OfHosts::Nothing;
+    (Policy { id, tier, order: ORDER, subject, hosts, ingress, egress }, errors.0)
 }
 
 type RawRule = (Option<Vec<NetworkPolicyPeer>>, Option<Vec<NetworkPolicyPort>>);

@@ -168,6 +168,7 @@ impl Element {
             Some(Value::Verdict(Verdict::Deny)) => ": deny".to_owned(),
             Some(Value::Logged(Verdict::Allow)) => ": log, then allow".to_owned(),
             Some(Value::Logged(Verdict::Deny)) => ": log, then deny".to_owned(),
+            Some(Value::Table(table)) => format!(": table {}", table.number()),
             None => ": none, so that it is denied".to_owned(),
         };
         let text = format!("{}{value_text}", describe(&key));
@@ -407,6 +408,15 @@ fn describe(key: &Key) -> String {
                 None => "all other classes".to_owned(),
             };
             format!("{direction:?} of interface {index}, {class}, {traffic}")
+        }
+        Key::HostInterface(name) => format!("interface {name} is a host endpoint"),
+        Key::HostTable { hook, interface, class: Class(number) } => {
+            let interface = interface.map_or("all others".into(), |name| name.to_string());
+            format!("{hook:?} of interface {interface}, class {number}")
+        }
+        Key::HostPolicy { table, traffic } => format!("table {}, {traffic}", table.number()),
+        Key::Failsafe(direction, protocol, port, net) => {
+            format!("failsafe {direction:?} protocol {protocol} port {port} of {net}")
         }
     }
 }

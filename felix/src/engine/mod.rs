@@ -25,6 +25,8 @@ mod classes;
 mod cluster_policy;
 mod convert;
 mod explain;
+mod host_tables;
+mod hosts;
 mod idset;
 mod network_sets;
 mod nodes;
@@ -40,6 +42,7 @@ mod ranges;
 mod report;
 mod services;
 mod settle;
+mod settle_hosts;
 mod shapes;
 mod stable_hash;
 mod table;
@@ -58,6 +61,8 @@ use self::convert::FieldError;
 pub use self::explain::{
     Considered, Denial, Element, Example, Judgement, Outcome, Place, RuleText, Side, VerdictChange,
 };
+use self::hosts::Hosts;
+pub use self::hosts::{Failsafe, HostLink, default_failsafe};
 use self::network_sets::NetworkSet;
 use self::nodes::Nodes;
 use self::pending::Pending;
@@ -65,7 +70,7 @@ use self::policies::Policies;
 use self::policy::Policy;
 pub use self::policy::PolicyId;
 use self::pools::Pools;
-use self::programs::Programs;
+use self::programs::{Programs, Site};
 pub use self::report::{AppliedPolicy, Counts, PolicyStanding, Problem};
 use self::services::Services;
 use self::shapes::Bearer;
@@ -92,6 +97,7 @@ pub struct Engine {
     classes: Classes,
     programs: Programs,
     pools: Pools,
+    hosts: Hosts,
     host: BTreeSet<IpAddr>,
     /// Policies as their authors wrote them. The source shares them.
     written: BTreeMap<PolicyId, Object>,
@@ -124,6 +130,7 @@ impl Engine {
             classes: Classes::default(),
             programs: Programs::default(),
             pools: Pools::default(),
+            hosts: Hosts::default(),
             host: BTreeSet::new(),
             written: BTreeMap::new(),
             errors: BTreeMap::new(),
@@ -181,6 +188,22 @@ impl Engine {
     /// so that the kubelet can probe them; see [`Self::verdict`].
     pub fn set_host_addresses(&mut self, addresses: impl IntoIterator<Item = IpAddr>) {
         self.host = addresses.into_iter().collect();
+    }
+
+    /// The node this is, whose host endpoints are acted on, and how the names of workloads' interfaces
+    /// begin, which are none. Said once, before host endpoints come.
+    pub fn set_node(&mut self, name: &str, prefix: &str) {
+        self.hosts.set_node(name, prefix);
+    }
+
+    /// The node's interfaces with their addresses, for host endpoints that are named by these.
+    pub fn set_host_links(&mut self, links: Vec<HostLink>) {
+        self.hosts.set_links(links);
+    }
+
+    /// The ports that policy of host endpoints does not close; at first none.
+    pub fn set_failsafe(&mut self, ports: Vec<Failsafe>) {
+        self.hosts.set_failsafe(ports);
     }
 
     /// What must change in the kernel since the last call, in key order: one transaction. None if
@@ -286,6 +309,7 @@ impl Engine {
         });
         let mut problems: Vec<Problem> =
             policies.chain(tierless).chain(tiers).chain(pools).chain(displaced).collect();
+        problems.extend(self.host_problems());
         problems.sort_unstable();
         problems
     }
@@ -351,6 +375,10 @@ impl Engine {
                 let key = Object::GlobalNetworkSet(object).key();
                 self.set_network_set(Kind::GlobalNetworkSet, key, set);
             }
+            Object::HostEndpoint(object) => {
+                let errors = self.hosts.set(&object, &mut self.workloads);
+                self.note((Kind::HostEndpoint, Object::HostEndpoint(object).key()), errors);
+            }
             Object::Tier(object) => {
                 let name = object.metadata.name.as_deref().unwrap_or_default();
                 self.policies.set_tier(&self.tiers.set(name, &object.spec));
@@ -403,6 +431,10 @@ impl Engine {
                 self.errors.remove(&(kind, key.clone()));
                 self.workloads.set_network_set((kind, key.clone()), None);
             }
+            Kind::HostEndpoint => {
+                self.errors.remove(&(kind, key.clone()));
+                self.hosts.remove(&key.name, &mut self.workloads);
+            }
             Kind::Tier => self.policies.set_tier(&self.tiers.remove(&key.name)),
             Kind::KubernetesNetworkPolicy
             | Kind::ClusterNetworkPolicy
@@ -421,7 +453,8 @@ impl Engine {
     fn forget(&mut self, gone: &Local) {
         self.policies.reapply(&gone.policies, &[]);
         for program in gone.programs.into_iter().flatten() {
-            self.programs.unassign(gone.endpoint.host_index, program, &mut self.pending);
+            let site = Site::Workload(gone.endpoint.host_index);
+            self.programs.unassign(site, program, &mut self.pending);
         }
     }
 }

@@ -5,9 +5,9 @@ use std::sync::Arc;
 
 use super::active::ActivePolicy;
 use super::atoms::Atoms;
-use super::policy::{Policy, PolicyId, Tier};
+use super::policy::{OfHosts, Policy, PolicyId, Tier};
 use super::postings::SelectorIndex;
-use super::shapes::{ShapeId, Shapes};
+use super::shapes::{Bearer, ShapeId, Shapes};
 use super::terms::{Analysis, Term};
 
 /// Numbers one content of one policy. Never given twice, so that what was compiled from an older
@@ -134,8 +134,18 @@ impl Policies {
 
     /// Whether a policy applies to a workload.
     pub(super) fn applies(&self, revision: Revision, shapes: &Shapes, shape: ShapeId) -> bool {
+        let is_host = shapes.key(shape).is_some_and(|key| key.bearer == Bearer::HostEndpoint);
+        let concerns = |hosts: OfHosts| match hosts {
+            OfHosts::Nothing => !is_host,
+            OfHosts::Own | OfHosts::Forwarded => true,
+            OfHosts::Only => is_host,
+        };
         let entry = self.entries.get(&revision);
-        entry.is_some_and(|entry| !entry.retired && shapes.matches(shape, &entry.policy.subject))
+        entry.is_some_and(|entry| {
+            !entry.retired
+                && concerns(entry.policy.hosts)
+                && shapes.matches(shape, &entry.policy.subject)
+        })
     }
 
     /// Puts policies in evaluation order.

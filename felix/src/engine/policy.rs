@@ -109,6 +109,26 @@ impl fmt::Display for PolicyId {
     }
 }
 
+/// What a policy has to say about the traffic of host endpoints.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum OfHosts {
+    /// Nothing: only a GlobalNetworkPolicy selects them.
+    Nothing,
+    /// It is about what they themselves send and receive.
+    Own,
+    /// And what they forward (`applyOnForward`).
+    Forwarded,
+    /// It is about them alone, and not about workloads (`preDNAT`, `doNotTrack`).
+    Only,
+}
+
+impl OfHosts {
+    /// Whether the policy is about what is forwarded.
+    pub(super) fn forwarded(self) -> bool {
+        matches!(self, Self::Forwarded | Self::Only)
+    }
+}
+
 /// One policy.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Policy {
@@ -120,6 +140,8 @@ pub(super) struct Policy {
     pub(super) order: Order,
     /// The endpoints it applies to.
     pub(super) subject: Selector,
+    /// What it has to say about hosts.
+    pub(super) hosts: OfHosts,
     /// Rules for traffic to the endpoint; None if the policy does not look at that direction.
     pub(super) ingress: Option<Vec<Rule>>,
     /// Rules for traffic from the endpoint; None if the policy does not look at that direction.

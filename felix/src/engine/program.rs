@@ -12,14 +12,44 @@ use super::active::{ActiveMatch, ActivePolicy, ActivePorts, ActiveRule, ActiveTr
 use super::atoms::{Atom, AtomId, answers};
 use super::classes::Classes;
 use super::policy::Action;
+use super::programs::Site;
 use super::ranges::{Family, subtract};
 use super::table::{ALL_PORTS, Flattener, Header, Step, Table};
-use crate::model::{Class, Direction, IfIndex, NamedPort, Verdict};
+use crate::model::{Class, Direction, NamedPort, Verdict};
+
+/// Whose traffic a program judges: what holds for what no policy decides, and whether it is known
+/// which address the endpoint itself has in a packet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(super) enum Role {
+    /// A workload's: what nothing denies is allowed.
+    Workload,
+    /// The host's own: what its profiles say.
+    Host { allows: bool },
+    /// What the host forwards: what nothing denies is allowed.
+    Forward,
+}
+
+impl Role {
+    /// What becomes of what no policy decides.
+    fn rest(self) -> Verdict {
+        match self {
+            Self::Workload | Self::Forward | Self::Host { allows: true } => Verdict::Allow,
+            Self::Host { allows: false } => Verdict::Deny,
+        }
+    }
+
+    /// Whether a rule may not ask about the endpoint's own address: a host has several, and forwards
+    /// for any. Such a rule allows nothing.
+    fn has_no_own(self) -> bool {
+        self != Self::Workload
+    }
+}
 
 /// What makes two programs the same.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(super) struct ProgramKey {
     pub(super) direction: Direction,
+    pub(super) role: Role,
     /// Revisions of the policies that look at this direction, in evaluation order.
     pub(super) policies: Box<[u64]>,
     /// The endpoint's own named ports, as far as these policies ask for them. Sorted.
@@ -63,14 +93,14 @@ pub(super) struct Program {
     default: Arc<Table>,
     /// The classes told apart from class 0.
     told_apart: FxHashMap<Class, Arc<Table>>,
-    /// The endpoints that use it: interface and addresses.
-    pub(super) users: BTreeMap<IfIndex, SmallVec<[IpAddr; 2]>>,
+    /// The endpoints that use it: where they are, and their addresses.
+    pub(super) users: BTreeMap<Site, SmallVec<[IpAddr; 2]>>,
 }
 
 impl Program {
     /// Compiles the program for all classes there are. `policies` are those of the key.
     pub(super) fn new(key: ProgramKey, policies: &[Arc<ActivePolicy>], classes: &Classes) -> Self {
-        let lines = lay_out(key.direction, policies);
+        let lines = lay_out(key.direction, key.role, policies);
         let mut by_atom: FxHashMap<AtomId, Vec<u32>> = FxHashMap::default();
         let mut always = Vec::new();
         let mut relevant = FxHashSet::default();
@@ -79,7 +109,7 @@ impl Program {
                 always.push(number);
                 continue;
             };
-            if !rule.matches_own(&key.own) {
+            if !key.role.has_no_own() && !rule.matches_own(&key.own) {
                 continue;
             }
             for name in rule.traffic.of.iter().flat_map(ActiveTraffic::names) {
@@ -205,7 +235,7 @@ impl Program {
                 }
                 continue;
             };
-            let Some(step) = step_for(line, rule, signature) else { continue };
+            let Some(step) = step_for(self.key.role, line, rule, signature) else { continue };
             if rule.traffic.others {
                 let listed: SmallVec<[u8; 4]> =
                     rule.traffic.of.iter().map(|of| of.protocol).collect();
@@ -239,7 +269,9 @@ impl Program {
             let line = &self.lines[place as usize];
             let step = match line.rule(self.key.direction) {
                 None => Some(line.step),
-                Some(rule) if self.covers(rule, header, atoms) => step_for(line, rule, atoms),
+                Some(rule) if self.covers(rule, header, atoms) => {
+                    step_for(self.key.role, line, rule, atoms)
+                }
                 Some(_) => None,
             };
             let Some(step) = step.filter(|_| place >= from) else { continue };
@@ -262,7 +294,7 @@ impl Program {
             let rule = line.rule(self.key.direction);
             rule.is_some_and(|rule| {
                 let of = rule.traffic.of.iter().find(|of| of.protocol == protocol);
-                step_for(line, rule, atoms).is_some()
+                step_for(self.key.role, line, rule, atoms).is_some()
                     && of.is_some_and(|of| {
                         of.source.asks() && self.has(&of.destination, protocol, port, atoms)
                     })
@@ -356,19 +388,23 @@ impl Line {
 }
 
 /// What a line does with a peer of these answers; None if its rule does not match.
-fn step_for(line: &Line, rule: &ActiveRule, signature: &[Atom]) -> Option<Step> {
+fn step_for(role: Role, line: &Line, rule: &ActiveRule, signature: &[Atom]) -> Option<Step> {
+    let matches = || rule.matches_peer(signature);
+    let closes = role.has_no_own() && rule.asks_own();
     let is_unknown = rule.unknown.is_some_and(|id| !answers(signature, id).is_empty());
     match (is_unknown, rule.action) {
         (true, Action::Allow | Action::Log) => None,
         // Whether it denies, or leaves to a later tier, what then must not be allowed.
         (true, Action::Deny | Action::Pass) => Some(Step::Decide(Verdict::Deny)),
-        _ => rule.matches_peer(signature).then_some(line.step),
+        (_, Action::Allow | Action::Log) if closes => None,
+        _ if closes => matches().then_some(Step::Decide(Verdict::Deny)),
+        _ => matches().then_some(line.step),
     }
 }
 
 /// The rules of all policies in one list, each tier closed by its default action, and after the
-/// last tier what holds for workloads that nothing has denied: allow.
-fn lay_out(direction: Direction, policies: &[Arc<ActivePolicy>]) -> Vec<Line> {
+/// last tier what holds for what nothing has decided.
+fn lay_out(direction: Direction, role: Role, policies: &[Arc<ActivePolicy>]) -> Vec<Line> {
     let mut lines: Vec<Line> = Vec::new();
     for tier in policies.chunk_by(|a, b| a.tier == b.tier) {
         let rules: u32 = tier.iter().map(|policy| count(policy.rules(direction))).sum();
@@ -387,7 +423,7 @@ fn lay_out(direction: Direction, policies: &[Arc<ActivePolicy>]) -> Vec<Line> {
         lines
             .extend(tier.first().map(|of| Line { step: step(of.tier.default_action), rule: None }));
     }
-    lines.push(Line { step: Step::Decide(Verdict::Allow), rule: None });
+    lines.push(Line { step: Step::Decide(role.rest()), rule: None });
     lines
 }
 

@@ -11,6 +11,7 @@ use super::active::ActivePolicy;
 use super::addresses::Move;
 use super::atoms::AtomId;
 use super::classes::{ClassChanges, Classes};
+use super::host_tables::{HostSite, HostTables};
 use super::pending::Pending;
 use super::program::{Program, ProgramKey};
 use super::table::{Ruling, Table};
@@ -26,15 +27,25 @@ pub(super) struct Programs {
     by_key: FxHashMap<ProgramKey, ProgramId>,
     programs: BTreeMap<ProgramId, Program>,
     by_atom: FxHashMap<AtomId, BTreeSet<ProgramId>>,
+    hosts: HostTables,
     /// Programs that lost a user.
     left: Vec<ProgramId>,
     last: u64,
 }
 
+/// Where a program is in force.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub(super) enum Site {
+    /// At the interface of a workload.
+    Workload(IfIndex),
+    /// At interfaces of the host.
+    Host(HostSite),
+}
+
 /// The endpoint that a program is for.
 #[derive(Clone, Debug)]
 pub(super) struct User {
-    pub(super) index: IfIndex,
+    pub(super) site: Site,
     pub(super) addresses: SmallVec<[IpAddr; 2]>,
 }
 
@@ -53,7 +64,7 @@ impl Programs {
             for id in self.asking(atoms.iter().map(|atom| atom.id())) {
                 let Some(program) = self.programs.get_mut(&id) else { continue };
                 if program.add_class(class, atoms).is_some() {
-                    emit(program, class, pending, |table| (None, Some(table)));
+                    emit(program, class, &mut self.hosts, pending, |table| (None, Some(table)));
                 }
             }
         }
@@ -68,7 +79,7 @@ impl Programs {
         for &class in &changes.emptied {
             for id in self.asking(classes.atoms(class).iter().map(|atom| atom.id())) {
                 let Some(program) = self.programs.get_mut(&id) else { continue };
-                emit(program, class, pending, |table| (Some(table), None));
+                emit(program, class, &mut self.hosts, pending, |table| (Some(table), None));
                 program.remove_class(class);
             }
         }
@@ -105,23 +116,24 @@ impl Programs {
             Some(before) if before == id => false,
             before => {
                 let before = before.and_then(|before| self.programs.get(&before));
-                replace(user.index, direction, before, now, pending)
+                replace(user.site, direction, before, now, &mut self.hosts, pending)
             }
         };
         if let Some(before) = before.filter(|before| *before != id) {
-            self.leave(before, user.index);
+            self.leave(before, user.site);
         }
         if let Some(program) = self.programs.get_mut(&id) {
-            program.users.insert(user.index, user.addresses.clone());
+            program.users.insert(user.site, user.addresses.clone());
         }
         (id, changed)
     }
 
     /// The endpoint is gone, and its elements with it.
-    pub(super) fn unassign(&mut self, index: IfIndex, id: ProgramId, pending: &mut Pending) {
+    pub(super) fn unassign(&mut self, site: Site, id: ProgramId, pending: &mut Pending) {
         if let Some(program) = self.programs.get(&id) {
-            replace(index, program.key().direction, Some(program), None, pending);
-            self.leave(id, index);
+            let direction = program.key().direction;
+            replace(site, direction, Some(program), None, &mut self.hosts, pending);
+            self.leave(id, site);
         }
     }
 
@@ -154,9 +166,9 @@ impl Programs {
         self.programs.len()
     }
 
-    fn leave(&mut self, id: ProgramId, index: IfIndex) {
+    fn leave(&mut self, id: ProgramId, site: Site) {
         if let Some(program) = self.programs.get_mut(&id) {
-            program.users.remove(&index);
+            program.users.remove(&site);
             self.left.push(id);
         }
     }
@@ -185,29 +197,32 @@ impl Programs {
 fn emit<'a>(
     program: &'a Program,
     class: Class,
+    hosts: &mut HostTables,
     pending: &mut Pending,
     change: impl Fn(&'a Table) -> (Option<&'a Table>, Option<&'a Table>),
 ) {
     let Some(table) = program.told_apart(class) else { return };
     let (before, now) = change(table);
-    for index in program.users.keys() {
-        set(*index, program.key().direction, Some(class), before, now, pending);
+    for site in program.users.keys() {
+        set(*site, program.key().direction, Some(class), (before, now), hosts, pending);
     }
 }
 
 /// Changes the elements of one endpoint from those of one program to those of another. True if
 /// any verdict differs; the first program of an endpoint changes none.
 fn replace(
-    index: IfIndex,
+    site: Site,
     direction: Direction,
     before: Option<&Program>,
     now: Option<&Program>,
+    hosts: &mut HostTables,
     pending: &mut Pending,
 ) -> bool {
     let default =
         |program: Option<&'_ Program>| program.map(|program| program.default_table().clone());
     let (default_before, default_now) = (default(before), default(now));
-    set(index, direction, None, default_before.as_deref(), default_now.as_deref(), pending);
+    let defaults = (default_before.as_deref(), default_now.as_deref());
+    set(site, direction, None, defaults, hosts, pending);
     let mut differ = default_before != default_now;
     let mut classes: BTreeSet<Class> = BTreeSet::new();
     for program in before.iter().chain(&now) {
@@ -219,7 +234,7 @@ fn replace(
         };
         let (was, is) = (told_apart(before), told_apart(now));
         if was != is {
-            set(index, direction, Some(class), was.as_deref(), is.as_deref(), pending);
+            set(site, direction, Some(class), (was.as_deref(), is.as_deref()), hosts, pending);
             differ |= was.or(default_before.clone()) != is.or(default_now.clone());
         }
     }
@@ -228,16 +243,20 @@ fn replace(
 
 /// Changes the elements of one endpoint and class from those of one table to those of another.
 fn set(
-    index: IfIndex,
+    site: Site,
     direction: Direction,
     class: Option<Class>,
-    before: Option<&Table>,
-    now: Option<&Table>,
+    (before, now): (Option<&Table>, Option<&Table>),
+    hosts: &mut HostTables,
     pending: &mut Pending,
 ) {
     if before == now {
         return;
     }
+    let index = match site {
+        Site::Workload(index) => index,
+        Site::Host(site) => return hosts.set(site, class, before, now, pending),
+    };
     let elements = |table: Option<&Table>| -> Vec<(Traffic, Ruling)> {
         match (table, class) {
             (None, _) => Vec::new(),

@@ -7,9 +7,10 @@ use super::active::ActivePolicy;
 use super::addresses;
 use super::atoms::{AtomId, Question, answers};
 use super::policies::Revision;
-use super::program::ProgramKey;
-use super::programs::User;
+use super::program::{ProgramKey, Role};
+use super::programs::{Site, User};
 use super::ranges::Family;
+use super::shapes::ShapeId;
 use super::workloads::{Local, Workloads};
 use super::{Engine, slot};
 use crate::model::{Direction, EndpointId, NamedPort};
@@ -17,7 +18,7 @@ use crate::model::{Direction, EndpointId, NamedPort};
 impl Engine {
     /// Works out what follows from everything recorded, from the policies down to the elements.
     pub(super) fn settle(&mut self) {
-        let mut reassigned = self.reapply_policies();
+        let (mut reassigned, hosts) = self.reapply_policies();
         self.policies.settle(&mut self.atoms);
 
         let changes = self.atoms.take_changes();
@@ -58,6 +59,9 @@ impl Engine {
         for id in reassigned {
             self.reassign(&id);
         }
+        for name in hosts {
+            self.reassign_host(&name);
+        }
         self.programs.sweep();
         self.pools.settle(&mut self.pending);
         if !self.started {
@@ -78,12 +82,13 @@ impl Engine {
     }
 
     /// Finds the policies of every endpoint that may have others than before, and returns the
-    /// endpoints whose programs must be looked at, in order.
-    fn reapply_policies(&mut self) -> BTreeSet<EndpointId> {
+    /// endpoints whose programs must be looked at, in order: those of workloads, and of the host.
+    fn reapply_policies(&mut self) -> (BTreeSet<EndpointId>, Vec<Arc<str>>) {
         let dirty = self.workloads.take_dirty();
         let changes = self.policies.take_changes();
+        let hosts = self.reapply_to_hosts(!changes.is_empty());
         if dirty.is_empty() && changes.is_empty() {
-            return BTreeSet::new();
+            return (BTreeSet::new(), hosts);
         }
         let mut changed: Vec<(EndpointId, Vec<Revision>)> = Vec::new();
         for (id, local) in self.workloads.locals() {
@@ -110,7 +115,7 @@ impl Engine {
                 reassigned.insert(id);
             }
         }
-        reassigned
+        (reassigned, hosts)
     }
 
     /// Has an endpoint use the programs that follow from its policies.
@@ -126,12 +131,12 @@ impl Engine {
                 .iter()
                 .filter_map(|revision| self.policies.active(*revision).cloned())
                 .collect();
-            let ports = self.own_ports(local, &policies, direction);
+            let ports = self.own_ports(local.shape, &policies, direction).into();
             let own = self.own_truths(local, &policies, direction).into();
-            let key =
-                ProgramKey { direction, policies: revisions.into(), ports: ports.into(), own };
+            let (role, policies_of) = (Role::Workload, revisions.into());
+            let key = ProgramKey { direction, role, policies: policies_of, ports, own };
             let user = User {
-                index: local.endpoint.host_index,
+                site: Site::Workload(local.endpoint.host_index),
                 addresses: local.endpoint.addresses.clone(),
             };
             let before = local.programs[slot(direction)];
@@ -153,9 +158,9 @@ impl Engine {
     }
 
     /// The named ports of an endpoint, as far as its policies ask for them. Sorted.
-    fn own_ports(
+    pub(super) fn own_ports(
         &self,
-        local: &Local,
+        shape: ShapeId,
         policies: &[Arc<ActivePolicy>],
         direction: Direction,
     ) -> Vec<NamedPort> {
@@ -164,7 +169,7 @@ impl Engine {
         if names.is_empty() {
             return Vec::new();
         }
-        let ports = self.workloads.shapes.key(local.shape).map(|key| &key.ports);
+        let ports = self.workloads.shapes.key(shape).map(|key| &key.ports);
         let mut ports: Vec<NamedPort> = ports
             .into_iter()
             .flat_map(|ports| ports.iter())

@@ -32,6 +32,8 @@ pub(super) enum Bearer {
     NetworkSet,
     /// A GlobalNetworkSet: it has labels, and its namespace is empty.
     GlobalNetworkSet,
+    /// A host endpoint: it has labels and ports, and its namespace is empty.
+    HostEndpoint,
 }
 
 /// What makes two shapes the same.

@@ -50,7 +50,8 @@ impl<'a> View<'a> {
 
     /// Whether the labels of its namespace are known, if it is in one.
     pub(super) fn namespace_is_known(&self) -> bool {
-        self.namespace.is_some() || self.shape.bearer == Bearer::GlobalNetworkSet
+        self.namespace.is_some()
+            || matches!(self.shape.bearer, Bearer::GlobalNetworkSet | Bearer::HostEndpoint)
     }
 
     fn account_label(&self, key: &str) -> Option<&'a str> {
@@ -76,7 +77,7 @@ impl api::selector::Labels for View<'_> {
         let (is_pod, is_global) = match self.shape.bearer {
             Bearer::Pod => (true, false),
             Bearer::NetworkSet => (false, false),
-            Bearer::GlobalNetworkSet => (false, true),
+            Bearer::GlobalNetworkSet | Bearer::HostEndpoint => (false, true),
         };
         if let Some(key) = key.strip_prefix(PREFIX_NAMESPACE) {
             return match key {

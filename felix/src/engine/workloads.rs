@@ -305,13 +305,15 @@ impl Workloads {
         self.dirty.insert(id.clone());
     }
 
-    fn announce(&mut self, shape: ShapeId, addresses: &[IpAddr]) {
+    /// Holders of the shape have these addresses.
+    pub(super) fn announce(&mut self, shape: ShapeId, addresses: &[IpAddr]) {
         for address in addresses {
             self.addresses.add_owner(*address, shape, &mut self.shapes);
         }
     }
 
-    fn withdraw(&mut self, shape: ShapeId, addresses: &[IpAddr]) {
+    /// They have them no longer.
+    pub(super) fn withdraw(&mut self, shape: ShapeId, addresses: &[IpAddr]) {
         for address in addresses {
             self.addresses.remove_owner(*address, shape, &mut self.shapes);
         }

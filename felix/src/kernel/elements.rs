@@ -3,6 +3,8 @@
 //! Interface indexes and marks are in the machine's byte order, except in the maps of port ranges,
 //! whose keys the kernel orders: there they are in network byte order, as `nft` has it.
 
+mod host;
+
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use ipnet::IpNet;
@@ -10,6 +12,7 @@ use netlink::nft::{Data, Element, Transaction, Verdict as NftVerdict};
 use smallvec::SmallVec;
 
 use super::layout::{DENY, log_chain};
+use crate::model::host::TableId;
 use crate::model::{Class, Direction, Key, Traffic, Value, Verdict};
 
 /// The longest key: an IPv6 address and an interface index, or five words.
@@ -124,7 +127,7 @@ const OTHERS: [&str; 11] =
 
 /// The names of all sets that elements are written to.
 pub(super) fn set_names() -> impl Iterator<Item = &'static str> {
-    OTHERS.into_iter().chain(EGRESS).chain(INGRESS)
+    OTHERS.into_iter().chain(EGRESS).chain(INGRESS).chain(host::set_names())
 }
 
 fn by_family(address: &IpAddr, v4: &'static str, v6: &'static str) -> &'static str {
@@ -153,6 +156,10 @@ pub(super) fn set_of(key: &Key) -> &'static str {
             };
             names[if class.is_some() { kind } else { kind + 4 }]
         }
+        Key::HostInterface(_)
+        | Key::HostTable { .. }
+        | Key::HostPolicy { .. }
+        | Key::Failsafe(..) => host::set_of(key).unwrap_or_default(),
     }
 }
 
@@ -205,10 +212,14 @@ pub(super) fn check(key: &Key, value: &Value) -> Result<(), &'static str> {
         Key::ClassRange(first, last) if first.is_ipv4() != last.is_ipv4() || first > last => {
             return Err("not a range");
         }
-        Key::Policy { traffic: Traffic::Ports(_, first, last), .. } if first > last => {
+        Key::Policy { traffic: Traffic::Ports(_, first, last), .. }
+        | Key::HostPolicy { traffic: Traffic::Ports(_, first, last), .. }
+            if first > last =>
+        {
             return Err("not a range");
         }
-        Key::Policy { traffic: Traffic::Pairs(_, ports, sources), .. } => {
+        Key::Policy { traffic: Traffic::Pairs(_, ports, sources), .. }
+        | Key::HostPolicy { traffic: Traffic::Pairs(_, ports, sources), .. } => {
             if ports.0 > ports.1 || sources.0 > sources.1 {
                 return Err("not a range");
             }
@@ -220,7 +231,10 @@ pub(super) fn check(key: &Key, value: &Value) -> Result<(), &'static str> {
     }
     let fits = match key {
         Key::Class(_) | Key::ClassRange(..) => matches!(value, Value::Class(_)),
-        Key::Policy { .. } => matches!(value, Value::Verdict(_) | Value::Logged(_)),
+        Key::Policy { .. } | Key::HostPolicy { .. } => {
+            matches!(value, Value::Verdict(_) | Value::Logged(_))
+        }
+        Key::HostTable { .. } => matches!(value, Value::Table(_)),
         _ => matches!(value, Value::Member),
     };
     if fits { Ok(()) } else { Err("a value of another kind") }
@@ -252,6 +266,9 @@ fn pair(
 /// The element that a key is.
 pub(super) fn encode(key: &Key) -> Encoded {
     let set = set_of(key);
+    if let Some(encoded) = host::encode(key) {
+        return encoded;
+    }
     match *key {
         Key::Workload(index) => {
             Encoded { set, key: Bytes::from_slice(&index.to_ne_bytes()), end: End::None }
@@ -288,6 +305,11 @@ pub(super) fn encode(key: &Key) -> Encoded {
                 Traffic::Any => Encoded { set, key: bytes, end: End::None },
             }
         }
+        // Encoded above.
+        Key::HostInterface(_)
+        | Key::HostTable { .. }
+        | Key::HostPolicy { .. }
+        | Key::Failsafe(..) => Encoded { set, key: Bytes::new(), end: End::None },
     }
 }
 
@@ -301,10 +323,14 @@ impl Encoded {
                 class = number.to_ne_bytes();
                 Some(Data::Value(&class))
             }
+            Value::Table(table) => {
+                class = table.number().to_ne_bytes();
+                Some(Data::Value(&class))
+            }
             Value::Verdict(Verdict::Allow) => Some(Data::Verdict(NftVerdict::Return)),
             Value::Verdict(Verdict::Deny) => Some(Data::Verdict(NftVerdict::Goto(DENY))),
             Value::Logged(verdict) => {
-                let egress = EGRESS.contains(&self.set);
+                let egress = EGRESS.contains(&self.set) || host::is_egress(self.set, &self.key);
                 let direction = if egress { Direction::Egress } else { Direction::Ingress };
                 let chain = log_chain(direction, *verdict == Verdict::Allow);
                 Some(Data::Verdict(NftVerdict::Goto(chain)))
@@ -400,11 +426,18 @@ fn decode_value(key: &Key, data: &RawData) -> Option<Value> {
     let value = match data {
         RawData::None => Value::Member,
         RawData::Value(bytes) => {
-            Value::Class(Class(u32::from_ne_bytes(bytes.as_slice().try_into().ok()?)))
+            let number = u32::from_ne_bytes(bytes.as_slice().try_into().ok()?);
+            match key {
+                Key::HostTable { .. } => Value::Table(TableId::from_number(number)),
+                _ => Value::Class(Class(number)),
+            }
         }
         RawData::Verdict(verdict) => Value::Verdict(*verdict),
         RawData::Logged(logged, verdict) => match key {
             Key::Policy { direction, .. } if direction == logged => Value::Logged(*verdict),
+            Key::HostPolicy { table, .. } if table.direction() == *logged => {
+                Value::Logged(*verdict)
+            }
             _ => return None,
         },
         RawData::Other => return None,
@@ -451,6 +484,9 @@ fn decode_key(set: &str, element: &Raw) -> Option<Key> {
         "cls4" | "cls6" => return ip(bytes).map(Key::Class),
         _ => {}
     }
+    if host::set_names().any(|name| name == set) {
+        return host::decode(set, element);
+    }
     let (direction, kind) = [(Direction::Egress, EGRESS), (Direction::Ingress, INGRESS)]
         .into_iter()
         .find_map(|(direction, names)| {
@@ -491,6 +527,12 @@ fn decode_key(set: &str, element: &Raw) -> Option<Key> {
         _ => true,
     };
     (encoded.key.as_slice() == bytes && same_end).then_some(key)
+}
+
+/// Whether an element is one of host endpoints.
+#[cfg(test)]
+pub(super) fn is_of_hosts(key: &Key) -> bool {
+    host::set_of(key).is_some()
 }
 
 /// How an element is named in errors and logs.

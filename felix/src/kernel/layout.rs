@@ -8,6 +8,7 @@
 //! output        0  cut flows dropped; to an unknown interface of ours: dropped. The host reaches its pods.
 //! postrouting 100  only while a pool is masqueraded
 //! ```
+//! Host endpoints are judged by chains of their own, in `layout/host.rs`.
 //!
 //! `judge` runs egress, then ingress policy. Both classify the other side's address into the packet's
 //! mark, then look for a verdict, most specific key first: allowed is `return`, denied is `goto deny`; where a
@@ -16,11 +17,14 @@
 //! The packet's mark is scratch memory only here. One that was set before is kept in the flow's mark
 //! meanwhile; as a rule there is none, and the flow's mark is not touched.
 
+pub(super) mod host;
+
 use netlink::nft::{
     BaseChain, Chain, DataType, FULLY_RANDOM, Family, Field, Hook, Rule, Set, Value, Verdict,
     ct_state,
 };
 
+use self::host::Hosts;
 use crate::model::Direction;
 
 /// The table's name.
@@ -83,7 +87,10 @@ fn tell(rule: Rule, prefix: &str) -> Rule {
 /// The chain that exists only while addresses are masqueraded.
 pub(super) const MASQUERADE: &str = "nat_post";
 
-/// ICMPv6 types (RFC 4861 section 4, RFC 3810 section 5.2).
+/// ICMPv6 types (RFC 4861 section 4, RFC 2710 section 3, RFC 3810 section 5.2).
+const MLD_QUERY: u8 = 130;
+const MLD_REPORT: u8 = 131;
+const MLD_DONE: u8 = 132;
 const ROUTER_SOLICITATION: u8 = 133;
 const ROUTER_ADVERTISEMENT: u8 = 134;
 const NEIGHBOUR_SOLICITATION: u8 = 135;
@@ -125,16 +132,28 @@ pub(super) fn map_prefix(direction: Direction) -> &'static str {
 }
 
 /// A set whose elements never change, with its elements.
-pub(super) fn fixed_sets() -> [(Set, &'static [u8]); 3] {
+pub(super) fn fixed_sets() -> [(Set, &'static [u8]); 4] {
     const ND: [u8; 3] = [ROUTER_SOLICITATION, NEIGHBOUR_SOLICITATION, NEIGHBOUR_ADVERTISEMENT];
+    const HOST_ND: [u8; 8] = [
+        MLD_QUERY,
+        MLD_REPORT,
+        MLD_DONE,
+        ROUTER_SOLICITATION,
+        ROUTER_ADVERTISEMENT,
+        NEIGHBOUR_SOLICITATION,
+        NEIGHBOUR_ADVERTISEMENT,
+        MLD2_REPORT,
+    ];
     let mut ports = Set::new("ports", &[DataType::InetProto]);
     ports.comment = Some("protocols that have ports".into());
     let mut types = Set::new("types", &[DataType::InetProto]);
     types.comment = Some("protocols that have types and codes".into());
     let mut nd = Set::new("nd", &[DataType::Icmpv6Type]);
     nd.comment = Some("what a workload's link needs".into());
+    let mut nd_host = Set::new("nd_host", &[DataType::Icmpv6Type]);
+    nd_host.comment = Some("what the host's links need".into());
     // TCP, UDP, SCTP; ICMP, ICMPv6
-    [(ports, &[6, 17, 132]), (types, &[1, 58]), (nd, &ND)]
+    [(ports, &[6, 17, 132]), (types, &[1, 58]), (nd, &ND), (nd_host, &HOST_ND)]
 }
 
 /// The sets and maps that elements are written to.
@@ -174,6 +193,7 @@ pub(super) fn sets() -> Vec<Set> {
             map("_dfl", &any[..1]),
         ]);
     }
+    sets.extend(host::sets());
     sets
 }
 
@@ -191,8 +211,8 @@ fn drop_counted(rule: Rule, comment: &str) -> Rule {
 }
 
 /// All chains, in an order in which each is only reached from later ones. With `masquerade`,
-/// [`MASQUERADE`] is among them.
-pub(super) fn chains(params: &Params, masquerade: bool) -> Vec<Chain> {
+/// [`MASQUERADE`] is among them, as the last.
+pub(super) fn chains(params: &Params, hosts: Hosts, masquerade: bool) -> Vec<Chain> {
     let mut chains = vec![
         plain(
             DENY,
@@ -231,7 +251,11 @@ pub(super) fn chains(params: &Params, masquerade: bool) -> Vec<Chain> {
     }
     chains.extend(judge());
     chains.push(to_host(params.host_action));
-    chains.extend(hooks(&params.prefix));
+    chains.extend(host::chains(hosts));
+    chains.extend(hooks(&params.prefix, hosts));
+    if hosts.any() {
+        chains.push(host::post());
+    }
     if masquerade {
         chains.push(nat());
     }
@@ -375,7 +399,7 @@ fn to_host(action: HostAction) -> Chain {
 }
 
 /// The base chains of policy. What is neither from nor to an interface of ours passes untouched.
-fn hooks(prefix: &str) -> [Chain; 4] {
+fn hooks(prefix: &str, hosts: Hosts) -> [Chain; 4] {
     let cut = || Rule::new().ct_mark_has(DENIED).verdict(Verdict::Jump("cut"));
     let known =
         || Rule::new().ct_state(ct_state::ESTABLISHED | ct_state::RELATED).verdict(Verdict::Accept);
@@ -385,38 +409,24 @@ fn hooks(prefix: &str) -> [Chain; 4] {
             .is_not_in(&[Field::Oif], "wl")
             .verdict(Verdict::Goto("unknown"))
     };
+    let to_host = Rule::new().is_in(&[Field::Iif], "wl").verdict(Verdict::Goto("to_host"));
+    let mut input = vec![cut(), known(), to_host];
+    if hosts.any() {
+        input.push(Rule::new().verdict(Verdict::Goto("host_in")));
+    }
+    let mut forward = vec![cut(), known(), to_unknown()];
+    if hosts.forwards() {
+        forward.push(Rule::new().verdict(Verdict::Jump("host_forward")));
+    }
+    forward.extend(
+        [Field::Iif, Field::Oif]
+            .map(|index| Rule::new().is_in(&[index], "wl").verdict(Verdict::Goto("judge"))),
+    );
+    let raw = [Rule::new().iifname_starts(prefix).verdict(Verdict::Goto("from_endpoint"))];
     [
-        base(
-            "raw_pre",
-            "filter",
-            Hook::Prerouting,
-            RAW,
-            [Rule::new().iifname_starts(prefix).verdict(Verdict::Goto("from_endpoint"))],
-        ),
-        base(
-            "forward",
-            "filter",
-            Hook::Forward,
-            0,
-            [
-                cut(),
-                known(),
-                to_unknown(),
-                Rule::new().is_in(&[Field::Iif], "wl").verdict(Verdict::Goto("judge")),
-                Rule::new().is_in(&[Field::Oif], "wl").verdict(Verdict::Goto("judge")),
-            ],
-        ),
-        base(
-            "input",
-            "filter",
-            Hook::Input,
-            0,
-            [
-                cut(),
-                known(),
-                Rule::new().is_in(&[Field::Iif], "wl").verdict(Verdict::Goto("to_host")),
-            ],
-        ),
+        base("raw_pre", "filter", Hook::Prerouting, RAW, raw),
+        base("forward", "filter", Hook::Forward, 0, forward),
+        base("input", "filter", Hook::Input, 0, input),
         base("output", "filter", Hook::Output, 0, [cut(), to_unknown()]),
     ]
 }

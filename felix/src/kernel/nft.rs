@@ -18,9 +18,10 @@ use self::channel::OWNED;
 pub(super) use self::channel::{Channel, others_changed, ownership};
 use self::structure::add_rules;
 use super::elements;
+use super::layout::host::Hosts;
 use super::layout::{self, FAMILY, HostAction, Params, TABLE};
 use super::{Error, Rejected};
-use crate::model::{Change, Delta, Key, Value};
+use crate::model::{Change, Class, Delta, Key, Value};
 
 /// How often a transaction is tried: once as it is, then after reading what the kernel has, then
 /// each time without the elements that it refused by name, of which it names one in each message.
@@ -79,6 +80,8 @@ pub(super) struct Writer<C> {
     rejected: FxHashMap<Key, String>,
     /// How many masqueraded networks are programmed; the nat chain is there if this is not 0.
     masquerading: usize,
+    /// How many elements of each [`HostPart`] are programmed.
+    hosts: [usize; 3],
     in_sync: bool,
     /// Chains and sets are in the kernel as they should be.
     built: bool,
@@ -111,6 +114,7 @@ impl<C: Channel> Writer<C> {
             dirty: FxHashSet::default(),
             rejected: FxHashMap::default(),
             masquerading: 0,
+            hosts: [0; 3],
             in_sync: false,
             built: false,
             known: false,
@@ -345,7 +349,8 @@ impl<C: Channel> Writer<C> {
 
     fn attempt(&mut self) -> Result<(), Failure> {
         let mut tx = Transaction::new(FAMILY, TABLE);
-        let fresh = !(self.known && self.built);
+        // Chains that come or go are written as at start: that is rare.
+        let fresh = !(self.known && self.built) || self.hosts_change();
         let keys = if !fresh {
             self.update(&mut tx)
         } else {
@@ -404,6 +409,10 @@ impl<C: Channel> Writer<C> {
                 self.masquerading -= usize::from(before.is_some());
                 self.masquerading += usize::from(now.is_some());
             }
+            if let Some(part) = host_part(key) {
+                self.hosts[part] -= usize::from(before.is_some());
+                self.hosts[part] += usize::from(now.is_some());
+            }
         }
         self.dirty.clear();
     }
@@ -415,7 +424,7 @@ impl<C: Channel> Writer<C> {
         keys.retain(|key| self.programmed.get(key).copied() != self.target(key));
         let masquerading = self.masquerading_after(&keys);
         if masquerading && self.masquerading == 0 {
-            let nat = self.chains(true).pop();
+            let nat = self.chains(Hosts::default(), true).pop();
             if let Some(chain) = nat {
                 tx.add_chain(&chain);
                 add_rules(tx, &chain);
@@ -462,9 +471,38 @@ impl<C: Channel> Writer<C> {
         }
     }
 
-    fn chains(&self, masquerade: bool) -> Vec<Chain> {
-        layout::chains(&self.params, masquerade)
+    fn chains(&self, hosts: Hosts, masquerade: bool) -> Vec<Chain> {
+        layout::chains(&self.params, hosts, masquerade)
     }
+
+    /// Whether what is to be written needs chains of host endpoints that are not there, or leaves
+    /// some without use.
+    fn hosts_change(&self) -> bool {
+        let mut after = self.hosts;
+        for key in &self.dirty {
+            if let Some(part) = host_part(key) {
+                after[part] += usize::from(self.target(key).is_some());
+                // What is programmed was counted.
+                after[part] -= usize::from(self.programmed.contains_key(key));
+            }
+        }
+        hosts_of(after) != hosts_of(self.hosts)
+    }
+}
+
+/// What an element says of the chains that host endpoints need: interfaces by name, all
+/// interfaces, traffic that is forwarded.
+fn host_part(key: &Key) -> Option<usize> {
+    match key {
+        Key::HostInterface(_) => Some(0),
+        Key::HostTable { hook, class: Class(0), .. } if hook.forwards() => Some(2),
+        Key::HostTable { interface: None, class: Class(0), .. } => Some(1),
+        _ => None,
+    }
+}
+
+fn hosts_of([named, all, forward]: [usize; 3]) -> Hosts {
+    Hosts { named: named > 0, all: all > 0, forward: forward > 0 }
 }
 
 #[cfg(test)]

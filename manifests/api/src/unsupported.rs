@@ -80,7 +80,15 @@ const ACTED_ON: &[(&str, &[&str])] = &[
             "filters",
         ],
     ),
-    ("FelixConfiguration", &["logSeverityScreen", "defaultEndpointToHostAction"]),
+    (
+        "FelixConfiguration",
+        &[
+            "logSeverityScreen",
+            "defaultEndpointToHostAction",
+            "failsafeInboundHostPorts",
+            "failsafeOutboundHostPorts",
+        ],
+    ),
     ("IPReservation", &["reservedCIDRs"]),
     (
         "IPAMConfiguration",
@@ -100,7 +108,7 @@ const ACTED_ON: &[(&str, &[&str])] = &[
             "performanceHints",
         ],
     ),
-    // The others are about host endpoints.
+    // The others are for host endpoints alone.
     (
         "GlobalNetworkPolicy",
         &[
@@ -113,11 +121,12 @@ const ACTED_ON: &[(&str, &[&str])] = &[
             "ingress",
             "egress",
             "performanceHints",
+            "applyOnForward",
         ],
     ),
     ("NetworkSet", &[]),
     ("GlobalNetworkSet", &[]),
-    ("HostEndpoint", &[]),
+    ("HostEndpoint", &["node", "interfaceName", "expectedIPs", "profiles", "ports"]),
     ("BGPFilter", &["exportV4", "importV4", "exportV6", "importV6"]),
 ];
 

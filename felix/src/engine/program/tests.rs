@@ -7,8 +7,8 @@ use proptest::sample::{select, subsequence};
 use super::*;
 use crate::engine::atoms::{Atoms, Question};
 use crate::engine::policy::{
-    Networks, Order, Peer, Peers, Policy, PolicyId, PortMatch, PortSet, Ports, ProtocolPorts, Rule,
-    Tier, Traffics,
+    Networks, OfHosts, Order, Peer, Peers, Policy, PolicyId, PortMatch, PortSet, Ports,
+    ProtocolPorts, Rule, Tier, Traffics,
 };
 use crate::engine::table::Ruling;
 use crate::model::{Kind, ObjectKey};
@@ -224,6 +224,7 @@ fn policies(tiers: &[RawTier], direction: Direction) -> Vec<Policy> {
                 tier: tier.clone(),
                 order: Order::new(0.0),
                 subject: api::selector::Selector::all(),
+                hosts: OfHosts::Nothing,
                 ingress: (direction == Direction::Ingress).then(|| rules.clone()),
                 egress: (direction == Direction::Egress).then_some(rules),
             });
@@ -286,6 +287,7 @@ proptest! {
         });
         let key = ProgramKey {
             direction,
+            role: Role::Workload,
             policies: Box::default(),
             ports: ports.collect(),
             own: Box::default(),

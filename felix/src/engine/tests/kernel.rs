@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
+use crate::model::host::{HostHook, InterfaceName};
 use crate::model::{Class, Delta, Direction, IfIndex, Key, Traffic, Value, Verdict};
 
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -39,6 +40,8 @@ impl Kernel {
         let mut told_apart = BTreeSet::new();
         let mut with_any = BTreeSet::new();
         let mut classes = BTreeSet::new();
+        let (mut defaults, mut host_classes) = (BTreeSet::new(), BTreeSet::new());
+        let (mut tables, mut filled) = (BTreeSet::new(), BTreeSet::new());
         for (key, value) in &self.elements {
             match (*key, *value) {
                 (Key::ClassRange(first, to), Value::Class(class)) => {
@@ -82,9 +85,27 @@ impl Kernel {
                     Key::Workload(_) | Key::Source(..) | Key::Masquerade(_) | Key::Pool(_),
                     Value::Member,
                 ) => {}
+                (Key::HostInterface(_) | Key::Failsafe(..), Value::Member) => {}
+                (Key::HostTable { hook, interface, class }, Value::Table(table)) => {
+                    assert_eq!(table.direction(), hook.direction(), "{key:?}");
+                    if class == Class(0) {
+                        defaults.insert((hook, interface));
+                    } else {
+                        host_classes.insert((hook, interface, class));
+                    }
+                    tables.insert(table);
+                }
+                (Key::HostPolicy { table, .. }, Value::Verdict(_) | Value::Logged(_)) => {
+                    filled.insert(table);
+                }
                 other => panic!("value of another kind: {other:?}"),
             }
         }
+        for (hook, interface, class) in host_classes {
+            assert!(classes.contains(&class), "no address is in {class:?}");
+            assert!(defaults.contains(&(hook, interface)), "{hook:?} of {interface:?}");
+        }
+        assert!(filled.is_subset(&tables), "tables that nothing leads to");
         let meet = |a: (u16, u16), b: (u16, u16)| a.0 <= b.1 && b.0 <= a.1;
         for (number, (map, ports, sources)) in pairs.iter().enumerate() {
             for (other, others, from) in &pairs[..number] {
@@ -198,6 +219,77 @@ impl Kernel {
         (Verdict::Deny, false)
     }
 
+    /// What becomes of the first packet of a flow of the host itself, or that it forwards, at an
+    /// interface that is no workload's.
+    pub(super) fn host_ruling(
+        &self,
+        hook: HostHook,
+        interface: &str,
+        peer: IpAddr,
+        protocol: u8,
+        (source, port): (u16, u16),
+    ) -> (Verdict, bool) {
+        let allowed = (Verdict::Allow, false);
+        let name = InterfaceName::new(interface).unwrap();
+        let named = self.elements.contains_key(&Key::HostInterface(name));
+        let table = |interface, class| match self.elements.get(&Key::HostTable {
+            hook,
+            interface,
+            class,
+        })? {
+            Value::Table(table) => Some(*table),
+            other => panic!("{other:?}"),
+        };
+        let interface = named.then_some(name);
+        if !hook.forwards() {
+            if !named && table(None, Class(0)).is_none() {
+                return allowed;
+            }
+            let failsafe = self.elements.keys().any(|key| match *key {
+                Key::Failsafe(direction, of, number, net) => {
+                    (direction, of, number) == (hook.direction(), protocol, port)
+                        && net.contains(&peer)
+                }
+                _ => false,
+            });
+            if failsafe {
+                return allowed;
+            }
+        }
+        let Some(table) = table(interface, self.class(peer)).or_else(|| table(interface, Class(0)))
+        else {
+            return if hook.forwards() { allowed } else { (Verdict::Deny, false) };
+        };
+        let ruling = |traffic| match self.elements.get(&Key::HostPolicy { table, traffic })? {
+            Value::Verdict(verdict) => Some((*verdict, false)),
+            Value::Logged(verdict) => Some((*verdict, true)),
+            other => panic!("{other:?}"),
+        };
+        let in_range = || {
+            self.elements.keys().find_map(|key| {
+                let Key::HostPolicy { table: of, traffic } = *key else { return None };
+                let (ports, sources) = match traffic {
+                    Traffic::Ports(p, first, last) if p == protocol => {
+                        ((first, last), (0, u16::MAX))
+                    }
+                    Traffic::Pairs(p, ports, sources) if p == protocol => (ports, sources),
+                    _ => return None,
+                };
+                let within = |(first, last): (u16, u16), number| (first..=last).contains(&number);
+                let found = of == table && within(ports, port) && within(sources, source);
+                if found { ruling(traffic) } else { None }
+            })
+        };
+        let mut found = None;
+        if [1, 6, 17, 58, 132].contains(&protocol) {
+            found = ruling(Traffic::Port(protocol, port)).or_else(in_range);
+        }
+        found
+            .or_else(|| ruling(Traffic::Protocol(protocol)))
+            .or_else(|| ruling(Traffic::Any))
+            .unwrap_or((Verdict::Deny, false))
+    }
+
     /// The elements with classes numbered by who is in them, so that two engines can be compared.
     pub(super) fn canonical(&self) -> BTreeMap<Key, Value> {
         let mut members: BTreeMap<Class, Vec<Key>> = BTreeMap::new();
@@ -217,6 +309,9 @@ impl Kernel {
                 let key = match *key {
                     Key::Policy { direction, index, class: Some(class), traffic } => {
                         Key::Policy { direction, index, class: Some(names[&class]), traffic }
+                    }
+                    Key::HostTable { hook, interface, class } if class != Class(0) => {
+                        Key::HostTable { hook, interface, class: names[&class] }
                     }
                     other => other,
                 };

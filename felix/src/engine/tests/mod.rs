@@ -15,6 +15,7 @@ mod cluster_policies;
 mod cluster_strategies;
 mod endpoints;
 mod explain;
+mod hosts;
 mod kernel;
 mod oracle;
 mod random;

@@ -279,6 +279,7 @@ fn parse_calico(yaml: &str) -> Object {
         "NetworkPolicy" => read::<api::v3::NetworkPolicy>(object).into(),
         "GlobalNetworkPolicy" => read::<api::v3::GlobalNetworkPolicy>(object).into(),
         "NetworkSet" => read::<api::v3::NetworkSet>(object).into(),
+        "HostEndpoint" => read::<api::v3::HostEndpoint>(object).into(),
         "GlobalNetworkSet" => read::<api::v3::GlobalNetworkSet>(object).into(),
         other => panic!("kind {other}"),
     }

@@ -6,6 +6,7 @@ use proptest::prelude::*;
 
 use super::super::layout::{FAMILY, TABLE};
 use super::*;
+use crate::model::host::{HostHook, InterfaceName};
 
 fn address() -> impl Strategy<Value = IpAddr> {
     prop_oneof![
@@ -53,7 +54,29 @@ fn element() -> impl Strategy<Value = (Key, Value)> {
     });
     let ruling = any::<[bool; 2]>();
     let policy = (any::<bool>(), any::<u32>(), any::<Option<u32>>(), traffic(), ruling);
+    let name = || "[a-z][a-z0-9.-]{0,14}".prop_map(|text| InterfaceName::new(&text).unwrap());
+    let hook = (0usize..4).prop_map(|number| HostHook::ALL[number]);
+    let table = (hook, proptest::option::of(name()), any::<[u32; 2]>());
+    let direction =
+        || any::<bool>().prop_map(|e| if e { Direction::Egress } else { Direction::Ingress });
+    let failsafe = (direction(), any::<u8>(), any::<u16>(), net());
+    let host_policy = (any::<u32>(), traffic(), any::<[bool; 2]>());
     prop_oneof![
+        member(name().prop_map(Key::HostInterface).boxed()),
+        member(
+            failsafe
+                .prop_map(|(d, protocol, port, net)| Key::Failsafe(d, protocol, port, net))
+                .boxed()
+        ),
+        table.prop_map(|(hook, interface, [class, table])| {
+            let key = Key::HostTable { hook, interface, class: Class(class) };
+            (key, Value::Table(TableId::from_number(table)))
+        }),
+        host_policy.prop_map(|(table, traffic, [allow, log])| {
+            let verdict = if allow { Verdict::Allow } else { Verdict::Deny };
+            let value = if log { Value::Logged(verdict) } else { Value::Verdict(verdict) };
+            (Key::HostPolicy { table: TableId::from_number(table), traffic }, value)
+        }),
         member(any::<u32>().prop_map(Key::Workload).boxed()),
         member((address(), any::<u32>()).prop_map(|(a, i)| Key::Source(a, i)).boxed()),
         member(net().prop_map(Key::Masquerade).boxed()),

@@ -24,7 +24,7 @@ fn nft_program(args: &[&str], input: &str) -> String {
     String::from_utf8(output.stdout).unwrap()
 }
 
-fn write(socket: &mut Socket, params: &Params, masquerade: bool) {
+fn write(socket: &mut Socket, params: &Params, hosts: Hosts, masquerade: bool) {
     let mut tx = Transaction::new(FAMILY, TABLE);
     tx.add_table(0, None);
     for set in sets() {
@@ -36,7 +36,7 @@ fn write(socket: &mut Socket, params: &Params, masquerade: bool) {
             tx.add_element(&set.name, &Element::key(std::slice::from_ref(value)), 0);
         }
     }
-    let chains = chains(params, masquerade);
+    let chains = chains(params, hosts, masquerade);
     for chain in &chains {
         tx.add_chain(chain);
     }
@@ -53,16 +53,29 @@ fn inside<T: Send>(work: impl FnOnce(&mut Socket) -> T + Send) -> T {
     netns.run(|| work(&mut Socket::open(Protocol::Netfilter).unwrap())).unwrap()
 }
 
+const NO_HOSTS: Hosts = Hosts { named: false, all: false, forward: false };
+const ALL_HOSTS: Hosts = Hosts { named: true, all: true, forward: true };
+
 /// Operators see it with `nft list ruleset`, and this is what they see.
 #[test]
 fn nft_lists_it_and_loads_it_again() {
+    listed_and_loaded(NO_HOSTS, include_str!("listing.nft"));
+}
+
+#[test]
+fn nft_lists_and_loads_the_chains_of_host_endpoints_too() {
+    listed_and_loaded(ALL_HOSTS, include_str!("listing-hosts.nft"));
+}
+
+fn listed_and_loaded(hosts: Hosts, expected: &str) {
     let (listing, ruleset) = inside(|socket| {
-        write(socket, &params(), true);
+        write(socket, &params(), hosts, true);
         let listing = nft_program(&["list", "ruleset"], "");
         (listing, nft::ruleset(socket, FAMILY, TABLE).unwrap())
     });
-    assert_eq!(ruleset.chains, chains(&params(), true), "what is read is what was written");
-    assert_eq!(listing, include_str!("listing.nft"));
+    let wanted = chains(&params(), hosts, true);
+    assert_eq!(ruleset.chains, wanted, "what is read is what was written");
+    assert_eq!(listing, expected);
 
     // nft, given its own listing, writes the very rules and sets that we did.
     let (again, by_nft) = inside(|socket| {
@@ -75,27 +88,56 @@ fn nft_lists_it_and_loads_it_again() {
         chains.sort_by(|a, b| a.name.cmp(&b.name));
         chains
     };
-    assert_eq!(by_name(by_nft.chains), by_name(ruleset.chains));
+    for (theirs, ours) in by_name(by_nft.chains).iter().zip(&by_name(ruleset.chains)) {
+        assert_eq!(theirs.name, ours.name);
+        for (theirs, ours) in theirs.rules.iter().zip(&ours.rules) {
+            assert_eq!(theirs, ours);
+        }
+        assert_eq!(theirs, ours);
+    }
     assert_eq!(by_nft.sets, ruleset.sets);
 }
 
 #[test]
 fn every_variant_is_accepted_by_the_kernel() {
     for host_action in [HostAction::Accept, HostAction::Return, HostAction::Drop] {
-        for masquerade in [false, true] {
+        for bits in 0..16 {
+            let bit = |number: u32| bits & 1 << number != 0;
+            let hosts = Hosts { named: bit(0), all: bit(1), forward: bit(2) };
             let params = Params { prefix: "elevenbytes".into(), host_action };
             let read = inside(|socket| {
-                write(socket, &params, masquerade);
+                write(socket, &params, hosts, bit(3));
                 nft::ruleset(socket, FAMILY, TABLE).unwrap()
             });
-            assert_eq!(read.chains, chains(&params, masquerade));
+            assert_eq!(read.chains, chains(&params, hosts, bit(3)));
         }
     }
+}
+
+/// What every packet passes is the same, with host endpoints or without them; a first packet to or from
+/// the host meets two rules more.
+#[test]
+fn a_host_without_host_endpoints_pays_nothing() {
+    let rules = |hosts| -> Vec<(String, usize)> {
+        let chains = chains(&params(), hosts, false);
+        let of_hooks = chains.into_iter().filter(|chain| chain.base.is_some());
+        of_hooks.map(|chain| (chain.name, chain.rules.len())).collect()
+    };
+    let without = [("raw_pre", 1), ("forward", 5), ("input", 3), ("output", 2)];
+    let named = |list: &[(&str, usize)]| -> Vec<(String, usize)> {
+        list.iter().map(|(name, rules)| ((*name).to_owned(), *rules)).collect()
+    };
+    assert_eq!(rules(NO_HOSTS), named(&without));
+    let with = [("raw_pre", 1), ("forward", 6), ("input", 4), ("output", 2), ("host_post", 2)];
+    assert_eq!(rules(ALL_HOSTS), named(&with));
+    let host = |chain: &Chain| chain.name.starts_with("host");
+    assert!(!chains(&params(), NO_HOSTS, true).iter().any(host));
 }
 
 #[test]
 fn chains_and_sets_stay_few() {
     // Kernel costs grow with their number, not with that of elements.
-    assert!(chains(&params(), true).len() <= 24);
-    assert!(sets().len() + fixed_sets().len() <= 32);
+    assert!(chains(&params(), NO_HOSTS, true).len() <= 24);
+    assert!(chains(&params(), ALL_HOSTS, true).len() <= 48);
+    assert!(sets().len() + fixed_sets().len() <= 52);
 }

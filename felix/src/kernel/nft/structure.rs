@@ -3,7 +3,7 @@
 
 use netlink::nft::{Chain, Element, Ruleset, Set, Table, Transaction, table_flags};
 
-use super::{Channel, OWNED, Writer};
+use super::{Channel, OWNED, Writer, host_part, hosts_of};
 use crate::kernel::Error;
 use crate::kernel::elements::{self, Raw};
 use crate::kernel::layout::{self, TABLE};
@@ -27,6 +27,7 @@ impl<C: Channel> Writer<C> {
             |error: netlink::Error| Error::Kernel(format!("reading table inet {TABLE}: {error}"));
         self.programmed.clear();
         self.masquerading = 0;
+        self.hosts = [0; 3];
         let mut found = Found { table: self.channel.table().map_err(reading)?, ..Found::default() };
         let Some(table) = &found.table else { return Ok(found) };
         if let Some(port) = table.owner
@@ -42,6 +43,9 @@ impl<C: Channel> Writer<C> {
                 elements::decode(name, self.channel.elements(name).map_err(reading)?);
             self.masquerading +=
                 known.iter().filter(|(key, _)| matches!(key, Key::Masquerade(_))).count();
+            for part in known.iter().filter_map(|(key, _)| host_part(key)) {
+                self.hosts[part] += 1;
+            }
             self.programmed.extend(known);
             found.foreign.extend(foreign.into_iter().map(|raw| (name, raw)));
         }
@@ -69,7 +73,10 @@ impl<C: Channel> Writer<C> {
         self.refuse_invalid(&keys);
         let masquerade =
             keys.iter().any(|key| matches!(key, Key::Masquerade(_)) && self.target(key).is_some());
-        let chains = self.chains(masquerade);
+        let mut hosts = [0; 3];
+        let wanted = keys.iter().filter(|key| self.target(key).is_some());
+        wanted.filter_map(host_part).for_each(|part| hosts[part] += 1);
+        let chains = self.chains(hosts_of(hosts), masquerade);
         let empty = Ruleset { chains: Vec::new(), sets: Vec::new(), other_sets: Vec::new() };
         let ruleset = found.ruleset.as_ref().unwrap_or(&empty);
 
@@ -86,6 +93,7 @@ impl<C: Channel> Writer<C> {
             }
             self.programmed.clear();
             self.masquerading = 0;
+            self.hosts = [0; 3];
             return self.build(&chains, keys, tx);
         }
         let unowned = found.table.as_ref().is_none_or(|table| table.owner.is_none());

@@ -50,6 +50,24 @@ fn what_is_wanted_is_in_the_kernel() {
         writer.flush().unwrap();
         kernel_has();
 
+        // So do those of host endpoints, with the elements that need them, in one transaction.
+        let hosts: Vec<Change> = everything()
+            .into_iter()
+            .filter(|change| host_part(&change.key).is_some())
+            .map(|change| gone(change.key))
+            .collect();
+        let (before, reads) = (generation(), writer.channel.reads);
+        writer.change(&delta(hosts));
+        writer.flush().unwrap();
+        assert_eq!((generation(), writer.channel.reads), (before + 1, reads + 1));
+        kernel_has();
+        let back: Vec<Change> =
+            everything().into_iter().filter(|change| host_part(&change.key).is_some()).collect();
+        writer.change(&delta(back));
+        writer.flush().unwrap();
+        assert_eq!(generation(), before + 2);
+        kernel_has();
+
         // What is equal is not written.
         let before = generation();
         writer.change(&delta(vec![member(Key::Workload(8)), gone(Key::Workload(99))]));
@@ -317,7 +335,11 @@ fn another_layout_is_replaced_at_once() {
 fn a_layout_with_fewer_chains_is_brought_up_to_date() {
     inside(|| {
         let mut writer = start(false);
-        writer.change(&delta(everything()));
+        // The release before had no host endpoints.
+        let of_pods = || -> Vec<Change> {
+            everything().into_iter().filter(|change| !elements::is_of_hosts(&change.key)).collect()
+        };
+        writer.change(&delta(of_pods()));
         writer.flush().unwrap();
         drop(writer);
         assert!(nft_program(
@@ -331,7 +353,7 @@ fn a_layout_with_fewer_chains_is_brought_up_to_date() {
         let (before, handles) = (generation(), rule_handles());
         let mut writer = start(false);
         assert_eq!(generation(), before + 1, "in one transaction");
-        assert_eq!(kernel_has(), wanted(&everything()), "all elements are kept");
+        assert_eq!(kernel_has(), wanted(&of_pods()), "all elements are kept");
         let after = rule_handles();
         let kept = handles.iter().filter(|handle| after.contains(handle)).count();
         assert!(kept > 50, "chains that are as they were are not written: {kept}");
@@ -452,7 +474,7 @@ fn the_action_for_packets_to_the_node_can_change() {
         let chains = Channel::ruleset(&mut socket).unwrap().chains;
         let to_host = chains.iter().find(|chain| chain.name == "to_host").unwrap();
         let changed = Params { host_action: HostAction::Drop, ..params() };
-        let expected = layout::chains(&changed, true);
+        let expected = layout::chains(&changed, Hosts::default(), true);
         assert!(expected.contains(to_host));
         assert_eq!(writer.status().repairs, 0);
         writer.set_host_action(HostAction::Accept);

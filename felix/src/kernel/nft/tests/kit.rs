@@ -9,6 +9,7 @@ use netlink::{Protocol, Socket};
 
 use super::super::super::elements::Raw;
 use super::*;
+use crate::model::host::{HostHook, InterfaceName, TableId};
 use crate::model::{Class, Direction, Traffic, Verdict};
 
 /// The kernel, failing at will.
@@ -111,6 +112,20 @@ pub(super) fn logged(change: Change) -> Change {
     Change { value, ..change }
 }
 
+pub(super) fn interface(name: &str) -> InterfaceName {
+    InterfaceName::new(name).unwrap()
+}
+
+pub(super) fn host_table(hook: HostHook, name: Option<&str>, class: u32, table: u32) -> Change {
+    let key = Key::HostTable { hook, interface: name.map(interface), class: Class(class) };
+    Change { key, value: Some(Value::Table(TableId::from_number(table))) }
+}
+
+pub(super) fn host_policy(table: u32, traffic: Traffic, value: Value) -> Change {
+    let key = Key::HostPolicy { table: TableId::from_number(table), traffic };
+    Change { key, value: Some(value) }
+}
+
 pub(super) fn member(key: Key) -> Change {
     Change { key, value: Some(Value::Member) }
 }
@@ -160,6 +175,24 @@ pub(super) fn everything() -> Vec<Change> {
         policy(7, None, Any, Deny),
         logged(policy(7, None, Port(6, 25), Deny)),
         logged(policy(7, Some(1), Port(6, 25), Allow)),
+        member(Key::HostInterface(interface("eth0"))),
+        member(Key::Failsafe(Direction::Ingress, 6, 22, net("0.0.0.0/0"))),
+        member(Key::Failsafe(Direction::Ingress, 6, 22, net("::/0"))),
+        member(Key::Failsafe(Direction::Egress, 17, 53, net("10.0.0.0/8"))),
+        member(Key::Failsafe(Direction::Egress, 17, 53, net("192.0.2.1/32"))),
+        member(Key::Failsafe(Direction::Egress, 17, 53, net("fd00::/64"))),
+        host_table(HostHook::Input, Some("eth0"), 0, 20),
+        host_table(HostHook::Input, Some("eth0"), 1, 22),
+        host_table(HostHook::Output, Some("eth0"), 0, 21),
+        host_table(HostHook::Input, None, 0, 20),
+        host_table(HostHook::Output, None, 0, 21),
+        host_table(HostHook::ForwardIn, None, 0, 22),
+        host_table(HostHook::ForwardOut, None, 2, 21),
+        host_policy(20, Port(6, 80), Value::Verdict(Allow)),
+        host_policy(20, Ports(6, 1000, 2000), Value::Logged(Allow)),
+        host_policy(21, Pairs(6, (81, 90), (0, 1023)), Value::Logged(Deny)),
+        host_policy(22, Protocol(1), Value::Verdict(Deny)),
+        host_policy(22, Any, Value::Verdict(Allow)),
         member(Key::Masquerade(net("10.0.0.0/8"))),
         member(Key::Masquerade(net("fd00::/48"))),
         member(Key::Pool(net("10.0.0.0/8"))),
@@ -199,7 +232,21 @@ pub(super) fn kernel_has() -> FxHashMap<Key, Value> {
     }
     let masquerade = all.keys().any(|key| matches!(key, Key::Masquerade(_)));
     let mut chains = ruleset.chains;
-    let mut expected = layout::chains(&params(), masquerade);
+    let is = |wanted: fn(&Key) -> bool| all.keys().any(wanted);
+    let hosts = Hosts {
+        named: is(|key| matches!(key, Key::HostInterface(_))),
+        all: is(|key| {
+            let class = Class(0);
+            let interface = None;
+            matches!(key, Key::HostTable { hook: HostHook::Input, .. })
+                && *key == Key::HostTable { hook: HostHook::Input, interface, class }
+        }),
+        forward: is(|key| {
+            use HostHook::{ForwardIn, ForwardOut};
+            matches!(key, Key::HostTable { hook: ForwardIn | ForwardOut, class: Class(0), .. })
+        }),
+    };
+    let mut expected = layout::chains(&params(), hosts, masquerade);
     chains.sort_by(|a, b| a.name.cmp(&b.name));
     expected.sort_by(|a, b| a.name.cmp(&b.name));
     assert_eq!(chains, expected);

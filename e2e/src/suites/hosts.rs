@@ -1,0 +1,214 @@
+//! Host endpoints: policy of a node's own traffic and of what it forwards, with the ports that stay
+//! open whatever it says.
+
+use std::collections::BTreeMap;
+use std::net::{IpAddr, SocketAddr};
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, ensure};
+use futures::FutureExt as _;
+use futures::future::BoxFuture;
+use serde_json::{Value, json};
+use tokio::process::{Child, Command};
+
+use super::kit::{ANSWER, PORT, Scope, expect_silence};
+use super::{DIRECTORY, RACKS, Test};
+use crate::lab::{Lab, View, pod_targets};
+use crate::netns::Netns;
+use crate::{process, wait};
+
+pub(super) const TESTS: &[Test] = &[
+    Test { name: "hosts::policy_of_a_nodes_own_traffic", bed: &RACKS, body: own },
+    Test { name: "hosts::policy_on_forward", bed: &RACKS, body: forwarded },
+    Test { name: "hosts::from_a_directory", bed: &DIRECTORY, body: own },
+];
+
+/// What the node's servers listen on besides [`PORT`].
+const OTHER_PORT: u16 = 9090;
+/// One that is open whatever policy says.
+const FAILSAFE_PORT: u16 = 22;
+/// The node whose traffic is judged, and one that speaks to it.
+const NODE: &str = "node1";
+const PEER: &str = "node2";
+/// Until a change is in force: the API server, or the folder, and two agents on a busy machine.
+const IN_FORCE: Duration = Duration::from_secs(20);
+
+fn endpoint(name: &str, interface: &str) -> Value {
+    json!({
+        "apiVersion": "projectcalico.org/v3",
+        "kind": "HostEndpoint",
+        "metadata": { "name": name, "labels": { "hep": name } },
+        "spec": { "node": NODE, "interfaceName": interface },
+    })
+}
+
+fn policy(name: &str, endpoint: &str, rest: Value) -> Value {
+    let mut policy = json!({
+        "apiVersion": "projectcalico.org/v3",
+        "kind": "GlobalNetworkPolicy",
+        "metadata": { "name": name },
+        "spec": rest,
+    });
+    policy["spec"]["selector"] = json!(format!("hep == '{endpoint}'"));
+    policy
+}
+
+async fn serve(on: &Netns, ports: &[u16]) -> Result<Child> {
+    let mut server = Command::new(crate::agent::program("probe")?);
+    server.arg("serve").args(ports.iter().map(|port| format!("--port={port}"))).kill_on_drop(true);
+    process::spawn(server, Some(on)).await
+}
+
+fn targets(addresses: &[IpAddr], protocol: &str, port: u16) -> Vec<String> {
+    let target = |address: &IpAddr| format!("{protocol}://{}", SocketAddr::new(*address, port));
+    addresses.iter().map(target).collect()
+}
+
+/// All of the targets answer, or none does, from now on.
+async fn soon(view: &View, from: &Netns, targets: &[String], open: bool) -> Result<()> {
+    let timeout = if open { ANSWER } else { Duration::from_millis(400) };
+    let what = format!("{} to {targets:?}: {}", from.name(), if open { "open" } else { "closed" });
+    wait::until(&what, IN_FORCE, || async {
+        for probe in view.connect(from, targets, timeout).await? {
+            ensure!(probe.ok == open, "{probe:?}");
+        }
+        Ok(())
+    })
+    .await
+}
+
+async fn now(view: &View, from: &Netns, targets: &[String]) -> Result<()> {
+    for probe in view.connect(from, targets, ANSWER).await? {
+        ensure!(probe.ok, "{} to {probe:?}", from.name());
+    }
+    Ok(())
+}
+
+/// For how many seconds each of the node's BGP sessions has been established.
+async fn sessions(view: &View) -> Result<BTreeMap<String, u64>> {
+    let status = view.ask_felix(NODE, "status").await?;
+    let peers = status["bgp"]["peers"].as_array().context("no peers")?;
+    ensure!(!peers.is_empty(), "no sessions: {status}");
+    let mut sessions = BTreeMap::new();
+    for peer in peers {
+        ensure!(peer["state"] == "Established", "{peer}");
+        let since = peer["sinceSeconds"].as_u64().context("sinceSeconds")?;
+        sessions.insert(peer["address"].to_string(), since);
+    }
+    Ok(sessions)
+}
+
+fn own(lab: &mut Lab) -> BoxFuture<'_, Result<()>> {
+    async move {
+        let view = lab.view();
+        let mut scope = Scope::new(view, "hosts-own").await?;
+        let (node, peer) = (view.place.netns(NODE), view.place.netns(PEER));
+        let _servers = [
+            serve(&node, &[PORT, OTHER_PORT, FAILSAFE_PORT]).await?,
+            serve(&peer, &[PORT, OTHER_PORT]).await?,
+        ];
+        let addresses = view.plan.topology.nodes[0].addresses();
+        let away = view.plan.topology.nodes[1].addresses();
+        let wanted = [scope.pod("near", NODE, &[]), scope.pod("far", PEER, &[])];
+        let pods = scope.run(&wanted).await?;
+        view.wait_for_routes().await?;
+        let (web, other) =
+            (targets(&addresses, "tcp", PORT), targets(&addresses, "tcp", OTHER_PORT));
+        let udp = targets(&addresses, "udp", PORT);
+        let failsafe = targets(&addresses, "tcp", FAILSAFE_PORT);
+        let out = targets(&away, "tcp", PORT);
+        soon(view, &peer, &[web.clone(), other.clone(), udp.clone(), failsafe.clone()].concat(), true)
+            .await?;
+        soon(view, &node, &out, true).await?;
+        let before = sessions(view).await?;
+
+        // All interfaces, without a policy: nothing but failsafe ports, in either direction.
+        scope.apply_global(endpoint("all", "*")).await?;
+        let all = [web.clone(), other.clone(), udp.clone()].concat();
+        soon(view, &peer, &all, false).await?;
+        soon(view, &node, &out, false).await?;
+        now(view, &peer, &failsafe).await?;
+        // Workloads have policy of their own: to them, from them to their node, and through it.
+        let near = pod_targets(&pods[0], "tcp", PORT);
+        now(view, &node, &near).await?;
+        now(view, &peer, &near).await?;
+        now(view, &view.netns_of_pod(&pods[1]), &near).await?;
+        now(view, &view.netns_of_pod(&pods[0]), &web).await?;
+        // The node does what nodes do: an address from etcd, a pod from the API server, routes.
+        let late = scope.run(&[scope.pod("late", NODE, &[])]).await?;
+        view.wait_for_routes().await?;
+        now(view, &view.netns_of_pod(&pods[1]), &pod_targets(&late[0], "tcp", PORT)).await?;
+
+        // One port, for one peer.
+        let nets: Vec<String> = away.iter().filter(|a| a.is_ipv4()).map(|a| format!("{a}/32")).collect();
+        let allow = json!({ "ingress": [{
+            "action": "Allow", "protocol": "TCP",
+            "source": { "nets": nets }, "destination": { "ports": [PORT] },
+        }] });
+        scope.apply_global(policy("hosts-web", "all", allow)).await?;
+        let (v4, v6): (Vec<IpAddr>, Vec<IpAddr>) = addresses.iter().partition(|a| a.is_ipv4());
+        soon(view, &peer, &targets(&v4, "tcp", PORT), true).await?;
+        let rest = [targets(&v6, "tcp", PORT), other.clone(), udp.clone()].concat();
+        expect_silence(view, &peer, &rest).await?;
+        let third = view.place.netns("node3");
+        expect_silence(view, &third, &targets(&v4, "tcp", PORT)).await?;
+
+        // An endpoint of the interface's own wins, with what holds for it.
+        scope.apply_global(endpoint("uplink", "eth0")).await?;
+        let udp_only = json!({ "types": ["Ingress", "Egress"],
+            "ingress": [{ "action": "Allow", "protocol": "UDP" }], "egress": [{ "action": "Allow" }] });
+        scope.apply_global(policy("hosts-udp", "uplink", udp_only)).await?;
+        soon(view, &peer, &udp, true).await?;
+        soon(view, &node, &out, true).await?;
+        expect_silence(view, &peer, &web).await?;
+        now(view, &peer, &failsafe).await?;
+        let after = sessions(view).await?;
+        let lasted = before.iter().all(|(peer, since)| after.get(peer) >= Some(since));
+        ensure!(lasted, "a session was lost: {before:?}, then {after:?}");
+        view.wait_for_sessions().await?;
+
+        scope.end().await?;
+        soon(view, &peer, &all, true).await?;
+        soon(view, &node, &out, true).await
+    }
+    .boxed()
+}
+
+fn forwarded(lab: &mut Lab) -> BoxFuture<'_, Result<()>> {
+    async move {
+        let view = lab.view();
+        let mut scope = Scope::new(view, "hosts-forward").await?;
+        let node = view.place.netns(NODE);
+        let _server = serve(&node, &[PORT]).await?;
+        let wanted = [scope.pod("near", NODE, &[]), scope.pod("far", PEER, &[])];
+        let pods = scope.run(&wanted).await?;
+        view.wait_for_routes().await?;
+        let far = view.netns_of_pod(&pods[1]);
+        let (tcp, udp) = (pod_targets(&pods[0], "tcp", PORT), pod_targets(&pods[0], "udp", PORT));
+        let own = targets(&view.plan.topology.nodes[0].addresses(), "udp", PORT);
+        now(view, &far, &[tcp.clone(), udp.clone()].concat()).await?;
+
+        let mut uplink = endpoint("uplink", "eth0");
+        uplink["spec"]["profiles"] = json!(["projectcalico-default-allow"]);
+        scope.apply_global(uplink).await?;
+        let through = json!({ "applyOnForward": true, "ingress": [
+            { "action": "Deny", "protocol": "UDP", "destination": { "ports": [PORT] } },
+            { "action": "Allow" },
+        ] });
+        scope.apply_global(policy("hosts-through", "uplink", through.clone())).await?;
+        soon(view, &far, &udp, false).await?;
+        soon(view, &far, &own, false).await?;
+        now(view, &far, &tcp).await?;
+        // Not what comes from the node itself, nor what goes out through it.
+        now(view, &node, &udp).await?;
+        now(view, &view.netns_of_pod(&pods[0]), &pod_targets(&pods[1], "udp", PORT)).await?;
+
+        let mut only_own = through;
+        only_own["applyOnForward"] = json!(false);
+        scope.apply_global(policy("hosts-through", "uplink", only_own)).await?;
+        soon(view, &far, &udp, true).await?;
+        expect_silence(view, &far, &own).await?;
+        scope.end().await
+    }
+    .boxed()
+}

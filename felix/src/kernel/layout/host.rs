@@ -1,0 +1,291 @@
+//! The chains of host endpoints: there only while this node has any.
+//!
+//! ```text
+//! input       new flows to the host: failsafe ports pass, then policy
+//! forward     before the policy of workloads, while any policy applies on forward
+//! host_post 0 new flows of the host itself, after destination NAT
+//! ```
+//! An interface that has an endpoint of its own is judged by that, others by the endpoint of all.
+//! The other side's class and the interface give a table of verdicts, in one lookup, or in a second
+//! one if the class is not told apart; the table and the packet give the verdict. So the number of
+//! chains is fixed, and endpoints with the same policy share its elements.
+
+use netlink::nft::{Chain, DataType, Field, Hook, Rule, Set, Value, Verdict, ct_state};
+
+use super::{DENY, base, drop_counted, plain};
+use crate::model::Direction;
+use crate::model::host::HostHook;
+
+/// The maps from classes to tables of a hook: of interfaces by name, and of all others.
+pub(in crate::kernel) fn maps(hook: HostHook) -> (&'static str, &'static str) {
+    match hook {
+        HostHook::Input => ("hin", "hin_all"),
+        HostHook::Output => ("hout", "hout_all"),
+        HostHook::ForwardIn => ("hfin", "hfin_all"),
+        HostHook::ForwardOut => ("hfout", "hfout_all"),
+    }
+}
+
+/// The maps from tables to verdicts, in the order of lookup.
+pub(in crate::kernel) const VERDICTS: [&str; 4] = ["hv", "hv_range", "hv_proto", "hv_any"];
+/// The failsafe ports of ingress and egress, by family.
+pub(in crate::kernel) const FAILSAFE: [[&str; 2]; 2] =
+    [["failsafe_in4", "failsafe_in6"], ["failsafe_out4", "failsafe_out6"]];
+
+/// Index of the loopback interface in every network namespace.
+const LOOPBACK: u32 = 1;
+
+/// Which chains are needed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(in crate::kernel) struct Hosts {
+    /// Interfaces are host endpoints by name.
+    pub(in crate::kernel) named: bool,
+    /// All others are one.
+    pub(in crate::kernel) all: bool,
+    /// Forwarded traffic is judged.
+    pub(in crate::kernel) forward: bool,
+}
+
+impl Hosts {
+    /// There are host endpoints.
+    pub(super) fn any(self) -> bool {
+        self.named || self.all
+    }
+
+    /// And what is forwarded is judged.
+    pub(super) fn forwards(self) -> bool {
+        self.forward && self.any()
+    }
+}
+
+pub(super) fn sets() -> Vec<Set> {
+    use DataType::{IfName, InetProto, InetService, Ipv4Addr, Ipv6Addr, Mark};
+    let mut names = Set::new("hep", &[IfName]);
+    names.comment = Some("interfaces with a host endpoint of their own".into());
+    let mut sets = vec![names];
+    for hook in HostHook::ALL {
+        let (named, all) = maps(hook);
+        let table = Value::Data(Mark);
+        sets.push(Set::new(named, &[IfName, Mark]).maps_to(table));
+        sets.push(Set::new(all, &[Mark]).maps_to(table));
+    }
+    let key = [Mark, InetProto, InetService, InetService];
+    let [ports, ranges, protocols, any] = VERDICTS;
+    let verdicts =
+        [(ports, &key[..3]), (ranges, &key[..]), (protocols, &key[..2]), (any, &key[..1])];
+    for (name, key) in verdicts {
+        let set = Set::new(name, key).maps_to(Value::Verdict);
+        sets.push(if name == ranges { set.ranges() } else { set });
+    }
+    for [v4, v6] in FAILSAFE {
+        sets.push(Set::new(v4, &[InetProto, InetService, Ipv4Addr]).ranges());
+        sets.push(Set::new(v6, &[InetProto, InetService, Ipv6Addr]).ranges());
+    }
+    sets
+}
+
+/// What is said in one direction.
+struct Way {
+    name: Field,
+    index: Field,
+    other4: Field,
+    other6: Field,
+    failsafe: [&'static str; 2],
+    /// The failsafe ports of the other direction.
+    answers: [&'static str; 2],
+}
+
+fn way(direction: Direction) -> Way {
+    match direction {
+        Direction::Ingress => Way {
+            name: Field::IifName,
+            index: Field::Iif,
+            other4: Field::Ip4Source,
+            other6: Field::Ip6Source,
+            failsafe: FAILSAFE[0],
+            answers: FAILSAFE[1],
+        },
+        Direction::Egress => Way {
+            name: Field::OifName,
+            index: Field::Oif,
+            other4: Field::Ip4Destination,
+            other6: Field::Ip6Destination,
+            failsafe: FAILSAFE[1],
+            answers: FAILSAFE[0],
+        },
+    }
+}
+
+/// The chains that others only go to, in an order in which each is only reached from later ones.
+pub(super) fn chains(hosts: Hosts) -> Vec<Chain> {
+    if !hosts.any() {
+        return Vec::new();
+    }
+    let mut chains: Vec<Chain> = verdicts().into();
+    for hook in [HostHook::Input, HostHook::Output] {
+        let name = name(hook);
+        chains.extend(judge(hook, hosts));
+        chains.extend(keeping_mark(name, before(hook, hosts), &[name]));
+    }
+    if hosts.forwards() {
+        let hooks = [HostHook::ForwardIn, HostHook::ForwardOut];
+        chains.extend(hooks.into_iter().flat_map(|hook| judge(hook, hosts)));
+        let invalid = drop_counted(Rule::new().ct_state(ct_state::INVALID), "invalid");
+        chains.extend(keeping_mark("host_forward", vec![invalid], &hooks.map(name)));
+    }
+    chains
+}
+
+/// The base chain of what the host itself sends, after destination NAT has chosen its interface.
+pub(super) fn post() -> Chain {
+    base(
+        "host_post",
+        "filter",
+        Hook::Postrouting,
+        0,
+        [
+            Rule::new()
+                .ct_state(ct_state::ESTABLISHED | ct_state::RELATED)
+                .verdict(Verdict::Accept),
+            // What the host forwards came in somewhere.
+            Rule::new().equals(Field::Iif, &0u32.to_ne_bytes()).verdict(Verdict::Goto("host_out")),
+        ],
+    )
+}
+
+fn name(hook: HostHook) -> &'static str {
+    match hook {
+        HostHook::Input => "host_in",
+        HostHook::Output => "host_out",
+        HostHook::ForwardIn => "host_forward_in",
+        HostHook::ForwardOut => "host_forward_out",
+    }
+}
+
+/// What passes, or not, whatever policy says.
+fn before(hook: HostHook, hosts: Hosts) -> Vec<Rule> {
+    let way = way(hook.direction());
+    let done = || Verdict::Return;
+    let open = |port: Field, sets: [&str; 2], rule: &dyn Fn() -> Rule| {
+        [(way.other4, sets[0]), (way.other6, sets[1])].map(|(other, set)| {
+            rule().is_in_ranges(&[Field::L4Proto, port, other], set).verdict(done())
+        })
+    };
+    let mut rules = vec![Rule::new().equals(way.index, &LOOPBACK.to_ne_bytes()).verdict(done())];
+    if hook == HostHook::Output {
+        // The host reaches its pods. Of input they have been sorted out before.
+        rules.push(Rule::new().is_in(&[way.index], "wl").verdict(done()));
+    }
+    if !hosts.all {
+        rules.push(Rule::new().is_not_in(&[way.name], "hep").verdict(done()));
+    }
+    rules.extend(open(Field::DestinationPort, way.failsafe, &Rule::new));
+    // Of a connection from before anything was tracked, the first packet that is seen may be an
+    // answer. The rest of it is let go on; what opens a connection is not.
+    rules.extend(open(Field::SourcePort, way.answers, &|| Rule::new().tcp_without_syn()));
+    rules.extend([
+        // Without it no failsafe port is reached over IPv6.
+        Rule::new().is_in(&[Field::Icmp6Type], "nd_host").verdict(done()),
+        drop_counted(Rule::new().ct_state(ct_state::INVALID), "invalid"),
+    ]);
+    rules
+}
+
+/// A chain that runs `judges` with the packet's mark as scratch memory. A mark that was set is kept
+/// in the flow's, unless that has one: then, as is usual where both are used, it is the same one.
+fn keeping_mark(name: &str, mut first: Vec<Rule>, judges: &[&str]) -> [Chain; 3] {
+    let (marked, kept) = (format!("{name}_marked"), format!("{name}_kept"));
+    let jumps = || judges.iter().map(|name| Rule::new().verdict(Verdict::Jump(&judged(name))));
+    let mut with_kept: Vec<Rule> = jumps().collect();
+    with_kept.push(Rule::new().restore_mark());
+    let mut with_mark =
+        vec![Rule::new().ct_mark_is_set().verdict(Verdict::Goto(&kept)), Rule::new().save_mark()];
+    with_mark.extend(jumps());
+    with_mark.extend([Rule::new().restore_mark(), Rule::new().set_ct_mark(0)]);
+    first.push(Rule::new().mark_is_set().verdict(Verdict::Goto(&marked)));
+    first.extend(jumps());
+    first.push(Rule::new().set_mark(0));
+    [plain(&kept, with_kept), plain(&marked, with_mark), plain(name, first)]
+}
+
+fn judged(name: &str) -> String {
+    format!("{name}_judge")
+}
+
+/// From the interface and the other side to the table of verdicts. Forwarded traffic for which
+/// there is none passes.
+fn judge(hook: HostHook, hosts: Hosts) -> Vec<Chain> {
+    let way = way(hook.direction());
+    let name = judged(name(hook));
+    let by_name = format!("{name}_named");
+    let (named, all) = maps(hook);
+    let classify = || {
+        [
+            Rule::new().set_mark(0),
+            Rule::new().set_mark_from(way.other4, "cls4n"),
+            Rule::new().set_mark_from(way.other4, "cls4"),
+            Rule::new().set_mark_from(way.other6, "cls6n"),
+            Rule::new().set_mark_from(way.other6, "cls6"),
+        ]
+    };
+    let verdict = || Verdict::Goto("host_verdict");
+    // A class that is not told apart is judged as 0 is.
+    let tables = |fields: &[Field], map: &str| {
+        let mut rules = classify().to_vec();
+        rules.push(Rule::new().set_mark_from_all(fields, map).verdict(verdict()));
+        rules.push(Rule::new().set_mark(0));
+        rules.push(Rule::new().set_mark_from_all(fields, map).verdict(verdict()));
+        if !hook.forwards() {
+            rules.push(Rule::new().verdict(Verdict::Goto(DENY)));
+        }
+        rules
+    };
+    let mut chains = Vec::new();
+    let mut rules = Vec::new();
+    if hook.forwards() {
+        // Workloads have policy of their own.
+        rules.push(Rule::new().is_in(&[way.index], "wl").verdict(Verdict::Return));
+    }
+    if hosts.named {
+        chains.push(plain(&by_name, tables(&[way.name, Field::Mark], named)));
+        let rule = Rule::new().is_in(&[way.name], "hep");
+        rules.push(rule.verdict(Verdict::Goto(&by_name)));
+    }
+    if hosts.all {
+        rules.extend(tables(&[Field::Mark], all));
+    }
+    chains.push(plain(&name, rules));
+    chains
+}
+
+/// From the table and the packet to the verdict.
+fn verdicts() -> [Chain; 3] {
+    let [port_map, range_map, protocol_map, any_map] = VERDICTS;
+    let key = [Field::Mark, Field::L4Proto];
+    let rest = || {
+        [
+            Rule::new().vmap(&key, protocol_map),
+            Rule::new().vmap(&key[..1], any_map),
+            Rule::new().verdict(Verdict::Goto(DENY)),
+        ]
+    };
+    let with_number = |name: &str, number: Field, other: Field| {
+        let [table, protocol] = key;
+        let mut rules = vec![
+            Rule::new().vmap(&[table, protocol, number], port_map),
+            Rule::new().vmap_ranges(&[table, protocol, number, other], range_map),
+        ];
+        rules.extend(rest());
+        plain(name, rules)
+    };
+    let mut first = vec![
+        Rule::new().is_in(&[Field::L4Proto], "ports").verdict(Verdict::Goto("host_ports")),
+        Rule::new().is_in(&[Field::L4Proto], "types").verdict(Verdict::Goto("host_icmp")),
+    ];
+    first.extend(rest());
+    [
+        with_number("host_ports", Field::DestinationPort, Field::SourcePort),
+        with_number("host_icmp", Field::SourcePort, Field::DestinationPort),
+        plain("host_verdict", first),
+    ]
+}

@@ -1,0 +1,141 @@
+//! Host endpoints on their way to the kernel.
+
+use std::fmt;
+
+use super::Direction;
+
+/// The longest name of an interface, in bytes (`IFNAMSIZ` without the end).
+const LONGEST: usize = 15;
+
+/// The name of an interface of the host, as the kernel compares it.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct InterfaceName([u8; LONGEST + 1]);
+
+/// Why something is no name of an interface.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{0}")]
+pub struct NotAName(&'static str);
+
+impl InterfaceName {
+    /// A name that the kernel lets an interface have (`dev_valid_name`).
+    ///
+    /// # Errors
+    /// It is empty, longer than 15 bytes, `.` or `..`, or has a slash, a colon, white space or
+    /// something else that is not printable ASCII.
+    pub fn new(text: &str) -> Result<Self, NotAName> {
+        if text.is_empty() || text.len() > LONGEST {
+            return Err(NotAName("the name of an interface has 1 to 15 bytes"));
+        }
+        let forbidden = |byte: u8| !byte.is_ascii_graphic() || matches!(byte, b'/' | b':');
+        if matches!(text, "." | "..") || text.bytes().any(forbidden) {
+            return Err(NotAName("no interface can have this name"));
+        }
+        let mut bytes = [0; LONGEST + 1];
+        bytes[..text.len()].copy_from_slice(text.as_bytes());
+        Ok(Self(bytes))
+    }
+
+    /// As the kernel keeps it: padded with zeros.
+    pub fn bytes(&self) -> &[u8; LONGEST + 1] {
+        &self.0
+    }
+
+    /// The name.
+    pub fn as_str(&self) -> &str {
+        let end = self.0.iter().position(|byte| *byte == 0).unwrap_or(LONGEST);
+        std::str::from_utf8(&self.0[..end]).unwrap_or_default()
+    }
+}
+
+impl fmt::Display for InterfaceName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+impl fmt::Debug for InterfaceName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+/// Where the traffic of host endpoints is judged.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum HostHook {
+    /// What comes in for the host itself.
+    Input,
+    /// What the host itself sends out.
+    Output,
+    /// What comes in for others.
+    ForwardIn,
+    /// What goes out from others.
+    ForwardOut,
+}
+
+impl HostHook {
+    /// All of them.
+    pub const ALL: [Self; 4] = [Self::Input, Self::Output, Self::ForwardIn, Self::ForwardOut];
+
+    /// Which rules of a policy are asked.
+    pub fn direction(self) -> Direction {
+        match self {
+            Self::Input | Self::ForwardIn => Direction::Ingress,
+            Self::Output | Self::ForwardOut => Direction::Egress,
+        }
+    }
+
+    /// Whether the traffic neither begins nor ends at the host.
+    pub fn forwards(self) -> bool {
+        matches!(self, Self::ForwardIn | Self::ForwardOut)
+    }
+}
+
+/// Names one table of final verdicts. Its lowest bit says which direction's packets it judges.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct TableId(u32);
+
+impl TableId {
+    /// One for a direction; of any two numbers that differ by 1 the same may come.
+    pub fn new(number: u32, direction: Direction) -> Self {
+        Self(number & !1 | u32::from(direction == Direction::Egress))
+    }
+
+    /// The name that the kernel knows it by.
+    pub fn number(self) -> u32 {
+        self.0
+    }
+
+    /// From the name that the kernel knows it by.
+    pub fn from_number(number: u32) -> Self {
+        Self(number)
+    }
+
+    /// Whose packets it judges.
+    pub fn direction(self) -> Direction {
+        if self.0 & 1 == 1 { Direction::Egress } else { Direction::Ingress }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_those_that_interfaces_can_have() {
+        for good in ["eth0", "bond0.100", "wg-a_b", "a", "fifteen-bytes-x"] {
+            assert_eq!(InterfaceName::new(good).unwrap().to_string(), good);
+        }
+        for bad in ["", ".", "..", "a/b", "eth0:1", "a b", "sixteen-bytes-xx", "é", "eth\n"] {
+            assert!(InterfaceName::new(bad).is_err(), "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn a_table_knows_its_direction() {
+        for direction in [Direction::Ingress, Direction::Egress] {
+            for number in [0, 1, 7, u32::MAX] {
+                assert_eq!(TableId::new(number, direction).direction(), direction);
+            }
+        }
+    }
+}
