@@ -16,6 +16,7 @@ mod cluster_strategies;
 mod endpoints;
 mod explain;
 mod hosts;
+mod hosts_random;
 mod kernel;
 mod oracle;
 mod random;

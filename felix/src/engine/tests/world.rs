@@ -267,7 +267,7 @@ pub(super) fn set_policy(yaml: &str) -> Update {
     Update::Set(Object::KubernetesNetworkPolicy(Arc::new(parse_policy(yaml))))
 }
 
-fn parse_calico(yaml: &str) -> Object {
+pub(super) fn parse_calico(yaml: &str) -> Object {
     fn read<T: serde::de::DeserializeOwned>(object: serde_json::Value) -> T {
         serde_json::from_value(object).unwrap()
     }

@@ -1,0 +1,400 @@
+//! Random host endpoints and policies in random histories: what the kernel finds is what a slow and
+//! obvious evaluator says, written from the description of the API alone, and the same elements
+//! come about whatever happened before.
+
+use std::collections::BTreeMap;
+
+use proptest::option;
+use proptest::prelude::*;
+use proptest::sample::select;
+
+use super::world::*;
+use crate::engine::{Failsafe, HostLink};
+use crate::model::host::{HostHook, InterfaceName};
+use crate::model::{Direction, Kind, ObjectKey, Verdict};
+
+const NODE: &str = "node1";
+const INTERFACES: [&str; 3] = ["eth0", "eth1", "eth2"];
+const OWN: [&str; 2] = ["10.0.0.1", "10.0.1.1"];
+const PODS: [&str; 2] = ["10.244.0.1", "10.244.0.2"];
+const OUTSIDE: [&str; 2] = ["192.0.2.7", "203.0.113.9"];
+const NETS: [&str; 3] = ["192.0.2.0/24", "10.244.0.0/31", "0.0.0.0/0"];
+const LABELS: [&str; 2] = ["a", "b"];
+const PORTS: [u16; 3] = [22, 80, 443];
+
+#[derive(Clone, Debug)]
+struct Rule {
+    action: &'static str,
+    protocol: Option<u8>,
+    port: Option<u16>,
+    net: Option<&'static str>,
+    selector: Option<&'static str>,
+    /// It asks for the host's own address.
+    own: bool,
+}
+
+#[derive(Clone, Debug)]
+struct Policy {
+    passing_tier: bool,
+    order: u8,
+    selects: Option<&'static str>,
+    ingress: Option<Vec<Rule>>,
+    egress: Option<Vec<Rule>>,
+    forward: bool,
+    pre_dnat: bool,
+}
+
+#[derive(Clone, Debug)]
+struct Host {
+    node: &'static str,
+    /// None: by its address; or all.
+    interface: Option<&'static str>,
+    address: &'static str,
+    label: &'static str,
+    allows: bool,
+}
+
+#[derive(Clone, Debug)]
+enum Event {
+    Policy(usize, Option<Policy>),
+    Host(usize, Option<Host>),
+    Pod(usize, Option<&'static str>),
+    /// Which interface has which of the node's own addresses.
+    Links([usize; 2]),
+    Settle,
+}
+
+/// What there is.
+#[derive(Clone, Debug, Default)]
+struct State {
+    policies: BTreeMap<usize, Policy>,
+    hosts: BTreeMap<usize, Host>,
+    pods: BTreeMap<usize, &'static str>,
+    links: [usize; 2],
+}
+
+fn rule() -> impl Strategy<Value = Rule> {
+    let action = select(vec!["Allow", "Allow", "Deny", "Pass", "Log"]);
+    let traffic = (option::of(select(vec![TCP, UDP])), option::of(select(PORTS.to_vec())));
+    let (net, label) =
+        (option::of(select(NETS.to_vec())), option::weighted(0.3, select(LABELS.to_vec())));
+    (action, traffic, net, label, prop::bool::weighted(0.1)).prop_map(
+        |(action, (protocol, port), net, selector, own)| {
+            let port = port.filter(|_| protocol.is_some());
+            Rule { action, protocol, port, net, selector, own }
+        },
+    )
+}
+
+fn policy() -> impl Strategy<Value = Policy> {
+    let rules = || option::weighted(0.7, prop::collection::vec(rule(), 0..4));
+    let selects = option::of(select(LABELS.to_vec()));
+    let kind = (any::<bool>(), prop::bool::weighted(0.1));
+    (any::<bool>(), 0u8..3, selects, rules(), rules(), kind).prop_map(
+        |(passing_tier, order, selects, ingress, egress, (forward, pre_dnat))| {
+            let egress = egress.filter(|_| !pre_dnat);
+            // One without a direction would have that of ingress.
+            let ingress = ingress.or_else(|| egress.is_none().then(Vec::new));
+            let forward = forward || pre_dnat;
+            Policy { passing_tier, order, selects, ingress, egress, forward, pre_dnat }
+        },
+    )
+}
+
+fn host() -> impl Strategy<Value = Host> {
+    let interface = option::of(select(vec!["eth0", "eth1", "*", "*"]));
+    let node = select(vec![NODE, NODE, NODE, "node2"]);
+    (node, interface, select(OWN.to_vec()), select(LABELS.to_vec()), any::<bool>()).prop_map(
+        |(node, interface, address, label, allows)| Host {
+            node,
+            interface,
+            address,
+            label,
+            allows,
+        },
+    )
+}
+
+fn event() -> impl Strategy<Value = Event> {
+    prop_oneof![
+        4 => (0usize..3, option::weighted(0.8, policy())).prop_map(|(n, p)| Event::Policy(n, p)),
+        4 => (0usize..3, option::weighted(0.8, host())).prop_map(|(n, h)| Event::Host(n, h)),
+        1 => (0usize..2, option::of(select(LABELS.to_vec()))).prop_map(|(n, l)| Event::Pod(n, l)),
+        1 => (0usize..3, 0usize..3).prop_map(|(a, b)| Event::Links([a, b])),
+        2 => Just(Event::Settle),
+    ]
+}
+
+fn yaml_of(number: usize, policy: &Policy) -> String {
+    let side = |rules: &Option<Vec<Rule>>, peer: &str, own: &str| {
+        let rules: Vec<String> = rules
+            .iter()
+            .flatten()
+            .map(|rule| {
+                let mut text = format!("  - action: {}\n", rule.action);
+                if let Some(protocol) = rule.protocol {
+                    text +=
+                        &format!("    protocol: {}\n", if protocol == TCP { "TCP" } else { "UDP" });
+                }
+                let ports = rule.port.map(|port| format!("ports: [{port}]"));
+                let nets = rule.net.map(|net| format!("nets: ['{net}']"));
+                let selector = rule.selector.map(|label| format!("selector: app == '{label}'"));
+                let asked = rule.own.then(|| "nets: ['10.0.0.1/32']".to_owned());
+                let (mut of_peer, mut of_own): (Vec<String>, Vec<String>) =
+                    (nets.into_iter().chain(selector).collect(), asked.into_iter().collect());
+                // The destination has the port.
+                if peer == "source" { &mut of_own } else { &mut of_peer }.extend(ports);
+                for (name, parts) in [(peer, of_peer), (own, of_own)] {
+                    if !parts.is_empty() {
+                        text += &format!("    {name}: {{{}}}\n", parts.join(", "));
+                    }
+                }
+                text
+            })
+            .collect();
+        if rules.is_empty() { " []\n".to_owned() } else { format!("\n{}", rules.concat()) }
+    };
+    let (prefix, tier) = if policy.passing_tier { ("first.", "first") } else { ("", "default") };
+    let mut types = Vec::new();
+    types.extend(policy.ingress.as_ref().map(|_| "Ingress"));
+    types.extend(policy.egress.as_ref().map(|_| "Egress"));
+    let selector = policy.selects.map_or("all()".into(), |label| format!("app == '{label}'"));
+    format!(
+        "kind: GlobalNetworkPolicy\nmetadata: {{name: {prefix}p{number}}}\nspec:\n  tier: {tier}\n  \
+         order: {}\n  selector: {selector}\n  types: [{}]\n  applyOnForward: {}\n  preDNAT: {}\n  \
+         ingress:{}  egress:{}",
+        policy.order,
+        types.join(", "),
+        policy.forward,
+        policy.pre_dnat,
+        side(&policy.ingress, "source", "destination"),
+        side(&policy.egress, "destination", "source"),
+    )
+}
+
+fn yaml_of_host(number: usize, host: &Host) -> String {
+    let interface =
+        host.interface.map(|name| format!("interfaceName: '{name}', ")).unwrap_or_default();
+    let profiles = if host.allows { "[projectcalico-default-allow]" } else { "[]" };
+    format!(
+        "kind: HostEndpoint\nmetadata: {{name: h{number}, labels: {{app: {}}}}}\nspec: {{node: {}, \
+         {interface}expectedIPs: [{}], profiles: {profiles}}}\n",
+        host.label, host.node, host.address,
+    )
+}
+
+fn name_of(number: usize, policy: &Policy) -> ObjectKey {
+    let prefix = if policy.passing_tier { "first." } else { "" };
+    ObjectKey::cluster(&format!("{prefix}p{number}"))
+}
+
+fn world() -> World {
+    let mut world = World::new(&["shop"]);
+    world.engine.set_node(NODE, "cali");
+    let failsafe = Failsafe { direction: Direction::Ingress, protocol: TCP, port: 22, net: None };
+    world.engine.set_failsafe(vec![failsafe]);
+    world.calico("kind: Tier\nmetadata: {name: first}\nspec: {order: 10, defaultAction: Pass}\n");
+    world
+}
+
+fn links([first, second]: [usize; 2]) -> Vec<HostLink> {
+    let link = |number: usize| HostLink {
+        name: InterfaceName::new(INTERFACES[number]).unwrap(),
+        addresses: OWN
+            .iter()
+            .zip([first, second])
+            .filter(|(_, at)| *at == number)
+            .map(|(address, _)| ip(address))
+            .collect(),
+    };
+    (0..INTERFACES.len()).map(link).collect()
+}
+
+impl State {
+    /// Tells the world, which settles only when it is told to.
+    fn happen(&mut self, event: &Event, world: &mut World) {
+        use crate::model::{Object, Update};
+        match event.clone() {
+            Event::Policy(number, policy) => {
+                if let Some(old) = self.policies.remove(&number) {
+                    let key = name_of(number, &old);
+                    world.engine.apply(Update::Remove(Kind::GlobalNetworkPolicy, key));
+                }
+                if let Some(policy) = policy {
+                    let object = parse_calico(&yaml_of(number, &policy));
+                    world.engine.apply(Update::Set(object));
+                    self.policies.insert(number, policy);
+                }
+            }
+            Event::Host(number, Some(host)) => {
+                world.engine.apply(Update::Set(parse_calico(&yaml_of_host(number, &host))));
+                self.hosts.insert(number, host);
+            }
+            Event::Host(number, None) => {
+                let key = ObjectKey::cluster(&format!("h{number}"));
+                world.engine.apply(Update::Remove(Kind::HostEndpoint, key));
+                self.hosts.remove(&number);
+            }
+            Event::Pod(number, Some(label)) => {
+                let name = format!("pod{number}");
+                let pod = pod("shop", &name, &[("app", label)], &[PODS[number]], &[]);
+                world.engine.apply(Update::Set(Object::Pod(pod)));
+                self.pods.insert(number, label);
+            }
+            Event::Pod(number, None) => {
+                let key = ObjectKey::namespaced("shop", &format!("pod{number}"));
+                world.engine.apply(Update::Remove(Kind::Pod, key));
+                self.pods.remove(&number);
+            }
+            Event::Links(at) => {
+                world.engine.set_host_links(links(at));
+                self.links = at;
+            }
+            Event::Settle => {}
+        }
+    }
+
+    /// The host endpoint that an interface is.
+    fn host_of(&self, interface: &str) -> Option<&Host> {
+        let here = || self.hosts.values().filter(|host| host.node == NODE);
+        let is_at = |host: &&Host| match host.interface {
+            Some(name) => name == interface,
+            None => OWN
+                .iter()
+                .zip(self.links)
+                .any(|(address, at)| *address == host.address && INTERFACES[at] == interface),
+        };
+        here().find(is_at).or_else(|| here().find(|host| host.interface == Some("*")))
+    }
+
+    fn has_label(&self, peer: &str, label: &str) -> bool {
+        self.pods.iter().any(|(number, of)| PODS[*number] == peer && *of == label)
+            || self.hosts.values().any(|host| host.address == peer && host.label == label)
+    }
+
+    /// May this packet pass?
+    fn judges(&self, hook: HostHook, interface: &str, peer: &str, to: (u8, u16)) -> bool {
+        let Some(host) = self.host_of(interface) else { return true };
+        if hook == HostHook::Input && to == (TCP, 22) {
+            return true;
+        }
+        let rules = |policy: &Policy| match hook.direction() {
+            Direction::Ingress => policy.ingress.clone(),
+            Direction::Egress => policy.egress.clone(),
+        };
+        let mut asked: Vec<(usize, &Policy)> = self
+            .policies
+            .iter()
+            .filter(|(_, policy)| policy.selects.is_none_or(|label| label == host.label))
+            .filter(|(_, policy)| rules(policy).is_some())
+            .filter(|(_, policy)| !hook.forwards() || policy.forward)
+            .map(|(number, policy)| (*number, policy))
+            .collect();
+        if hook.forwards() && asked.is_empty() {
+            return true;
+        }
+        asked.sort_by_key(|(number, policy)| (!policy.passing_tier, policy.order, *number));
+        for passing in [true, false] {
+            let mut of_tier =
+                asked.iter().filter(|(_, policy)| policy.passing_tier == passing).peekable();
+            let any = of_tier.peek().is_some();
+            let decided = of_tier.find_map(|(_, policy)| {
+                if policy.pre_dnat {
+                    // It cannot be done yet.
+                    return Some("Deny");
+                }
+                rules(policy).into_iter().flatten().find_map(|rule| self.says(&rule, peer, to))
+            });
+            match decided {
+                Some("Allow") => return true,
+                Some("Deny") => return false,
+                Some(_) => {}
+                None if any && !passing => return false,
+                None => {}
+            }
+        }
+        hook.forwards() || host.allows
+    }
+
+    /// What a rule does with a packet, if it decides.
+    fn says(&self, rule: &Rule, peer: &str, (protocol, port): (u8, u16)) -> Option<&'static str> {
+        let is_in = |net: &str| net.parse::<ipnet::IpNet>().unwrap().contains(&ip(peer));
+        let matches = rule.protocol.is_none_or(|wanted| wanted == protocol)
+            && rule.port.is_none_or(|wanted| wanted == port)
+            && rule.net.is_none_or(is_in)
+            && rule.selector.is_none_or(|label| self.has_label(peer, label));
+        match (rule.action, rule.own) {
+            ("Log", _) | ("Allow", true) => None,
+            (_, true) => matches.then_some("Deny"),
+            (action, false) => matches.then_some(action),
+        }
+    }
+
+    fn agrees(&self, world: &World) -> Result<(), TestCaseError> {
+        let peers = OWN.iter().chain(&PODS).chain(&OUTSIDE);
+        for peer in peers {
+            for (hook, interface) in
+                HostHook::ALL.into_iter().flat_map(|hook| INTERFACES.map(|name| (hook, name)))
+            {
+                for to in [TCP, UDP, SCTP].into_iter().flat_map(|p| PORTS.map(|port| (p, port))) {
+                    let ports = (SOURCE_PORT, to.1);
+                    let found = world.kernel.host_ruling(hook, interface, ip(peer), to.0, ports).0;
+                    let wanted = self.judges(hook, interface, peer, to);
+                    prop_assert_eq!(
+                        found == Verdict::Allow,
+                        wanted,
+                        "{:?} {} {} {:?}: {:#?}",
+                        hook,
+                        interface,
+                        peer,
+                        to,
+                        self
+                    );
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(300))]
+
+    #[test]
+    fn any_history_of_host_endpoints_comes_to_what_the_api_says(
+        events in prop::collection::vec(event(), 1..30),
+    ) {
+        let (mut world, mut state) = (world(), State::default());
+        world.engine.set_host_links(links(state.links));
+        for event in &events {
+            state.happen(event, &mut world);
+            if matches!(event, Event::Settle) {
+                world.settle();
+                state.agrees(&world)?;
+            }
+        }
+        world.settle();
+        state.agrees(&world)?;
+
+        // Another agent that learns only what there is now.
+        let (mut fresh, mut again) = (self::world(), State::default());
+        let now = state.clone();
+        let objects = [Event::Links(now.links)]
+            .into_iter()
+            .chain(now.pods.into_iter().map(|(n, label)| Event::Pod(n, Some(label))))
+            .chain(now.policies.into_iter().map(|(n, policy)| Event::Policy(n, Some(policy))))
+            .chain(now.hosts.into_iter().map(|(n, host)| Event::Host(n, Some(host))));
+        for event in objects {
+            again.happen(&event, &mut fresh);
+        }
+        fresh.settle();
+        prop_assert_eq!(fresh.kernel.canonical(), world.kernel.canonical());
+
+        // Nothing is left of what is gone.
+        for number in 0..3 {
+            state.happen(&Event::Host(number, None), &mut world);
+        }
+        world.settle();
+        state.agrees(&world)?;
+    }
+}
