@@ -100,6 +100,10 @@ pub struct IpamReport {
     /// Blocks that somebody else has, of which this node gave addresses without knowing it.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub lost: Vec<IpNet>,
+    /// Why no block is claimed, if the store was restored from an older copy: since when, who found
+    /// out, and which nodes have still to say what they have.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub frozen: Option<String>,
     /// Blocks that are this node's own.
     pub blocks: Vec<BlockRow>,
 }

@@ -38,8 +38,8 @@ mod status;
 mod surplus;
 
 pub use committer::Clock;
-pub use request::{AssignRequest, Assignment, Epoch, Families, Live, Tunnel};
-pub use status::{BlockStatus, CorruptKey, Mode, Status};
+pub use request::{AssignRequest, Assignment, Epoch, Families, Held, Live, Tunnel};
+pub use status::{BlockStatus, CorruptKey, Frozen, Mode, Status};
 
 use committer::{Committer, Message, Parts};
 use log::Log;
@@ -70,6 +70,9 @@ pub struct Options {
     pub node_labels: Option<BTreeMap<String, String>>,
     /// Whether the node may answer from a log of its own under strictAffinity ([`Mode::LocalFirst`]).
     pub local_first: bool,
+    /// Whether [`Ipam::hold`] will be called: until then nothing is done with a store that was
+    /// restored from an older copy.
+    pub awaits_held: bool,
     /// How long a request waits for its answer.
     pub deadline: Duration,
     /// Tells the time.
@@ -88,6 +91,7 @@ impl Options {
             state_dir: state_dir.into(),
             node_labels: None,
             local_first: false,
+            awaits_held: false,
             deadline: Self::DEFAULT_DEADLINE,
             clock: Arc::new(SystemTime::now),
         }
@@ -136,7 +140,16 @@ impl Ipam {
     /// The options contradict themselves, the state directory, the log in it or the embedded store
     /// cannot be used, or another process uses them.
     pub fn open(options: Options) -> Result<Self, Error> {
-        let Options { node, store, state_dir, node_labels, local_first, deadline, clock } = options;
+        let Options {
+            node,
+            store,
+            state_dir,
+            node_labels,
+            local_first,
+            awaits_held,
+            deadline,
+            clock,
+        } = options;
         if !is_key_segment(&node) {
             return Err(Error::Invalid(format!(
                 "node name {node:?} is empty or has a character that keys cannot have"
@@ -165,6 +178,7 @@ impl Ipam {
             clock: clock.clone(),
             node_labels,
             local_first,
+            awaits_held,
             log,
             queue: messages,
             blocks,
@@ -222,6 +236,13 @@ impl Ipam {
     /// The node's labels, which decide which pools select it.
     pub fn set_node_labels(&self, labels: BTreeMap<String, String>) {
         self.send(Message::NodeLabels(labels));
+    }
+
+    /// Tells what the endpoints of this node have, to be called once, before anything is assigned. What
+    /// the store does not have of it, since it was restored from an older copy, is written there
+    /// again; what somebody else has meanwhile is logged.
+    pub fn hold(&self, held: Vec<Held>) {
+        self.send(Message::Hold(held));
     }
 
     /// Gives back what the mere passing of time made superfluous: blocks that are empty since

@@ -17,6 +17,7 @@ mod reclaim;
 pub(crate) mod release;
 pub(crate) mod show;
 pub(crate) mod split;
+pub(crate) mod thaw;
 
 /// What a verb found.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -67,6 +67,19 @@ pub enum Error {
         /// How many blocks of the family it may have.
         limit: usize,
     },
+    /// The node's blocks are full, and none is claimed before every node has said what it has.
+    #[error(
+        "no free {family} address: {by} found at {since} that the store was restored from an older \
+         copy; blocks are claimed again when every node has said what it has"
+    )]
+    Frozen {
+        /// The family that was asked for.
+        family: Family,
+        /// The node that found out.
+        by: String,
+        /// When.
+        since: String,
+    },
     /// The node's blocks are full and nodes may not claim blocks by themselves.
     #[error("no free {family} address: autoAllocateBlocks is off")]
     NoAutomaticBlocks {
@@ -148,7 +161,10 @@ impl Error {
     pub fn is_temporary(&self) -> bool {
         matches!(
             self,
-            Self::StoreUnavailable { .. } | Self::StoreRejected { .. } | Self::Contention { .. }
+            Self::StoreUnavailable { .. }
+                | Self::StoreRejected { .. }
+                | Self::Contention { .. }
+                | Self::Frozen { .. }
         )
     }
 }

@@ -20,7 +20,7 @@ pub mod store;
 pub mod timestamp;
 
 pub use allocator::{
-    AssignRequest, Assignment, BlockStatus, Epoch, Families, Ipam, Live, Options, Status,
+    AssignRequest, Assignment, BlockStatus, Epoch, Families, Held, Ipam, Live, Options, Status,
     StoreConfig, Tunnel,
 };
 pub use error::Error;

@@ -20,7 +20,7 @@ use ipam::timestamp::Timestamp;
 
 mod cli;
 
-use cli::{Outcome, check, configure, data, disown, gc, release, show, split};
+use cli::{Outcome, check, configure, data, disown, gc, release, show, split, thaw};
 
 #[derive(Parser)]
 #[command(
@@ -104,6 +104,9 @@ enum Command {
     /// Forget which instance owns a node's name, after that machine is gone for good, so that
     /// another one of this name can take over its blocks.
     Disown(disown::Options),
+    /// Let blocks be claimed again after the store was restored from an older copy, which they are by
+    /// themselves when every node has said what it has. Exits with 1 if nodes have not.
+    Thaw(thaw::Options),
 }
 
 impl Access {
@@ -158,6 +161,7 @@ async fn run(cli: Cli, out: &mut dyn Write) -> anyhow::Result<Outcome> {
         Command::Split(options) => split::run(&*store, &options, now, json, out).await,
         Command::Release(options) => release::run(&*store, &options, now, json, out).await,
         Command::Disown(options) => disown::run(&*store, &options, json, out).await,
+        Command::Thaw(options) => thaw::run(&*store, &options, json, out).await,
     }
 }
 

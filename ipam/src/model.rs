@@ -1,4 +1,4 @@
-//! Calico's IPAM keys in etcd and their small values, and Caracal's three beside them.
+//! Calico's IPAM keys in etcd and their small values, and Caracal's own beside them.
 //!
 //! | object | key |
 //! |---|---|
@@ -9,6 +9,8 @@
 //! | node's owner | `/caracal/ipam/v1/node/NODE` |
 //! | node's uid in Kubernetes | `/caracal/ipam/v1/kubernetes/NODE` |
 //! | mark of a node in local-first mode | `/caracal/ipam/v1/local/NODE` |
+//! | freeze after the store was restored | `/caracal/ipam/v1/frozen` |
+//! | a node's word that what it has is back | `/caracal/ipam/v1/reasserted/NODE` |
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -36,6 +38,13 @@ pub const NODE_UIDS: &str = "/caracal/ipam/v1/kubernetes/";
 /// The prefix of the marks of nodes that answer from logs of their own: while a node has one, its
 /// blocks in the store may be behind, and nobody else takes addresses of them.
 pub const LOCAL: &str = "/caracal/ipam/v1/local/";
+
+/// While this is there, the store was restored from an older copy and may lack what was answered
+/// since: nobody claims a block, takes one over, or borrows.
+pub const FROZEN: &str = "/caracal/ipam/v1/frozen";
+/// The prefix of the nodes' words that what they have is in the store again: each holds the id of the
+/// [`Freeze`] that it is about.
+pub const REASSERTED: &str = "/caracal/ipam/v1/reasserted/";
 
 /// The most addresses a node's cooldown keeps from use, in seconds (Calico's limit).
 pub const MAX_COOLDOWN_SECONDS: u32 = 1200;
@@ -186,6 +195,22 @@ pub fn node_uid_key(node: &str) -> String {
 /// `/caracal/ipam/v1/local/NODE`
 pub fn local_key(node: &str) -> String {
     format!("{LOCAL}{node}")
+}
+
+/// `/caracal/ipam/v1/reasserted/NODE`
+pub fn reasserted_key(node: &str) -> String {
+    format!("{REASSERTED}{node}")
+}
+
+/// The value under [`FROZEN`].
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Freeze {
+    /// 128 random bits in hexadecimal: revisions repeat in a store that was restored.
+    pub id: String,
+    /// Who found out.
+    pub node: String,
+    /// When.
+    pub since: Timestamp,
 }
 
 /// Calico writes node names and handles into keys as they are: neither may be empty or hold a `/`.

@@ -210,6 +210,13 @@ pub trait Store: Send + Sync + 'static {
     /// What to call this store in errors and status: endpoints or path.
     fn name(&self) -> String;
 
+    /// How often this store was met in an older state than it had been seen in before, or as another
+    /// one, since it was opened: it was restored from a copy. Whatever was answered since that copy
+    /// was made may be missing. The call that finds it out fails as unavailable.
+    fn setbacks(&self) -> u64 {
+        0
+    }
+
     /// Reads some keys, all at one revision; at most [`MAX_TXN_OPS`] of them.
     ///
     /// # Errors

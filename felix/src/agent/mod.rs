@@ -188,6 +188,7 @@ async fn start(
     let bare = kernel.links().await.context("links")?.is_empty();
     let handles = server.handles().filter(|handles| !handles.is_empty() || bare);
     let live = addressing::proof(&ipam, handles);
+    ipam.hold(server.held());
 
     let brain = Brain {
         engine,
@@ -313,5 +314,5 @@ fn open_ipam(config: &Config) -> Result<ipam::Ipam> {
     // An embedded store is on this node's disk already.
     let local_first = matches!(config.ipam, IpamConfig::Etcd(_));
     let usual = ipam::Options::new(&config.node_name, store, config.state_dir.join("ipam"));
-    ipam::Ipam::open(ipam::Options { local_first, ..usual }).context("ipam")
+    ipam::Ipam::open(ipam::Options { local_first, awaits_held: true, ..usual }).context("ipam")
 }

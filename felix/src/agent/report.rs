@@ -148,6 +148,7 @@ impl Reporter {
                     now.since(since).as_secs()
                 }),
                 lost: ipam.lost,
+                frozen: ipam.frozen.as_ref().map(ToString::to_string),
                 error: ipam
                     .problem
                     .clone()

@@ -150,6 +150,11 @@ impl<B: Backend> Server<B> {
         self.0.attachments.handles()
     }
 
+    /// What the endpoints have of this node's IPAM, for [`ipam::Ipam::hold`].
+    pub fn held(&self) -> Vec<ipam::Held> {
+        self.0.attachments.held()
+    }
+
     /// How many attachments are being added or removed, or wait for their removal to be finished.
     pub fn unfinished(&self) -> usize {
         self.0.attachments.unfinished()

@@ -120,6 +120,9 @@ pub fn status_text(report: &StatusReport) -> String {
             "            LOST: {lost} is somebody else's; start its pods on this node anew"
         );
     }
+    if let Some(frozen) = &ipam.frozen {
+        let _ = writeln!(text, "            FROZEN: no block is claimed: {frozen}");
+    }
     if let Some(error) = &ipam.error {
         let _ = writeln!(text, "            unavailable: {error}");
     }

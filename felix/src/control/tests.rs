@@ -36,6 +36,7 @@ fn report() -> StatusReport {
             behind: 2,
             behind_seconds: Some(75),
             lost: vec!["10.244.9.0/26".parse().unwrap()],
+            frozen: Some("restored, found by n2; waiting for n3".into()),
             blocks: vec![BlockRow { cidr: "10.244.1.0/26".parse().unwrap(), used: 3, size: 64 }],
         },
         kernel: KernelReport {
@@ -88,6 +89,7 @@ Source:     https://10.96.0.1, in sync, disconnected, 42 objects
 IPAM:       etcd http://10.0.0.1:2379, local-first, 1 blocks, 3 addresses in use
             the store is behind: 2 addresses, for 1m15s
             LOST: 10.244.9.0/26 is somebody else's; start its pods on this node anew
+            FROZEN: no block is claimed: restored, found by n2; waiting for n3
             unavailable: connection refused
             10.244.1.0/26 3/64
 Kernel:     in sync, 120 elements, 7 routes, 0 repairs

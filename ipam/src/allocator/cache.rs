@@ -9,7 +9,7 @@ use ipnet::IpNet;
 
 use super::blocks::Blocks;
 use crate::block::{AddressState, Block};
-use crate::model::{self, Affinity, AffinityState, Corrupt, Handle};
+use crate::model::{self, Affinity, AffinityState, Corrupt, Freeze, Handle};
 use crate::store::{Entry, Revision};
 
 /// A value and the revision that wrote it.
@@ -41,6 +41,8 @@ pub(crate) struct Cache {
     pub(crate) lost: BTreeSet<IpNet>,
     /// Blocks whose record in the log may be out of date.
     pub(crate) unlogged: BTreeSet<IpNet>,
+    /// No block is claimed, taken over or borrowed from, for the store was restored.
+    pub(crate) frozen: Option<Freeze>,
     /// What is to be announced may have changed: blocks came, went, or changed hands.
     pub(crate) moved: bool,
     /// Nodes that were met in local-first mode: nobody else takes addresses of their blocks.
@@ -138,6 +140,11 @@ impl Cache {
             Some(base.differences(&self.blocks.get(cidr)?.value).count())
         });
         ahead.sum()
+    }
+
+    /// True if addresses of the block are allocated to this node.
+    pub(crate) fn has_addresses_in(&self, block: &Block) -> bool {
+        self.addresses_in(block).next().is_some()
     }
 
     /// The addresses of a block that are allocated to this node.

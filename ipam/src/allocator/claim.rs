@@ -222,7 +222,7 @@ impl Claim {
                 .when(block_key.clone(), 0)
                 .put(affinity_key.clone(), model::encode(&Affinity::default()))
                 .put(block_key.clone(), block.encode());
-            let txn = census.guard(txn, &cidr);
+            let txn = census.guard(txn, &cidr).when(model::FROZEN, 0);
             let found = match self.store.txn(txn.clone()).await? {
                 Outcome::Committed(revision) => {
                     census.created(&cidr, revision);
@@ -232,6 +232,9 @@ impl Claim {
             };
             if self.is_fenced(&found) {
                 return Ok(Attempt::Won(Found::Fenced));
+            }
+            if let Some(Some(freeze)) = found.last() {
+                return Ok(Attempt::Won(self.frozen(freeze)));
             }
             let mut rest = found.into_iter().skip(1);
             match (rest.next().flatten(), rest.next().flatten()) {
@@ -312,6 +315,7 @@ impl Claim {
             if let Some(mark) = mark {
                 txn = txn.when(mark, 0);
             }
+            txn = txn.when(model::FROZEN, 0);
             match self.store.txn(txn.clone()).await? {
                 Outcome::Committed(revision) => {
                     tracing::info!(%cidr, "took over an empty block");
@@ -414,6 +418,13 @@ impl Claim {
             (None, Some(existing)) => Error::Overlap { address, wanted, existing },
             (None, None) => Error::NotInPool { address },
         }))
+    }
+
+    /// Nothing is claimed now.
+    fn frozen(&self, entry: &Entry) -> Found {
+        let freeze = model::decode::<model::Freeze>(&entry.key, &entry.value).ok();
+        let (by, since) = freeze.map_or_else(Default::default, |f| (f.node, f.since.to_string()));
+        Found::Nothing(Error::Frozen { family: self.family, by, since })
     }
 
     fn fenced(&self) -> Txn {

@@ -26,7 +26,7 @@ use super::claim::{Census, Claim, Finished, Found, Target};
 use super::log::Log;
 use super::owner::Ownership;
 use super::plan::{Draft, Effort, Need, Plan, Planned, Settings, Work};
-use super::request::{AssignRequest, Assignment, Live};
+use super::request::{AssignRequest, Assignment, Held, Live};
 use super::state::{Remembered, StateDir};
 use super::status::Status;
 use crate::error::Error;
@@ -41,12 +41,14 @@ mod learn;
 mod local;
 mod pace;
 mod pending;
+mod restored;
 mod search;
 
 use local::{Local, end_of};
 use pace::Pace;
 pub(crate) use pending::Message;
 use pending::{Pending, Reply, Search, Waiting};
+use restored::Restored;
 
 /// Between attempts while the store does not answer.
 const BACKOFF: (Duration, Duration) = (Duration::from_millis(20), Duration::from_secs(1));
@@ -112,6 +114,8 @@ pub(crate) struct Committer {
     retry_at: Option<Instant>,
     /// The local-first mode.
     local: Local,
+    /// Whether the store was restored from an older copy.
+    restored: Restored,
     /// Why nothing at all is served at present.
     refusal: Option<Error>,
     /// Set once it is to end.
@@ -126,6 +130,7 @@ pub(crate) struct Parts {
     pub(crate) clock: Clock,
     pub(crate) node_labels: Option<BTreeMap<String, String>>,
     pub(crate) local_first: bool,
+    pub(crate) awaits_held: bool,
     pub(crate) log: Option<Log>,
     pub(crate) queue: mpsc::UnboundedReceiver<Message>,
     pub(crate) blocks: watch::Sender<Arc<[IpNet]>>,
@@ -144,6 +149,7 @@ impl Committer {
             clock,
             node_labels,
             local_first,
+            awaits_held,
             log,
             queue,
             blocks,
@@ -156,6 +162,7 @@ impl Committer {
         Self {
             owner: Ownership::new(&node, &state.instance),
             local: Local::new(local_first, log, &mut cache),
+            restored: Restored::new(store.setbacks(), awaits_held),
             cache,
             store,
             state: Arc::new(state),
@@ -198,6 +205,7 @@ impl Committer {
         self.round().await;
         while self.closed.is_none() {
             let (retry, named, due) = (self.retry_at, self.named.not_before, self.local.due);
+            let look = self.restored.look_at;
             tokio::select! {
                 message = self.queue.recv() => match message {
                     Some(message) => self.accept(message),
@@ -211,6 +219,7 @@ impl Committer {
                 result = end_of(&mut self.local.in_air) => self.landed(result).await,
                 result = end_of(&mut self.local.probe) => self.probed(result),
                 () = sleep_until(due), if due.is_some() => {}
+                () = sleep_until(look), if look.is_some() => self.restored.look_at = None,
             }
             self.accept_waiting();
             self.round().await;
@@ -237,13 +246,16 @@ impl Committer {
         self.depart();
     }
 
-    /// Takes all messages that are there.
-    fn accept_waiting(&mut self) {
+    /// Takes all messages that are there. True if there were any.
+    fn accept_waiting(&mut self) -> bool {
+        let mut any = false;
         while self.closed.is_none()
             && let Ok(message) = self.queue.try_recv()
         {
             self.accept(message);
+            any = true;
         }
+        any
     }
 
     fn accept(&mut self, message: Message) {
@@ -286,6 +298,12 @@ impl Committer {
                 self.settings.node_labels = Some(labels);
                 return;
             }
+            Message::Hold(held) => {
+                self.restored.living.extend(held.iter().map(|held| held.handle.clone()));
+                self.restored.held.extend(held);
+                self.restored.awaits_held = false;
+                return;
+            }
             // Whatever is to be done is found after every message.
             Message::Tend => return,
             Message::Close(closed) => {
@@ -320,10 +338,9 @@ impl Committer {
                     false
                 }
             };
-            let waited = self.pending.len();
-            self.accept_waiting();
+            let told = self.accept_waiting();
             self.serve_locally().await;
-            let more = again || self.pending.len() > waited;
+            let more = again || told;
             if !more || self.retry_at.is_some() || self.closed.is_some() {
                 break;
             }
@@ -335,11 +352,24 @@ impl Committer {
 
     /// One round: be ready, know, plan, commit. True if there may be more to do.
     async fn advance(&mut self) -> Result<bool, Error> {
+        if self.is_set_back() {
+            self.begin_reassertion();
+        }
         let revision = self.owner.acquire(&*self.store, self.now()).await?;
+        if self.is_set_back() {
+            return self.reassert(revision).await;
+        }
         self.doubt_blocks(revision);
         self.load().await?;
         self.refresh().await?;
         self.consulted();
+        if self.is_set_back() {
+            return Ok(true);
+        }
+        self.write_held(revision).await?;
+        if self.cache.frozen.is_some() && self.restored.look_at.is_none() {
+            self.thaw(revision).await?;
+        }
         if self.change_mode(revision).await? {
             return Ok(true);
         }

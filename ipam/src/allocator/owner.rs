@@ -19,8 +19,12 @@ pub(crate) struct Ownership {
     pub(crate) revision: Option<Revision>,
     /// True once it was ours: losing it then is final.
     held: bool,
+    /// True once it was seen to be another's.
+    taken: bool,
     /// It is to be written anew.
     renew: bool,
+    /// It was ours when last seen, and the store was restored since: what it says is old.
+    set_back: bool,
 }
 
 impl Ownership {
@@ -31,7 +35,9 @@ impl Ownership {
             process: random_id(),
             revision: None,
             held: false,
+            taken: false,
             renew: false,
+            set_back: false,
         }
     }
 
@@ -51,7 +57,9 @@ impl Ownership {
         let snapshot = store.read(std::slice::from_ref(&key)).await?;
         let mut found = snapshot.entries.into_iter().next();
         loop {
-            if let Some(revision) = self.judge(&key, found.as_ref())? {
+            let judged = self.judge(&key, found.as_ref());
+            self.taken |= matches!(judged, Err(Error::NodeTaken { .. }));
+            if let Some(revision) = judged? {
                 return Ok(self.is_ours(revision));
             }
             let record = self.record(now);
@@ -72,6 +80,13 @@ impl Ownership {
         self.renew = true;
     }
 
+    /// The store was restored from an older copy: whose the record was then does not matter if it
+    /// was this process's when last seen.
+    pub(crate) fn set_back(&mut self) {
+        self.revision = None;
+        self.set_back = self.held && !self.taken;
+    }
+
     /// What the record holds.
     pub(crate) fn record(&self, now: Timestamp) -> NodeOwner {
         NodeOwner {
@@ -89,13 +104,14 @@ impl Ownership {
     /// The record was written, or found, under this revision.
     pub(crate) fn is_ours(&mut self, revision: Revision) -> Revision {
         self.revision = Some(revision);
-        (self.held, self.renew) = (true, false);
+        (self.held, self.renew, self.set_back) = (true, false, false);
+        self.taken = false;
         revision
     }
 
     /// The revision if the record is ours already, None if we may write it.
     fn judge(&self, key: &str, found: Option<&Entry>) -> Result<Option<Revision>, Error> {
-        let Some(entry) = found else { return Ok(None) };
+        let Some(entry) = found.filter(|_| !self.set_back) else { return Ok(None) };
         let record: NodeOwner = model::decode(key, &entry.value)?;
         let same = record.instance == self.instance;
         if same && record.process == self.process {

@@ -21,8 +21,9 @@ use crate::timestamp::Timestamp;
 mod release;
 
 /// Comparisons or writes of one request at most: two blocks, the marks of their owners, a handle;
+/// the freeze;
 /// and room for the node's key.
-const OPS_PER_REQUEST: usize = 5;
+const OPS_PER_REQUEST: usize = 6;
 /// Blocks of one request at most.
 const BLOCKS_PER_REQUEST: usize = 2;
 const MOST_OPS: usize = MAX_TXN_OPS - 1;
@@ -358,7 +359,7 @@ impl<'a> Draft<'a> {
             self.change(cidr, |block| block.expire_oldest(&settings.reservations));
             return Ok(cidr);
         }
-        if !settings.config.strict_affinity {
+        if !settings.config.strict_affinity && self.cache.frozen.is_none() {
             let others: Vec<_> = pools.iter().flat_map(|pool| self.blocks_of(pool, true)).collect();
             if let Some(cidr) = self.first_free(&others) {
                 return Ok(cidr);
@@ -393,7 +394,7 @@ impl<'a> Draft<'a> {
             }
             return Err(Planned::Needs(Need::BlockOf(address)));
         };
-        let strict = self.settings.config.strict_affinity;
+        let strict = self.settings.config.strict_affinity || self.cache.frozen.is_some();
         let closed = !self.cache.owns(&cidr) && (strict || !self.lends(&cidr));
         let Some((block, _)) = self.open(cidr) else {
             return Err(Planned::Needs(Need::BlockOf(address)));
@@ -482,6 +483,9 @@ impl Plan {
         }
         for node in &self.lenders {
             txn = txn.when(model::local_key(node), 0);
+        }
+        if !self.lenders.is_empty() {
+            txn = txn.when(model::FROZEN, 0);
         }
         for (handle, record) in &self.handles {
             let key = model::handle_key(handle);

@@ -204,3 +204,14 @@ impl Live {
         Self { network: Some(network.to_owned()), ..self }
     }
 }
+
+/// What an endpoint has, by the agent's own record: see [`super::Ipam::hold`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Held {
+    /// The handle that it was assigned to.
+    pub handle: String,
+    /// The addresses.
+    pub addresses: Vec<IpAddr>,
+    /// What the block says beside them if it has to be written anew.
+    pub attributes: BTreeMap<String, String>,
+}

@@ -36,6 +36,8 @@ pub struct Status {
     /// Blocks that this node answered for in local-first mode until somebody else had them: pods
     /// with addresses of these must be started anew. Until the agent's next start.
     pub lost: Vec<IpNet>,
+    /// Set while no block is claimed, since the store was restored from an older copy.
+    pub frozen: Option<Frozen>,
     /// This node's blocks, and those of others it has addresses of.
     pub blocks: Vec<BlockStatus>,
     /// Keys whose values cannot be read, with the reasons.
@@ -44,6 +46,28 @@ pub struct Status {
     pub conflicts: u64,
     /// Times that the store could not be used, since the start.
     pub store_errors: u64,
+}
+
+/// Why no block is claimed.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Frozen {
+    /// Since when.
+    pub since: Timestamp,
+    /// The node that found out.
+    pub by: String,
+    /// Nodes that have still to say what they have.
+    pub waiting_for: Vec<String>,
+}
+
+impl std::fmt::Display for Frozen {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Self { since, by, waiting_for } = self;
+        write!(f, "{by} found at {since} that the store was restored from an older copy")?;
+        if waiting_for.is_empty() {
+            return Ok(());
+        }
+        write!(f, "; waiting for {} to say what they have", waiting_for.join(", "))
+    }
 }
 
 /// One block of a node.
@@ -86,6 +110,7 @@ impl Status {
             behind: 0,
             behind_since: None,
             lost: Vec::new(),
+            frozen: None,
             blocks: Vec::new(),
             corrupt: Vec::new(),
             conflicts: 0,

@@ -61,6 +61,42 @@ impl Block {
         Merged { block, same: false, contested }
     }
 
+    /// The block in a store that was restored from an older copy (`store`), with what `node` knows
+    /// (`self`) that the copy was too old for: its own addresses, those it gave back, and if the block
+    /// is its `own` those of others, too. What others have in the store is left to them. Also says
+    /// which addresses both have.
+    pub(crate) fn reassert(&self, store: &Self, node: &str, own: bool) -> (Self, Vec<IpAddr>) {
+        let held = |detail: Detail<'_>| detail.0.is_some_and(|a| a.released_at.is_none());
+        let is_nodes = |detail: Detail<'_>| detail.0.and_then(|a| a.get("node")) == Some(node);
+        let handle = |detail: Detail<'_>| detail.0.and_then(|a| a.handle_id.clone());
+        let (mut ours, mut contested) = (BTreeSet::new(), Vec::new());
+        for ordinal in self.ordinals() {
+            let (here, there) = (self.detail(ordinal), store.detail(ordinal));
+            let wins = match (held(here), held(there)) {
+                _ if here == there => false,
+                (true, true) if is_nodes(here) && !is_nodes(there) => {
+                    if handle(here) != handle(there) {
+                        contested.push(self.address(ordinal));
+                    }
+                    true
+                }
+                (true, _) if is_nodes(here) => true,
+                (_, false) => own,
+                (_, true) => is_nodes(there) && !held(here),
+            };
+            if wins {
+                ours.insert(ordinal);
+            }
+        }
+        if ours.is_empty() {
+            return (store.clone(), contested);
+        }
+        let mut block = store.with(self, &ours);
+        block.sequence_number = self.sequence_number.max(store.sequence_number);
+        block.seal();
+        (block, contested)
+    }
+
     /// Who has or had which address of `self` and of `other` differently.
     pub(crate) fn differences<'a>(
         &'a self,

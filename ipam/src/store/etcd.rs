@@ -11,8 +11,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use etcd_client::{
-    Client, CompareOp, ConnectOptions, Error, GetOptions, GetResponse, KeyValue, KvClient, TxnOp,
-    TxnOpResponse, TxnResponse,
+    Client, CompareOp, ConnectOptions, Error, GetOptions, GetResponse, KeyValue, KvClient,
+    ResponseHeader, TxnOp, TxnOpResponse, TxnResponse,
 };
 use futures::FutureExt;
 use futures::future::BoxFuture;
@@ -51,6 +51,16 @@ struct Shared {
     options: ConnectOptions,
     credentials: Option<Credentials>,
     request_timeout: Duration,
+    seen: std::sync::Mutex<Seen>,
+}
+
+/// What the answers so far proved of etcd's state.
+#[derive(Clone, Copy, Default)]
+struct Seen {
+    /// 0: nothing yet.
+    cluster: u64,
+    revision: Revision,
+    setbacks: u64,
 }
 
 struct Endpoint {
@@ -101,7 +111,9 @@ impl EtcdStore {
             .collect();
         let request_timeout = config.request_timeout;
         let current = AtomicUsize::new(0);
-        let shared = Shared { name, endpoints, current, options, credentials, request_timeout };
+        let seen = std::sync::Mutex::default();
+        let shared =
+            Shared { name, endpoints, current, options, credentials, request_timeout, seen };
         Ok(Self { shared: Arc::new(shared) })
     }
 }
@@ -234,21 +246,58 @@ impl Shared {
         }
     }
 
+    fn seen(&self) -> std::sync::MutexGuard<'_, Seen> {
+        self.seen.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+    }
+
+    /// Every answer is linearizable, so its revision is not lower than one that was seen `before` it
+    /// was asked for; unless etcd was restored from an older copy, or is another one.
+    fn compare(&self, before: Seen, header: Option<&ResponseHeader>) -> Result<(), StoreError> {
+        let Some(header) = header else { return Ok(()) };
+        let (cluster, revision) = (header.cluster_id(), header.revision());
+        let mut seen = self.seen();
+        let other = before.cluster != 0 && before.cluster != cluster;
+        if !other && revision >= before.revision {
+            if seen.setbacks == before.setbacks {
+                *seen = Seen { cluster, revision: revision.max(seen.revision), ..*seen };
+            }
+            return Ok(());
+        }
+        // Of all who meet it at once, the first begins anew.
+        if seen.setbacks == before.setbacks {
+            *seen = Seen { cluster, revision, setbacks: seen.setbacks + 1 };
+        }
+        drop(seen);
+        let reason = if other {
+            format!("it is another cluster ({cluster:x}, not {:x})", before.cluster)
+        } else {
+            format!("it was restored: its revision is {revision} and was {}", before.revision)
+        };
+        tracing::error!(store = self.name, reason, "etcd is not in the state it was in");
+        Err(StoreError::Unavailable { store: self.name.clone(), reason })
+    }
+
     async fn txn(&self, again: bool, txn: etcd_client::Txn) -> Result<TxnResponse, StoreError> {
+        let before = *self.seen();
         let request = move |client: Client| {
             let (mut kv, txn) = (kv(&client), txn.clone());
             async move { kv.txn(txn).await }
         };
-        self.call(again, request).await
+        let answer = self.call(again, request).await?;
+        self.compare(before, answer.header())?;
+        Ok(answer)
     }
 
     async fn get(&self, key: &[u8], options: GetOptions) -> Result<GetResponse, StoreError> {
+        let before = *self.seen();
         let key = key.to_vec();
         let request = move |client: Client| {
             let (mut kv, key, options) = (kv(&client), key.clone(), options.clone());
             async move { kv.get(key, Some(options)).await }
         };
-        self.call(true, request).await
+        let answer = self.call(true, request).await?;
+        self.compare(before, answer.header())?;
+        Ok(answer)
     }
 
     fn next_after(&self, index: usize) {
@@ -370,6 +419,10 @@ impl Store for EtcdStore {
         self.shared.name.clone()
     }
 
+    fn setbacks(&self) -> u64 {
+        self.shared.seen().setbacks
+    }
+
     fn read<'a>(&'a self, keys: &'a [String]) -> BoxFuture<'a, Result<Snapshot, StoreError>> {
         async move {
             if keys.len() > MAX_TXN_OPS {
@@ -379,7 +432,7 @@ impl Store for EtcdStore {
             let gets: Vec<_> = keys.iter().map(|key| TxnOp::get(key.as_str(), None)).collect();
             let txn = etcd_client::Txn::new().and_then(gets);
             let answer = self.shared.txn(true, txn).await?;
-            let revision = answer.header().map_or(0, etcd_client::ResponseHeader::revision);
+            let revision = answer.header().map_or(0, ResponseHeader::revision);
             let entries = found(&answer.op_responses()).into_iter().flatten().collect();
             Ok(Snapshot { entries, revision })
         }
@@ -405,7 +458,7 @@ impl Store for EtcdStore {
                     error => error,
                 })?;
                 if revision == 0 {
-                    revision = page.header().map_or(0, etcd_client::ResponseHeader::revision);
+                    revision = page.header().map_or(0, ResponseHeader::revision);
                 }
                 entries.extend(page.kvs().iter().map(entry));
                 match page.kvs().last() {
@@ -425,7 +478,7 @@ impl Store for EtcdStore {
             let options = GetOptions::new().with_range(end_of(prefix)).with_keys_only();
             let answer = self.shared.get(prefix.as_bytes(), options).await?;
             let key = |kv: &KeyValue| String::from_utf8_lossy(kv.key()).into_owned();
-            let revision = answer.header().map_or(0, etcd_client::ResponseHeader::revision);
+            let revision = answer.header().map_or(0, ResponseHeader::revision);
             Ok(Keys { keys: answer.kvs().iter().map(key).collect(), revision })
         }
         .boxed()
@@ -436,7 +489,7 @@ impl Store for EtcdStore {
             check_txn(&self.shared.name, &txn)?;
             let answer = self.shared.txn(false, translate(&txn)).await?;
             Ok(if answer.succeeded() {
-                let revision = answer.header().map_or(0, etcd_client::ResponseHeader::revision);
+                let revision = answer.header().map_or(0, ResponseHeader::revision);
                 Outcome::Committed(revision)
             } else {
                 Outcome::Conflict(found(&answer.op_responses()))

@@ -39,12 +39,17 @@ struct Shared {
     changed: watch::Sender<Revision>,
 }
 
+/// A copy of a store.
+#[derive(Debug)]
+pub struct Backup(Mvcc);
+
 #[derive(Debug)]
 struct State {
     mvcc: Mvcc,
     faults: VecDeque<Option<Fault>>,
     away: bool,
     txns: u64,
+    setbacks: u64,
 }
 
 impl Default for MemoryStore {
@@ -61,7 +66,7 @@ impl MemoryStore {
 
     pub(super) fn with(name: &str, mvcc: Mvcc) -> Self {
         let (changed, _) = watch::channel(mvcc.revision());
-        let state = State { mvcc, faults: VecDeque::new(), away: false, txns: 0 };
+        let state = State { mvcc, faults: VecDeque::new(), away: false, txns: 0, setbacks: 0 };
         Self {
             shared: Arc::new(Shared { name: name.to_owned(), state: Mutex::new(state), changed }),
         }
@@ -81,6 +86,21 @@ impl MemoryStore {
     pub fn set_away(&self, away: bool) {
         self.lock().away = away;
         // Wakes the watches, which notice.
+        self.shared.changed.send_modify(|_| ());
+    }
+
+    /// A copy of what is there now, for [`MemoryStore::restore`].
+    pub fn snapshot(&self) -> Backup {
+        Backup(self.lock().mvcc.copy())
+    }
+
+    /// Puts a copy in the place of everything, as an operator restores a lost etcd. Its watches
+    /// break.
+    pub fn restore(&self, Backup(copy): &Backup) {
+        let mut state = self.lock();
+        state.mvcc = copy.copy();
+        state.setbacks += 1;
+        drop(state);
         self.shared.changed.send_modify(|_| ());
     }
 
@@ -159,6 +179,10 @@ impl Store for MemoryStore {
         self.shared.name.clone()
     }
 
+    fn setbacks(&self) -> u64 {
+        self.lock().setbacks
+    }
+
     fn read<'a>(&'a self, keys: &'a [String]) -> BoxFuture<'a, Result<Snapshot, StoreError>> {
         async move { Ok(self.present()?.mvcc.read(keys)) }.boxed()
     }
@@ -192,6 +216,7 @@ impl Store for MemoryStore {
             changed: watch::Receiver<Revision>,
             ready: VecDeque<Event>,
             interrupted: bool,
+            setbacks: u64,
         }
         let watch = Watch {
             store: self.clone(),
@@ -200,6 +225,7 @@ impl Store for MemoryStore {
             changed: self.shared.changed.subscribe(),
             ready: VecDeque::new(),
             interrupted: false,
+            setbacks: self.setbacks(),
         };
         futures::stream::unfold(watch, |mut watch| async move {
             loop {
@@ -208,6 +234,10 @@ impl Store for MemoryStore {
                 }
                 // Marked as seen before the state is read: a later change wakes us again.
                 watch.changed.borrow_and_update();
+                let setbacks = watch.store.setbacks();
+                if std::mem::replace(&mut watch.setbacks, setbacks) != setbacks {
+                    watch.ready.push_back(Event::Interrupted(watch.store.unavailable()));
+                }
                 match watch.store.next(&watch.prefix, watch.after) {
                     Ok((events, revision)) => {
                         watch.after = Some(revision);

@@ -47,6 +47,11 @@ impl Mvcc {
         Self { entries, revision, history: VecDeque::new(), compacted: revision, keep }
     }
 
+    /// The same, without its past.
+    pub(crate) fn copy(&self) -> Self {
+        Self::new(self.entries.values().cloned().collect(), self.revision, self.keep)
+    }
+
     pub(crate) fn revision(&self) -> Revision {
         self.revision
     }

@@ -177,6 +177,10 @@ impl Store for Link {
         self.store.name()
     }
 
+    fn setbacks(&self) -> u64 {
+        self.store.setbacks()
+    }
+
     fn read<'a>(&'a self, keys: &'a [String]) -> BoxFuture<'a, Result<Snapshot, StoreError>> {
         Box::pin(async move {
             self.whole()?;

@@ -124,6 +124,39 @@ impl Etcd {
         }
     }
 
+    /// A copy of what it has now, as `etcdctl snapshot save` makes it.
+    pub fn save(&self) -> PathBuf {
+        let copy = self.directory.path().join("copy.db");
+        self.control(&["--endpoints", &self.endpoint(), "snapshot", "save"], &copy, &[]);
+        copy
+    }
+
+    /// Loses what it has, and begins anew with a copy.
+    pub async fn restore(&mut self, copy: &Path) {
+        self.kill();
+        let data = self.directory.path().join("data");
+        std::fs::remove_dir_all(&data).unwrap();
+        let peer = format!("http://127.0.0.1:{}", self.peer_port);
+        let (data, cluster) = (data.display().to_string(), format!("test={peer}"));
+        let options = ["--name", "test", "--data-dir", &data, "--initial-cluster", &cluster];
+        let address = ["--initial-advertise-peer-urls", &peer];
+        self.control(&["snapshot", "restore"], copy, &[&options[..], &address].concat());
+        self.run().await;
+    }
+
+    fn control(&self, words: &[&str], file: &Path, options: &[&str]) {
+        let mut command = Command::new("etcdctl");
+        command.env("ETCDCTL_API", "3").args(words).arg(file).args(options);
+        let output = command.output().unwrap_or_else(|error| panic!("etcdctl: {error}"));
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success(), "etcdctl {words:?}: {said}");
+    }
+
+    /// It, as a store.
+    pub fn store(&self) -> EtcdStore {
+        EtcdStore::new(&self.config()).unwrap()
+    }
+
     /// Its process id.
     pub fn pid(&self) -> u32 {
         self.process.as_ref().unwrap().id()

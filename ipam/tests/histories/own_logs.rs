@@ -31,6 +31,10 @@ impl World {
     pub(super) fn tear(&mut self, disk: &TempDir) {
         let path = disk.path().join("ipam-log");
         let Ok(mut log) = std::fs::read(&path) else { return };
+        // It is torn where it would have been written, and not behind the room that there is.
+        let (room, used) =
+            (log.len(), log.iter().rposition(|byte| *byte != 0).map_or(0, |at| at + 1));
+        log.truncate(used);
         let end = self.random.random_range(0..log.len());
         let record = log.clone();
         if self.random.random_bool(0.5) {
@@ -40,9 +44,10 @@ impl World {
         }
         // The first frame is the log's beginning, whole: not what may be repeated.
         let whole = record.len();
-        if log[whole..].len() > 8 && is_whole(&log[whole..]) {
+        if log.len() > whole + 8 && is_whole(&log[whole..]) {
             log.truncate(whole + 8);
         }
+        log.resize(log.len().max(room), 0);
         std::fs::write(&path, log).unwrap();
     }
 

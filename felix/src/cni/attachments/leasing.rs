@@ -22,6 +22,23 @@ use crate::model::{Labels, LocalEndpoint};
 const ATTEMPTS: usize = 8;
 
 impl<B: Backend> Attachments<B> {
+    /// What the endpoints have of this node's IPAM.
+    pub(in crate::cni) fn held(&self) -> Vec<ipam::Held> {
+        let table = self.table.lock();
+        let ready = table
+            .values()
+            .filter(|record| record.phase == Phase::Ready && record.role.holds_addresses());
+        let held = |LocalEndpoint { namespace, pod, handle, addresses, .. }: &LocalEndpoint| {
+            let attributes = [("namespace", namespace), ("pod", pod)];
+            ipam::Held {
+                handle: handle.clone(),
+                addresses: addresses.to_vec(),
+                attributes: attributes.map(|(key, value)| (key.to_owned(), value.clone())).into(),
+            }
+        };
+        ready.map(|record| held(&record.endpoint)).collect()
+    }
+
     pub(super) async fn add_lease(
         &self,
         call: &Call,

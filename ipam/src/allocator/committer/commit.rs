@@ -102,9 +102,19 @@ impl Committer {
                     self.owner.lose();
                 }
             } else if let Some(cidr) = parse_block_key(key) {
-                if self.cache.blocks.revision(&cidr) != revision {
+                let known = self.cache.blocks.revision(&cidr);
+                if self.went_back(key, known, entry.as_ref()) {
+                    culprit = key;
+                    break;
+                }
+                if known != revision {
                     culprit = key;
                     self.cache.install_block(cidr, entry.as_ref());
+                }
+            } else if key == model::FROZEN {
+                if revision != 0 {
+                    culprit = key;
+                    self.is_frozen(entry.as_ref());
                 }
             } else if let Some(node) = key.strip_prefix(model::LOCAL)
                 && revision != 0

@@ -16,15 +16,18 @@ impl Committer {
         // these are borrowed now.
         let remembered = self.remembered.borrowed.iter().chain(&self.remembered.blocks);
         self.cache.stale.extend(remembered.copied());
-        let config = self.store.read(&[model::CONFIG.to_owned()]).await?;
-        self.take_config(config.entries.first());
+        let keys = [model::CONFIG, model::FROZEN].map(str::to_owned);
+        let config = self.store.read(&keys).await?;
+        self.take_config(config.get(model::CONFIG));
+        self.is_frozen(config.get(model::FROZEN));
         self.refresh().await?;
         let affinities = self.store.watch(&prefix, Some(snapshot.revision));
         let configuration = self.store.watch(model::CONFIG, Some(config.revision));
         // After the revision that made the name ours.
         let name = model::node_key(&self.cache.node);
         let owner = self.store.watch(&name, self.owner.revision);
-        let watches = [affinities, configuration, owner];
+        let frozen = self.store.watch(model::FROZEN, Some(config.revision));
+        let watches = [affinities, configuration, owner, frozen];
         self.events = Some(futures::stream::select_all(watches).boxed());
         self.loaded = true;
         self.unadopted.extend([Family::V4, Family::V6]);
@@ -91,6 +94,10 @@ impl Committer {
             let keys: Vec<String> = some.iter().map(model::block_key).collect();
             let snapshot = self.store.read(&keys).await?;
             for (cidr, key) in some.iter().zip(&keys) {
+                let known = self.cache.blocks.revision(cidr);
+                if self.went_back(key, known, snapshot.get(key)) {
+                    return Err(self.overtaken(key));
+                }
                 self.cache.install_block(*cidr, snapshot.get(key));
             }
         }
@@ -130,6 +137,8 @@ impl Committer {
                     self.loaded = false;
                 }
             }
+            Event::Put(entry) if entry.key == model::FROZEN => self.is_frozen(Some(&entry)),
+            Event::Delete(key, _) if key == model::FROZEN => self.is_frozen(None),
             Event::Put(entry) if entry.key == model::CONFIG => self.take_config(Some(&entry)),
             Event::Delete(key, _) if key == model::CONFIG => self.take_config(None),
             Event::Put(entry) => {

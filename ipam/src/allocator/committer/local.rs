@@ -19,7 +19,7 @@
 use super::super::log::{Change, Log, Logged};
 use super::super::mirror::{self, Flight};
 use super::super::plan::is_local;
-use super::super::status::Mode;
+use super::super::status::{Frozen, Mode};
 use super::*;
 use crate::store::Txn;
 
@@ -304,6 +304,12 @@ impl Committer {
         self.local.due = Some(Instant::now());
     }
 
+    /// What is on its way is not waited for: it cannot be done any more.
+    pub(super) fn forget_flight(&mut self) {
+        (self.local.flight, self.local.in_air, self.local.due) = (None, None, None);
+        self.cache.sent.clear();
+    }
+
     /// Sends the next transaction if it is time.
     pub(super) fn depart(&mut self) {
         let usable = self.local.on && self.loaded && self.is_behind() && self.retry_at.is_none();
@@ -374,7 +380,11 @@ impl Committer {
                     (self.local.mark, self.local.unmarked) = (revision, true);
                 }
             } else if let Some(cidr) = model::parse_block_key(key) {
-                if self.cache.blocks.revision(&cidr) != revision {
+                let known = self.cache.blocks.revision(&cidr);
+                if self.went_back(key, known, entry.as_ref()) {
+                    return;
+                }
+                if known != revision {
                     self.cache.install_block(cidr, entry.as_ref());
                 }
             } else if let Some(handle) = key.strip_prefix(model::HANDLES)
@@ -478,6 +488,11 @@ impl Committer {
             let now = self.now();
             self.local.behind_since.get_or_insert(now);
         }
+        let frozen = self.cache.frozen.as_ref().map(|freeze| Frozen {
+            since: freeze.since,
+            by: freeze.node.clone(),
+            waiting_for: self.restored.waiting.clone(),
+        });
         let mode = if self.local.on { Mode::LocalFirst } else { Mode::Synchronous };
         let (cache, since) = (&self.cache, self.local.behind_since);
         let ready = self.serves_locally();
@@ -486,7 +501,9 @@ impl Committer {
             status.ready |= ready;
             (status.mode, status.behind, status.behind_since) = (mode, behind, since);
             let now = (status.mode, status.behind, status.behind_since, status.ready);
-            status.describe(cache) || before != now
+            let same = status.frozen == frozen;
+            status.frozen = frozen;
+            status.describe(cache) || before != now || !same
         });
     }
 }

@@ -12,6 +12,7 @@ pub(crate) enum Message {
     Reservations(Vec<IpNet>),
     Config(Option<IpamConfig>),
     NodeLabels(BTreeMap<String, String>),
+    Hold(Vec<Held>),
     Tend,
     Close(oneshot::Sender<()>),
 }

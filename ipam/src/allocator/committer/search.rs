@@ -59,7 +59,7 @@ impl Committer {
                 Target::Of(_) => None,
                 _ => self.forbidden(family),
             },
-            borrow: !config.strict_affinity,
+            borrow: !config.strict_affinity && self.cache.frozen.is_none(),
             cooldown: config.cooldown(),
             census: self.census.get(&family).cloned(),
             now: self.now(),
@@ -69,6 +69,10 @@ impl Committer {
 
     /// Why the node may not claim a further block, if it may not.
     pub(super) fn forbidden(&self, family: Family) -> Option<Error> {
+        if let Some(freeze) = &self.cache.frozen {
+            let (by, since) = (freeze.node.clone(), freeze.since.to_string());
+            return Some(Error::Frozen { family, by, since });
+        }
         let config = &self.settings.config;
         let limit = config.max_blocks();
         let has = self.cache.owned().filter(|b| Family::of_net(&b.cidr()) == family).count();

@@ -55,19 +55,28 @@ impl Committer {
         // What others did before they saw the mark.
         self.cache.stale.extend(self.cache.affinities.keys());
         self.refresh().await?;
+        self.begin_log(mark).await?;
+        self.local.pace.succeeded();
+        self.consulted();
+        tracing::info!("local-first: addresses are answered from this node's own log");
+        self.show();
+        Ok(true)
+    }
+
+    /// Begins the log anew with what is known, under this revision of the mark.
+    pub(in crate::allocator::committer) async fn begin_log(
+        &mut self,
+        mark: Revision,
+    ) -> Result<(), Error> {
         let all = self.cache.blocks.keys();
         let blocks = all.filter_map(|cidr| Some((*cidr, self.logged(cidr)?))).collect();
         let (path, of) = (self.state.log(), (self.cache.node.clone(), self.state.instance.clone()));
         let begin = move || Log::begin(&path, (&of.0, &of.1), mark, blocks);
         let begun = tokio::task::spawn_blocking(begin).await;
         let log = begun.map_err(|error| self.log_error(&error.to_string()))??;
-        self.local.pace.succeeded();
         self.local.log = Some(log);
         (self.local.on, self.local.mark, self.local.unmarked) = (true, mark, false);
-        self.consulted();
-        tracing::info!("local-first: addresses are answered from this node's own log");
-        self.show();
-        Ok(true)
+        Ok(())
     }
 
     async fn leave_if_due(&mut self) -> Result<bool, Error> {
