@@ -23,7 +23,7 @@ use serde::{Deserialize, Serialize};
 use crate::cni::protocol::{self, MAX_MESSAGE, MessageError, Request};
 use crate::source::SourceStatus;
 
-pub use drops::{DroppedPacket, DropsReport, PacketEnd, drops_text};
+pub use drops::{DroppedPacket, DropsReport, PacketEnd, Would, drops_text};
 pub(crate) use explain::verdict;
 pub use explain::{Explanation, FlowAnswer, Party, Then, explanation_text, parse_traffic};
 pub use policies::{HeldRevision, PoliciesReport, PolicyRow, policies_text};

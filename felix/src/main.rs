@@ -63,6 +63,9 @@ enum Command {
         /// verdicts of this node it would change; - for standard input
         #[arg(long, value_name = "FILE")]
         with: Option<PathBuf>,
+        /// Also with the staged policies, as if they were in force
+        #[arg(long)]
+        staged: bool,
         #[command(flatten)]
         ask: Ask,
     },
@@ -75,6 +78,9 @@ enum Command {
         /// default
         #[arg(long, value_name = "POD")]
         pod: Option<String>,
+        /// Instead, what the staged policies would have denied, or allowed
+        #[arg(long)]
+        staged: bool,
         #[command(flatten)]
         ask: Ask,
     },
@@ -139,16 +145,18 @@ fn main() -> ExitCode {
             ask.show::<Rows<EndpointRow>>(&Request::Endpoints, control::endpoints_table)
         }
         Command::Routes(ask) => ask.show::<Rows<RouteRow>>(&Request::Routes, control::routes_table),
-        Command::Explain { source, destination, traffic, source_port, with, ask } => {
+        Command::Explain { source, destination, traffic, source_port, with, staged, ask } => {
             let (protocol, port) = match control::parse_traffic(&traffic) {
                 Ok(traffic) => traffic,
                 Err(error) => return fail(&error, USAGE.into()),
             };
             let question =
-                Question { source, destination, protocol, port, source_port, with: None };
+                Question { source, destination, protocol, port, source_port, with: None, staged };
             explain(question, with.as_deref(), &ask)
         }
-        Command::Drops { follow, pod, ask } => drops(&ask, pod, follow),
+        Command::Drops { follow, pod, staged, ask } => {
+            drops(&ask, DropsQuestion { pod, after: None, staged }, follow)
+        }
         Command::Policy(PolicyCommand::Status { pod, ask }) => {
             ask.show::<PoliciesReport>(&Request::Policies { pod }, control::policies_text)
         }
@@ -239,8 +247,7 @@ fn explain(mut question: Question, with: Option<&Path>, ask: &Ask) -> anyhow::Re
 
 /// The recent past; then, if it is followed, every packet as it comes, each as a line of its own. An
 /// agent that is restarted meanwhile is waited for.
-fn drops(ask: &Ask, pod: Option<String>, follow: bool) -> anyhow::Result<()> {
-    let mut question = DropsQuestion { pod, after: None };
+fn drops(ask: &Ask, mut question: DropsQuestion, follow: bool) -> anyhow::Result<()> {
     if !follow {
         return ask.show::<DropsReport>(&Request::Drops(question), control::drops_text);
     }

@@ -124,6 +124,9 @@ pub enum Kind {
     GlobalNetworkSet,
     HostEndpoint,
     Tier,
+    StagedNetworkPolicy,
+    StagedGlobalNetworkPolicy,
+    StagedKubernetesNetworkPolicy,
 }
 
 /// One object, reduced to what the agent uses where there may be very many of its kind.
@@ -151,6 +154,9 @@ pub enum Object {
     GlobalNetworkSet(Arc<api::v3::GlobalNetworkSet>),
     HostEndpoint(Arc<api::v3::HostEndpoint>),
     Tier(Arc<api::v3::Tier>),
+    StagedNetworkPolicy(Arc<api::v3::StagedNetworkPolicy>),
+    StagedGlobalNetworkPolicy(Arc<api::v3::StagedGlobalNetworkPolicy>),
+    StagedKubernetesNetworkPolicy(Arc<api::v3::StagedKubernetesNetworkPolicy>),
 }
 
 /// A pod, anywhere in the cluster.

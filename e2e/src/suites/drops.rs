@@ -14,7 +14,7 @@ use serde_json::{Value, json};
 use tokio::io::AsyncBufReadExt as _;
 use tokio::process::Command;
 
-use super::kit::{ANSWER, PORT, Scope, name};
+use super::kit::{ANSWER, PORT, Scope, expect_answers, name};
 use super::policy::{OTHER_PORT, default_deny_ingress, pods, within_a_second};
 use super::{DIRECTORY, RACKS, Test};
 use crate::http;
@@ -24,6 +24,8 @@ use crate::{process, wait};
 pub(super) const TESTS: &[Test] = &[
     Test { name: "drops::names_who_denied", bed: &RACKS, body: named },
     Test { name: "drops::names_who_denied_from_a_directory", bed: &DIRECTORY, body: named },
+    Test { name: "drops::staged_policies_tell_and_deny_nothing", bed: &RACKS, body: staged },
+    Test { name: "drops::staged_from_a_directory", bed: &DIRECTORY, body: staged },
     Test { name: "drops::a_flood_is_limited_and_slows_nobody", bed: &RACKS, body: flood },
 ];
 
@@ -248,6 +250,78 @@ fn flood(lab: &mut Lab) -> BoxFuture<'_, Result<()>> {
         ensure!(ours.count() > 100, "{report}");
         let all = (denied(view).await? - before) as f64;
         ensure!(all > 10.0 * told, "{told} of {all} were told of");
+        scope.end().await
+    }
+    .boxed()
+}
+
+/// A staged policy denies nothing, and says of real flows what it would.
+fn staged(lab: &mut Lab) -> BoxFuture<'_, Result<()>> {
+    async move {
+        let view = lab.view();
+        let mut scope = Scope::new(view, "drops-staged").await?;
+        let [api, near, far, other] = pods(&mut scope).await?;
+        let full = |pod: &Pod| format!("{}/{}", scope.name, name(pod));
+        let (own, from_far, from_other) = (full(&api), full(&far), full(&other));
+        let spec = json!({ "tier": "default", "selector": "app == 'api'", "types": ["Ingress"],
+            "ingress": [
+                { "action": "Allow", "source": { "selector": "role == 'frontend'" } },
+                { "action": "Deny" },
+            ] });
+        let policy = format!("StagedNetworkPolicy {own}");
+        scope.apply(calico("StagedNetworkPolicy", "api", spec)).await?;
+
+        let tcp = pod_targets(&api, "tcp", PORT);
+        wait::until(&format!("{policy} to tell of {from_other}"), TOLD, || async {
+            // Nothing is denied meanwhile.
+            for client in [&near, &far, &other] {
+                expect_answers(view, client, &tcp).await?;
+            }
+            let words = ["drops", "--staged", "--pod", &own];
+            let report = view.felix("node1", &words, b"").await?;
+            let packets = report["packets"].as_array().context("no packets")?;
+            let of = |pod: &str| {
+                packets
+                    .iter()
+                    .filter(|packet| packet["source"]["name"] == pod)
+                    .cloned()
+                    .collect::<Vec<_>>()
+            };
+            ensure!(of(&from_far).is_empty(), "{report}");
+            let would = of(&from_other);
+            let would = would.first().with_context(|| report.to_string())?;
+            ensure!(would["denied"].is_null(), "{would}");
+            let denial = &would["staged"]["deny"];
+            ensure!(
+                denial["policy"] == policy.as_str() && denial["rule"] == "spec.ingress[1]",
+                "{would}"
+            );
+            Ok(())
+        })
+        .await?;
+
+        let status = view.felix("node1", &["policy", "status"], b"").await?;
+        let rows = status["rows"].as_array().context("no rows")?;
+        let row = rows.iter().find(|row| row["policy"] == policy.as_str());
+        let row = row.with_context(|| format!("no row: {status}"))?;
+        ensure!(
+            row["staged"] == "Set" && row["endpoints"] == 1 && row["inKernel"].is_null(),
+            "{row}"
+        );
+
+        let port = PORT.to_string();
+        for (client, verdict) in [(&from_other, "deny"), (&from_far, "allow")] {
+            let words = ["explain", client, &own, &port, "--staged"];
+            let answer = view.felix("node1", &words, b"").await?;
+            let flow = &answer["flows"][0];
+            ensure!(flow["verdict"] == "allow" && flow["then"]["verdict"] == verdict, "{flow}");
+        }
+
+        let (_, metrics) = http::get(&view.place.netns("node1"), METRICS, "/metrics").await?;
+        let line = metrics.lines().find(|line| {
+            line.starts_with("felix_denied_packets_staged_total{") && line.contains(&policy)
+        });
+        ensure!(line.is_some(), "no metric of {policy}");
         scope.end().await
     }
     .boxed()

@@ -21,7 +21,9 @@ use super::{drops, explain, links};
 use crate::cni::backend::{Failure, PodFacts};
 use crate::cni::protocol::Question;
 use crate::control::Explanation;
-use crate::engine::{AppliedPolicy, Counts, Engine, HostLink, PolicyStanding, Problem};
+use crate::engine::{
+    AppliedPolicy, Counts, Engine, HostLink, PolicyStanding, Problem, Staged, StagedStanding,
+};
 use crate::kernel::denied::DeniedPacket;
 use crate::kernel::{self, Kernel, TrackedFlow};
 use crate::model::{
@@ -76,6 +78,7 @@ pub(super) struct Report {
 #[derive(Debug)]
 pub(super) struct Policies {
     pub(super) policies: Vec<(PolicyStanding, Option<(Held, bool)>)>,
+    pub(super) staged: Vec<StagedStanding>,
     pub(super) problems: Vec<Problem>,
     /// Which apply to each endpoint of this node.
     pub(super) endpoints: Vec<(LocalEndpoint, Vec<AppliedPolicy>)>,
@@ -101,6 +104,9 @@ pub(super) struct Brain {
     pub(super) asked: Vec<(Box<Question>, Explained)>,
     /// Packets that wait for the end of this turn.
     pub(super) denied: Vec<(Vec<DeniedPacket>, drops::Attributed)>,
+    pub(super) staged: Staged,
+    /// The kernel was asked for a sample of what it lets through.
+    pub(super) sampling: bool,
     pub(super) revisions: Revisions,
     pub(super) arrears: Arrears,
     pub(super) settings: Settings,
@@ -164,16 +170,18 @@ impl Brain {
             }
             for (question, reply) in std::mem::take(&mut self.asked) {
                 let peering = self.fabric.peering();
-                let answer = explain::answer(&question, &self.engine, &peering.borrow());
+                let answer =
+                    explain::answer(&question, &self.engine, &self.staged, &peering.borrow());
                 drop(reply.send(answer));
             }
             for answer in answers {
                 // One that no longer waits has been undone by then.
                 drop(answer.send(result.clone()));
             }
+            self.settle_staged().await;
             for (packets, reply) in std::mem::take(&mut self.denied) {
-                let peering = self.fabric.peering();
-                drops::answer(&packets, &self.engine, &peering.borrow(), reply);
+                let (peering, both) = (self.fabric.peering(), (&self.engine, &self.staged));
+                drops::answer(&packets, both, &peering.borrow(), reply);
             }
         }
     }
@@ -185,6 +193,20 @@ impl Brain {
         self.engine.set_failsafe(settings.failsafe);
         if let Err(error) = self.kernel.set_host_action(settings.host_action).await {
             tracing::error!(%error, "FelixConfiguration: spec.defaultEndpointToHostAction is not in force");
+        }
+    }
+
+    /// Works out what staged policies come to, when nobody waits any more, and has the kernel tell of
+    /// the flows that they could change.
+    async fn settle_staged(&mut self) {
+        self.staged.settle(&self.engine);
+        let wanted = self.staged.engine().is_some();
+        if wanted != self.sampling && self.complete {
+            // After an error the writer tries again by itself.
+            self.sampling = wanted;
+            if let Err(error) = self.kernel.set_sampling(wanted).await {
+                tracing::error!(%error, "staged policies: which flows the kernel tells of does not change yet");
+            }
         }
     }
 
@@ -200,6 +222,7 @@ impl Brain {
             }
             _ => {}
         }
+        self.staged.apply(&update, &self.engine);
         self.engine.apply(update);
     }
 
@@ -211,6 +234,7 @@ impl Brain {
             }
             Command::Set { endpoint, reply } => {
                 if self.engine.in_sync() {
+                    self.staged.endpoint_set(&endpoint);
                     self.engine.endpoint_set(*endpoint);
                     answers.push(reply);
                 } else {
@@ -221,6 +245,7 @@ impl Brain {
                 }
             }
             Command::Remove { id, reply } => {
+                self.staged.endpoint_remove(&id);
                 self.engine.endpoint_remove(&id);
                 answers.push(reply);
             }
@@ -398,7 +423,8 @@ impl Brain {
         };
         Policies {
             policies: self.engine.policies().map(with_revision).collect(),
-            problems: self.engine.problems(),
+            staged: self.staged.policies(),
+            problems: [self.engine.problems(), self.staged.problems()].concat(),
             endpoints: self.endpoints(),
             last_error: self.arrears.error().map(str::to_owned),
         }

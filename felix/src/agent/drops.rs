@@ -7,6 +7,9 @@
 //!                                            ├──▶ the last 1000, for `felix drops`
 //!                                            └──▶ metrics
 //! ```
+//! While there are staged policies, the same with a sample of what is let through: the brain says what
+//! would become of each, and those of which that is something else are kept beside.
+//!
 //! The brain gives it no more than a twentieth of its time: after each answer the task rests for as
 //! long as the answer cost, nineteen times over. What comes meanwhile waits, or is counted as lost.
 
@@ -14,14 +17,16 @@ use std::collections::{BTreeSet, HashSet, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio_util::sync::CancellationToken;
 
 use super::brain::Command;
 use crate::cni::protocol::{DropsQuestion, MAX_MESSAGE, Place};
-use crate::control::{DroppedPacket, DropsReport, PacketEnd};
-use crate::engine::{Denial, Engine};
-use crate::kernel::denied::{Denied, DeniedMonitor, DeniedPacket};
+use crate::control::{DroppedPacket, DropsReport, PacketEnd, Would};
+use crate::engine::{Denial, Engine, Staged};
+use crate::kernel::denied::{Denied, DeniedMonitor, DeniedPacket, Fate};
 use crate::model::{Direction, Flow};
 use crate::observe::metrics::{DeniedLabels, DeniedMetrics};
 use crate::peering::Peering;
@@ -44,16 +49,31 @@ const LABELS: usize = 1000;
 const ENVELOPE: usize = 4096;
 
 /// To whom packets are attributed, and the time that it took.
-pub(super) type Attributed = oneshot::Sender<(Vec<DroppedPacket>, Duration)>;
+pub(super) type Attributed = oneshot::Sender<(Records, Duration)>;
+
+/// What is said of packets.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(super) struct Records {
+    /// Those that were denied.
+    pub(super) denied: Vec<DroppedPacket>,
+    /// Those that would fare otherwise with the staged policies in force.
+    pub(super) staged: Vec<DroppedPacket>,
+}
 
 /// The recent past.
 #[derive(Debug)]
 pub(super) struct Drops {
     start: u64,
+    denied: Ring,
+    staged: Ring,
+    monitor: DeniedMonitor,
+}
+
+#[derive(Debug)]
+struct Ring {
     recent: Mutex<Recent>,
     /// How many records there were.
     told: watch::Sender<u64>,
-    monitor: DeniedMonitor,
 }
 
 #[derive(Debug, Default)]
@@ -69,10 +89,16 @@ impl Drops {
         Self {
             // Tells one start from another, no more.
             start: u64::try_from(since.as_micros()).unwrap_or(0),
-            recent: Mutex::default(),
-            told: watch::Sender::new(0),
+            denied: Ring::new(),
+            staged: Ring::new(),
             monitor,
         }
+    }
+}
+
+impl Ring {
+    fn new() -> Self {
+        Self { recent: Mutex::default(), told: watch::Sender::new(0) }
     }
 
     fn recent(&self) -> MutexGuard<'_, Recent> {
@@ -93,6 +119,12 @@ impl Drops {
         };
         self.told.send_replace(number);
     }
+}
+
+impl Drops {
+    fn ring(&self, question: &DropsQuestion) -> &Ring {
+        if question.staged { &self.staged } else { &self.denied }
+    }
 
     /// Packets that found no room, since the agent started.
     pub(super) fn lost(&self) -> u64 {
@@ -102,7 +134,7 @@ impl Drops {
     /// Answers `felix drops`. With a place to go on from, waits up to 0.8 s for something to tell.
     pub(super) async fn answer(&self, node: &str, question: &DropsQuestion) -> DropsReport {
         let until = tokio::time::Instant::now() + WAIT;
-        let mut told = self.told.subscribe();
+        let mut told = self.ring(question).told.subscribe();
         loop {
             told.borrow_and_update();
             let report = self.report(node, question);
@@ -118,7 +150,7 @@ impl Drops {
 
     fn report(&self, node: &str, question: &DropsQuestion) -> DropsReport {
         let status = self.monitor.status();
-        let recent = self.recent();
+        let recent = self.ring(question).recent();
         let first = recent.number - recent.records.len() as u64;
         // A place of another start of the agent says nothing of this one.
         let after = question.after.filter(|place| place.start == self.start);
@@ -183,10 +215,20 @@ pub(super) async fn run(
         };
         // The agent ends.
         let Some((records, took)) = answer else { return Ok(()) };
+        let Records { denied: records, staged } = records;
         for record in &records {
-            counts.count(record.denied.as_ref());
+            let labels = labels(record.denied.as_ref());
+            counts.count(labels, |metrics| &metrics.packets);
         }
-        drops.add(records);
+        for record in &staged {
+            counts.count(staged_labels(record), |metrics| &metrics.staged);
+        }
+        if !records.is_empty() {
+            drops.denied.add(records);
+        }
+        if !staged.is_empty() {
+            drops.staged.add(staged);
+        }
         let rest = took.saturating_mul(SHARE - 1).min(LONGEST_REST);
         tokio::select! {
             () = stop.cancelled() => return Ok(()),
@@ -202,8 +244,11 @@ struct Counts {
 }
 
 impl Counts {
-    fn count(&mut self, denial: Option<&Denial>) {
-        let mut labels = labels(denial);
+    fn count(
+        &mut self,
+        mut labels: DeniedLabels,
+        of: impl Fn(&DeniedMetrics) -> &Family<DeniedLabels, Counter>,
+    ) {
         if !self.known.contains(&labels) {
             if self.known.len() < LABELS {
                 self.known.insert(labels.clone());
@@ -211,7 +256,7 @@ impl Counts {
                 labels = DeniedLabels { tier: String::new(), policy: "others".into(), ..labels };
             }
         }
-        self.metrics.packets.get_or_create(&labels).inc();
+        of(&self.metrics).get_or_create(&labels).inc();
     }
 }
 
@@ -229,12 +274,21 @@ fn labels(denial: Option<&Denial>) -> DeniedLabels {
     }
 }
 
-/// The records of packets, from what is in force.
+fn staged_labels(record: &DroppedPacket) -> DeniedLabels {
+    match &record.staged {
+        Some(Would::Deny(denial)) => labels(Some(denial)),
+        // Of the policy that denies it now.
+        _ => DeniedLabels { policy: "allow".into(), ..labels(record.denied.as_ref()) },
+    }
+}
+
+/// The records of packets, from what is in force, and from what would be.
 pub(super) fn attribute(
     packets: &[DeniedPacket],
     engine: &Engine,
+    staged: &Staged,
     peering: &Peering,
-) -> Vec<DroppedPacket> {
+) -> Records {
     let addresses: BTreeSet<_> =
         packets.iter().flat_map(|packet| [packet.flow.source, packet.flow.destination]).collect();
     let pods = engine.names(&addresses);
@@ -243,17 +297,20 @@ pub(super) fn attribute(
         let name = pods.get(&address).map(ToString::to_string).or_else(node);
         PacketEnd { name, address, port }
     };
-    let record = |packet: &DeniedPacket| {
-        let DeniedPacket { flow, established, input, output, time } = *packet;
-        let mut denied = engine.denial(&flow, input, output);
-        if established && denied.is_none() {
-            // An answer: policy is asked of the flow's first packet, which went the other way.
-            denied = engine.denial(&reversed(&flow), output, input);
-        }
+    let mut records = Records::default();
+    for packet in packets {
+        let DeniedPacket { flow, fate, input, output, time } = *packet;
+        let established = fate == Fate::Cut;
+        // An answer in a flow: policy is asked of its first packet, which went the other way.
+        let back = reversed(&flow);
+        let ways = [(&flow, input, output), (&back, output, input)];
+        let ways = if established { &ways[..] } else { &ways[..1] };
+        let denied = ways.iter().find_map(|(flow, from, to)| engine.denial(flow, *from, *to));
+        let would = ways.iter().find_map(|(flow, from, to)| staged.denial(flow, *from, *to));
         let has_ports = matches!(flow.protocol, 6 | 17 | 132);
         let port = |port: u16| has_ports.then_some(port);
         let icmp = matches!(flow.protocol, 1 | 58).then(|| flow.destination_port.to_be_bytes());
-        DroppedPacket {
+        let record = DroppedPacket {
             time: time.into(),
             protocol: DroppedPacket::protocol_name(flow.protocol),
             source: end(flow.source, port(flow.source_port)),
@@ -262,9 +319,23 @@ pub(super) fn attribute(
             icmp_code: icmp.map(|[_, code]| code),
             established,
             denied,
+            staged: None,
+        };
+        let told = fate != Fate::Allowed;
+        let would = match (&record.denied, would) {
+            // Where policy has changed since, nothing is said of what would have been.
+            (None, Some(denial)) if !told => Some(Would::Deny(denial)),
+            (Some(_), None) if told && staged.engine().is_some() => Some(Would::Allow),
+            _ => None,
+        };
+        if would.is_some() {
+            records.staged.push(DroppedPacket { staged: would, ..record.clone() });
         }
-    };
-    packets.iter().map(record).collect()
+        if told {
+            records.denied.push(record);
+        }
+    }
+    records
 }
 
 fn reversed(flow: &Flow) -> Flow {
@@ -280,12 +351,12 @@ fn reversed(flow: &Flow) -> Flow {
 /// What the brain does with the packets it is asked about.
 pub(super) fn answer(
     packets: &[DeniedPacket],
-    engine: &Engine,
+    (engine, staged): (&Engine, &Staged),
     peering: &Peering,
     reply: Attributed,
 ) {
     let began = Instant::now();
-    let records = attribute(packets, engine, peering);
+    let records = attribute(packets, engine, staged, peering);
     // Nobody waits while the agent ends.
     drop(reply.send((records, began.elapsed())));
 }

@@ -8,7 +8,7 @@ use api::v3::Protocol;
 use crate::cni::backend::Failure;
 use crate::cni::protocol::Question;
 use crate::control::{Explanation, FlowAnswer, Party, Then, verdict};
-use crate::engine::{Engine, Place, Side};
+use crate::engine::{Engine, Place, Side, Staged};
 use crate::model::{Direction, Flow, ObjectKey, Update};
 use crate::peering::Peering;
 use crate::source;
@@ -28,6 +28,7 @@ struct Found {
 pub(super) fn answer(
     question: &Question,
     engine: &Engine,
+    staged: &Staged,
     peering: &Peering,
 ) -> Result<Explanation, Failure> {
     if !engine.in_sync() {
@@ -36,14 +37,17 @@ pub(super) fn answer(
     }
     let source = find(&question.source, engine, peering)?;
     let destination = find(&question.destination, engine, peering)?;
-    let then = match &question.with {
+    // Without any that would change something, what is staged is what is.
+    let base = if question.staged { staged.engine().unwrap_or(engine) } else { engine };
+    let with_objects = match &question.with {
         None => None,
         Some(text) => {
             let objects =
                 source::objects(text).map_err(|wrong| Failure::Invalid(wrong.join("; ")))?;
-            Some(engine.with(objects.into_iter().map(Update::Set)))
+            Some(base.with(objects.into_iter().map(Update::Set)))
         }
     };
+    let then = with_objects.as_ref().or(question.staged.then_some(base));
     let mut flows = Vec::new();
     for (from, to) in source.addresses.iter().flat_map(|from| {
         let same_family = destination.addresses.iter().filter(|to| to.is_ipv4() == from.is_ipv4());
@@ -57,14 +61,20 @@ pub(super) fn answer(
             source_port: question.source_port.unwrap_or_default(),
             destination_port: question.port,
         };
-        let engines = [Some(engine), then.as_ref()].into_iter().flatten();
+        let engines = [Some(engine), then].into_iter().flatten();
         if question.source_port.is_none() && asks_source_port(engines, &flow, source.own_node) {
             let reason = "rules ask about the source port of this packet: give it by --source-port";
             return Err(Failure::Invalid(reason.into()));
         }
         let (egress, ingress) = sides(engine, &flow, source.own_node);
-        let then = then.as_ref().map(|then| {
-            let (egress, ingress) = sides(then, &flow, source.own_node);
+        let then = then.map(|then| {
+            let (mut egress, mut ingress) = sides(then, &flow, source.own_node);
+            if question.staged {
+                let both = [&mut egress, &mut ingress].into_iter();
+                let judgements = both.flat_map(|side| &mut side.judgements);
+                let rows = judgements.flat_map(|judgement| &mut judgement.considered);
+                rows.flat_map(|row| &mut row.policy).for_each(|name| staged.rename(name));
+            }
             Then { verdict: verdict(&egress, &ingress), egress, ingress }
         });
         flows.push(FlowAnswer {
@@ -88,8 +98,9 @@ pub(super) fn answer(
             Protocol(question.protocol)
         )));
     }
-    let changes = then.map(|then| engine.changes(&then));
-    Ok(Explanation { flows, changes, ..Explanation::default() })
+    let changes = then.map(|then| engine.changes(then));
+    let staged = question.staged;
+    Ok(Explanation { flows, changes, staged, ..Explanation::default() })
 }
 
 /// Whether the answer of any of the engines may depend on the source port.
@@ -258,8 +269,9 @@ mod tests {
             port: 80,
             source_port: None,
             with: with.map(str::to_owned),
+            staged: false,
         };
-        answer(&question, &engine, &peering)
+        answer(&question, &engine, &Staged::default(), &peering)
     }
 
     /// Names and places of both sides.
@@ -310,7 +322,7 @@ mod tests {
         }
         let question = Question::default();
         let peering = Peering::new("node1", "caracal-system");
-        let unknown = answer(&question, &Engine::new(), &peering).unwrap_err();
+        let unknown = answer(&question, &Engine::new(), &Staged::default(), &peering).unwrap_err();
         assert!(matches!(unknown, Failure::TryAgainLater(_)), "{unknown}");
     }
 
@@ -323,7 +335,7 @@ mod tests {
             let (source, destination) = ("fd00::2".into(), address.into());
             let source = if address.contains(':') { source } else { "here".to_owned() };
             let question = Question { source, destination, protocol, ..Question::default() };
-            let told = answer(&question, &engine, &peering);
+            let told = answer(&question, &engine, &Staged::default(), &peering);
             assert_eq!(
                 told.map_or(0, |told| told.flows.len()),
                 flows,
@@ -348,8 +360,10 @@ spec: {types: [Ingress], ingress: [{action: Allow, protocol: TCP, source: {ports
                 port,
                 source_port,
                 with: with.map(str::to_owned),
+                staged: false,
             };
-            answer(&question, &engine, &peering).map(|told| told.flows[0].clone())
+            answer(&question, &engine, &Staged::default(), &peering)
+                .map(|told| told.flows[0].clone())
         };
         let error = ask(80, None, Some(policy)).unwrap_err();
         assert!(

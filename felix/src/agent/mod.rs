@@ -205,6 +205,8 @@ async fn start(
         waiting: Vec::new(),
         asked: Vec::new(),
         denied: Vec::new(),
+        staged: crate::engine::Staged::default(),
+        sampling: false,
         revisions: revisions::Revisions::default(),
         arrears: arrears::Arrears::default(),
         settings: Settings::new(&config.node_name),

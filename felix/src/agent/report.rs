@@ -19,7 +19,7 @@ use crate::control::{
     AnswerMode, BgpReport, BlockRow, ConditionRow, EndpointRow, Explanation, HeldRevision,
     IpamReport, KernelReport, PeerRow, PoliciesReport, PolicyRow, RouteRow, Rows, StatusReport,
 };
-use crate::engine::{AppliedPolicy, PolicyId, PolicyStanding};
+use crate::engine::{AppliedPolicy, PolicyId, PolicyStanding, StagedStanding};
 use crate::kernel::{Kernel, WantedRoute};
 use crate::model::{Direction, Key, LocalEndpoint, RouteTarget};
 use crate::observe::Health;
@@ -220,7 +220,7 @@ impl Reporter {
         let brain = self.brain.upgrade().ok_or_else(ended)?;
         let (reply, answer) = oneshot::channel();
         brain.send(Command::Policies { reply }).await.map_err(|_| ended())?;
-        let brain::Policies { mut policies, problems, endpoints, last_error } =
+        let brain::Policies { mut policies, staged, problems, endpoints, last_error } =
             answer.await.map_err(|_| ended())?;
         if let Some(pod) = pod {
             let (namespace, name) = pod.split_once('/').unwrap_or(("default", pod));
@@ -237,7 +237,10 @@ impl Reporter {
                 found.flat_map(|(_, policies)| policies).map(|policy| &policy.id).collect();
             policies.retain(|(policy, _)| applied.contains(&policy.id));
         }
+        // Which of them would select a pod is not asked.
+        let staged = if pod.is_some() { Vec::new() } else { staged };
         let row = |(policy, held): (PolicyStanding, Option<(Held, bool)>)| PolicyRow {
+            staged: None,
             problems: problems
                 .iter()
                 .filter(|problem| problem.kind == policy.id.kind && problem.key == policy.id.key)
@@ -255,10 +258,15 @@ impl Reporter {
                 current,
             }),
         };
+        let staged = staged.into_iter().map(|StagedStanding { standing, action }| PolicyRow {
+            staged: Some(format!("{action:?}")),
+            ..row((standing, None))
+        });
+        let staged: Vec<PolicyRow> = staged.collect();
         Ok(PoliciesReport {
             node: self.node.to_string(),
             error: last_error,
-            policies: Rows::bounded(policies.into_iter().map(row)),
+            policies: Rows::bounded(policies.into_iter().map(row).chain(staged)),
         })
     }
 

@@ -75,6 +75,9 @@ pub struct DropsQuestion {
     /// one if there is none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub after: Option<Place>,
+    /// Instead, the packets that would fare otherwise with the staged policies in force.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub staged: bool,
 }
 
 /// A place in the agent's memory of denied packets.
@@ -105,6 +108,9 @@ pub struct Question {
     /// Objects in YAML as which the answer is wanted too.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub with: Option<String>,
+    /// The answer is wanted as with the staged policies in force, too.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub staged: bool,
 }
 
 /// One call of the CNI plugin: its environment and standard input, as they came.

@@ -31,7 +31,7 @@ pub struct DropsReport {
     pub problem: Option<String>,
 }
 
-/// A packet that policy denied; also a flow record.
+/// A packet that policy denied, or would fare otherwise with the staged policies in force.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct DroppedPacket {
@@ -52,9 +52,23 @@ pub struct DroppedPacket {
     /// It is of a flow that was allowed before; it may be an answer then.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub established: bool,
-    /// Who denies it; None: nobody any more, policy has changed since.
+    /// Who denies it. None: nobody any more, policy has changed since; or with `staged`, nobody.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub denied: Option<Denial>,
+    /// What would become of it with the staged policies in force; only of packets of which that
+    /// would be something else.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub staged: Option<Would>,
+}
+
+/// What would become of a packet.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum Would {
+    /// It would be let through.
+    Allow,
+    /// These would deny it.
+    Deny(Denial),
 }
 
 /// One side of a packet.
@@ -108,9 +122,18 @@ impl fmt::Display for DroppedPacket {
             f.write_str(" (established)")?;
         }
         f.write_str(": ")?;
-        match &self.denied {
-            None => f.write_str("denied; policy has changed since"),
-            Some(denial) => write_denial(denial, f),
+        match (&self.denied, &self.staged) {
+            (None, None) => f.write_str("denied; policy has changed since")?,
+            (None, Some(_)) => f.write_str("allowed")?,
+            (Some(denial), _) => write_denial(denial, f)?,
+        }
+        match &self.staged {
+            None => Ok(()),
+            Some(Would::Allow) => f.write_str("; with staged policies allowed"),
+            Some(Would::Deny(denial)) => {
+                f.write_str("; with staged policies ")?;
+                write_denial(denial, f)
+            }
         }
     }
 }
@@ -167,6 +190,7 @@ mod tests {
             icmp_code: None,
             established: false,
             denied,
+            staged: None,
         }
     }
 
@@ -221,6 +245,21 @@ mod tests {
             "2026-11-22T19:20:20.5Z ICMPv6 type 128 code 0 fd00::1 -> node/n1 (fd00::2) \
              (established): denied; policy has changed since"
         );
+    }
+
+    #[test]
+    fn a_line_says_what_staged_policies_would_do() {
+        let would = |denied, staged| DroppedPacket { staged: Some(staged), ..packet(denied) };
+        let deny = would(None, Would::Deny(denial())).to_string();
+        let said = ": allowed; with staged policies ingress of shop/api denied by spec.ingress[1] of \
+                    NetworkPolicy shop/x in tier default";
+        assert!(deny.ends_with(said), "{deny}");
+        let allow = would(Some(denial()), Would::Allow);
+        assert!(allow.to_string().ends_with("in tier default; with staged policies allowed"));
+        for packet in [would(None, Would::Deny(denial())), allow] {
+            let json = serde_json::to_value(&packet).unwrap();
+            assert_eq!(serde_json::from_value::<DroppedPacket>(json).unwrap(), packet);
+        }
     }
 
     #[test]

@@ -25,6 +25,9 @@ pub struct Explanation {
     /// none were given.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub changes: Option<Vec<VerdictChange>>,
+    /// What would be is as with the staged policies in force.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub staged: bool,
 }
 
 /// Where a packet comes from or goes.
@@ -151,7 +154,8 @@ pub fn explanation_text(answer: &Explanation) -> String {
         write_side(&mut text, "Ingress", &flow.ingress);
         if let Some(then) = &flow.then {
             let would = summary(then.verdict, &then.egress, &then.ingress);
-            let _ = writeln!(text, "With the objects given: {would}");
+            let with = if answer.staged { "staged policies" } else { "objects given" };
+            let _ = writeln!(text, "With the {with}: {would}");
             write_side(&mut text, "Egress", &then.egress);
             write_side(&mut text, "Ingress", &then.ingress);
         }
@@ -385,6 +389,7 @@ mod tests {
             address: address.parse().unwrap(),
         };
         let answer = Explanation {
+            staged: false,
             node: "node1".into(),
             not_in_force: None,
             flows: vec![FlowAnswer {

@@ -45,6 +45,10 @@ pub struct PolicyRow {
     /// What is wrong with it: it denies all that it is about.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub problems: Vec<String>,
+    /// It is staged, and would do this to the policy of its name: `Set`, `Delete`, `Learn`, `Ignore`. It
+    /// is not in force; the endpoints are those that it would select.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub staged: Option<String>,
 }
 
 /// What the kernel has of a policy.
@@ -81,6 +85,10 @@ pub fn policies_text(report: &PoliciesReport) -> String {
             (false, false) => "<none>",
         };
         let (held, since) = match &row.in_kernel {
+            None if row.staged.is_some() => {
+                let action = row.staged.as_deref().unwrap_or_default();
+                (format!("staged: {action}"), String::new())
+            }
             None => ("not yet".to_owned(), String::new()),
             Some(held) => {
                 let which = match (held.current, held.generation) {
@@ -106,7 +114,8 @@ pub fn policies_text(report: &PoliciesReport) -> String {
         let _ = writeln!(out, "({} of {total} policies)", rows.len());
     }
     for row in rows.iter().filter(|row| !row.problems.is_empty()) {
-        let _ = writeln!(out, "{} denies all that it is about:", row.policy);
+        let denies = if row.staged.is_some() { "would deny" } else { "denies" };
+        let _ = writeln!(out, "{} {denies} all that it is about:", row.policy);
         for problem in &row.problems {
             let _ = writeln!(out, "    {problem}");
         }
@@ -128,7 +137,25 @@ mod tests {
             generation: Some(12),
             in_kernel: held,
             problems: problems.iter().map(ToString::to_string).collect(),
+            staged: None,
         }
+    }
+
+    #[test]
+    fn a_staged_policy_says_so() {
+        let staged = PolicyRow {
+            staged: Some("Set".into()),
+            ..row("StagedNetworkPolicy a/b", None, &["x"])
+        };
+        let policies = Rows { total: 1, rows: vec![staged] };
+        let report = PoliciesReport { node: "n1".into(), error: None, policies };
+        let wanted = "\
+TIER     POLICY                   DIRECTIONS  ENDPOINTS  GENERATION  IN KERNEL    SINCE
+default  StagedNetworkPolicy a/b  ingress     3          12          staged: Set
+StagedNetworkPolicy a/b would deny all that it is about:
+    x
+";
+        assert_eq!(policies_text(&report), wanted);
     }
 
     #[test]

@@ -45,6 +45,7 @@ mod settle;
 mod settle_hosts;
 mod shapes;
 mod stable_hash;
+mod staged;
 mod table;
 mod terms;
 #[cfg(test)]
@@ -74,6 +75,7 @@ use self::programs::{Programs, Site};
 pub use self::report::{AppliedPolicy, Counts, PolicyStanding, Problem};
 use self::services::Services;
 use self::shapes::Bearer;
+pub use self::staged::{Staged, StagedStanding};
 use self::table::Header;
 use self::tiers::Tiers;
 use self::workloads::{Local, Workloads};

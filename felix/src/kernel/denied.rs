@@ -14,7 +14,7 @@ use netlink::poll::{self, Waker};
 use netlink::{Protocol, Socket, headers};
 use tokio::sync::mpsc::{self, error::TrySendError};
 
-use super::layout::{DENIED_CUT, DENIED_GROUP};
+use super::layout::{ALLOWED, DENIED_CUT, DENIED_GROUP};
 use super::{Error, worker};
 use crate::model::{Flow, IfIndex};
 
@@ -24,19 +24,30 @@ const DELIVERY: Delivery = Delivery { bytes: 160, packets: 32, within: Duration:
 /// When the group cannot be listened to (another program does), it is tried again after this.
 const RETRY: Duration = Duration::from_secs(2);
 
-/// A packet that policy denied.
+/// A packet that policy denied, or, while that is asked for, one that it let through.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct DeniedPacket {
     /// As policy sees it; of one of an established flow, which may be an answer, as it went.
     pub flow: Flow,
-    /// It is of a flow that was allowed before and is cut now.
-    pub established: bool,
+    /// What became of it.
+    pub fate: Fate,
     /// The interface that it came in by; None if the node made it.
     pub input: Option<IfIndex>,
     /// The interface that it would have gone out by; None if it was for the node.
     pub output: Option<IfIndex>,
     /// When.
     pub time: SystemTime,
+}
+
+/// What became of a packet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fate {
+    /// It would have begun a flow, and was denied.
+    Denied,
+    /// It is of a flow that was allowed before and is cut now.
+    Cut,
+    /// It begins a flow and was let through.
+    Allowed,
 }
 
 /// What the listener has to say of itself.
@@ -216,7 +227,11 @@ fn denied(packet: &Packet<'_>) -> Option<DeniedPacket> {
             source_port,
             destination_port,
         },
-        established: packet.prefix == DENIED_CUT,
+        fate: match packet.prefix.as_str() {
+            DENIED_CUT => Fate::Cut,
+            ALLOWED => Fate::Allowed,
+            _ => Fate::Denied,
+        },
         input: packet.input,
         output: packet.output,
         time: packet.time.unwrap_or_else(SystemTime::now),

@@ -51,6 +51,8 @@ const DENIED_RATE: (u64, u32) = (100, 200);
 pub(super) const DENIED_NEW: &str = "caracal denied ";
 /// As above.
 pub(super) const DENIED_CUT: &str = "caracal cut ";
+/// Of one that begins a flow and is let through; told of only where it is asked for.
+pub(super) const ALLOWED: &str = "caracal allowed ";
 
 /// The chain that elements go to whose packets are logged before their verdict.
 pub(super) fn log_chain(direction: Direction, allow: bool) -> &'static str {
@@ -121,6 +123,8 @@ pub struct Params {
     pub prefix: String,
     /// For workloads that speak to their node.
     pub host_action: HostAction,
+    /// The agent is told of a sample of the packets that begin flows and are let through.
+    pub sampling: bool,
 }
 
 /// How the names of a direction's maps begin.
@@ -249,8 +253,8 @@ pub(super) fn chains(params: &Params, hosts: Hosts, masquerade: bool) -> Vec<Cha
         chains.extend([true, false].map(|allow| log(direction, allow)));
         chains.extend(policy(direction));
     }
-    chains.extend(judge());
-    chains.push(to_host(params.host_action));
+    chains.extend(judge(params.sampling));
+    chains.push(to_host(params.host_action, params.sampling));
     chains.extend(host::chains(hosts));
     chains.extend(hooks(&params.prefix, hosts));
     if hosts.any() {
@@ -358,7 +362,7 @@ fn policy(direction: Direction) -> [Chain; 3] {
 }
 
 /// A packet that is the first of its flow, to or from a workload.
-fn judge() -> [Chain; 2] {
+fn judge(sampling: bool) -> [Chain; 2] {
     let both = || {
         [
             Rule::new().is_in(&[Field::Iif], "wl").verdict(Verdict::Jump("egress")),
@@ -366,36 +370,37 @@ fn judge() -> [Chain; 2] {
         ]
     };
     let accept = Rule::new().verdict(Verdict::Accept);
+    let sample = || sampling.then(|| tell(Rule::new(), ALLOWED));
     let mut marked = vec![Rule::new().save_mark()];
     marked.extend(both());
+    marked.extend(sample());
     marked.extend([Rule::new().restore_mark(), Rule::new().set_ct_mark(0), accept.clone()]);
     let mut unmarked = vec![
         drop_counted(Rule::new().ct_state(ct_state::INVALID), "invalid"),
         Rule::new().mark_is_set().verdict(Verdict::Goto("judge_marked")),
     ];
     unmarked.extend(both());
+    unmarked.extend(sample());
     unmarked.extend([Rule::new().set_mark(0), accept]);
     [plain("judge_marked", marked), plain("judge", unmarked)]
 }
 
 /// From a workload to its own node.
-fn to_host(action: HostAction) -> Chain {
+fn to_host(action: HostAction, sampling: bool) -> Chain {
     let verdict = match action {
         HostAction::Accept => Rule::new().verdict(Verdict::Accept),
         HostAction::Return => Rule::new().verdict(Verdict::Return),
         HostAction::Drop => drop_counted(Rule::new(), "to the node"),
     };
-    plain(
-        "to_host",
-        [
-            Rule::new().is_in(&[Field::Icmp6Type], "nd").verdict(Verdict::Accept),
-            drop_counted(Rule::new().ct_state(ct_state::INVALID), "invalid"),
-            // A mark that the packet had is lost only here: it decided the route already.
-            Rule::new().verdict(Verdict::Jump("egress")),
-            Rule::new().set_mark(0),
-            verdict,
-        ],
-    )
+    let mut rules = vec![
+        Rule::new().is_in(&[Field::Icmp6Type], "nd").verdict(Verdict::Accept),
+        drop_counted(Rule::new().ct_state(ct_state::INVALID), "invalid"),
+        // A mark that the packet had is lost only here: it decided the route already.
+        Rule::new().verdict(Verdict::Jump("egress")),
+    ];
+    rules.extend((sampling && action != HostAction::Drop).then(|| tell(Rule::new(), ALLOWED)));
+    rules.extend([Rule::new().set_mark(0), verdict]);
+    plain("to_host", rules)
 }
 
 /// The base chains of policy. What is neither from nor to an interface of ours passes untouched.

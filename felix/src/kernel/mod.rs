@@ -156,7 +156,8 @@ impl Kernel {
             plumbers.push(Plumber::new()?);
         }
         let mut deleter = Plumber::new()?;
-        let params = Params { prefix: options.prefix.clone(), host_action: options.host_action };
+        let Options { prefix, host_action, .. } = &options;
+        let params = Params { prefix: prefix.clone(), host_action: *host_action, sampling: false };
         let (nft_writer, nft_monitor) = writers::start_nft(params, options.lock_table)?;
         let route_writer = routes::Writer::start(&options.prefix)?;
         let highest = deleter.highest_index()?.max(nft_writer.highest_index());
@@ -218,6 +219,15 @@ impl Kernel {
     /// As [`Kernel::commit`].
     pub async fn set_host_action(&self, action: HostAction) -> Result<(), Error> {
         self.nft.ask(|reply| NftCommand::HostAction(action, reply)).await?
+    }
+
+    /// Has the agent told of a sample of the packets that begin flows and are let through, or not any
+    /// more; see [`denied`].
+    ///
+    /// # Errors
+    /// As [`Kernel::commit`].
+    pub async fn set_sampling(&self, sampling: bool) -> Result<(), Error> {
+        self.nft.ask(|reply| NftCommand::Sampling(sampling, reply)).await?
     }
 
     /// Writes this node's own routes. Returns those that cannot be in the kernel yet, because their interface or

@@ -270,6 +270,14 @@ impl<C: Channel> Writer<C> {
         }
     }
 
+    /// Whether the agent is told of what is let through.
+    pub(super) fn set_sampling(&mut self, sampling: bool) {
+        if sampling != self.params.sampling {
+            self.params.sampling = sampling;
+            self.known = false;
+        }
+    }
+
     /// The kernel may have something else than it was given: the next flush reads it.
     pub(super) fn doubt(&mut self) {
         self.known = false;

@@ -32,6 +32,7 @@ pub(super) enum NftCommand {
     /// The delta makes what is wanted complete.
     Sync(Delta, Committed),
     HostAction(HostAction, Committed),
+    Sampling(bool, Committed),
     Status(Reply<NftStatus>),
     /// What the kernel has under these keys.
     Read(Vec<Key>, Reply<Result<Vec<Option<Value>>, Error>>),
@@ -135,6 +136,10 @@ pub(super) fn run_nft(
                 }
                 NftCommand::HostAction(action, reply) => {
                     writer.set_host_action(action);
+                    waiting.push((Vec::new(), reply));
+                }
+                NftCommand::Sampling(sampling, reply) => {
+                    writer.set_sampling(sampling);
                     waiting.push((Vec::new(), reply));
                 }
                 NftCommand::Status(reply) => questions.push(reply),

@@ -156,6 +156,9 @@ pub struct DataplaneMetrics {
 pub struct DeniedMetrics {
     /// Packets that the kernel told of, by policy.
     pub packets: Family<DeniedLabels, Counter>,
+    /// Packets that would fare otherwise with the staged policies in force: denied by which policy;
+    /// `allow` in its place where they would be let through.
+    pub staged: Family<DeniedLabels, Counter>,
     /// Packets that it told of and nobody had room for.
     pub lost: Counter,
 }
@@ -332,9 +335,12 @@ impl DataplaneMetrics {
 impl DeniedMetrics {
     fn register(registry: &mut Registry) -> Self {
         let metrics = Self::default();
-        let Self { packets, lost } = metrics.clone();
+        let Self { packets, staged, lost } = metrics.clone();
         let help = "Denied packets that the kernel told of, which is a hundred a second at most, by policy";
         registry.register("packets", help, packets);
+        let help =
+            "Of the packets told of, those that staged policies would deny, by policy, or allow";
+        registry.register("packets_staged", help, staged);
         registry.register(
             "packets_lost",
             "Denied packets told of for which there was no room",

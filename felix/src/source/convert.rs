@@ -486,6 +486,7 @@ convert_cluster_scoped!(
     GlobalNetworkPolicy,
     GlobalNetworkSet,
     HostEndpoint,
-    Tier
+    Tier,
+    StagedGlobalNetworkPolicy
 );
-convert_namespaced!(NetworkPolicy, NetworkSet);
+convert_namespaced!(NetworkPolicy, NetworkSet, StagedNetworkPolicy, StagedKubernetesNetworkPolicy);

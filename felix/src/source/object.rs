@@ -11,7 +11,7 @@ use crate::model::{Kind, Object, ObjectKey};
 impl Kind {
     /// All kinds. A kind comes after those that help to understand it, so that a source which
     /// yields them in this order saves the engine work.
-    pub const ALL: [Self; 21] = [
+    pub const ALL: [Self; 24] = [
         Self::FelixConfiguration,
         Self::BGPConfiguration,
         Self::IPAMConfiguration,
@@ -25,6 +25,9 @@ impl Kind {
         Self::GlobalNetworkPolicy,
         Self::NetworkPolicy,
         Self::KubernetesNetworkPolicy,
+        Self::StagedNetworkPolicy,
+        Self::StagedGlobalNetworkPolicy,
+        Self::StagedKubernetesNetworkPolicy,
         Self::GlobalNetworkSet,
         Self::NetworkSet,
         Self::HostEndpoint,
@@ -59,6 +62,9 @@ impl Kind {
             Self::GlobalNetworkSet => "GlobalNetworkSet",
             Self::HostEndpoint => "HostEndpoint",
             Self::Tier => "Tier",
+            Self::StagedNetworkPolicy => "StagedNetworkPolicy",
+            Self::StagedGlobalNetworkPolicy => "StagedGlobalNetworkPolicy",
+            Self::StagedKubernetesNetworkPolicy => "StagedKubernetesNetworkPolicy",
         }
     }
 }
@@ -88,6 +94,9 @@ macro_rules! for_resource {
             Object::GlobalNetworkSet($o) => $then,
             Object::HostEndpoint($o) => $then,
             Object::Tier($o) => $then,
+            Object::StagedNetworkPolicy($o) => $then,
+            Object::StagedGlobalNetworkPolicy($o) => $then,
+            Object::StagedKubernetesNetworkPolicy($o) => $then,
             $($lean)*
         }
     };
@@ -118,6 +127,9 @@ impl Object {
             Self::GlobalNetworkSet(_) => Kind::GlobalNetworkSet,
             Self::HostEndpoint(_) => Kind::HostEndpoint,
             Self::Tier(_) => Kind::Tier,
+            Self::StagedNetworkPolicy(_) => Kind::StagedNetworkPolicy,
+            Self::StagedGlobalNetworkPolicy(_) => Kind::StagedGlobalNetworkPolicy,
+            Self::StagedKubernetesNetworkPolicy(_) => Kind::StagedKubernetesNetworkPolicy,
         }
     }
 
@@ -208,5 +220,8 @@ carried!(
     NetworkSet,
     GlobalNetworkSet,
     HostEndpoint,
-    Tier
+    Tier,
+    StagedNetworkPolicy,
+    StagedGlobalNetworkPolicy,
+    StagedKubernetesNetworkPolicy
 );

@@ -10,7 +10,7 @@ use crate::v3;
 type Derive = fn() -> CustomResourceDefinition;
 
 /// Every kind, in the order of their names.
-pub(crate) const KINDS: [(&str, Derive); 13] = [
+pub(crate) const KINDS: [(&str, Derive); 16] = [
     ("BGPConfiguration", v3::BGPConfiguration::crd),
     ("BGPFilter", v3::BGPFilter::crd),
     ("BGPPeer", v3::BGPPeer::crd),
@@ -23,6 +23,9 @@ pub(crate) const KINDS: [(&str, Derive); 13] = [
     ("IPReservation", v3::IPReservation::crd),
     ("NetworkPolicy", v3::NetworkPolicy::crd),
     ("NetworkSet", v3::NetworkSet::crd),
+    ("StagedGlobalNetworkPolicy", v3::StagedGlobalNetworkPolicy::crd),
+    ("StagedKubernetesNetworkPolicy", v3::StagedKubernetesNetworkPolicy::crd),
+    ("StagedNetworkPolicy", v3::StagedNetworkPolicy::crd),
     ("Tier", v3::Tier::crd),
 ];
 

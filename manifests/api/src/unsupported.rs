@@ -124,6 +124,39 @@ const ACTED_ON: &[(&str, &[&str])] = &[
             "applyOnForward",
         ],
     ),
+    (
+        "StagedNetworkPolicy",
+        &[
+            "stagedAction",
+            "tier",
+            "order",
+            "selector",
+            "serviceAccountSelector",
+            "types",
+            "ingress",
+            "egress",
+            "performanceHints",
+        ],
+    ),
+    (
+        "StagedGlobalNetworkPolicy",
+        &[
+            "stagedAction",
+            "tier",
+            "order",
+            "selector",
+            "namespaceSelector",
+            "serviceAccountSelector",
+            "types",
+            "ingress",
+            "egress",
+            "performanceHints",
+        ],
+    ),
+    (
+        "StagedKubernetesNetworkPolicy",
+        &["stagedAction", "podSelector", "policyTypes", "ingress", "egress"],
+    ),
     ("NetworkSet", &[]),
     ("GlobalNetworkSet", &[]),
     ("HostEndpoint", &["node", "interfaceName", "expectedIPs", "profiles", "ports"]),
@@ -132,6 +165,10 @@ const ACTED_ON: &[(&str, &[&str])] = &[
 
 /// What a rule of a policy may say that is not acted on, as a path in the rule.
 const NOT_IN_RULES: [&str; 1] = ["http"];
+
+/// The kinds that have such rules.
+const IN_RULES_OF: [&str; 4] =
+    ["NetworkPolicy", "GlobalNetworkPolicy", "StagedNetworkPolicy", "StagedGlobalNetworkPolicy"];
 
 /// What a ClusterNetworkPolicy may say that is not acted on: a rule that says it accepts nothing.
 const DOMAIN_NAMES: &str = "spec.egress[].to[].domainNames";
@@ -148,9 +185,7 @@ pub fn unsupported_in_rules(object: &impl Serialize) -> Vec<String> {
 /// Direction, number of the rule, path in it.
 fn in_rules(object: &Value) -> Vec<(&'static str, usize, &'static str)> {
     let text = |field: &str| object.get(field).and_then(Value::as_str).unwrap_or_default();
-    if text("apiVersion") != v3::API_VERSION
-        || !["NetworkPolicy", "GlobalNetworkPolicy"].contains(&text("kind"))
-    {
+    if text("apiVersion") != v3::API_VERSION || !IN_RULES_OF.contains(&text("kind")) {
         return Vec::new();
     }
     let mut found = Vec::new();

@@ -70,7 +70,9 @@ async fn apply_definitions(client: &Client) {
 fn api_of(client: &Client, object: &Value) -> Api<DynamicObject> {
     let kind = object["kind"].as_str().unwrap();
     let resource = ApiResource::from_gvk(&GroupVersionKind::gvk("projectcalico.org", "v3", kind));
-    if matches!(kind, "NetworkPolicy" | "NetworkSet") {
+    let namespaced =
+        ["NetworkPolicy", "NetworkSet", "StagedNetworkPolicy", "StagedKubernetesNetworkPolicy"];
+    if namespaced.contains(&kind) {
         Api::namespaced_with(client.clone(), "default", &resource)
     } else {
         Api::all_with(client.clone(), &resource)

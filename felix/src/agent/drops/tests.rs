@@ -23,6 +23,7 @@ fn record(pod: &str) -> DroppedPacket {
         icmp_code: None,
         established: false,
         denied: None,
+        staged: None,
     }
 }
 
@@ -37,10 +38,10 @@ fn after(place: Place) -> DropsQuestion {
 #[tokio::test]
 async fn the_last_thousand_are_kept_and_what_is_forgotten_is_counted() {
     let drops = drops();
-    drops.add((0..3).map(|_| record("shop/web")));
+    drops.denied.add((0..3).map(|_| record("shop/web")));
     let all = drops.answer("n1", &DropsQuestion::default()).await;
     assert_eq!((all.packets.len(), all.forgotten, all.next.number), (3, 0, 3));
-    drops.add((0..KEPT + 7).map(|_| record("shop/web")));
+    drops.denied.add((0..KEPT + 7).map(|_| record("shop/web")));
     let rest = drops.answer("n1", &after(all.next)).await;
     assert_eq!((rest.packets.len(), rest.forgotten), (KEPT, 7));
     assert_eq!(rest.next.number, 3 + KEPT as u64 + 7);
@@ -53,9 +54,9 @@ async fn the_last_thousand_are_kept_and_what_is_forgotten_is_counted() {
 #[tokio::test]
 async fn a_pod_is_told_of_its_own_and_goes_on_behind_the_others() {
     let drops = drops();
-    drops.add(["shop/web", "default/web", "shop/web"].map(record));
+    drops.denied.add(["shop/web", "default/web", "shop/web"].map(record));
     for (pod, number) in [("shop/web", 2), ("web", 1), ("shop/api", 3), ("api", 0)] {
-        let question = DropsQuestion { pod: Some(pod.into()), after: None };
+        let question = DropsQuestion { pod: Some(pod.into()), ..DropsQuestion::default() };
         let report = drops.answer("n1", &question).await;
         assert_eq!((report.packets.len(), report.next.number), (number, 3), "{pod}");
     }
@@ -69,7 +70,7 @@ async fn a_follower_is_told_as_soon_as_there_is_something() {
         let drops = Arc::clone(&drops);
         async move { drops.answer("n1", &after(start)).await }
     });
-    drops.add([record("shop/web")]);
+    drops.denied.add([record("shop/web")]);
     assert_eq!(follower.await.unwrap().packets.len(), 1);
 }
 
@@ -77,7 +78,7 @@ async fn a_follower_is_told_as_soon_as_there_is_something() {
 async fn an_answer_fits_in_a_message_and_the_next_one_goes_on() {
     let drops = drops();
     let long = |n: usize| record(&format!("shop/{}{n}", "x".repeat(4000)));
-    drops.add((0..KEPT).map(long));
+    drops.denied.add((0..KEPT).map(long));
     let (mut seen, mut question) = (Vec::new(), DropsQuestion::default());
     while seen.len() < KEPT {
         let report = drops.answer("n1", &question).await;
@@ -101,10 +102,10 @@ fn the_metric_does_not_grow_without_bound() {
         selected_by: Vec::new(),
     };
     for n in 0..LABELS + 50 {
-        counts.count(Some(&denial(n)));
+        counts.count(labels(Some(&denial(n))), |metrics| &metrics.packets);
     }
-    counts.count(Some(&denial(0)));
-    counts.count(None);
+    counts.count(labels(Some(&denial(0))), |metrics| &metrics.packets);
+    counts.count(labels(None), |metrics| &metrics.packets);
     let count = |labels: DeniedLabels| counts.metrics.packets.get_or_create(&labels).get();
     assert_eq!(count(labels(Some(&denial(0)))), 2);
     let others =
@@ -170,7 +171,7 @@ fn packet(source: &str, port: u16) -> DeniedPacket {
             source_port: 50000,
             destination_port: port,
         },
-        established: false,
+        fate: Fate::Denied,
         input: Some(2),
         output: Some(INDEX),
         time: SystemTime::UNIX_EPOCH,
@@ -186,7 +187,7 @@ fn packets_have_the_names_of_both_sides_and_of_who_denied_them() {
         packet("192.0.2.9", 22),
         packet("10.0.1.1", 80),
     ];
-    let records = attribute(&packets, &engine, &peering);
+    let records = attribute(&packets, &engine, &Staged::default(), &peering).denied;
     let names: Vec<_> = records.iter().map(|record| record.source.name.as_deref()).collect();
     assert_eq!(names, [Some("shop/web"), Some("node/node2"), None, Some("shop/web")]);
     for record in &records[..3] {
@@ -200,7 +201,7 @@ fn packets_have_the_names_of_both_sides_and_of_who_denied_them() {
     assert_eq!(records[3].denied, None);
     // It came by another way than policy looks at.
     let foreign = DeniedPacket { output: Some(INDEX + 1), ..packets[0].clone() };
-    assert_eq!(attribute(&[foreign], &engine, &peering)[0].denied, None);
+    assert_eq!(attribute(&[foreign], &engine, &Staged::default(), &peering).denied[0].denied, None);
 }
 
 #[test]
@@ -209,19 +210,21 @@ fn an_answer_in_a_flow_that_was_cut_is_judged_as_its_first_packet_would_be() {
     let first = packet("10.0.1.1", 22).flow;
     let answer = DeniedPacket {
         flow: reversed(&first),
-        established: true,
+        fate: Fate::Cut,
         input: Some(INDEX),
         output: Some(2),
         ..packet("10.0.1.1", 22)
     };
-    let [record] = &attribute(std::slice::from_ref(&answer), &engine, &peering)[..] else {
+    let [record] =
+        &attribute(std::slice::from_ref(&answer), &engine, &Staged::default(), &peering).denied[..]
+    else {
         panic!()
     };
     assert_eq!(record.source.name.as_deref(), Some("shop/api"));
     assert!(record.established);
     assert_eq!(record.denied.as_ref().unwrap().direction, Direction::Ingress);
-    let new = DeniedPacket { established: false, ..answer };
-    assert_eq!(attribute(&[new], &engine, &peering)[0].denied, None);
+    let new = DeniedPacket { fate: Fate::Denied, ..answer };
+    assert_eq!(attribute(&[new], &engine, &Staged::default(), &peering).denied[0].denied, None);
 }
 
 /// Everything from the queue to the records, with a brain that only answers.
@@ -237,7 +240,7 @@ async fn packets_go_through_the_brain_in_bounded_questions() {
         while let Some(command) = commands.recv().await {
             if let Command::Denied { packets, reply } = command {
                 seen.fetch_max(packets.len(), Ordering::Relaxed);
-                answer(&packets, &engine, &peering, reply);
+                answer(&packets, (&engine, &Staged::default()), &peering, reply);
             }
         }
     });
@@ -248,16 +251,52 @@ async fn packets_go_through_the_brain_in_bounded_questions() {
     let metrics = DeniedMetrics::default();
     let task = run(denied, Arc::clone(&drops), brain.downgrade(), metrics.clone(), stop.clone());
     let task = tokio::spawn(task);
-    let mut told = drops.told.subscribe();
+    let mut told = drops.denied.told.subscribe();
     tokio::time::timeout(Duration::from_secs(30), told.wait_for(|number| *number == 300))
         .await
         .unwrap()
         .unwrap();
     assert!(most.load(Ordering::Relaxed) <= BATCH);
-    let record = drops.recent().records.back().cloned().unwrap();
+    let record = drops.denied.recent().records.back().cloned().unwrap();
     assert_eq!(metrics.packets.get_or_create(&labels(record.denied.as_ref())).get(), 300);
     stop.cancel();
     task.await.unwrap().unwrap();
     drop(brain);
     answering.await.unwrap();
+}
+
+#[test]
+fn what_staged_policies_would_do_is_told_of_what_they_would_change_alone() {
+    let (engine, peering) = parts();
+    let mut staged = Staged::default();
+    let tried = "apiVersion: projectcalico.org/v3
+kind: StagedKubernetesNetworkPolicy
+metadata: {name: web, namespace: shop}
+spec: {podSelector: {}, ingress: [{ports: [{port: 22}]}]}
+";
+    for object in crate::source::objects(tried).unwrap() {
+        staged.apply(&Update::Set(object), &engine);
+    }
+    let sample = |port, fate| DeniedPacket { fate, ..packet("10.0.1.1", port) };
+    let packets = [
+        sample(22, Fate::Denied),
+        sample(23, Fate::Denied),
+        sample(80, Fate::Allowed),
+        // Policy has changed since.
+        sample(22, Fate::Allowed),
+        sample(80, Fate::Denied),
+    ];
+    assert_eq!(attribute(&packets, &engine, &staged, &peering).staged, []);
+    staged.settle(&engine);
+    let records = attribute(&packets, &engine, &staged, &peering);
+    let ports = |records: &[DroppedPacket]| -> Vec<_> {
+        records.iter().map(|record| record.destination.port.unwrap()).collect()
+    };
+    assert_eq!(ports(&records.denied), [22, 23, 80]);
+    assert_eq!(ports(&records.staged), [22, 80]);
+    assert_eq!(records.staged[0].staged, Some(Would::Allow));
+    assert_eq!(staged_labels(&records.staged[0]).policy, "allow");
+    let Some(Would::Deny(denial)) = &records.staged[1].staged else { panic!("{records:?}") };
+    assert_eq!(denial.selected_by, ["StagedKubernetesNetworkPolicy shop/web"]);
+    assert_eq!(records.staged[1].denied, None);
 }

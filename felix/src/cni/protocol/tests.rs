@@ -19,7 +19,8 @@ fn explain() -> Request {
     let (source, destination) = ("shop/web".to_owned(), "10.0.0.1".to_owned());
     let with = Some("kind: Tier".to_owned());
     let source_port = with.as_ref().map(|_| 5353);
-    let question = Question { source, destination, protocol: 6, port: 80, source_port, with };
+    let (protocol, port, staged) = (6, 80, true);
+    let question = Question { source, destination, protocol, port, source_port, with, staged };
     Request::Explain(Box::new(question))
 }
 
@@ -40,7 +41,7 @@ fn requests_are_tagged_json_behind_a_length() {
 #[test]
 fn every_request_and_reply_comes_back_as_it_went() {
     let after = Some(Place { start: 7, number: 8 });
-    let drops = Request::Drops(DropsQuestion { pod: Some("shop/web".into()), after });
+    let drops = Request::Drops(DropsQuestion { pod: Some("shop/web".into()), after, staged: true });
     let simple = [Request::Status, Request::Endpoints, Request::Routes];
     for request in simple.into_iter().chain([add(), explain(), drops]) {
         let mut bytes = Vec::new();

@@ -22,5 +22,6 @@ mod oracle;
 mod random;
 mod recipes;
 mod refused;
+mod staged;
 mod strategies;
 mod world;

@@ -141,7 +141,7 @@ fn what_policy_denies_is_told_with_its_flow_and_its_interfaces() {
                 source_port: 40000,
                 destination_port,
             };
-            assert_eq!((packet.flow, packet.established), (flow, false));
+            assert_eq!((packet.flow, packet.fate), (flow, Fate::Denied));
             assert_eq!((packet.input, packet.output), (Some(INDEX), None));
         }
         // One that was allowed and is cut.
@@ -154,7 +154,7 @@ fn what_policy_denies_is_told_with_its_flow_and_its_interfaces() {
         assert_eq!(ours.len(), 1);
         kernel.mark_denied(ours).await.unwrap();
         let packet = heard(&mut denied, &sender, 0, 100).await;
-        assert!(packet.established, "{packet:?}");
+        assert_eq!(packet.fate, Fate::Cut);
         assert_eq!((packet.input, packet.output), (Some(INDEX), None));
         assert_eq!(denied.monitor().status(), DeniedStatus::default());
     });
@@ -214,5 +214,43 @@ fn what_nobody_takes_is_counted_and_one_listener_gives_way_to_the_next() {
         drop(first);
         until("the second does not get the group", || monitor.status().problem.is_none()).await;
         heard(&mut second, &sender, 1, 96).await;
+    });
+}
+
+#[test]
+fn what_is_let_through_is_told_while_it_is_asked_for() {
+    with_pod(|kernel, sender| async move {
+        let mut denied = Denied::listen(64).unwrap();
+        kernel.commit(egress(Some(Verdict::Allow))).await.unwrap();
+        kernel.set_sampling(true).await.unwrap();
+        // Each socket's packets are of one flow: only the first of them begins it.
+        let pod = [POD[0].parse().unwrap(), POD[1].parse().unwrap()].to_vec();
+        let heard = async {
+            loop {
+                let mut packets = Vec::new();
+                denied.recv_many(&mut packets, 1).await;
+                if packets[0].flow.destination_port == 93 {
+                    return packets.remove(0);
+                }
+            }
+        };
+        let sent = async {
+            loop {
+                sender.send(1, 93);
+                kernel.forget(pod.clone()).await.unwrap();
+                tokio::time::sleep(Duration::from_millis(50)).await;
+            }
+        };
+        let packet = tokio::select! {
+            packet = heard => packet,
+            () = sent => unreachable!("it is sent for ever"),
+            () = tokio::time::sleep(SOON) => panic!("nothing is told"),
+        };
+        assert_eq!((packet.fate, packet.input), (Fate::Allowed, Some(INDEX)));
+        kernel.set_sampling(false).await.unwrap();
+        let mut nft = std::process::Command::new("nft");
+        let listing = nft.args(["list", "table", "inet", "caracal"]).output().unwrap();
+        let text = String::from_utf8(listing.stdout).unwrap();
+        assert!(text.contains("caracal denied") && !text.contains("caracal allowed"), "{text}");
     });
 }

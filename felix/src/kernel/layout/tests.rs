@@ -8,7 +8,7 @@ use netlink::{Protocol, Socket};
 use super::*;
 
 fn params() -> Params {
-    Params { prefix: "cali".into(), host_action: HostAction::Accept }
+    Params { prefix: "cali".into(), host_action: HostAction::Accept, sampling: false }
 }
 
 fn nft_program(args: &[&str], input: &str) -> String {
@@ -104,7 +104,8 @@ fn every_variant_is_accepted_by_the_kernel() {
         for bits in 0..16 {
             let bit = |number: u32| bits & 1 << number != 0;
             let hosts = Hosts { named: bit(0), all: bit(1), forward: bit(2) };
-            let params = Params { prefix: "elevenbytes".into(), host_action };
+            let sampling = bits % 3 == 0;
+            let params = Params { prefix: "elevenbytes".into(), host_action, sampling };
             let read = inside(|socket| {
                 write(socket, &params, hosts, bit(3));
                 nft::ruleset(socket, FAMILY, TABLE).unwrap()

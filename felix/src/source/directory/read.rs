@@ -109,5 +109,8 @@ fn convert(object: Kubernetes) -> Result<Converted, Problem> {
         Kubernetes::GlobalNetworkSet(o) => o.convert(),
         Kubernetes::HostEndpoint(o) => o.convert(),
         Kubernetes::Tier(o) => o.convert(),
+        Kubernetes::StagedNetworkPolicy(o) => o.convert(),
+        Kubernetes::StagedGlobalNetworkPolicy(o) => o.convert(),
+        Kubernetes::StagedKubernetesNetworkPolicy(o) => o.convert(),
     }
 }

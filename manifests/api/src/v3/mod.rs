@@ -22,6 +22,7 @@ mod network_policy;
 mod network_set;
 mod rule;
 mod schemas;
+mod staged;
 mod tier;
 mod types;
 
@@ -35,6 +36,7 @@ pub use ipam::*;
 pub use network_policy::*;
 pub use network_set::*;
 pub use rule::*;
+pub use staged::*;
 pub use tier::*;
 pub use types::*;
 

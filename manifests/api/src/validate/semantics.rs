@@ -32,6 +32,9 @@ pub(super) fn of_kind(kind: &str) -> Option<fn(&Value) -> Vec<FieldError>> {
         "IPReservation" => decoded::<v3::IPReservation>,
         "NetworkPolicy" => decoded::<v3::NetworkPolicy>,
         "NetworkSet" => decoded::<v3::NetworkSet>,
+        "StagedGlobalNetworkPolicy" => decoded::<v3::StagedGlobalNetworkPolicy>,
+        "StagedKubernetesNetworkPolicy" => decoded::<v3::StagedKubernetesNetworkPolicy>,
+        "StagedNetworkPolicy" => decoded::<v3::StagedNetworkPolicy>,
         "Tier" => decoded::<v3::Tier>,
         _ => return None,
     })
@@ -164,26 +167,50 @@ impl Check for v3::HostEndpoint {
 
 impl Check for v3::NetworkPolicy {
     fn check(&self) -> Vec<FieldError> {
-        let mut errors = Errors::default();
-        let spec = &self.spec;
-        errors.selector("spec.selector", &spec.selector);
-        errors.selector("spec.serviceAccountSelector", &spec.service_account_selector);
-        rules("spec.ingress", &spec.ingress, &mut errors);
-        rules("spec.egress", &spec.egress, &mut errors);
-        errors.0
+        network_policy(&self.spec)
     }
+}
+
+impl Check for v3::StagedNetworkPolicy {
+    fn check(&self) -> Vec<FieldError> {
+        network_policy(&self.spec.policy)
+    }
+}
+
+fn network_policy(spec: &v3::NetworkPolicySpec) -> Vec<FieldError> {
+    let mut errors = Errors::default();
+    errors.selector("spec.selector", &spec.selector);
+    errors.selector("spec.serviceAccountSelector", &spec.service_account_selector);
+    rules("spec.ingress", &spec.ingress, &mut errors);
+    rules("spec.egress", &spec.egress, &mut errors);
+    errors.0
 }
 
 impl Check for v3::GlobalNetworkPolicy {
     fn check(&self) -> Vec<FieldError> {
-        let mut errors = Errors::default();
-        let spec = &self.spec;
-        errors.selector("spec.selector", &spec.selector);
-        errors.selector("spec.namespaceSelector", &spec.namespace_selector);
-        errors.selector("spec.serviceAccountSelector", &spec.service_account_selector);
-        rules("spec.ingress", &spec.ingress, &mut errors);
-        rules("spec.egress", &spec.egress, &mut errors);
-        errors.0
+        global_network_policy(&self.spec)
+    }
+}
+
+impl Check for v3::StagedGlobalNetworkPolicy {
+    fn check(&self) -> Vec<FieldError> {
+        global_network_policy(&self.spec.policy)
+    }
+}
+
+fn global_network_policy(spec: &v3::GlobalNetworkPolicySpec) -> Vec<FieldError> {
+    let mut errors = Errors::default();
+    errors.selector("spec.selector", &spec.selector);
+    errors.selector("spec.namespaceSelector", &spec.namespace_selector);
+    errors.selector("spec.serviceAccountSelector", &spec.service_account_selector);
+    rules("spec.ingress", &spec.ingress, &mut errors);
+    rules("spec.egress", &spec.egress, &mut errors);
+    errors.0
+}
+
+impl Check for v3::StagedKubernetesNetworkPolicy {
+    fn check(&self) -> Vec<FieldError> {
+        Vec::new()
     }
 }
 

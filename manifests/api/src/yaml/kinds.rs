@@ -80,6 +80,9 @@ objects! {
     GlobalNetworkSet(v3::GlobalNetworkSet) "projectcalico.org/v3" "GlobalNetworkSet",
     HostEndpoint(v3::HostEndpoint) "projectcalico.org/v3" "HostEndpoint",
     Tier(v3::Tier) "projectcalico.org/v3" "Tier",
+    StagedNetworkPolicy(v3::StagedNetworkPolicy) "projectcalico.org/v3" "StagedNetworkPolicy",
+    StagedGlobalNetworkPolicy(v3::StagedGlobalNetworkPolicy) "projectcalico.org/v3" "StagedGlobalNetworkPolicy",
+    StagedKubernetesNetworkPolicy(v3::StagedKubernetesNetworkPolicy) "projectcalico.org/v3" "StagedKubernetesNetworkPolicy",
 }
 
 fn from_value<T: DeserializeOwned>(value: Value) -> Result<T, serde_json::Error> {

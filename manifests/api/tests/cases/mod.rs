@@ -180,6 +180,22 @@ fn good() -> Vec<(&'static str, Value)> {
         ),
         ("HostEndpoint", json!({"node": "n", "expectedIPs": ["fe80::1"]})),
         ("Tier", json!({"order": 5.5, "defaultAction": "Pass"})),
+        (
+            "StagedNetworkPolicy",
+            json!({"stagedAction": "Set", "selector": "a == 'b'",
+            "ingress": [{"action": "Deny", "protocol": "TCP", "source": {"ports": [1, "2:3"]}}]}),
+        ),
+        ("StagedNetworkPolicy", json!({"stagedAction": "Delete"})),
+        (
+            "StagedGlobalNetworkPolicy",
+            json!({"stagedAction": "Learn", "order": 1.5, "egress": [{"action": "Allow"}]}),
+        ),
+        (
+            "StagedKubernetesNetworkPolicy",
+            json!({"stagedAction": "Ignore", "podSelector": {},
+            "policyTypes": ["Ingress"], "ingress": [{"ports": [{"port": 80}]}]}),
+        ),
+        ("StagedKubernetesNetworkPolicy", json!({})),
         ("Tier", json!({})),
     ]
 }
@@ -329,6 +345,9 @@ fn bad() -> Vec<(&'static str, Value, &'static str)> {
         ("HostEndpoint", json!({"node": "n", "interfaceName": "*", "ports": [{"name": "a", "port": 0, "protocol": "TCP"}]}),
          "spec.ports[0].port"),
         ("Tier", json!({"defaultAction": "Allow"}), "spec.defaultAction"),
+        ("StagedNetworkPolicy", json!({"stagedAction": "Try"}), "spec.stagedAction"),
+        ("StagedNetworkPolicy", json!({"selector": "global()"}), "global() cannot be used in the selector"),
+        ("StagedGlobalNetworkPolicy", json!({"doNotTrack": true}), "applyOnForward must be true"),
         ("FelixConfiguration", json!({"defaultEndpointToHostAction": "Deny"}), "spec.defaultEndpointToHostAction"),
         ("FelixConfiguration", json!({"routeRefreshInterval": "90"}), "spec.routeRefreshInterval"),
         ("FelixConfiguration", json!({"vxlanPort": 0}), "spec.vxlanPort"),

@@ -79,7 +79,7 @@ pub(super) fn inside<T: Send>(work: impl FnOnce() -> T + Send) -> T {
 }
 
 pub(super) fn params() -> Params {
-    Params { prefix: "cali".into(), host_action: HostAction::Accept }
+    Params { prefix: "cali".into(), host_action: HostAction::Accept, sampling: false }
 }
 
 pub(super) fn start(owned: bool) -> Writer<Faulty> {

@@ -48,7 +48,7 @@ fn pod(name: &str, label: &str) -> Value {
     })
 }
 
-/// All 13 kinds of ours and one of others, from the types themselves.
+/// All 16 kinds of ours and one of others, from the types themselves.
 fn crds() -> Vec<CustomResourceDefinition> {
     use api::v3::*;
     vec![
@@ -65,6 +65,9 @@ fn crds() -> Vec<CustomResourceDefinition> {
         GlobalNetworkSet::crd(),
         HostEndpoint::crd(),
         Tier::crd(),
+        StagedNetworkPolicy::crd(),
+        StagedGlobalNetworkPolicy::crd(),
+        StagedKubernetesNetworkPolicy::crd(),
         api::policy::ClusterNetworkPolicy::crd(),
     ]
 }
