@@ -26,6 +26,7 @@ pub(super) const TESTS: &[Test] = &[
     Test { name: "drops::names_who_denied_from_a_directory", bed: &DIRECTORY, body: named },
     Test { name: "drops::staged_policies_tell_and_deny_nothing", bed: &RACKS, body: staged },
     Test { name: "drops::staged_from_a_directory", bed: &DIRECTORY, body: staged },
+    Test { name: "drops::log_rules_follow_felix_configuration", bed: &DIRECTORY, body: log_rules },
     Test { name: "drops::a_flood_is_limited_and_slows_nobody", bed: &RACKS, body: flood },
 ];
 
@@ -323,6 +324,36 @@ fn staged(lab: &mut Lab) -> BoxFuture<'_, Result<()>> {
         });
         ensure!(line.is_some(), "no metric of {policy}");
         scope.end().await
+    }
+    .boxed()
+}
+
+/// What rules that log have the kernel do is what FelixConfiguration says, as long as it says it.
+fn log_rules(lab: &mut Lab) -> BoxFuture<'_, Result<()>> {
+    async move {
+        let view = lab.view();
+        let listed = |wanted: &'static str| async move {
+            wait::until(wanted, TOLD, || async {
+                let mut list = Command::new("nft");
+                list.args(["list", "chain", "inet", "caracal", "log_ingress_deny"]);
+                let netns = view.place.netns("node1");
+                let output = process::capture(list, Some(&netns), b"", ANSWER).await?;
+                let text = String::from_utf8_lossy(&output.stdout);
+                ensure!(text.contains(wanted), "{text}");
+                Ok(())
+            })
+            .await
+        };
+        let usual = "limit rate 10/second burst 100 packets log prefix \"caracal ingress deny \" group 3234";
+        listed(usual).await?;
+        let spec = json!({ "logPrefix": "shop %p", "logActionRateLimit": "7/minute",
+            "logActionRateLimitBurst": 9 });
+        let object = calico("FelixConfiguration", "node.node1", spec);
+        view.cluster.apply(&object).await?;
+        listed("limit rate 7/minute burst 9 packets log prefix \"shop * ingress deny \" group 3234")
+            .await?;
+        ensure!(view.cluster.delete(&object).await?, "the configuration was not there");
+        listed(usual).await
     }
     .boxed()
 }

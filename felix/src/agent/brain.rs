@@ -144,7 +144,9 @@ impl Brain {
                     anyhow::ensure!(n > 0, "the source has ended");
                 }
                 Ok(()) = links.changed() => {
-                    self.engine.set_host_links(links.borrow_and_update().to_vec());
+                    let links = links.borrow_and_update().to_vec();
+                    self.staged.set_host_links(&links);
+                    self.engine.set_host_links(links);
                 }
                 () = tokio::time::sleep_until(retry_at.unwrap_or_else(tokio::time::Instant::now)),
                     if retry_at.is_some() => {}
@@ -190,9 +192,13 @@ impl Brain {
     async fn configure(&mut self) {
         let settings = self.settings.effective();
         self.logging.set_severity(settings.severity.as_deref());
+        self.staged.set_failsafe(&settings.failsafe);
         self.engine.set_failsafe(settings.failsafe);
         if let Err(error) = self.kernel.set_host_action(settings.host_action).await {
             tracing::error!(%error, "FelixConfiguration: spec.defaultEndpointToHostAction is not in force");
+        }
+        if let Err(error) = self.kernel.set_log_rules(settings.log).await {
+            tracing::error!(%error, "FelixConfiguration: how Log rules log is not as spec has it");
         }
     }
 

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use api::v3::{self, EndpointToHostAction, FelixConfigurationSpec, ProtoPort};
 
 use crate::engine::{Failsafe, default_failsafe};
-use crate::kernel::HostAction;
+use crate::kernel::{HostAction, LogRules};
 use crate::model::{Direction, Kind, Object, Update};
 
 /// The settings that the agent acts on.
@@ -18,6 +18,8 @@ pub(super) struct Effective {
     pub(super) host_action: HostAction,
     /// `failsafeInboundHostPorts` and `failsafeOutboundHostPorts`.
     pub(super) failsafe: Vec<Failsafe>,
+    /// `logPrefix`, `logActionRateLimit`, `logActionRateLimitBurst`.
+    pub(super) log: LogRules,
 }
 
 /// The objects that concern this node: `node.NAME` wins over `default`, field by field.
@@ -61,6 +63,7 @@ impl Settings {
             severity: self
                 .field(|spec| spec.log_severity_screen)
                 .map(|severity| format!("{severity:?}")),
+            log: self.log(),
             host_action: match self.field(|spec| spec.default_endpoint_to_host_action) {
                 Some(EndpointToHostAction::Drop) => HostAction::Drop,
                 Some(EndpointToHostAction::Return) => HostAction::Return,
@@ -74,6 +77,25 @@ impl Settings {
             ]
             .concat(),
         }
+    }
+
+    fn log(&self) -> LogRules {
+        let usual = LogRules::default();
+        let limit = self.text(|spec| spec.log_action_rate_limit.as_deref());
+        let burst = self.field(|spec| spec.log_action_rate_limit_burst);
+        LogRules {
+            prefix: self
+                .text(|spec| spec.log_prefix.as_deref())
+                .map_or(usual.prefix, |text| expanded(&text)),
+            // Ours is not to log without end where nobody has said so.
+            limit: limit.as_deref().map_or(usual.limit, rate),
+            burst: burst.unwrap_or(if limit.is_some() { BURST } else { usual.burst }),
+        }
+    }
+
+    fn text(&self, get: impl Fn(&FelixConfigurationSpec) -> Option<&str>) -> Option<String> {
+        let of = |name: &str| self.objects.get(name).and_then(|object| get(&object.spec));
+        of(&self.own).or_else(|| of("default")).map(str::to_owned)
     }
 
     fn field<T>(&self, get: impl Fn(&FelixConfigurationSpec) -> Option<T>) -> Option<T> {
@@ -108,6 +130,39 @@ fn failsafe(direction: Direction, ports: Option<Vec<ProtoPort>>) -> Vec<Failsafe
     ports.iter().filter_map(of).collect()
 }
 
+/// Calico's `logActionRateLimitBurst` where there is a limit.
+const BURST: u32 = 5;
+
+/// `N/second`, `/minute`, `/hour` or `/day` as a number in so many seconds; None for no limit. What it
+/// is not is refused by the definition of the kind, and limits to what is usual.
+fn rate(text: &str) -> Option<(u64, u64)> {
+    if text.is_empty() {
+        return None;
+    }
+    let units = [("second", 1), ("minute", 60), ("hour", 3600), ("day", 86400)];
+    let parsed = text.split_once('/').and_then(|(number, unit)| {
+        let (_, seconds) = units.into_iter().find(|(name, _)| *name == unit)?;
+        let number: u64 = number.parse().ok()?;
+        (number > 0).then_some((number, seconds))
+    });
+    parsed.or(LogRules::default().limit)
+}
+
+/// A `logPrefix` with what stands for the policy that logs (`%t`, `%k`, `%n`, `%p`) replaced by a star:
+/// the kernel logs a packet once, whichever policies do. Without what would end a line.
+fn expanded(prefix: &str) -> String {
+    let mut text = String::new();
+    let mut rest = prefix.chars().filter(|c| !c.is_control()).peekable();
+    while let Some(c) = rest.next() {
+        if c == '%' && rest.next_if(|next| matches!(next, 't' | 'k' | 'n' | 'p')).is_some() {
+            text.push('*');
+        } else {
+            text.push(c);
+        }
+    }
+    text
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -116,6 +171,40 @@ mod tests {
     fn set(name: &str, json: serde_json::Value) -> Update {
         let spec: FelixConfigurationSpec = serde_json::from_value(json).unwrap();
         Update::Set(Object::FelixConfiguration(Arc::new(v3::FelixConfiguration::new(name, spec))))
+    }
+
+    #[test]
+    fn log_rules_are_as_calico_has_them() {
+        let log = |json: serde_json::Value| {
+            let mut settings = Settings::new("node1");
+            settings.apply(&set("default", json));
+            settings.effective().log
+        };
+        let usual = LogRules::default();
+        assert_eq!(log(serde_json::json!({})), usual);
+        for (limit, expected) in [
+            ("7/second", Some((7, 1))),
+            ("1/minute", Some((1, 60))),
+            ("9999/hour", Some((9999, 3600))),
+            ("3/day", Some((3, 86400))),
+            ("", None),
+            ("0/second", usual.limit),
+            ("5 a week", usual.limit),
+        ] {
+            let told = log(serde_json::json!({ "logActionRateLimit": limit }));
+            assert_eq!(told, LogRules { limit: expected, burst: 5, ..usual.clone() }, "{limit}");
+        }
+        let told = log(serde_json::json!({ "logActionRateLimitBurst": 70 }));
+        assert_eq!(told, LogRules { burst: 70, ..usual.clone() });
+        for (prefix, expected) in [
+            ("calico-packet", "calico-packet"),
+            ("%t/%p 100%\n%%n", "*/* 100%%*"),
+            ("", ""),
+            ("x%", "x%"),
+        ] {
+            let told = log(serde_json::json!({ "logPrefix": prefix }));
+            assert_eq!(told, LogRules { prefix: expected.into(), ..usual.clone() });
+        }
     }
 
     #[test]

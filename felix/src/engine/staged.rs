@@ -12,7 +12,7 @@ use api::v3::StagedAction;
 use k8s_openapi::api::networking::v1 as networking;
 use kube::core::ObjectMeta;
 
-use super::{Denial, Engine, PolicyId, PolicyStanding, Problem};
+use super::{Denial, Engine, Failsafe, HostLink, PolicyId, PolicyStanding, Problem};
 use crate::model::{EndpointId, Flow, IfIndex, Kind, LocalEndpoint, Object, ObjectKey, Update};
 
 /// How a staged policy stands on this node.
@@ -78,6 +78,20 @@ impl Staged {
     pub fn endpoint_set(&mut self, endpoint: &LocalEndpoint) {
         if let Some(then) = &mut self.then {
             then.endpoint_set(endpoint.clone());
+        }
+    }
+
+    /// As [`Engine::set_host_links`].
+    pub fn set_host_links(&mut self, links: &[HostLink]) {
+        if let Some(then) = &mut self.then {
+            then.set_host_links(links.to_vec());
+        }
+    }
+
+    /// As [`Engine::set_failsafe`].
+    pub fn set_failsafe(&mut self, ports: &[Failsafe]) {
+        if let Some(then) = &mut self.then {
+            then.set_failsafe(ports.to_vec());
         }
     }
 

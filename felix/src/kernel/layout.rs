@@ -40,8 +40,6 @@ pub const DENIED: u32 = 0x0010_0000;
 pub(super) const DENY: &str = "deny";
 /// Where packets go that a policy logs: `nfnetlink_log`'s group, as in `tcpdump -i nflog:3234`.
 pub const LOG_GROUP: u16 = 3234;
-/// Of each kind of packet that is logged: how many a second at most, and at once.
-const LOG_RATE: (u64, u32) = (10, 100);
 /// Where a sample of the packets goes that policy denies: the agent itself listens, so that the other
 /// group is free for others.
 pub(super) const DENIED_GROUP: u16 = 3235;
@@ -65,15 +63,17 @@ pub(super) fn log_chain(direction: Direction, allow: bool) -> &'static str {
 }
 
 /// Packets that a policy logs, and what then becomes of them: those that are allowed return.
-fn log(direction: Direction, allow: bool) -> Chain {
+fn log(direction: Direction, allow: bool, how: &LogRules) -> Chain {
     let way = match direction {
         Direction::Egress => "egress",
         Direction::Ingress => "ingress",
     };
     let verdict = if allow { "allow" } else { "deny" };
-    let (rate, burst) = LOG_RATE;
-    let log = Rule::new().limit_per_second(rate, burst);
-    let mut rules = vec![log.log(&format!("caracal {way} {verdict} "), LOG_GROUP).counter()];
+    let rule = match how.limit {
+        Some((rate, seconds)) => Rule::new().limit(rate, seconds, how.burst),
+        None => Rule::new(),
+    };
+    let mut rules = vec![rule.log(&how.line(&format!("{way} {verdict} ")), LOG_GROUP).counter()];
     if !allow {
         rules.push(Rule::new().verdict(Verdict::Goto(DENY)));
     }
@@ -116,6 +116,41 @@ pub enum HostAction {
     Drop,
 }
 
+/// How packets are logged by rules that log.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LogRules {
+    /// How a line begins; direction and verdict follow. What does not fit in the kernel's 127 bytes is
+    /// cut off.
+    pub prefix: String,
+    /// Most lines of each direction and verdict in so many seconds; None: all.
+    pub limit: Option<(u64, u64)>,
+    /// Lines at once beyond that.
+    pub burst: u32,
+}
+
+impl Default for LogRules {
+    fn default() -> Self {
+        Self { prefix: "caracal".into(), limit: Some((10, 1)), burst: 100 }
+    }
+}
+
+impl LogRules {
+    /// The longest prefix that `nfnetlink_log` takes, in bytes.
+    const LONGEST: usize = 127;
+
+    fn line(&self, end: &str) -> String {
+        let room = Self::LONGEST - end.len() - 1;
+        let mut at = self.prefix.len().min(room);
+        while !self.prefix.is_char_boundary(at) {
+            at -= 1;
+        }
+        match &self.prefix[..at] {
+            "" => end.to_owned(),
+            prefix => format!("{prefix} {end}"),
+        }
+    }
+}
+
 /// What the chains depend on.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Params {
@@ -125,6 +160,8 @@ pub struct Params {
     pub host_action: HostAction,
     /// The agent is told of a sample of the packets that begin flows and are let through.
     pub sampling: bool,
+    /// For rules that log.
+    pub log: LogRules,
 }
 
 /// How the names of a direction's maps begin.
@@ -250,7 +287,7 @@ pub(super) fn chains(params: &Params, hosts: Hosts, masquerade: bool) -> Vec<Cha
         ),
     ];
     for direction in [Direction::Egress, Direction::Ingress] {
-        chains.extend([true, false].map(|allow| log(direction, allow)));
+        chains.extend([true, false].map(|allow| log(direction, allow, &params.log)));
         chains.extend(policy(direction));
     }
     chains.extend(judge(params.sampling));

@@ -38,7 +38,7 @@ use ipnet::IpNet;
 use tracing::warn;
 
 pub use self::flows::TrackedFlow;
-pub use self::layout::HostAction;
+pub use self::layout::{HostAction, LogRules};
 pub use self::links::PreparedLink;
 pub use self::nft::NftStatus;
 pub use self::routes::{RouteStatus, WantedRoute};
@@ -157,7 +157,12 @@ impl Kernel {
         }
         let mut deleter = Plumber::new()?;
         let Options { prefix, host_action, .. } = &options;
-        let params = Params { prefix: prefix.clone(), host_action: *host_action, sampling: false };
+        let params = Params {
+            prefix: prefix.clone(),
+            host_action: *host_action,
+            sampling: false,
+            log: LogRules::default(),
+        };
         let (nft_writer, nft_monitor) = writers::start_nft(params, options.lock_table)?;
         let route_writer = routes::Writer::start(&options.prefix)?;
         let highest = deleter.highest_index()?.max(nft_writer.highest_index());
@@ -228,6 +233,14 @@ impl Kernel {
     /// As [`Kernel::commit`].
     pub async fn set_sampling(&self, sampling: bool) -> Result<(), Error> {
         self.nft.ask(|reply| NftCommand::Sampling(sampling, reply)).await?
+    }
+
+    /// Changes how rules log that log.
+    ///
+    /// # Errors
+    /// As [`Kernel::commit`].
+    pub async fn set_log_rules(&self, log: LogRules) -> Result<(), Error> {
+        self.nft.ask(|reply| NftCommand::LogRules(log, reply)).await?
     }
 
     /// Writes this node's own routes. Returns those that cannot be in the kernel yet, because their interface or

@@ -19,7 +19,7 @@ pub(super) use self::channel::{Channel, others_changed, ownership};
 use self::structure::add_rules;
 use super::elements;
 use super::layout::host::Hosts;
-use super::layout::{self, FAMILY, HostAction, Params, TABLE};
+use super::layout::{self, FAMILY, HostAction, LogRules, Params, TABLE};
 use super::{Error, Rejected};
 use crate::model::{Change, Class, Delta, Key, Value};
 
@@ -274,6 +274,14 @@ impl<C: Channel> Writer<C> {
     pub(super) fn set_sampling(&mut self, sampling: bool) {
         if sampling != self.params.sampling {
             self.params.sampling = sampling;
+            self.known = false;
+        }
+    }
+
+    /// Changes how rules log that log.
+    pub(super) fn set_log_rules(&mut self, log: LogRules) {
+        if log != self.params.log {
+            self.params.log = log;
             self.known = false;
         }
     }

@@ -9,7 +9,7 @@ use tokio::sync::oneshot;
 use tracing::{debug, info, warn};
 
 use super::flows::{Flows, TrackedFlow};
-use super::layout::{self, HostAction, Params};
+use super::layout::{self, HostAction, LogRules, Params};
 use super::links::{LinkId, Plumber, PreparedLink};
 use super::nft::{self, NftStatus};
 use super::routes::{self, RouteStatus, WantedRoute};
@@ -33,6 +33,7 @@ pub(super) enum NftCommand {
     Sync(Delta, Committed),
     HostAction(HostAction, Committed),
     Sampling(bool, Committed),
+    LogRules(LogRules, Committed),
     Status(Reply<NftStatus>),
     /// What the kernel has under these keys.
     Read(Vec<Key>, Reply<Result<Vec<Option<Value>>, Error>>),
@@ -140,6 +141,10 @@ pub(super) fn run_nft(
                 }
                 NftCommand::Sampling(sampling, reply) => {
                     writer.set_sampling(sampling);
+                    waiting.push((Vec::new(), reply));
+                }
+                NftCommand::LogRules(log, reply) => {
+                    writer.set_log_rules(log);
                     waiting.push((Vec::new(), reply));
                 }
                 NftCommand::Status(reply) => questions.push(reply),

@@ -276,8 +276,14 @@ impl Rule {
 
     /// `limit rate RATE/second burst BURST packets`.
     #[must_use]
-    pub fn limit_per_second(mut self, rate: u64, burst: u32) -> Self {
-        self.push(Expr::Limit { rate, seconds: 1, burst });
+    pub fn limit_per_second(self, rate: u64, burst: u32) -> Self {
+        self.limit(rate, 1, burst)
+    }
+
+    /// `limit rate RATE/UNIT burst BURST packets`, the unit in seconds: 1, 60, 3600 or 86400.
+    #[must_use]
+    pub fn limit(mut self, rate: u64, seconds: u64, burst: u32) -> Self {
+        self.push(Expr::Limit { rate, seconds, burst });
         self
     }
 

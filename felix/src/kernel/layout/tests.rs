@@ -8,7 +8,12 @@ use netlink::{Protocol, Socket};
 use super::*;
 
 fn params() -> Params {
-    Params { prefix: "cali".into(), host_action: HostAction::Accept, sampling: false }
+    Params {
+        prefix: "cali".into(),
+        host_action: HostAction::Accept,
+        sampling: false,
+        log: LogRules::default(),
+    }
 }
 
 fn nft_program(args: &[&str], input: &str) -> String {
@@ -105,7 +110,9 @@ fn every_variant_is_accepted_by_the_kernel() {
             let bit = |number: u32| bits & 1 << number != 0;
             let hosts = Hosts { named: bit(0), all: bit(1), forward: bit(2) };
             let sampling = bits % 3 == 0;
-            let params = Params { prefix: "elevenbytes".into(), host_action, sampling };
+            let limit = sampling.then_some((9999, 86400));
+            let log = LogRules { prefix: "\u{e9}%\"'".repeat(40), limit, burst: 9999 };
+            let params = Params { prefix: "elevenbytes".into(), host_action, sampling, log };
             let read = inside(|socket| {
                 write(socket, &params, hosts, bit(3));
                 nft::ruleset(socket, FAMILY, TABLE).unwrap()

@@ -79,7 +79,12 @@ pub(super) fn inside<T: Send>(work: impl FnOnce() -> T + Send) -> T {
 }
 
 pub(super) fn params() -> Params {
-    Params { prefix: "cali".into(), host_action: HostAction::Accept, sampling: false }
+    Params {
+        prefix: "cali".into(),
+        host_action: HostAction::Accept,
+        sampling: false,
+        log: LogRules::default(),
+    }
 }
 
 pub(super) fn start(owned: bool) -> Writer<Faulty> {
