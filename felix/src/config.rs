@@ -20,6 +20,9 @@
 //! http: {address: "127.0.0.1:9099"}       # /livez, /readyz, /metrics
 //! log: {level: info, format: text}        # format: text or json
 //! cni: {deadlineSeconds: 30}              # a CNI request that takes longer is undone
+//! flowRecords:                  # what policy denies, and would deny, a line of JSON each
+//!   file: /var/log/caracal/flows.jsonl    # default: nowhere; root alone can read it
+//!   maxMegabytes: 16            # then it becomes flows.jsonl.1, and a new one begins
 //! bgp:
 //!   port: 179                   # default: as BGPConfiguration says
 //!   routerId: 10.0.0.7          # default: the node's IPv4 address
@@ -38,7 +41,7 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use fields::{directory, drain, ipam, log, node_name, router_id, source};
+use fields::{directory, drain, flow_records, ipam, log, node_name, router_id, source};
 use settings::Settings;
 
 /// Read when no other file is named; it may be absent.
@@ -72,6 +75,8 @@ const FIELDS: &[&str] = &[
     "log.level",
     "log.format",
     "cni.deadlineSeconds",
+    "flowRecords.file",
+    "flowRecords.maxMegabytes",
     "bgp.port",
     "bgp.routerId",
     "bgp.drain",
@@ -96,6 +101,8 @@ pub struct Config {
     pub log: LogConfig,
     /// The CNI server.
     pub cni: CniConfig,
+    /// Where flow records go; None: nowhere.
+    pub flow_records: Option<FlowRecordsConfig>,
     /// What of BGP is local to this node.
     pub bgp: BgpConfig,
 }
@@ -182,6 +189,15 @@ pub enum LogFormat {
 pub struct CniConfig {
     /// A request that is not done by then is undone and fails. Runtimes wait 2 to 4 minutes.
     pub deadline: Duration,
+}
+
+/// `flowRecords`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct FlowRecordsConfig {
+    /// A file in a folder that exists.
+    pub file: PathBuf,
+    /// Its length, in bytes, from which on another one is begun. The one before is kept.
+    pub max_bytes: u64,
 }
 
 /// `bgp`.
@@ -308,6 +324,7 @@ impl Config {
                     settings.number("cni.deadlineSeconds", 1..=240)?.unwrap_or(30),
                 ),
             },
+            flow_records: flow_records(settings)?,
             bgp: BgpConfig {
                 port: settings
                     .number("bgp.port", 1..=65535)?

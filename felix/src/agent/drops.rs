@@ -5,13 +5,16 @@
 //!   kernel ── at most 100/s ──▶ queue ──▶ this task ──packets──▶ brain: who denies them?
 //!                                            │ ◀──records──────────┘
 //!                                            ├──▶ the last 1000, for `felix drops`
-//!                                            └──▶ metrics
+//!                                            ├──▶ metrics
+//!                                            └──▶ a file, if one is wanted
 //! ```
 //! While there are staged policies, the same with a sample of what is let through: the brain says what
 //! would become of each, and those of which that is something else are kept beside.
 //!
 //! The brain gives it no more than a twentieth of its time: after each answer the task rests for as
 //! long as the answer cost, nineteen times over. What comes meanwhile waits, or is counted as lost.
+
+mod records;
 
 use std::collections::{BTreeSet, HashSet, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -22,6 +25,7 @@ use prometheus_client::metrics::family::Family;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio_util::sync::CancellationToken;
 
+pub(super) use self::records::RecordFile;
 use super::brain::Command;
 use crate::cni::protocol::{DropsQuestion, MAX_MESSAGE, Place};
 use crate::control::{DroppedPacket, DropsReport, PacketEnd, Would};
@@ -192,6 +196,7 @@ pub(super) async fn run(
     drops: Arc<Drops>,
     brain: mpsc::WeakSender<Command>,
     metrics: DeniedMetrics,
+    mut file: Option<RecordFile>,
     stop: CancellationToken,
 ) -> anyhow::Result<()> {
     let mut counts = Counts { metrics, known: HashSet::new() };
@@ -222,6 +227,16 @@ pub(super) async fn run(
         }
         for record in &staged {
             counts.count(staged_labels(record), |metrics| &metrics.staged);
+        }
+        if let Some(mut open) = file.take() {
+            // Those that were let through are told of here alone.
+            let allowed = staged.iter().filter(|record| record.denied.is_none());
+            let lines: Vec<_> = records.iter().chain(allowed).cloned().collect();
+            let written = move || {
+                open.append(&lines);
+                open
+            };
+            file = Some(tokio::task::spawn_blocking(written).await?);
         }
         if !records.is_empty() {
             drops.denied.add(records);

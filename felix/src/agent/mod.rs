@@ -215,7 +215,9 @@ async fn start(
     };
     tasks.spawn(brain.run(stop.clone()));
     let (told, asked) = (metrics.denied.clone(), brain_sender.downgrade());
-    tasks.spawn(drops::run(denied, drops, asked, told, stop.clone()));
+    let records = config.flow_records.as_ref();
+    let records = records.map(|records| drops::RecordFile::new(&config.node_name, records));
+    tasks.spawn(drops::run(denied, drops, asked, told, records, stop.clone()));
     let forgetting = kernel.clone();
     let bgp = Bgp {
         peering,

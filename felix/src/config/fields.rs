@@ -5,8 +5,8 @@ use std::path::PathBuf;
 
 use super::settings::Settings;
 use super::{
-    ConfigError, Drain, EtcdConfig, IpamConfig, KubernetesConfig, LogConfig, LogFormat,
-    SourceConfig,
+    ConfigError, Drain, EtcdConfig, FlowRecordsConfig, IpamConfig, KubernetesConfig, LogConfig,
+    LogFormat, SourceConfig,
 };
 
 pub(super) fn node_name(settings: &Settings) -> Result<String, ConfigError> {
@@ -169,6 +169,24 @@ pub(super) fn drain(settings: &Settings) -> Result<Drain, ConfigError> {
         Some("never") => Drain::Never,
         _ => Drain::Cordoned,
     })
+}
+
+pub(super) fn flow_records(settings: &Settings) -> Result<Option<FlowRecordsConfig>, ConfigError> {
+    let megabytes = settings.number("flowRecords.maxMegabytes", 1..=1024)?;
+    let Some(file) = absolute(settings, "flowRecords.file")? else {
+        return match megabytes {
+            None => Ok(None),
+            Some(_) => {
+                Err(settings
+                    .error("flowRecords.file", "required with flowRecords.maxMegabytes".into()))
+            }
+        };
+    };
+    if !file.parent().is_some_and(std::path::Path::is_dir) || file.is_dir() {
+        let reason = format!("{} is no file in a directory that exists", file.display());
+        return Err(settings.error("flowRecords.file", reason));
+    }
+    Ok(Some(FlowRecordsConfig { file, max_bytes: megabytes.unwrap_or(16) << 20 }))
 }
 
 pub(super) fn directory(

@@ -63,6 +63,7 @@ ipam:
 http: {{address: '[::1]:9100'}}
 log: {{level: 'info,felix=debug', format: json}}
 cni: {{deadlineSeconds: 60}}
+flowRecords: {{file: {key}, maxMegabytes: 2}}
 bgp: {{port: 1790, routerId: 10.0.0.7, drain: never}}
 "
     );
@@ -86,6 +87,8 @@ bgp: {{port: 1790, routerId: 10.0.0.7, drain: never}}
             drain: Drain::Never,
         }
     );
+    let records = FlowRecordsConfig { file: key.clone().into(), max_bytes: 2 << 20 };
+    assert_eq!(config.flow_records, Some(records));
     assert_eq!(config.log.format, LogFormat::Json, "an empty variable is not a setting");
     assert_eq!(config.log.level.as_deref(), Some("info,felix=debug"));
     assert_eq!(
@@ -108,7 +111,7 @@ fn mistakes_name_origin_field_and_reason() {
     let cases = [
         (
             "nodeNam: n1",
-            "felix.yaml:1: nodeNam: unknown field; known here: nodeName, runDir, stateDir, source, ipam, http, log, cni, bgp",
+            "felix.yaml:1: nodeNam: unknown field; known here: nodeName, runDir, stateDir, source, ipam, http, log, cni, flowRecords, bgp",
         ),
         (
             "nodeName: n1\nipam:\n  endpoint: x",
@@ -202,6 +205,14 @@ fn mistakes_name_origin_field_and_reason() {
         (
             "ipam: {store: embedded}\nbgp: {drain: always}",
             "felix.yaml:2: bgp.drain: must be cordoned or never, not \"always\"",
+        ),
+        (
+            "ipam: {store: embedded}\nflowRecords: {maxMegabytes: 3}",
+            "flowRecords.file: required with flowRecords.maxMegabytes",
+        ),
+        (
+            "ipam: {store: embedded}\nflowRecords: {file: /none/such/flows}",
+            "felix.yaml:2: flowRecords.file: /none/such/flows is no file in a directory that exists",
         ),
     ];
     for (yaml, wanted) in cases {

@@ -4,6 +4,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use smallvec::SmallVec;
 
 use super::*;
+use crate::config::FlowRecordsConfig;
 use crate::model::{EndpointId, IfIndex, Labels, LocalEndpoint, Node, Object, Update};
 
 const INDEX: IfIndex = 7;
@@ -249,7 +250,17 @@ async fn packets_go_through_the_brain_in_bounded_questions() {
     }
     let stop = CancellationToken::new();
     let metrics = DeniedMetrics::default();
-    let task = run(denied, Arc::clone(&drops), brain.downgrade(), metrics.clone(), stop.clone());
+    let folder = tempfile::tempdir().unwrap();
+    let config = FlowRecordsConfig { file: folder.path().join("flows"), max_bytes: 1 << 20 };
+    let file = RecordFile::new("node1", &config);
+    let task = run(
+        denied,
+        Arc::clone(&drops),
+        brain.downgrade(),
+        metrics.clone(),
+        Some(file),
+        stop.clone(),
+    );
     let task = tokio::spawn(task);
     let mut told = drops.denied.told.subscribe();
     tokio::time::timeout(Duration::from_secs(30), told.wait_for(|number| *number == 300))
@@ -259,6 +270,10 @@ async fn packets_go_through_the_brain_in_bounded_questions() {
     assert!(most.load(Ordering::Relaxed) <= BATCH);
     let record = drops.denied.recent().records.back().cloned().unwrap();
     assert_eq!(metrics.packets.get_or_create(&labels(record.denied.as_ref())).get(), 300);
+    let written = std::fs::read_to_string(&config.file).unwrap();
+    assert_eq!(written.lines().count(), 300);
+    let line: serde_json::Value = serde_json::from_str(written.lines().next().unwrap()).unwrap();
+    assert_eq!((&line["node"], &line["denied"]["tier"]), (&"node1".into(), &"default".into()));
     stop.cancel();
     task.await.unwrap().unwrap();
     drop(brain);
@@ -299,4 +314,39 @@ spec: {podSelector: {}, ingress: [{ports: [{port: 22}]}]}
     let Some(Would::Deny(denial)) = &records.staged[1].staged else { panic!("{records:?}") };
     assert_eq!(denial.selected_by, ["StagedKubernetesNetworkPolicy shop/web"]);
     assert_eq!(records.staged[1].denied, None);
+}
+
+#[test]
+fn the_file_of_records_is_bounded_and_gone_on_with() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("flows.jsonl");
+    let config = FlowRecordsConfig { file: path.clone(), max_bytes: 2000 };
+    let lines = |name: &str| -> usize {
+        std::fs::read_to_string(folder.path().join(name)).map_or(0, |text| text.lines().count())
+    };
+    let mut file = RecordFile::new("node1", &config);
+    for _ in 0..100 {
+        file.append(&[record("shop/web")]);
+    }
+    let (now, before) = (lines("flows.jsonl"), lines("flows.jsonl.1"));
+    assert!(now > 0 && before > 1 && now + before < 100, "{now} {before}");
+    for name in ["flows.jsonl", "flows.jsonl.1"] {
+        let length = std::fs::metadata(folder.path().join(name)).unwrap().len();
+        assert!(length <= 2000, "{name}: {length}");
+    }
+    assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 2);
+    // One that is there already is gone on with.
+    std::fs::write(&path, "").unwrap();
+    RecordFile::new("node1", &config).append(&[record("shop/web")]);
+    RecordFile::new("node1", &config).append(&[record("shop/web")]);
+    assert_eq!(lines("flows.jsonl"), 2);
+    // A folder that is away for a while costs what came meanwhile, no more.
+    let mut lost = RecordFile::new(
+        "node1",
+        &FlowRecordsConfig { file: folder.path().join("none/flows"), max_bytes: 2000 },
+    );
+    lost.append(&[record("shop/web")]);
+    std::fs::create_dir(folder.path().join("none")).unwrap();
+    lost.append(&[record("shop/web")]);
+    assert_eq!(lines("none/flows"), 1);
 }
