@@ -161,7 +161,10 @@ impl Ipam {
             StoreConfig::Embedded(path) => Arc::new(EmbeddedStore::open(&path)?),
             StoreConfig::Open(store) => store,
         };
-        let remembered = state.load(&node);
+        let (remembered, position) = state.load(&node);
+        if let Some(position) = position {
+            store.expect(position);
+        }
         let log = Log::open(&state.log(), &node, &state.instance)?;
         let (queue, messages) = mpsc::unbounded_channel();
         let (blocks, own_blocks) = watch::channel(remembered.blocks.as_slice().into());

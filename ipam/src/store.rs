@@ -13,6 +13,7 @@ use std::sync::Arc;
 
 use futures::future::BoxFuture;
 use futures::stream::BoxStream;
+use serde::{Deserialize, Serialize};
 
 pub mod embedded;
 pub mod etcd;
@@ -204,6 +205,15 @@ pub enum StoreError {
     },
 }
 
+/// How far a store had come at some time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Position {
+    /// Which store it is: etcd's cluster id.
+    pub cluster: u64,
+    /// Its revision.
+    pub revision: Revision,
+}
+
 /// A store. All methods may be called from many tasks at once; a future that is dropped may or may
 /// not have had its effect.
 pub trait Store: Send + Sync + 'static {
@@ -216,6 +226,16 @@ pub trait Store: Send + Sync + 'static {
     fn setbacks(&self) -> u64 {
         0
     }
+
+    /// How far the store had come when it was last heard of; None if it cannot be another one, or older,
+    /// at the next start.
+    fn position(&self) -> Option<Position> {
+        None
+    }
+
+    /// To be called before anything else: how far the store had come when an earlier process last
+    /// heard of it.
+    fn expect(&self, _position: Position) {}
 
     /// Reads some keys, all at one revision; at most [`MAX_TXN_OPS`] of them.
     ///

@@ -302,6 +302,33 @@ async fn a_real_etcd_that_was_restored_is_noticed() {
     assert_eq!(etcd.store().list(model::REASSERTED, None).await.unwrap().entries.len(), 2);
 }
 
+#[tokio::test]
+async fn an_agent_that_was_down_meanwhile_notices_too() {
+    let mut etcd = Etcd::start().await;
+    let store = StoreConfig::Etcd(EtcdConfig::new([etcd.endpoint()]));
+    let mut cluster = Cluster::new(store, vec![pool("four", "10.0.0.0/24", 28)]);
+    cluster.deadline = Duration::from_secs(60);
+    let node = cluster.node("n");
+    let mut pods = BTreeMap::new();
+    add(&mut pods, &node, "before").await;
+    let copy = etcd.save();
+    for n in 0..20 {
+        add(&mut pods, &node, &format!("pod-{n}")).await;
+    }
+    let disk = node.stop().await;
+    etcd.restore(&copy).await;
+    let node = cluster.node_on("n", disk);
+    let held = pods.iter().map(|(address, handle)| Held {
+        handle: handle.clone(),
+        addresses: vec![*address],
+        attributes: BTreeMap::from([("pod".to_owned(), handle.clone())]),
+    });
+    node.ipam.hold(held.collect());
+    thawed(&cluster, &[&node]).await;
+    add(&mut pods, &node, "after").await;
+    assert_eq!(consistent(&etcd.store()).await, pods);
+}
+
 /// A node whose agent may be down while its pods live on.
 struct Machine {
     name: String,

@@ -41,6 +41,7 @@ mod learn;
 mod local;
 mod pace;
 mod pending;
+mod publish;
 mod restored;
 mod search;
 
@@ -48,6 +49,7 @@ use local::{Local, end_of};
 use pace::Pace;
 pub(crate) use pending::Message;
 use pending::{Pending, Reply, Search, Waiting};
+use publish::{Saving, saved};
 use restored::Restored;
 
 /// Between attempts while the store does not answer.
@@ -83,10 +85,10 @@ pub(crate) struct Committer {
     loaded: bool,
     /// What the world was told last.
     remembered: Remembered,
-    /// What the disk has of it.
-    on_disk: Remembered,
+    /// What the disk has of it; None until this process has written it.
+    on_disk: Option<Remembered>,
     /// What the disk gets, beside everything else.
-    saving: Option<BoxFuture<'static, (Remembered, Result<(), String>)>>,
+    saving: Option<Saving>,
     /// What the next attempt waits for after a failure.
     save_pace: Pace,
     events: Option<BoxStream<'static, Event>>,
@@ -176,7 +178,7 @@ impl Committer {
             given_config: None,
             stored_config: IpamConfig::default(),
             loaded: false,
-            on_disk: remembered.clone(),
+            on_disk: None,
             remembered,
             saving: None,
             save_pace: Pace::default(),
@@ -224,11 +226,7 @@ impl Committer {
             self.accept_waiting();
             self.round().await;
         }
-        while let Some(saving) = self.saving.take() {
-            let (what, result) = saving.await;
-            self.saved(what, result);
-            self.publish();
-        }
+        self.save_at_the_end().await;
         let closed = self.closed.take();
         drop(self);
         if let Some(closed) = closed {
@@ -417,110 +415,6 @@ impl Committer {
         self.local.paused = false;
         self.count(|status| status.store_errors += 1);
         self.reachable(Some(error));
-    }
-
-    /// Counts something in the status; nobody is woken for that.
-    fn count(&self, one: impl FnOnce(&mut Status)) {
-        self.status.send_if_modified(|status| {
-            one(status);
-            false
-        });
-    }
-
-    fn reachable(&self, problem: Option<&Error>) {
-        let problem = problem.map(ToString::to_string);
-        self.status.send_if_modified(|status| {
-            let ready = self.loaded && problem.is_none() || self.serves_locally();
-            let same = status.problem == problem && status.ready == ready;
-            match &problem {
-                Some(problem) if status.ready => tracing::warn!(problem, "no longer ready"),
-                _ if ready && !status.ready => tracing::info!(store = status.store, "ready"),
-                _ => {}
-            }
-            status.problem = problem;
-            status.ready = ready;
-            !same
-        });
-    }
-
-    /// Tells the world, and the disk, which blocks are ours and what we have in others'. Nobody waits
-    /// for the disk: an agent that dies before it has this learns it from the store.
-    fn publish(&mut self) {
-        if !self.loaded {
-            return;
-        }
-        if self.pending.is_empty() {
-            self.cache.forget_foreign();
-        }
-        if std::mem::take(&mut self.cache.moved) {
-            self.announce();
-        }
-        if self.remembered != self.on_disk && self.saving.is_none() && self.save_pace.allows() {
-            let (state, remembered) = (self.state.clone(), self.remembered.clone());
-            let save = tokio::task::spawn_blocking(move || {
-                let result = state.save(&remembered).map_err(|error| error.to_string());
-                (remembered, result)
-            });
-            let lost =
-                |error: tokio::task::JoinError| (Remembered::default(), Err(error.to_string()));
-            self.saving = Some(Box::pin(async move { save.await.unwrap_or_else(lost) }));
-        }
-        self.show_soon();
-    }
-
-    fn announce(&mut self) {
-        let borrowed_addresses = self.cache.borrowed_addresses(&self.borrowed.borrow());
-        let mut borrowed = self.cache.borrowed();
-        for address in &borrowed_addresses {
-            // A block that cannot be read now is read after a restart all the same.
-            borrowed.extend(self.cache.corrupt_net(address));
-        }
-        borrowed.sort_unstable();
-        borrowed.dedup();
-        self.remembered = Remembered {
-            node: self.cache.node.clone(),
-            blocks: self.cache.announced(),
-            borrowed,
-            borrowed_addresses,
-        };
-        let announced: Arc<[IpNet]> = self.remembered.blocks.as_slice().into();
-        let borrowed: Arc<[IpAddr]> = self.remembered.borrowed_addresses.as_slice().into();
-        self.blocks.send_if_modified(|blocks| {
-            let changed = **blocks != *announced;
-            *blocks = announced;
-            changed
-        });
-        self.borrowed.send_if_modified(|addresses| {
-            let changed = **addresses != *borrowed;
-            *addresses = borrowed;
-            changed
-        });
-    }
-
-    fn saved(&mut self, what: Remembered, result: Result<(), String>) {
-        self.saving = None;
-        match result {
-            Ok(()) => {
-                self.on_disk = what;
-                self.save_pace.succeeded();
-            }
-            Err(reason) => {
-                let path = self.state.blocks();
-                let error = Error::State { path, reason };
-                if self.save_pace.failed(&error) {
-                    tracing::warn!(%error, "own blocks not written to disk");
-                }
-            }
-        }
-    }
-}
-
-async fn saved(
-    saving: &mut Option<BoxFuture<'static, (Remembered, Result<(), String>)>>,
-) -> (Remembered, Result<(), String>) {
-    match saving {
-        Some(saving) => saving.await,
-        None => std::future::pending().await,
     }
 }
 

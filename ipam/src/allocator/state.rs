@@ -10,6 +10,7 @@ use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
 use crate::error::Error;
+use crate::store::Position;
 
 const INSTANCE: &str = "ipam-instance";
 const BLOCKS: &str = "ipam-blocks.json";
@@ -38,6 +39,16 @@ pub(crate) struct Remembered {
     /// Its addresses in those blocks, which it announces one by one.
     #[serde(default)]
     pub(crate) borrowed_addresses: Vec<IpAddr>,
+}
+
+/// The file.
+#[derive(Serialize, Deserialize)]
+struct Saved {
+    #[serde(flatten)]
+    remembered: Remembered,
+    /// The store, as it was seen last.
+    #[serde(default)]
+    position: Option<Position>,
 }
 
 impl StateDir {
@@ -86,18 +97,18 @@ impl StateDir {
     }
 
     /// What was saved last; nothing if that cannot be read or was another node's.
-    pub(crate) fn load(&self, node: &str) -> Remembered {
+    pub(crate) fn load(&self, node: &str) -> (Remembered, Option<Position>) {
         let path = self.blocks();
-        let read =
+        let read: io::Result<Saved> =
             fs::read(&path).and_then(|json| serde_json::from_slice(&json).map_err(io::Error::from));
         match read {
-            Ok(remembered @ Remembered { .. }) if remembered.node == node => remembered,
-            Ok(_) => Remembered::default(),
+            Ok(Saved { remembered, position }) if remembered.node == node => (remembered, position),
+            Ok(_) => Default::default(),
             Err(error) => {
                 if error.kind() != io::ErrorKind::NotFound {
                     tracing::warn!(path = %path.display(), %error, "blocks of the last run unknown");
                 }
-                Remembered::default()
+                Default::default()
             }
         }
     }
@@ -108,10 +119,15 @@ impl StateDir {
     }
 
     /// Replaces what is remembered; after a crash it is the old or the new.
-    pub(crate) fn save(&self, remembered: &Remembered) -> io::Result<()> {
+    /// `position` is how far the store had come, if that can be told.
+    pub(crate) fn save(
+        &self,
+        remembered: &Remembered,
+        position: Option<Position>,
+    ) -> io::Result<()> {
         let (path, new) = (self.blocks(), self.path.join(format!("{BLOCKS}.new")));
         let mut file = File::create(&new)?;
-        file.write_all(&serde_json::to_vec(remembered)?)?;
+        file.write_all(&serde_json::to_vec(&Saved { remembered: remembered.clone(), position })?)?;
         file.sync_all()?;
         fs::rename(&new, &path)
     }
@@ -143,18 +159,23 @@ mod tests {
     fn remembers_blocks_of_the_same_node() {
         let directory = tempfile::tempdir().unwrap();
         let state = StateDir::open(directory.path()).unwrap();
-        assert_eq!(state.load("n"), Remembered::default());
+        assert_eq!(state.load("n"), Default::default());
         let remembered = Remembered {
             node: "n".to_owned(),
             blocks: vec!["10.0.0.0/26".parse().unwrap()],
             borrowed: vec!["10.0.1.0/26".parse().unwrap()],
             borrowed_addresses: vec!["10.0.1.5".parse().unwrap()],
         };
-        state.save(&remembered).unwrap();
-        assert_eq!(state.load("n"), remembered);
-        assert_eq!(state.load("m"), Remembered::default());
+        let position = Some(Position { cluster: u64::MAX, revision: 7 });
+        state.save(&remembered, position).unwrap();
+        assert_eq!(state.load("n"), (remembered.clone(), position));
+        assert_eq!(state.load("m"), Default::default());
+        // As older versions wrote it.
+        let older = serde_json::to_vec(&remembered).unwrap();
+        fs::write(directory.path().join(BLOCKS), older).unwrap();
+        assert_eq!(state.load("n"), (remembered, None));
         fs::write(directory.path().join(BLOCKS), "{").unwrap();
-        assert_eq!(state.load("n"), Remembered::default());
+        assert_eq!(state.load("n"), Default::default());
     }
 
     #[test]

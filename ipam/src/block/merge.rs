@@ -257,6 +257,39 @@ mod tests {
     }
 
     #[test]
+    fn what_a_node_has_is_written_over_an_older_copy() {
+        let on = |block: &Block, node: &str, handle: &str, address: &str| {
+            let mut owner =
+                Attribute { handle_id: Some(handle.to_owned()), ..Attribute::default() };
+            owner.owner = Some([("node".to_owned(), node.to_owned())].into());
+            let mut block = block.clone();
+            block.allocate_address(address.parse().unwrap(), &owner).unwrap();
+            block.seal();
+            block
+        };
+        let copy = on(&on(&block(), "n", "gone", "10.0.0.1"), "m", "theirs", "10.0.0.2");
+        let known = release(&copy, "gone", 5);
+        let known = on(&known, "n", "since", "10.0.0.3");
+        let known = on(&known, "m", "borrowed", "10.0.0.4");
+        let (whole, contested) = known.reassert(&copy, "n", true);
+        let wanted = ["10.0.0.1 rests", "10.0.0.2 theirs", "10.0.0.3 since", "10.0.0.4 borrowed"];
+        assert_eq!((held(&whole), contested.len()), (wanted.map(str::to_owned).into(), 0));
+        assert!(whole.sequence_number() > known.sequence_number());
+        assert_eq!(whole.reassert(&whole, "n", true).0, whole);
+        // Of a block of another node's only what is one's own.
+        let (mine, _) = known.reassert(&copy, "m", false);
+        assert_eq!(held(&mine), ["10.0.0.1 gone", "10.0.0.2 theirs", "10.0.0.4 borrowed"]);
+        // What another node wrote since is theirs, and so is what this one has: both are told.
+        let both = on(&copy, "m", "late", "10.0.0.3");
+        let (block, contested) = known.reassert(&both, "n", true);
+        assert_eq!(contested, ["10.0.0.3".parse::<IpAddr>().unwrap()]);
+        assert!(held(&block).contains(&"10.0.0.3 since".to_owned()));
+        let other = on(&copy, "m", "other", "10.0.0.5");
+        let (block, contested) = known.reassert(&other, "n", true);
+        assert!(contested.is_empty() && held(&block).contains(&"10.0.0.5 other".to_owned()));
+    }
+
+    #[test]
     fn goes_some_of_the_way() {
         let base = give(&block(), "a", "10.0.0.1");
         let goal = give(&release(&base, "a", 5), "b", "10.0.0.2");

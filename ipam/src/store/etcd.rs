@@ -21,15 +21,17 @@ use tokio::sync::Mutex;
 use tokio::time::timeout;
 
 use super::{
-    Entry, Event, Keys, MAX_TXN_OPS, Outcome, Revision, Snapshot, Store, StoreError, Txn, Write,
-    check_txn,
+    Entry, Event, Keys, MAX_TXN_OPS, Outcome, Position, Revision, Snapshot, Store, StoreError, Txn,
+    Write, check_txn,
 };
 
 mod config;
 mod watch;
+mod witness;
 
 use config::Credentials;
 pub use config::EtcdConfig;
+use witness::Witness;
 
 /// The largest answer taken, in bytes. Calico's largest block is under 2 MiB.
 const MAX_MESSAGE: usize = 64 << 20;
@@ -51,16 +53,7 @@ struct Shared {
     options: ConnectOptions,
     credentials: Option<Credentials>,
     request_timeout: Duration,
-    seen: std::sync::Mutex<Seen>,
-}
-
-/// What the answers so far proved of etcd's state.
-#[derive(Clone, Copy, Default)]
-struct Seen {
-    /// 0: nothing yet.
-    cluster: u64,
-    revision: Revision,
-    setbacks: u64,
+    witness: Witness,
 }
 
 struct Endpoint {
@@ -111,9 +104,9 @@ impl EtcdStore {
             .collect();
         let request_timeout = config.request_timeout;
         let current = AtomicUsize::new(0);
-        let seen = std::sync::Mutex::default();
+        let witness = Witness::default();
         let shared =
-            Shared { name, endpoints, current, options, credentials, request_timeout, seen };
+            Shared { name, endpoints, current, options, credentials, request_timeout, witness };
         Ok(Self { shared: Arc::new(shared) })
     }
 }
@@ -246,57 +239,26 @@ impl Shared {
         }
     }
 
-    fn seen(&self) -> std::sync::MutexGuard<'_, Seen> {
-        self.seen.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
-    }
-
-    /// Every answer is linearizable, so its revision is not lower than one that was seen `before` it
-    /// was asked for; unless etcd was restored from an older copy, or is another one.
-    fn compare(&self, before: Seen, header: Option<&ResponseHeader>) -> Result<(), StoreError> {
-        let Some(header) = header else { return Ok(()) };
-        let (cluster, revision) = (header.cluster_id(), header.revision());
-        let mut seen = self.seen();
-        let other = before.cluster != 0 && before.cluster != cluster;
-        if !other && revision >= before.revision {
-            if seen.setbacks == before.setbacks {
-                *seen = Seen { cluster, revision: revision.max(seen.revision), ..*seen };
-            }
-            return Ok(());
-        }
-        // Of all who meet it at once, the first begins anew.
-        if seen.setbacks == before.setbacks {
-            *seen = Seen { cluster, revision, setbacks: seen.setbacks + 1 };
-        }
-        drop(seen);
-        let reason = if other {
-            format!("it is another cluster ({cluster:x}, not {:x})", before.cluster)
-        } else {
-            format!("it was restored: its revision is {revision} and was {}", before.revision)
-        };
-        tracing::error!(store = self.name, reason, "etcd is not in the state it was in");
-        Err(StoreError::Unavailable { store: self.name.clone(), reason })
-    }
-
     async fn txn(&self, again: bool, txn: etcd_client::Txn) -> Result<TxnResponse, StoreError> {
-        let before = *self.seen();
+        let before = self.witness.seen();
         let request = move |client: Client| {
             let (mut kv, txn) = (kv(&client), txn.clone());
             async move { kv.txn(txn).await }
         };
         let answer = self.call(again, request).await?;
-        self.compare(before, answer.header())?;
+        self.witness.compare(&self.name, before, answer.header())?;
         Ok(answer)
     }
 
     async fn get(&self, key: &[u8], options: GetOptions) -> Result<GetResponse, StoreError> {
-        let before = *self.seen();
+        let before = self.witness.seen();
         let key = key.to_vec();
         let request = move |client: Client| {
             let (mut kv, key, options) = (kv(&client), key.clone(), options.clone());
             async move { kv.get(key, Some(options)).await }
         };
         let answer = self.call(true, request).await?;
-        self.compare(before, answer.header())?;
+        self.witness.compare(&self.name, before, answer.header())?;
         Ok(answer)
     }
 
@@ -420,7 +382,15 @@ impl Store for EtcdStore {
     }
 
     fn setbacks(&self) -> u64 {
-        self.shared.seen().setbacks
+        self.shared.witness.seen().setbacks
+    }
+
+    fn position(&self) -> Option<Position> {
+        self.shared.witness.position()
+    }
+
+    fn expect(&self, position: Position) {
+        self.shared.witness.expect(position);
     }
 
     fn read<'a>(&'a self, keys: &'a [String]) -> BoxFuture<'a, Result<Snapshot, StoreError>> {
