@@ -195,6 +195,28 @@ async fn what_endpoints_have_is_written_where_the_store_lacks_it() {
 }
 
 #[tokio::test]
+async fn nothing_is_written_into_a_block_whose_node_answers_from_its_own_log() {
+    let (_, plain) = memory();
+    let cluster = cluster(&plain).local_first();
+    let (a, b) = (cluster.node("a"), cluster.node("b"));
+    let address = a.v4("a").await.unwrap();
+    eventually("it answers from its log", async || {
+        let status = a.ipam.status();
+        (status.mode == Mode::LocalFirst && status.behind == 0).then_some(())
+    })
+    .await;
+    let IpAddr::V4(v4) = address else { panic!("{address}") };
+    let beside = IpAddr::V4((u32::from(v4) ^ 1).into());
+    let attributes = BTreeMap::new();
+    b.ipam.hold(vec![Held { handle: "x".into(), addresses: vec![beside], attributes }]);
+    let own = b.v4("b").await.unwrap();
+    let caught_up = async || (consistent(&*plain).await.len() == 2).then_some(());
+    eventually("the store has both", caught_up).await;
+    let wanted = [(address, "a".to_owned()), (own, "b".to_owned())];
+    assert_eq!(consistent(&*plain).await, BTreeMap::from(wanted));
+}
+
+#[tokio::test]
 async fn borrowed_addresses_are_written_back_too() {
     let (store, plain) = memory();
     let mut cluster = cluster(&plain);

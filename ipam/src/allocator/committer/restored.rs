@@ -311,6 +311,15 @@ impl Committer {
         for _ in 0..ATTEMPTS {
             let read = self.store.read(&keys).await?;
             let revision = |key: &str| read.get(key).map_or(0, |entry| entry.mod_revision);
+            if lender.as_ref().is_some_and(|mark| read.get(mark).is_some()) {
+                tracing::error!(
+                    %cidr,
+                    "a block whose node answers from its own log has addresses of this node: they \
+                     may be given twice"
+                );
+                self.cache.install_block(cidr, read.get(&block_key));
+                return Ok(0);
+            }
             // One that cannot be read is written anew.
             let stored = read
                 .get(&block_key)
