@@ -1,7 +1,7 @@
 //! A one-member etcd that can be stopped and started again.
 
 use std::net::{Ipv4Addr, SocketAddr};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Result, ensure};
@@ -12,7 +12,7 @@ use super::NAMESPACE;
 use crate::fabric::Place;
 use crate::process::Daemon;
 use crate::record::Record;
-use crate::{http, wait};
+use crate::{http, process, wait};
 
 /// A running, or stopped, etcd.
 #[derive(Debug)]
@@ -76,6 +76,40 @@ impl Etcd {
         })
         .await?;
         self.daemon = Some(daemon);
+        Ok(())
+    }
+
+    /// A copy of what it has now, in a file.
+    pub(crate) async fn save(&self) -> Result<PathBuf> {
+        let copy = self.place.directory_of(self.name).join("copy.db");
+        let endpoint = self.endpoint();
+        let mut command = Command::new("etcdctl");
+        command.args(["--endpoints", &endpoint, "snapshot", "save"]).arg(&copy);
+        self.control(command).await?;
+        Ok(copy)
+    }
+
+    /// Kills it, loses what it had, and starts it with a copy.
+    pub(crate) async fn restore(&mut self, copy: &Path) -> Result<()> {
+        self.kill().await?;
+        let data = self.place.directory_of(self.name).join("data");
+        std::fs::remove_dir_all(&data)?;
+        let peer = format!("http://127.0.0.1:{}", self.client.port() + 1);
+        let mut command = Command::new("etcdctl");
+        command.args(["snapshot", "restore"]).arg(copy).args(["--name", "default"]);
+        command.arg("--data-dir").arg(&data);
+        command.arg(format!("--initial-advertise-peer-urls={peer}"));
+        command.arg(format!("--initial-cluster=default={peer}"));
+        self.control(command).await?;
+        self.start().await
+    }
+
+    async fn control(&self, mut command: Command) -> Result<()> {
+        command.env("ETCDCTL_API", "3");
+        let netns = self.place.netns(NAMESPACE);
+        let patience = Duration::from_secs(20);
+        let output = process::capture(command, Some(&netns), b"", patience).await?;
+        ensure!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
         Ok(())
     }
 

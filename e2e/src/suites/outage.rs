@@ -18,9 +18,12 @@ use crate::kubelet::UNMANAGED;
 use crate::lab::{Lab, View, pod_addresses, pod_targets};
 use crate::{process, wait};
 
+mod restored;
+
 pub(super) const TESTS: &[Test] = &[
     Test { name: "outage::etcd", bed: &RACKS, body: etcd },
     Test { name: "outage::etcd_with_own_logs", bed: &RACKS, body: etcd_with_own_logs },
+    Test { name: "outage::etcd_restored", bed: &RACKS, body: restored::etcd_restored },
     Test { name: "outage::api_server", bed: &RACKS, body: api_server },
 ];
 

@@ -52,7 +52,8 @@ pub struct DroppedPacket {
     /// It is of a flow that was allowed before; it may be an answer then.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub established: bool,
-    /// Who denies it. None: nobody any more, policy has changed since; or with `staged`, nobody.
+    /// Who denies it. None: a host endpoint, or nobody any more since policy has changed; or with
+    /// `staged`, nobody.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub denied: Option<Denial>,
     /// What would become of it with the staged policies in force; only of packets of which that
@@ -123,7 +124,9 @@ impl fmt::Display for DroppedPacket {
         }
         f.write_str(": ")?;
         match (&self.denied, &self.staged) {
-            (None, None) => f.write_str("denied; policy has changed since")?,
+            (None, None) => {
+                f.write_str("denied by a host endpoint, or policy has changed since")?
+            }
             (None, Some(_)) => f.write_str("allowed")?,
             (Some(denial), _) => write_denial(denial, f)?,
         }
@@ -227,7 +230,7 @@ mod tests {
                  KubernetesNetworkPolicy shop/deny",
             ),
             (Some(early), "ingress of shop/api denied by the want of any policy yet"),
-            (None, "denied; policy has changed since"),
+            (None, "denied by a host endpoint, or policy has changed since"),
         ] {
             assert_eq!(packet(denied).to_string(), format!("{head}: {said}"));
         }
@@ -243,7 +246,7 @@ mod tests {
         assert_eq!(
             ping.to_string(),
             "2026-11-22T19:20:20.5Z ICMPv6 type 128 code 0 fd00::1 -> node/n1 (fd00::2) \
-             (established): denied; policy has changed since"
+             (established): denied by a host endpoint, or policy has changed since"
         );
     }
 

@@ -28,6 +28,7 @@ impl Engine {
         if !changed && !policies_changed {
             return Vec::new();
         }
+        self.leave_interfaces();
         let shapes = &self.workloads.shapes;
         let lists: Vec<(Arc<str>, Vec<Revision>)> = self
             .hosts
@@ -43,6 +44,26 @@ impl Engine {
             }
         }
         names
+    }
+
+    /// Has host endpoints give up the interfaces that they have no more, before others get them.
+    fn leave_interfaces(&mut self) {
+        let names: Vec<Arc<str>> = self.hosts.locals().map(|(name, _)| name.clone()).collect();
+        for name in names {
+            let Some(local) = self.hosts.local(&name) else { continue };
+            let lost = |site: &HostSite| !local.interfaces.contains(&site.interface);
+            let lost: Vec<HostSite> = local.programs.keys().copied().filter(lost).collect();
+            for site in lost {
+                self.leave(&name, site);
+            }
+        }
+    }
+
+    fn leave(&mut self, name: &str, site: HostSite) {
+        let program = self.hosts.local_mut(name).and_then(|local| local.programs.remove(&site));
+        if let Some(program) = program {
+            self.programs.unassign(Site::Host(site), program, &mut self.pending);
+        }
     }
 
     /// Has the interfaces of a host endpoint use the programs that follow from its policies.
@@ -62,11 +83,7 @@ impl Engine {
         let stale: Vec<HostSite> =
             local.programs.keys().filter(|site| !wanted.contains(site)).copied().collect();
         for site in stale {
-            let Some(program) = self.hosts.local_mut(name).and_then(|l| l.programs.remove(&site))
-            else {
-                continue;
-            };
-            self.programs.unassign(Site::Host(site), program, &mut self.pending);
+            self.leave(name, site);
         }
     }
 

@@ -316,6 +316,13 @@ fn take(blocks: &mut BTreeMap<IpNet, Logged>, line: &str) -> Result<(), String> 
             let Beside { revision, owned } = beside;
             blocks.insert(local.cidr(), Logged { revision, stored, local, owned });
         }
+        // As logs were written before changes were told alone.
+        "local" if rest.starts_with('{') => {
+            let local = read(rest)?;
+            let cidr = local.cidr();
+            let known = blocks.get_mut(&cidr);
+            known.ok_or_else(|| format!("a change of {cidr}, unknown before"))?.local = local;
+        }
         "stored" | "local" => {
             let cidr = network(field()?)?;
             let known = blocks.get_mut(&cidr);

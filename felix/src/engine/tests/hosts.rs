@@ -446,3 +446,20 @@ spec: {selector: role == 'eth0', ingress: [{action: Log, protocol: TCP}, {action
     let found = world.kernel.elements.iter().find(|(key, _)| tcp(key));
     assert_eq!(found.map(|(_, value)| *value), Some(Value::Logged(Verdict::Allow)));
 }
+
+#[test]
+fn endpoints_that_change_places_keep_their_own_policy() {
+    let mut world = world();
+    let (one, two) = ("10.0.0.1", "10.0.1.1");
+    let allowing = format!("expectedIPs: [{two}], profiles: [projectcalico-default-allow]");
+    let elsewhere = endpoint("b", &allowing);
+    world.calico(&format!("{}---\n{elsewhere}", endpoint("a", &format!("expectedIPs: [{one}]"))));
+    for (eth0, eth1) in [(one, two), (two, one), (one, two)] {
+        world.engine.set_host_links(vec![link("eth0", &[eth0]), link("eth1", &[eth1])]);
+        world.settle();
+        for (interface, address) in [("eth0", eth0), ("eth1", eth1)] {
+            let open = passes(&world, Input, interface, OUTSIDE, (TCP, 80));
+            assert_eq!(open, address == two, "{interface} has {address}");
+        }
+    }
+}

@@ -192,6 +192,17 @@ fn a_change_is_written_as_what_changed() {
 }
 
 #[test]
+fn a_log_with_whole_blocks_as_changes_is_read() {
+    let place = Place::new();
+    let log = place.begin();
+    let local = given(block("10.0.0.0/29"), "a");
+    let mut bytes = place.bytes(&log);
+    bytes.extend(frame(&[format!("local {}", text(&local.encode()))]));
+    fs::write(&place.path, bytes).unwrap();
+    assert_eq!(place.reopened()[&local.cidr()].local, local);
+}
+
+#[test]
 fn the_checksum_is_that_of_ieee_802_3() {
     assert_eq!(crc32(b"123456789"), 0xcbf4_3926);
 }
