@@ -125,7 +125,7 @@ impl fmt::Display for DroppedPacket {
         f.write_str(": ")?;
         match (&self.denied, &self.staged) {
             (None, None) => {
-                f.write_str("denied by a host endpoint, or policy has changed since")?
+                f.write_str("denied by a host endpoint, or policy has changed since")?;
             }
             (None, Some(_)) => f.write_str("allowed")?,
             (Some(denial), _) => write_denial(denial, f)?,
