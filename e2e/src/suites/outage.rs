@@ -8,6 +8,7 @@ use std::time::Duration;
 use anyhow::{Context as _, Result, ensure};
 use futures::FutureExt as _;
 use futures::future::BoxFuture;
+use k8s_openapi::api::core::v1::Pod;
 use serde_json::{Value, json};
 
 use super::kit::{POD, PORT, Scope, Stream, blocks, expect_answers, expect_silence};
@@ -101,17 +102,7 @@ fn etcd_with_own_logs(lab: &mut Lab) -> BoxFuture<'_, Result<()>> {
         for node in nodes {
             mirrored(&view, node).await?;
         }
-        let report = check(lab).await?;
-        ensure!(report["problems"] == json!([]), "{}", report["problems"]);
-        for pod in &pods {
-            for address in pod_addresses(pod) {
-                let said = &report["allocations"][address.to_string()];
-                let held = said
-                    .as_array()
-                    .is_some_and(|all| all.len() == 1 && all[0]["coolingDown"] == json!(false));
-                ensure!(held, "{address} of {:?}: {said}", pod.metadata.name);
-            }
-        }
+        expect_stored(lab, &pods).await?;
         scope.end().await
     }
     .boxed()
@@ -127,6 +118,22 @@ async fn mirrored(view: &View, node: &str) -> Result<()> {
         Ok(())
     })
     .await
+}
+
+/// The store has what the pods have, and nothing is wrong with it.
+async fn expect_stored(lab: &Lab, pods: &[Pod]) -> Result<()> {
+    let report = check(lab).await?;
+    ensure!(report["problems"] == json!([]), "{}", report["problems"]);
+    for pod in pods {
+        for address in pod_addresses(pod) {
+            let said = &report["allocations"][address.to_string()];
+            let held = said
+                .as_array()
+                .is_some_and(|all| all.len() == 1 && all[0]["coolingDown"] == json!(false));
+            ensure!(held, "{address} of {:?}: {said}", pod.metadata.name);
+        }
+    }
+    Ok(())
 }
 
 /// What `ipam check` says of the lab's etcd.

@@ -54,17 +54,7 @@ pub(super) fn etcd_restored(lab: &mut Lab) -> BoxFuture<'_, Result<()>> {
             })
             .await?;
         }
-        let report = check(lab).await?;
-        ensure!(report["problems"] == json!([]), "{}", report["problems"]);
-        for pod in &pods {
-            for address in pod_addresses(pod) {
-                let said = &report["allocations"][address.to_string()];
-                let held = said
-                    .as_array()
-                    .is_some_and(|all| all.len() == 1 && all[0]["coolingDown"] == json!(false));
-                ensure!(held, "{address} of {:?}: {said}", pod.metadata.name);
-            }
-        }
+        expect_stored(lab, &pods).await?;
         scope.end().await
     }
     .boxed()

@@ -9,11 +9,12 @@
 //! of this node is done with the store; until the freeze ends, no node claims a block, takes one
 //! over, or borrows. Every such transaction compares the key. Own blocks are given from meanwhile.
 
-use super::super::request::Held;
 use super::*;
-use crate::block::{AddressState, Attribute, Block, Release};
+use crate::block::Block;
 use crate::model::{AffinityState, Freeze, Handle};
 use crate::store::{MAX_TXN_OPS, Snapshot, Txn};
+
+mod held;
 
 /// For nodes that joined since the copy was made, which nobody in the store knows of: they notice as
 /// soon as they reach it.
@@ -166,96 +167,6 @@ impl Committer {
         }
         tracing::warn!(missing, "the store was restored: what this node has is there again");
         Ok(true)
-    }
-
-    /// Gives what endpoints have to their handles, wherever the store does not. The number of
-    /// addresses that were otherwise.
-    pub(super) async fn write_held(&mut self, node: Revision) -> Result<usize, Error> {
-        let (mut missing, mut later) = (0, Vec::new());
-        while let Some(held) = self.restored.held.last().cloned() {
-            for address in &held.addresses {
-                let has = |cidr: &IpNet| {
-                    let block = self.cache.blocks.get(cidr);
-                    block.is_some_and(|seen| {
-                        seen.value.addresses_of(&held.handle).any(|has| has == *address)
-                    })
-                };
-                if self.cache.blocks.of(&held.handle).any(has) {
-                    continue;
-                }
-                match self.block_of(*address).await? {
-                    Some(cidr) => missing += self.hold(node, cidr, *address, &held).await?,
-                    // Its pool is still to be heard of.
-                    None if self.settings.pools.is_empty() => {
-                        later.push(Held { addresses: vec![*address], ..held.clone() });
-                    }
-                    None => {
-                        let handle = &held.handle;
-                        tracing::warn!(%address, handle, "in use by an endpoint, and in no block or pool");
-                    }
-                }
-            }
-            self.restored.held.pop();
-        }
-        self.restored.held = later;
-        Ok(missing)
-    }
-
-    /// The block that an address is in, or would be.
-    async fn block_of(&mut self, address: IpAddr) -> Result<Option<IpNet>, Error> {
-        if let Some(cidr) = self.cache.blocks.keys().find(|cidr| cidr.contains(&address)) {
-            return Ok(Some(*cidr));
-        }
-        let keys = self.store.list_keys(model::blocks_of(Family::of(address))).await?.keys;
-        let mut nets = keys.iter().filter_map(|key| model::parse_block_key(key));
-        if let Some(cidr) = nets.find(|net| net.contains(&address)) {
-            return Ok(Some(cidr));
-        }
-        let pool = self.settings.pools.iter().find(|pool| pool.cidr.contains(&address));
-        Ok(pool.map(|pool| crate::net::network(address, pool.block_size)))
-    }
-
-    async fn hold(
-        &mut self,
-        node: Revision,
-        cidr: IpNet,
-        address: IpAddr,
-        Held { handle, attributes, .. }: &Held,
-    ) -> Result<usize, Error> {
-        if !self.cache.blocks.contains_key(&cidr) {
-            let key = model::block_key(&cidr);
-            let read = self.store.read(std::slice::from_ref(&key)).await?;
-            self.cache.install_block(cidr, read.get(&key));
-        }
-        let stored = self.cache.blocks.get(&cidr).map(|seen| seen.value.clone());
-        let affinity = Some(format!("host:{}", self.cache.node));
-        let block = stored.or_else(|| Block::new(cidr, affinity, self.now()).ok());
-        let Some(mut block) = block else { return Ok(0) };
-        let mut attributes = attributes.clone();
-        attributes.entry("node".to_owned()).or_insert_with(|| self.cache.node.clone());
-        let owner = Attribute {
-            handle_id: Some(handle.to_owned()),
-            owner: Some(attributes),
-            ..Attribute::default()
-        };
-        // Who had it when the copy was made may be gone by now.
-        if let Some(AddressState::Allocated(holder, _)) = block.state(address) {
-            let gone = holder.handle_id.clone().filter(|of| {
-                let lives = self.restored.living.contains(of) || self.assigned.contains_key(of);
-                holder.get("node") == Some(self.cache.node.as_str()) && !lives
-            });
-            if gone.is_some() {
-                let freed = block.release_address(address, gone.as_deref(), None, Release::Now);
-                tracing::debug!(%address, ?freed, "held by an endpoint that is no more");
-            }
-        }
-        if let Err(error) = block.allocate_address(address, &owner) {
-            tracing::error!(%error, handle, "in use by an endpoint of this node, and the store has it otherwise");
-            return Ok(0);
-        }
-        tracing::warn!(%address, handle, "in use by an endpoint, and free in the store: written back");
-        let own = self.cache.owns(&cidr);
-        self.write_back(node, cidr, block, own).await
     }
 
     /// The freeze that is in force: an earlier one, or ours.
