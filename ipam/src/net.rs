@@ -81,11 +81,12 @@ pub(crate) fn host(address: IpAddr) -> IpNet {
     network(address, 128)
 }
 
-/// Networks, reduced to ones that are apart, for the question "does any overlap this one?".
+/// Networks, reduced to ones that are apart, for the questions "does any overlap this one?" and "do
+/// they cover it?".
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Occupied(std::collections::BTreeMap<(Family, u128), u128>);
+pub(crate) struct Nets(std::collections::BTreeMap<(Family, u128), u128>);
 
-impl Occupied {
+impl Nets {
     pub(crate) fn insert(&mut self, net: &IpNet) {
         if self.covers(net) {
             return;
@@ -105,6 +106,18 @@ impl Occupied {
         before.is_some_and(|(_, end)| *end >= last)
     }
 
+    /// The last address, as a number, up to which these cover `net` and what follows it without a gap;
+    /// None if an address of `net` is in none of them.
+    pub(crate) fn covers_until(&self, net: &IpNet) -> Option<u128> {
+        let (family, (first, last)) = (Family::of_net(net), range(net));
+        let (_, end) = self.0.range((family, 0)..=(family, first)).next_back()?;
+        let mut end = Some(*end).filter(|end| *end >= first)?;
+        while let Some(next) = end.checked_add(1).and_then(|next| self.0.get(&(family, next))) {
+            end = *next;
+        }
+        (end >= last).then_some(end)
+    }
+
     /// True if a network that was inserted shares an address with `net`. CIDRs nest or are apart
     /// and none kept here nests, so the last one that begins within or before `net` decides.
     pub(crate) fn overlaps(&self, net: &IpNet) -> bool {
@@ -113,7 +126,7 @@ impl Occupied {
     }
 }
 
-impl<'a> FromIterator<&'a IpNet> for Occupied {
+impl<'a> FromIterator<&'a IpNet> for Nets {
     fn from_iter<I: IntoIterator<Item = &'a IpNet>>(nets: I) -> Self {
         let mut occupied = Self::default();
         nets.into_iter().for_each(|net| occupied.insert(net));
@@ -138,7 +151,7 @@ mod tests {
             net("10.0.2.0/26"),
             net("fd00::/122"),
         ];
-        let occupied: Occupied = nets.iter().collect();
+        let nets: Nets = nets.iter().collect();
         for (candidate, overlaps) in [
             ("10.0.1.0/26", true),
             ("10.0.1.64/26", false),
@@ -150,7 +163,7 @@ mod tests {
             ("fd00::40/122", false),
             ("::a00:100/122", false),
         ] {
-            assert_eq!(occupied.overlaps(&net(candidate)), overlaps, "{candidate}");
+            assert_eq!(nets.overlaps(&net(candidate)), overlaps, "{candidate}");
         }
     }
 

@@ -6,9 +6,11 @@ use api::selector::{Labels, Selector};
 use ipnet::IpNet;
 
 use crate::error::Error;
-use crate::net::{self, Family};
+use crate::net::{self, Family, Nets};
+use crate::timestamp::Timestamp;
 
 mod convert;
+mod start;
 
 pub use convert::{PoolError, reservations};
 
@@ -90,18 +92,50 @@ impl Pool {
 
     /// The n-th block of the pool.
     pub(crate) fn block(&self, n: u128) -> IpNet {
-        let size = 1_u128 << (self.family().bits().saturating_sub(self.block_size)).min(127);
         let base = net::number(self.cidr.network());
-        net::network(net::address(self.family(), base + n * size), self.block_size)
+        let address = net::address(self.family(), base + n * self.block_length());
+        net::network(address, self.block_size)
     }
 
-    /// All blocks of the pool, from the one this node starts at and around. The start comes from
-    /// the FNV-32 hash of the node's name, so that nodes that start together meet rarely and a
-    /// node that comes back finds its old blocks.
-    pub(crate) fn walk(&self, node: &str) -> impl Iterator<Item = IpNet> + '_ {
+    /// Addresses of a block.
+    fn block_length(&self) -> u128 {
+        1 << (self.family().bits().saturating_sub(self.block_size)).min(127)
+    }
+
+    /// The block that a node's search starts at, which is Calico's. Where each address is a block of
+    /// its own it is another one each time, and else the same for each search of a node: nodes
+    /// that start together meet rarely, and one that comes back finds its old blocks.
+    fn start(&self, node: &str, now: Timestamp) -> u128 {
+        let single = self.block_size == self.family().bits();
+        let seed = if single { now.unix_nanos() } else { u64::from(hash(node)) };
+        start::draw(seed, self.blocks().trailing_zeros())
+    }
+
+    /// The first block from there on, and around, that overlaps none of `occupied` and that `reserved`
+    /// leaves an address of. However much is reserved, it is passed over in one step.
+    pub(crate) fn free_block(
+        &self,
+        node: &str,
+        now: Timestamp,
+        occupied: &Nets,
+        reserved: &Nets,
+    ) -> Option<IpNet> {
         let blocks = self.blocks();
-        let start = u128::from(hash(node)) % blocks;
-        (0..blocks).map(move |n| self.block((start + n) % blocks))
+        let start = self.start(node, now);
+        let mut passed = 0;
+        while passed < blocks {
+            let at = (start + passed) % blocks;
+            let block = self.block(at);
+            if let Some(last) = reserved.covers_until(&block) {
+                let whole = (last - net::range(&block).0).saturating_add(1) / self.block_length();
+                passed += whole.min(blocks - at);
+            } else if occupied.overlaps(&block) {
+                passed += 1;
+            } else {
+                return Some(block);
+            }
+        }
+        None
     }
 }
 
@@ -271,23 +305,68 @@ pub(crate) mod tests {
         );
     }
 
+    fn nets(list: &[IpNet]) -> Nets {
+        list.iter().collect()
+    }
+
     #[test]
-    fn a_walk_meets_every_block_once_and_starts_by_name() {
+    fn a_search_meets_every_block_once_and_starts_where_calico_does() {
+        let now = Timestamp::from_seconds(1_000);
+        let none = Nets::default();
         let small = Pool { block_size: 30, ..pool("p", "10.0.0.0/26") };
-        let walk: Vec<_> = small.walk("node1").collect();
-        assert_eq!(walk.len(), 16);
-        let mut sorted = walk.clone();
-        sorted.sort();
-        let all: Vec<IpNet> =
-            "10.0.0.0/26".parse::<IpNet>().unwrap().subnets(30).unwrap().collect();
-        assert_eq!(sorted, all);
-        assert_eq!(walk[0], all[(fnv32(b"node1") % 16) as usize]);
-        assert_ne!(small.walk("node2").next(), Some(walk[0]));
+        let all: Vec<IpNet> = small.cidr.subnets(30).unwrap().collect();
+        let mut found = Vec::new();
+        while let Some(block) = small.free_block("node1", now, &nets(&found), &none) {
+            found.push(block);
+        }
+        assert_eq!(found[..2], all[7..9], "what Go draws for this name");
+        found.sort();
+        assert_eq!(found, all);
+        assert_eq!(small.free_block("node2", now, &none, &none), Some(all[0]));
         // The reference value of FNV-1 for "a".
         assert_eq!(fnv32(b"a"), 0x050c_5d7e);
         // A pool of one block, and one of far too many to list.
-        assert_eq!(pool("one", "10.0.0.0/26").walk("n").count(), 1);
+        let one = pool("one", "10.0.0.0/26");
+        assert_eq!(one.free_block("n", now, &none, &none), Some(one.cidr));
         let huge = pool("huge", "fd00::/16");
-        assert!(huge.walk("n").take(1000).all(|block| huge.cidr.contains(&block)));
+        let block = huge.free_block("n", now, &none, &none).unwrap();
+        assert!(huge.cidr.contains(&block));
+    }
+
+    #[test]
+    fn what_is_reserved_whole_is_no_block_to_claim() {
+        let now = Timestamp::from_seconds(1_000);
+        let net = |text: &str| text.parse::<IpNet>().unwrap();
+        let find = |pool: &Pool, occupied: &[&str], reserved: &[&str]| {
+            let occupied: Vec<_> = occupied.iter().copied().map(net).collect();
+            let reserved: Vec<_> = reserved.iter().copied().map(net).collect();
+            pool.free_block("node1", now, &nets(&occupied), &nets(&reserved))
+        };
+        // It starts at the eighth of sixteen.
+        let small = Pool { block_size: 30, ..pool("p", "10.0.0.0/26") };
+        assert_eq!(find(&small, &[], &["10.0.0.28/30"]), Some(net("10.0.0.32/30")));
+        // In parts, and more than the rest of the pool.
+        let parts = ["10.0.0.28/31", "10.0.0.30/31", "10.0.0.32/27"];
+        assert_eq!(find(&small, &[], &parts), Some(net("10.0.0.0/30")));
+        // All but one address of it is left alone.
+        assert_eq!(find(&small, &[], &["10.0.0.28/31", "10.0.0.30/32"]), Some(net("10.0.0.28/30")));
+        assert_eq!(find(&small, &["10.0.0.0/28"], &["10.0.0.16/28", "10.0.0.32/27"]), None);
+        assert_eq!(find(&small, &[], &["10.0.0.0/8"]), None);
+        // Far too much to be looked at block by block.
+        let huge = pool("huge", "fd00::/16");
+        assert_eq!(find(&huge, &[], &["fd00::/17", "fd00:8000::/17"]), None);
+        assert_eq!(find(&huge, &[], &["::/0"]), None);
+        let found = find(&huge, &[], &["fd00::/17", "fd00:8000::/18", "fd00:c000::/19"]).unwrap();
+        assert!(net("fd00:e000::/19").contains(&found), "{found}");
+    }
+
+    /// Else all nodes of such a pool would always meet.
+    #[test]
+    fn blocks_of_one_address_are_looked_for_elsewhere_each_time() {
+        let (none, single) = (Nets::default(), Pool { block_size: 32, ..pool("p", "10.0.0.0/16") });
+        let starts: std::collections::BTreeSet<_> = (0..100)
+            .filter_map(|n| single.free_block("node1", Timestamp::from_seconds(n), &none, &none))
+            .collect();
+        assert!(starts.len() > 90, "{starts:?}");
     }
 }

@@ -14,7 +14,7 @@ use ipnet::IpNet;
 use crate::block::Block;
 use crate::error::Error;
 use crate::model::{self, Affinity};
-use crate::net::{Family, Occupied, network};
+use crate::net::{Family, Nets, network};
 use crate::pool::Pool;
 use crate::store::{Entry, Keys, Outcome, Revision, Snapshot, Store, StoreError, Txn};
 use crate::timestamp::Timestamp;
@@ -42,7 +42,7 @@ pub(crate) enum Target {
 /// no block was created near the one it makes since then, by whomever and of whatever size.
 #[derive(Clone, Debug)]
 pub(crate) struct Census {
-    occupied: Occupied,
+    occupied: Nets,
     revision: Revision,
     /// The prefixes of keys under which a claim of ours proved a younger state.
     proven: BTreeMap<String, Revision>,
@@ -175,9 +175,11 @@ impl Claim {
             Some(census) => (census, false),
             None => (self.list().await?.0, true),
         };
+        let reserved: Nets = self.reservations.iter().collect();
         loop {
-            let free = |block: &IpNet| !census.occupied.overlaps(block);
-            let candidate = self.pools.iter().find_map(|pool| pool.walk(&self.node).find(free));
+            let candidate = self.pools.iter().find_map(|pool| {
+                pool.free_block(&self.node, self.now, &census.occupied, &reserved)
+            });
             let found = match candidate {
                 None if fresh => Some(None),
                 None => None,
@@ -291,7 +293,8 @@ impl Claim {
             block.expire(self.now, self.cooldown);
             let old = block.claimed_at().is_none_or(|at| at.plus(RECLAIM_AGE) <= self.now);
             let virtual_owner = block.affinity().is_some() && block.node().is_none();
-            if !block.is_empty() || !old || virtual_owner || block.node() == Some(&self.node) {
+            let usable = block.is_empty() && block.free(&self.reservations).next().is_some();
+            if !usable || !old || virtual_owner || block.node() == Some(&self.node) {
                 continue;
             }
             let mine = model::affinity_key(&self.node, &cidr);
