@@ -17,6 +17,7 @@
 //!   keyFile: /etc/caracal/etcd/tls.key
 //!   username: caracal
 //!   passwordFile: /etc/caracal/etcd/password
+//!   localFirst: true            # false: etcd has every address before it is answered, always
 //! http: {address: "127.0.0.1:9099"}       # /livez, /readyz, /metrics
 //! log: {level: info, format: text}        # format: text or json
 //! cni: {deadlineSeconds: 30}              # a CNI request that takes longer is undone
@@ -71,6 +72,7 @@ const FIELDS: &[&str] = &[
     "ipam.keyFile",
     "ipam.username",
     "ipam.passwordFile",
+    "ipam.localFirst",
     "http.address",
     "log.level",
     "log.format",
@@ -140,7 +142,7 @@ pub enum IpamConfig {
 }
 
 /// `ipam`, with `store: etcd`.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct EtcdConfig {
     /// `http://HOST:PORT` or `https://HOST:PORT`, at least one.
     pub endpoints: Vec<String>,
@@ -155,6 +157,9 @@ pub struct EtcdConfig {
     /// The password, less one trailing newline. Read for each new connection, and again when etcd
     /// no longer takes it, so that a rotated file takes effect.
     pub password_file: Option<PathBuf>,
+    /// Whether the node may answer from its own log where nobody borrows from its blocks
+    /// (strictAffinity), and etcd follows.
+    pub local_first: bool,
 }
 
 /// `http`.

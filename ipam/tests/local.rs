@@ -388,6 +388,34 @@ async fn a_log_that_cannot_be_written_ends_the_mode() {
 }
 
 #[tokio::test]
+async fn a_restart_without_leave_ends_the_mode_and_loses_nothing() {
+    let (store, plain) = memory();
+    let cluster = cluster(&plain);
+    let node = node(&cluster, "n").await;
+    store.set_away(true);
+    let address = node.v4("a").await.unwrap();
+    let forbidden = Cluster { local_first: false, ..cluster };
+    let node = forbidden.node_on("n", node.stop().await);
+    store.set_away(false);
+    mode(&node, Mode::Synchronous).await;
+    assert_eq!(held(&*plain, "a").await, [address]);
+    let mark = model::local_key("n");
+    let unmarked = async |what| {
+        eventually(what, async || {
+            store.read(std::slice::from_ref(&mark)).await.unwrap().entries.is_empty().then_some(())
+        })
+        .await;
+    };
+    unmarked("the mark is removed").await;
+    // A mark that an end between the log's and the mark's own left over.
+    let disk = node.stop().await;
+    plain.txn(Txn::default().put(&*mark, b"left over".to_vec())).await.unwrap();
+    let node = forbidden.node_on("n", disk);
+    unmarked("the mark that was left over is removed").await;
+    assert_eq!(node.ipam.status().mode, Mode::Synchronous);
+}
+
+#[tokio::test]
 async fn without_leave_the_store_comes_first() {
     let (store, plain) = memory();
     let strict = Cluster { local_first: false, ..cluster(&plain) };

@@ -70,13 +70,14 @@ pub(super) fn source(settings: &Settings) -> Result<SourceConfig, ConfigError> {
 }
 
 pub(super) fn ipam(settings: &Settings, source: &SourceConfig) -> Result<IpamConfig, ConfigError> {
-    const ETCD_ONLY: [&str; 6] = [
+    const ETCD_ONLY: [&str; 7] = [
         "ipam.endpoints",
         "ipam.caFile",
         "ipam.certFile",
         "ipam.keyFile",
         "ipam.username",
         "ipam.passwordFile",
+        "ipam.localFirst",
     ];
     let default = match source {
         SourceConfig::Kubernetes(_) => "etcd",
@@ -96,6 +97,7 @@ pub(super) fn ipam(settings: &Settings, source: &SourceConfig) -> Result<IpamCon
         key_file: readable(settings, "ipam.keyFile")?,
         username: settings.text("ipam.username")?.map(ToOwned::to_owned),
         password_file: readable(settings, "ipam.passwordFile")?,
+        local_first: settings.parse("ipam.localFirst", "true or false")?.unwrap_or(true),
     };
     if etcd.endpoints.is_empty() {
         return Err(settings.error("ipam.endpoints", "required for ipam.store etcd".into()));

@@ -29,6 +29,7 @@ fn the_defaults_are_those_of_a_cluster() {
     assert_eq!(config.bgp, BgpConfig::default());
     let IpamConfig::Etcd(etcd) = config.ipam else { panic!("etcd is the default in a cluster") };
     assert_eq!(etcd.endpoints, ["http://10.0.0.1:2379"]);
+    assert!(etcd.local_first);
 }
 
 #[test]
@@ -60,6 +61,7 @@ ipam:
   keyFile: {key}
   username: root
   passwordFile: {password}
+  localFirst: false
 http: {{address: '[::1]:9100'}}
 log: {{level: 'info,felix=debug', format: json}}
 cni: {{deadlineSeconds: 60}}
@@ -102,6 +104,7 @@ bgp: {{port: 1790, routerId: 10.0.0.7, drain: never}}
     let IpamConfig::Etcd(etcd) = &config.ipam else { panic!("etcd was asked for") };
     assert_eq!(etcd.endpoints, ["https://b:2379", "https://c:2379"]);
     assert_eq!(etcd.password_file.as_deref(), Some(password.as_ref()));
+    assert!(!etcd.local_first);
     assert!(!format!("{config:?}").contains("hunter2"));
 }
 
@@ -115,11 +118,11 @@ fn mistakes_name_origin_field_and_reason() {
         ),
         (
             "nodeName: n1\nipam:\n  endpoint: x",
-            "felix.yaml:3: ipam.endpoint: unknown field; known here: store, endpoints, caFile, certFile, keyFile, username, passwordFile",
+            "felix.yaml:3: ipam.endpoint: unknown field; known here: store, endpoints, caFile, certFile, keyFile, username, passwordFile, localFirst",
         ),
         (
             "ipam: etcd",
-            "felix.yaml:1: ipam: expected a section with the fields store, endpoints, caFile, certFile, keyFile, username, passwordFile",
+            "felix.yaml:1: ipam: expected a section with the fields store, endpoints, caFile, certFile, keyFile, username, passwordFile, localFirst",
         ),
         ("- a", "felix.yaml:1: expected a mapping of fields"),
         ("nodeName: {a: b}", "felix.yaml:1: nodeName: expected a value, not a section"),

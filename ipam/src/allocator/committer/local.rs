@@ -92,7 +92,7 @@ impl Local {
             mark: log.as_ref().map_or(0, Log::mark),
             log,
             unmarked: false,
-            mark_left: enabled,
+            mark_left: true,
             broken: None,
             told: !enabled,
             consulted: false,
