@@ -94,8 +94,9 @@ static COOKED: LazyLock<[u64; LONG]> = LazyLock::new(|| {
     for at in 0..LONG {
         let terms = power.iter().zip(&sequence[at..]);
         let word = terms.fold(0, |sum: u64, (c, s)| sum.wrapping_add(c.wrapping_mul(*s)));
-        let position = (COOKED_AFTER % LONG as u64) as usize + at;
-        state[word_of(position % LONG)] = word;
+        #[allow(clippy::cast_possible_truncation, reason = "less than 607")]
+        let position = ((COOKED_AFTER + at as u64) % LONG as u64) as usize;
+        state[word_of(position)] = word;
     }
     state
 });
