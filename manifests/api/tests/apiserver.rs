@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "tests")]
 #![allow(clippy::print_stderr, reason = "a skipped test says so")]
 
+mod admission;
 mod cases;
 mod control_plane;
 mod installation;
@@ -28,7 +29,11 @@ async fn a_real_api_server_takes_the_definitions_and_the_installation() {
     let client = control_plane.client();
     apply_definitions(&client).await;
     judge_every_case(&client).await;
+    // The examples' are of the same ranges, and none may overlap another.
+    let pools = Api::<api::v3::IPPool>::all(client.clone());
+    pools.delete_collection(&Default::default(), &Default::default()).await.unwrap();
     installation::check(&control_plane).await;
+    admission::check(&control_plane).await;
 }
 
 async fn apply_definitions(client: &Client) {

@@ -47,7 +47,11 @@ pub enum BindMode {
     derive = "Default",
     shortname = "bgpconfig",
     shortname = "bgpconfigs",
-    doc = "BGP of all nodes (object default) or of one (object node.NAME, which overrides a subset)."
+    doc = "BGP of all nodes (object default) or of one (object node.NAME, which overrides a subset).",
+    validation = (
+        "self.metadata.name == 'default' || !(has(self.spec.nodeMeshPassword) || has(self.spec.nodeMeshMaxRestartTime))",
+        "nodeMeshPassword and nodeMeshMaxRestartTime can only be set in the BGPConfiguration named default",
+    )
 )]
 #[serde(rename_all = "camelCase")]
 #[x_kube(validation = (

@@ -203,6 +203,18 @@ fn good() -> Vec<(&'static str, Value)> {
 fn bad_names() -> Vec<(&'static str, &'static str, Value, &'static str)> {
     vec![
         ("IPAMConfiguration", "other", json!({}), "the only IPAMConfiguration is named default"),
+        (
+            "BGPConfiguration",
+            "node.a",
+            json!({"nodeMeshPassword": {"secretKeyRef": {"name": "s", "key": "k"}}}),
+            "can only be set in the BGPConfiguration named default",
+        ),
+        (
+            "BGPConfiguration",
+            "node.a",
+            json!({"nodeMeshMaxRestartTime": "1s"}),
+            "can only be set in the BGPConfiguration named default",
+        ),
         ("Tier", "kube-admin", json!({"order": 1}), "tier kube-admin has order 1000"),
         (
             "Tier",

@@ -77,6 +77,15 @@ impl ControlPlane {
         self.client.clone()
     }
 
+    /// A client that acts as this user of these groups.
+    pub(crate) fn client_as(&self, user: &str, groups: &[&str]) -> Client {
+        let mut config = self.config.clone();
+        config.auth_info.impersonate = Some(user.to_owned());
+        let groups = groups.iter().map(|&group| group.to_owned()).collect();
+        config.auth_info.impersonate_groups = Some(groups);
+        Client::try_from(config).unwrap()
+    }
+
     /// A client with a bearer token of its own.
     pub(crate) fn client_with_token(&self, token: &str) -> Client {
         let mut config = self.config.clone();

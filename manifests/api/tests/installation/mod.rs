@@ -1,4 +1,4 @@
-//! `manifests/install`: the API server takes it, the examples are right, and the ServiceAccount may
+//! `manifests/install`, with `manifests/admission`: the API server takes it, the examples are right, and the ServiceAccount may
 //! do what the agent does and nothing else.
 
 use std::fs;
@@ -23,22 +23,29 @@ pub(crate) async fn check(control_plane: &ControlPlane) {
     let client = control_plane.client();
     let kustomization = documents(&folder().join("kustomization.yaml")).remove(0);
     assert_eq!(kustomization["namespace"], NAMESPACE);
-    for name in kustomization["resources"].as_array().unwrap() {
-        let path = folder().join(name.as_str().unwrap());
-        assert!(path.exists(), "{}", path.display());
-        // A folder is the definitions, which are applied already.
-        if path.is_file() {
-            for object in documents(&path) {
+    for path in resources(&folder()) {
+        for object in documents(&path) {
+            apply(&client, &object).await;
+        }
+    }
+    for examples in ["examples", "../admission/examples"] {
+        for example in fs::read_dir(folder().join(examples)).unwrap() {
+            for object in documents(&example.unwrap().path()) {
                 apply(&client, &object).await;
             }
         }
     }
-    for example in fs::read_dir(folder().join("examples")).unwrap() {
-        for object in documents(&example.unwrap().path()) {
-            apply(&client, &object).await;
-        }
-    }
     rights(control_plane).await;
+}
+
+/// The files that the kustomization in a folder names, by itself and through others. The
+/// definitions are applied already.
+fn resources(folder: &Path) -> Vec<PathBuf> {
+    let kustomization = documents(&folder.join("kustomization.yaml")).remove(0);
+    let names = kustomization["resources"].as_array().unwrap();
+    let paths = names.iter().map(|name| folder.join(name.as_str().unwrap()));
+    let paths = paths.filter(|path| !path.ends_with("../crds"));
+    paths.flat_map(|path| if path.is_dir() { resources(&path) } else { vec![path] }).collect()
 }
 
 fn folder() -> PathBuf {
