@@ -24,6 +24,26 @@ const DESTINATION: u8 = 60;
 /// that. None if it is no IP packet, or its IP header is not whole. [`Layer4::None`] where the ports
 /// are not there: in a later fragment, in what was cut off, in other protocols.
 pub fn tuple(packet: &[u8]) -> Option<Tuple> {
+    parts(packet).map(|(tuple, _)| tuple)
+}
+
+/// What a packet of UDP or TCP carries, as far as it is there; and its flow. None if it is of another
+/// protocol, a later fragment, or cut off in its headers.
+pub fn carried(packet: &[u8]) -> Option<(Tuple, &[u8])> {
+    let (tuple, rest) = parts(packet)?;
+    let data = match tuple.protocol {
+        UDP => {
+            let length = usize::from(buffer::be16(rest.get(4..)?)?);
+            rest.get(8..length.min(rest.len()))?
+        }
+        TCP => rest.get(usize::from(rest.get(12)? >> 4).max(5) * 4..)?,
+        _ => return None,
+    };
+    Some((tuple, data))
+}
+
+/// The flow, and what begins with the header of its protocol: nothing, in a later fragment.
+fn parts(packet: &[u8]) -> Option<(Tuple, &[u8])> {
     match packet.first()? >> 4 {
         4 => v4(packet),
         6 => v6(packet),
@@ -31,7 +51,7 @@ pub fn tuple(packet: &[u8]) -> Option<Tuple> {
     }
 }
 
-fn v4(packet: &[u8]) -> Option<Tuple> {
+fn v4(packet: &[u8]) -> Option<(Tuple, &[u8])> {
     let length = usize::from(packet.first()? & 0x0f) * 4;
     let header = packet.get(..length)?;
     let address = |at: usize| header.get(at..at + 4).and_then(buffer::ip);
@@ -39,10 +59,10 @@ fn v4(packet: &[u8]) -> Option<Tuple> {
     let protocol = *header.get(9)?;
     let is_first = buffer::be16(header.get(6..)?)? & 0x1fff == 0;
     let rest = if is_first { packet.get(length..).unwrap_or_default() } else { &[] };
-    Some(Tuple { source, destination, protocol, layer4: layer4(protocol, rest) })
+    Some((Tuple { source, destination, protocol, layer4: layer4(protocol, rest) }, rest))
 }
 
-fn v6(packet: &[u8]) -> Option<Tuple> {
+fn v6(packet: &[u8]) -> Option<(Tuple, &[u8])> {
     let header = packet.get(..40)?;
     let address = |at: usize| -> Option<IpAddr> { header.get(at..at + 16).and_then(buffer::ip) };
     let (source, destination) = (address(8)?, address(24)?);
@@ -66,7 +86,7 @@ fn v6(packet: &[u8]) -> Option<Tuple> {
         rest = rest.get(length..).unwrap_or_default();
     }
     let rest = if is_first { rest } else { &[] };
-    Some(Tuple { source, destination, protocol, layer4: layer4(protocol, rest) })
+    Some((Tuple { source, destination, protocol, layer4: layer4(protocol, rest) }, rest))
 }
 
 fn layer4(protocol: u8, header: &[u8]) -> Layer4 {

@@ -1,8 +1,8 @@
 //! Netlink, as the agent speaks it: one encoder and decoder for nf_tables, links, addresses,
-//! routes, neighbours, conntrack and logged packets, and the sockets they travel on.
+//! routes, neighbours, conntrack, logged and queued packets, and the sockets they travel on.
 //!
 //! ```text
-//!   nft  link  addr  route  neigh  conntrack  nflog ── headers   typed messages <-> bytes, pure
+//!   nft  link  addr  route  neigh  conntrack  nflog  nfqueue ── headers   typed messages <-> bytes, pure
 //!          └─────┴──────┬──────┴───────┴────────┘
 //!                    buffer                       messages, attributes, nesting, limits
 //!                    socket ── poll ── netns      the only modules that make system calls
@@ -13,7 +13,7 @@
 //! Whatever the kernel (or a test) answers, decoding never panics: what is not understood is left out.
 //!
 //! Formats: `include/uapi/linux/{netlink,rtnetlink,if_link,neighbour}.h`,
-//! `include/uapi/linux/netfilter/{nf_tables,nfnetlink,nfnetlink_conntrack,nfnetlink_log}.h`.
+//! `include/uapi/linux/netfilter/{nf_tables,nfnetlink,nfnetlink_conntrack,nfnetlink_log,nfnetlink_queue}.h`.
 
 pub mod addr;
 pub mod buffer;
@@ -24,6 +24,7 @@ pub mod link;
 pub mod neigh;
 pub mod netns;
 pub mod nflog;
+pub mod nfqueue;
 pub mod nft;
 pub mod poll;
 pub mod route;

@@ -167,7 +167,7 @@ impl Socket {
     /// was refused).
     pub fn execute(&mut self, batch: &mut Batch) -> Result<Vec<Failure>> {
         match batch.len().checked_sub(1) {
-            Some(last) => self.run(batch, last, false),
+            Some(last) => self.run(batch, last, false, |_| {}),
             None => Ok(Vec::new()),
         }
     }
@@ -179,10 +179,16 @@ impl Socket {
         batch: &mut Batch,
         last: usize,
     ) -> Result<Vec<Failure>> {
-        self.run(batch, last, true)
+        self.run(batch, last, true, |_| {})
     }
 
-    fn run(&mut self, batch: &mut Batch, last: usize, transaction: bool) -> Result<Vec<Failure>> {
+    fn run(
+        &mut self,
+        batch: &mut Batch,
+        last: usize,
+        transaction: bool,
+        mut other: impl FnMut(&Message<'_>),
+    ) -> Result<Vec<Failure>> {
         let first = self.take_sequence(batch.len());
         batch.number(first, last);
         let mut failures = Vec::new();
@@ -194,6 +200,7 @@ impl Socket {
             for message in Messages(&self.received) {
                 let index = message.sequence.wrapping_sub(first) as usize;
                 if message.kind != NLMSG_ERROR || index >= batch.len() {
+                    other(&message);
                     continue;
                 }
                 if let Some(error) = parse_error(&message) {
@@ -213,6 +220,28 @@ impl Socket {
             Some(failure) => Err(failure.error.into()),
             None => Ok(()),
         }
+    }
+
+    /// As [`Socket::apply`], for a socket that something else may come to meanwhile, which `other` is
+    /// given.
+    pub(crate) fn apply_amid(
+        &mut self,
+        batch: &mut Batch,
+        other: impl FnMut(&Message<'_>),
+    ) -> Result<()> {
+        let Some(last) = batch.len().checked_sub(1) else { return Ok(()) };
+        match self.run(batch, last, false, other)?.into_iter().next() {
+            Some(failure) => Err(failure.error.into()),
+            None => Ok(()),
+        }
+    }
+
+    /// Sends all messages at once and waits for no answer; what the kernel refuses of them comes as a
+    /// message of its own.
+    pub(crate) fn tell(&mut self, batch: &mut Batch) -> Result<()> {
+        let first = self.take_sequence(batch.len());
+        batch.number(first, usize::MAX);
+        self.send(batch.bytes()?)
     }
 
     /// Sends a single request and parses its single answer.

@@ -92,6 +92,28 @@ fn what_is_no_packet_is_none() {
     assert_eq!(tuple(&[0x50; 64]), None, "version 5");
 }
 
+#[test]
+fn what_is_carried_ends_where_its_header_says() {
+    let data = |protocol, payload: &[u8]| {
+        let packet = ipv4(protocol, 1, 0, payload);
+        carried(&packet).map(|(tuple, data)| (tuple.layer4, data.to_vec()))
+    };
+    let datagram = [&PORTS[..4], &[0, 10, 0, 0, 1, 2, 3, 4]].concat();
+    assert_eq!(data(UDP, &datagram), Some((ports(), vec![1, 2])), "and then padding");
+    let cut = [&PORTS[..4], &[0, 99, 0, 0, 1, 2]].concat();
+    assert_eq!(data(UDP, &cut), Some((ports(), vec![1, 2])), "as far as it is there");
+    assert_eq!(data(UDP, &[&PORTS[..4], &[0, 7, 0, 0, 1, 2]].concat()), None);
+    let mut segment = PORTS[..4].to_vec();
+    segment.resize(12, 0);
+    segment.extend([0x60, 0x18, 0, 0, 0, 0, 0, 0, 1, 1, 1, 1, 7, 8]);
+    assert_eq!(data(TCP, &segment), Some((ports(), vec![7, 8])), "behind the options");
+    assert_eq!(data(TCP, &segment[..22]), None);
+    assert_eq!(data(SCTP, &datagram), None);
+    assert_eq!(carried(&ipv4(UDP, 0, 3, &datagram)), None, "a later fragment");
+    let six = ipv6(UDP, &datagram);
+    assert_eq!(carried(&six).unwrap().1, [1, 2]);
+}
+
 proptest! {
     /// Whatever it is given, it comes to an end without a panic.
     #[test]
@@ -101,6 +123,9 @@ proptest! {
         }
         if let Some(read) = tuple(&packet) {
             prop_assert_eq!(read.source.is_ipv4(), version == 4);
+        }
+        if let Some((read, _)) = carried(&packet) {
+            prop_assert_eq!(Some(read), tuple(&packet));
         }
     }
 

@@ -144,11 +144,31 @@ const METAS: [(Meta, u32); 7] = [
 pub enum Ct {
     /// A set of [`ct_state`] bits.
     State,
+    /// Which way the packet goes, one byte: see [`ct_direction`].
+    Direction,
     /// The flow's mark.
     Mark,
+    /// The destination port of the packet that began the flow, before any translation.
+    OriginalDestinationPort,
 }
 
-const CTS: [(Ct, u32); 2] = [(Ct::State, 0), (Ct::Mark, 3)];
+const CTS: [(Ct, u32); 4] =
+    [(Ct::State, 0), (Ct::Direction, 1), (Ct::Mark, 3), (Ct::OriginalDestinationPort, 12)];
+
+impl Ct {
+    /// Of which direction it is asked; None: it is one for both.
+    fn direction(self) -> Option<u8> {
+        (self == Self::OriginalDestinationPort).then_some(ct_direction::ORIGINAL)
+    }
+}
+
+/// `enum ip_conntrack_dir`.
+pub mod ct_direction {
+    /// As the packet that began the flow.
+    pub const ORIGINAL: u8 = 0;
+    /// Back.
+    pub const REPLY: u8 = 1;
+}
 
 /// Bits of `ct state` (`NF_CT_STATE_BIT`).
 pub mod ct_state {
@@ -245,6 +265,15 @@ pub enum Expr {
     },
     /// Counts packets and bytes; any two are equal.
     Counter(Counter),
+    /// Hands the packet to whoever listens to the queue (`nfnetlink_queue`), which ends the rule; while
+    /// nobody does, the packet passes.
+    Queue {
+        number: u16,
+    },
+    /// The same by way of `xt_NFQUEUE`, for kernels that lack the expression.
+    QueueTarget {
+        number: u16,
+    },
     /// The source address becomes that of the outgoing interface; bits of `NF_NAT_RANGE_*`.
     Masquerade {
         flags: u32,
@@ -277,6 +306,21 @@ impl std::hash::Hash for Counter {
 /// `NF_NAT_RANGE_PROTO_RANDOM_FULLY`: source ports are random, not successive.
 pub const FULLY_RANDOM: u32 = 0x10;
 
+/// `NFT_QUEUE_FLAG_BYPASS`, which `xt_NFQUEUE` calls `NFQ_FLAG_BYPASS`.
+const QUEUE_BYPASS: u16 = 1;
+const QUEUE_TARGET: &str = "NFQUEUE";
+/// The one that has flags.
+const QUEUE_TARGET_REVISION: u32 = 3;
+
+/// `struct xt_NFQ_info_v3`, as long as xtables pads it: number, count, flags.
+fn queue_target(number: u16) -> [u8; 8] {
+    let mut info = [0; 8];
+    info[..2].copy_from_slice(&number.to_ne_bytes());
+    info[2..4].copy_from_slice(&1u16.to_ne_bytes());
+    info[4..6].copy_from_slice(&QUEUE_BYPASS.to_ne_bytes());
+    info
+}
+
 fn code<T: PartialEq + Copy>(table: &[(T, u32)], key: T) -> u32 {
     table.iter().find(|(k, _)| *k == key).map_or(u32::MAX, |(_, code)| *code)
 }
@@ -300,6 +344,8 @@ impl Expr {
             Self::Limit { .. } => "limit",
             Self::Log { .. } => "log",
             Self::Counter(_) => "counter",
+            Self::Queue { .. } => "queue",
+            Self::QueueTarget { .. } => "target",
             Self::Masquerade { .. } => "masq",
             Self::Other(name) => name,
         }
@@ -326,6 +372,9 @@ impl Expr {
             Self::Ct { key, to } => {
                 batch.be32(2, code(&CTS, *key));
                 batch.be32(1, *to);
+                if let Some(direction) = key.direction() {
+                    batch.u8(3, direction);
+                }
             }
             Self::SetCt { key, from } => {
                 batch.be32(2, code(&CTS, *key));
@@ -389,6 +438,16 @@ impl Expr {
                 batch.be64(1, counter.bytes);
                 batch.be64(2, counter.packets);
             }
+            Self::Queue { number } => {
+                batch.be16(1, *number);
+                batch.be16(2, 1);
+                batch.be16(3, QUEUE_BYPASS);
+            }
+            Self::QueueTarget { number } => {
+                batch.str(1, QUEUE_TARGET);
+                batch.be32(2, QUEUE_TARGET_REVISION);
+                batch.attr(3, &queue_target(*number));
+            }
             Self::Masquerade { flags } => {
                 if *flags != 0 {
                     batch.be32(1, *flags);
@@ -421,6 +480,9 @@ impl Expr {
             }
             "ct" => {
                 let key = key(&CTS, number(2)?)?;
+                if data.find(3).map(<[u8]>::to_vec) != key.direction().map(|way| vec![way]) {
+                    return None;
+                }
                 match (number(1), number(4)) {
                     (Some(to), None) => Self::Ct { key, to },
                     (None, Some(from)) => Self::SetCt { key, from },
@@ -480,6 +542,22 @@ impl Expr {
                 bytes: buffer::be64(data.find(1)?)?,
                 packets: buffer::be64(data.find(2)?)?,
             }),
+            // One queue; attribute 4 is a register that says which.
+            "queue" if data.find(4).is_none() => {
+                let short = |kind| data.find(kind).and_then(buffer::be16);
+                if (short(2).unwrap_or(1), short(3)?) != (1, QUEUE_BYPASS) {
+                    return None;
+                }
+                Self::Queue { number: short(1)? }
+            }
+            "target" if number(2)? == QUEUE_TARGET_REVISION => {
+                let (name, info) = (data.find(1).map(buffer::text)?, data.find(3)?);
+                let queue = u16::from_ne_bytes(info.get(..2)?.try_into().ok()?);
+                if name != QUEUE_TARGET || info != queue_target(queue) {
+                    return None;
+                }
+                Self::QueueTarget { number: queue }
+            }
             "masq" if number(2).is_none() => Self::Masquerade { flags: number(1).unwrap_or(0) },
             _ => return None,
         })

@@ -11,7 +11,8 @@ mod transaction;
 mod types;
 
 pub use expr::{
-    Base, Counter, Ct, Expr, FULLY_RANDOM, Field, Meta, Register, Verdict, VerdictBuf, ct_state,
+    Base, Counter, Ct, Expr, FULLY_RANDOM, Field, Meta, Register, Verdict, VerdictBuf,
+    ct_direction, ct_state,
 };
 pub use read::{Event, Ruleset, element, elements, event, generation, ruleset, table};
 pub use rule::Rule;

@@ -1,7 +1,7 @@
 //! Rules: expressions in the order and the registers in which `nft` itself writes them, so that
 //! every rule can be listed as the text it stands for.
 
-use super::expr::{Base, Ct, Expr, Field, Meta, Register, Verdict};
+use super::expr::{Base, Ct, Expr, Field, Meta, Register, Verdict, ct_direction};
 use super::types::DataType;
 
 /// One rule of a chain.
@@ -242,6 +242,31 @@ impl Rule {
         self
     }
 
+    /// `ct direction reply`.
+    #[must_use]
+    pub fn ct_reply(mut self) -> Self {
+        self.push(Expr::Ct { key: Ct::Direction, to: 1 });
+        let bytes = vec![ct_direction::REPLY];
+        self.push(Expr::Compare { equal: true, register: 1, bytes });
+        self
+    }
+
+    /// `meta l4proto PROTOCOL`.
+    #[must_use]
+    pub fn l4proto(mut self, protocol: u8) -> Self {
+        self.require(Meta::L4Proto, protocol);
+        self
+    }
+
+    /// `ct original proto-dst PORT`: after a check of the protocol.
+    #[must_use]
+    pub fn ct_original_destination_port(mut self, port: u16) -> Self {
+        self.push(Expr::Ct { key: Ct::OriginalDestinationPort, to: 1 });
+        let bytes = port.to_be_bytes().to_vec();
+        self.push(Expr::Compare { equal: true, register: 1, bytes });
+        self
+    }
+
     /// `meta mark set VALUE`.
     #[must_use]
     pub fn set_mark(mut self, value: u32) -> Self {
@@ -298,6 +323,21 @@ impl Rule {
     #[must_use]
     pub fn counter(mut self) -> Self {
         self.push(Expr::Counter(super::expr::Counter::default()));
+        self
+    }
+
+    /// `queue num NUMBER bypass`: the packet goes to whoever listens to the queue, and passes while
+    /// nobody does.
+    #[must_use]
+    pub fn queue(mut self, number: u16) -> Self {
+        self.push(Expr::Queue { number });
+        self
+    }
+
+    /// The same by way of `xt_NFQUEUE`, for kernels without `nft_queue`.
+    #[must_use]
+    pub fn queue_by_target(mut self, number: u16) -> Self {
+        self.push(Expr::QueueTarget { number });
         self
     }
 

@@ -92,6 +92,12 @@ fn chains() -> Vec<Chain> {
                 Rule::new().tcp_without_syn().verdict(Verdict::Return),
                 Rule::new().ct_mark_is_set().verdict(Verdict::Return),
                 Rule::new().equals(Field::Iif, &1u32.to_ne_bytes()).verdict(Verdict::Return),
+                Rule::new()
+                    .is_in(&[Field::Oif], "wl")
+                    .ct_reply()
+                    .l4proto(17)
+                    .ct_original_destination_port(53)
+                    .verdict(Verdict::Return),
             ],
         ),
         base(
@@ -172,6 +178,7 @@ table inet caracal {
         tcp flags ! syn return
         ct mark != 0 return
         iif 1 return
+        oif @wl ct direction reply meta l4proto udp ct original proto-dst 53 return
     }
     chain forward { type filter hook forward priority filter; policy accept;
         ct mark & 0x00100000 == 0x00100000 jump deny
@@ -337,6 +344,48 @@ fn what_we_write_is_what_nft_writes() {
         run_nft(&["list", "ruleset"], "").unwrap()
     });
     assert_eq!(again, our_text);
+}
+
+/// Not every kernel has the expression, so that `nft` is asked what it would send, not what came of it.
+#[test]
+fn a_queue_is_what_nft_sends() {
+    let theirs = inside(|_| {
+        run_nft(&["-f", "-"], "table inet caracal {\n chain c {\n }\n}\n").unwrap();
+        let rule =
+            ["--debug=mnl", "add", "rule", "inet", TABLE, "c", "queue", "num", "3236", "bypass"];
+        let output = std::process::Command::new("nft").args(rule).output().unwrap();
+        [output.stdout, output.stderr].concat()
+    });
+    let theirs = String::from_utf8_lossy(&theirs).into_owned();
+    // Words of the message: `| 71 75 65 75  |`, each attribute's header `|00010|--|00001|` in colours.
+    let mut words: Vec<[u8; 4]> = Vec::new();
+    for line in theirs.lines().filter_map(|line| line.trim().strip_prefix('|')) {
+        let mut plain = String::new();
+        for (number, part) in line.split('\u{1b}').enumerate() {
+            plain += if number == 0 { part } else { part.split_once('m').unwrap_or_default().1 };
+        }
+        let fields: Vec<&str> = plain.split('|').map(str::trim).collect();
+        if let [length, flags, kind, ..] = fields[..]
+            && let (Ok(length), Ok(kind)) = (length.parse::<u16>(), kind.parse::<u16>())
+        {
+            let nested = if flags.starts_with('N') { 0x8000 } else { 0 };
+            let [a, b] = length.to_ne_bytes();
+            let [c, d] = (kind | nested).to_ne_bytes();
+            words.push([a, b, c, d]);
+        } else {
+            let bytes = fields[0].split_whitespace().map(|byte| u8::from_str_radix(byte, 16));
+            if let Ok(Ok(bytes)) = bytes.collect::<Result<Vec<u8>, _>>().map(<[u8; 4]>::try_from) {
+                words.push(bytes);
+            }
+        }
+    }
+    let mut tx = Transaction::new(Family::Inet, TABLE);
+    tx.add_rule("c", &Rule::new().queue(3236));
+    let bytes = tx.finish().0.bytes().unwrap().to_vec();
+    let expr = bytes.windows(5).position(|window| window == b"queue").unwrap();
+    // The list's element begins before the name's header and its own.
+    let expr: Vec<[u8; 4]> = bytes[expr - 8..][..44].as_chunks().0.to_vec();
+    assert!(words.windows(expr.len()).any(|window| window == expr), "{expr:?} not in {theirs}");
 }
 
 #[test]
