@@ -16,6 +16,7 @@ pub mod engine;
 pub mod install;
 pub mod kernel;
 pub mod model;
+pub mod names;
 pub mod observe;
 pub mod peering;
 pub mod source;
