@@ -129,8 +129,9 @@ impl Txn {
 pub enum Outcome {
     /// All comparisons held and all writes are done, under this revision.
     Committed(Revision),
-    /// Some comparison did not hold; nothing was written. What each of [`Txn::compares`] held, in
-    /// their order; if all of these hold, a key was created under one of the prefixes.
+    /// Some comparison did not hold; nothing was written. What each of [`Txn::compares`] holds, in
+    /// their order, then or a moment later; if all of these hold, a key was created under one of
+    /// the prefixes, or one that was in the way is gone again.
     Conflict(Vec<Option<Entry>>),
 }
 

@@ -250,6 +250,14 @@ impl Shared {
         Ok(answer)
     }
 
+    /// What these keys hold, all at one revision, and that revision.
+    async fn gets(&self, keys: &[String]) -> Result<(Vec<Option<Entry>>, Revision), StoreError> {
+        let gets: Vec<_> = keys.iter().map(|key| TxnOp::get(key.as_str(), None)).collect();
+        let answer = self.txn(true, etcd_client::Txn::new().and_then(gets)).await?;
+        let revision = answer.header().map_or(0, ResponseHeader::revision);
+        Ok((found(&answer.op_responses()), revision))
+    }
+
     async fn get(&self, key: &[u8], options: GetOptions) -> Result<GetResponse, StoreError> {
         let before = self.witness.seen();
         let key = key.to_vec();
@@ -399,12 +407,8 @@ impl Store for EtcdStore {
                 let reason = format!("{} keys in one read", keys.len());
                 return Err(StoreError::Rejected { store: self.name(), reason });
             }
-            let gets: Vec<_> = keys.iter().map(|key| TxnOp::get(key.as_str(), None)).collect();
-            let txn = etcd_client::Txn::new().and_then(gets);
-            let answer = self.shared.txn(true, txn).await?;
-            let revision = answer.header().map_or(0, ResponseHeader::revision);
-            let entries = found(&answer.op_responses()).into_iter().flatten().collect();
-            Ok(Snapshot { entries, revision })
+            let (found, revision) = self.shared.gets(keys).await?;
+            Ok(Snapshot { entries: found.into_iter().flatten().collect(), revision })
         }
         .boxed()
     }
@@ -458,12 +462,14 @@ impl Store for EtcdStore {
         async move {
             check_txn(&self.shared.name, &txn)?;
             let answer = self.shared.txn(false, translate(&txn)).await?;
-            Ok(if answer.succeeded() {
+            if answer.succeeded() {
                 let revision = answer.header().map_or(0, ResponseHeader::revision);
-                Outcome::Committed(revision)
-            } else {
-                Outcome::Conflict(found(&answer.op_responses()))
-            })
+                return Ok(Outcome::Committed(revision));
+            }
+            // What is there is asked when it is needed: as the other branch of each transaction it
+            // would be written to every member's log with it.
+            let keys: Vec<String> = txn.compares.into_iter().map(|compare| compare.key).collect();
+            Ok(Outcome::Conflict(self.shared.gets(&keys).await?.0))
         }
         .boxed()
     }
@@ -493,9 +499,7 @@ fn translate(txn: &Txn) -> etcd_client::Txn {
             Write::Delete(key) => TxnOp::delete(key.as_str(), None),
         })
         .collect();
-    let gets: Vec<_> =
-        txn.compares.iter().map(|compare| TxnOp::get(compare.key.as_str(), None)).collect();
-    etcd_client::Txn::new().when(compares).and_then(writes).or_else(gets)
+    etcd_client::Txn::new().when(compares).and_then(writes)
 }
 
 fn found(answers: &[TxnOpResponse]) -> Vec<Option<Entry>> {
