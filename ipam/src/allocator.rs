@@ -73,6 +73,10 @@ pub struct Options {
     /// Whether [`Ipam::hold`] will be called: until then nothing is done with a store that was
     /// restored from an older copy.
     pub awaits_held: bool,
+    /// Whether the allocator has a thread to itself, where it waits for the disk without handing its
+    /// place to another one: less work for each address. Else it is a task of the runtime that
+    /// opens it.
+    pub own_thread: bool,
     /// How long a request waits for its answer.
     pub deadline: Duration,
     /// Tells the time.
@@ -83,7 +87,8 @@ impl Options {
     /// How long a request waits where nothing else is said.
     pub const DEFAULT_DEADLINE: Duration = Duration::from_secs(5);
 
-    /// The usual: no labels, the store before every answer, five seconds, the system's clock.
+    /// The usual: no labels, the store before every answer, no thread, five seconds, the system's
+    /// clock.
     pub fn new(node: &str, store: StoreConfig, state_dir: impl Into<PathBuf>) -> Self {
         Self {
             node: node.to_owned(),
@@ -92,6 +97,7 @@ impl Options {
             node_labels: None,
             local_first: false,
             awaits_held: false,
+            own_thread: false,
             deadline: Self::DEFAULT_DEADLINE,
             clock: Arc::new(SystemTime::now),
         }
@@ -138,7 +144,7 @@ impl Ipam {
     ///
     /// # Errors
     /// The options contradict themselves, the state directory, the log in it or the embedded store
-    /// cannot be used, or another process uses them.
+    /// cannot be used, another process uses them, or no thread can be had.
     pub fn open(options: Options) -> Result<Self, Error> {
         let Options {
             node,
@@ -147,6 +153,7 @@ impl Ipam {
             node_labels,
             local_first,
             awaits_held,
+            own_thread,
             deadline,
             clock,
         } = options;
@@ -182,6 +189,7 @@ impl Ipam {
             node_labels,
             local_first,
             awaits_held,
+            own_thread,
             log,
             queue: messages,
             blocks,
@@ -190,7 +198,11 @@ impl Ipam {
             epoch: epoch.clone(),
             remembered,
         });
-        tokio::spawn(committer.run());
+        if own_thread {
+            run_apart(committer).map_err(|error| Error::Thread { reason: error.to_string() })?;
+        } else {
+            tokio::spawn(committer.run());
+        }
         let (blocks, borrowed, status) = (own_blocks, own_borrowed, own_status);
         let (store, config) = (shared_store, Mutex::default());
         let shared = Shared {
@@ -361,4 +373,12 @@ impl Ipam {
             }
         }
     }
+}
+
+/// Runs it on a thread of its own, which ends with it.
+fn run_apart(committer: Committer) -> std::io::Result<()> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let thread = std::thread::Builder::new().name("ipam".to_owned());
+    thread.spawn(move || runtime.block_on(committer.run()))?;
+    Ok(())
 }

@@ -151,6 +151,12 @@ pub enum Error {
         /// What happened.
         reason: String,
     },
+    /// No thread for the allocator.
+    #[error("no thread for the allocator: {reason}")]
+    Thread {
+        /// What happened.
+        reason: String,
+    },
     /// The allocator was closed.
     #[error("the allocator is closed")]
     Closed,

@@ -38,7 +38,9 @@ const BETWEEN: usize = 60;
 fn cluster(store: StoreConfig) -> Cluster {
     // Small enough for blocks to change hands and for addresses to be borrowed.
     let pools = vec![pool("four", "10.0.0.0/25", 29), pool("six", "fd00::/121", 125)];
-    Cluster { deadline: Duration::from_secs(2), ..Cluster::new(store, pools) }
+    let deadline = Duration::from_secs(2);
+    // As in the agent.
+    Cluster { deadline, own_thread: true, ..Cluster::new(store, pools) }
 }
 
 /// One line of the record.

@@ -142,6 +142,33 @@ async fn the_log_alone_serves_after_a_restart() {
     });
 }
 
+/// As in the agent.
+#[tokio::test]
+async fn an_allocator_on_a_thread_of_its_own() {
+    let (store, plain) = memory();
+    let cluster = Cluster { own_thread: true, ..cluster(&plain) };
+    let node = node(&cluster, "n").await;
+    store.set_away(true);
+    let pods: Vec<String> = (0..8).map(|pod| format!("pod{pod}")).collect();
+    let given = futures::future::join_all(pods.iter().map(|pod| node.v4(pod))).await;
+    let given: BTreeSet<IpAddr> = given.into_iter().collect::<Result<_, _>>().unwrap();
+    assert_eq!(given.len(), pods.len());
+    // It has ended when its disk is free again.
+    let node = cluster.node_on("n", node.stop().await);
+    assert_eq!(given, {
+        let again = futures::future::join_all(pods.iter().map(|pod| node.v4(pod))).await;
+        again.into_iter().collect::<Result<_, _>>().unwrap()
+    });
+    store.set_away(false);
+    mirrored(&node).await;
+    for pod in &pods {
+        assert_eq!(held(&*plain, pod).await.len(), 1);
+    }
+    let last = node.ipam.clone();
+    node.stop().await;
+    assert_eq!(last.release("pod0").await, Err(Error::Closed));
+}
+
 #[tokio::test]
 async fn the_mode_is_left_when_the_store_has_everything() {
     let (store, plain) = memory();

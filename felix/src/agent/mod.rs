@@ -318,5 +318,6 @@ fn open_ipam(config: &Config) -> Result<ipam::Ipam> {
     // An embedded store is on this node's disk already.
     let local_first = matches!(&config.ipam, IpamConfig::Etcd(etcd) if etcd.local_first);
     let usual = ipam::Options::new(&config.node_name, store, config.state_dir.join("ipam"));
-    ipam::Ipam::open(ipam::Options { local_first, awaits_held: true, ..usual }).context("ipam")
+    let own = ipam::Options { local_first, awaits_held: true, own_thread: true, ..usual };
+    ipam::Ipam::open(own).context("ipam")
 }

@@ -79,13 +79,15 @@ pub struct Cluster {
     pub pools: Vec<Pool>,
     pub config: Option<IpamConfig>,
     pub local_first: bool,
+    pub own_thread: bool,
     pub deadline: Duration,
 }
 
 impl Cluster {
     pub fn new(store: StoreConfig, pools: Vec<Pool>) -> Self {
         let (clock, deadline) = (TestClock::default(), Duration::from_secs(10));
-        Self { store, clock, pools, config: None, local_first: false, deadline }
+        let (config, local_first, own_thread) = (None, false, false);
+        Self { store, clock, pools, config, local_first, own_thread, deadline }
     }
 
     pub fn on(store: &Arc<dyn Store>, pools: Vec<Pool>) -> Self {
@@ -123,6 +125,7 @@ impl Cluster {
             deadline: self.deadline,
             node_labels: Some(BTreeMap::new()),
             local_first: self.local_first,
+            own_thread: self.own_thread,
             ..Options::new(name, self.store.clone(), disk)
         };
         let ipam = Ipam::open(options)?;

@@ -168,6 +168,7 @@ impl Load<'_> {
             deadline: DEADLINE,
             clock,
             local_first: answer == Answer::OwnLog,
+            own_thread: true,
             ..Options::new(
                 name,
                 StoreConfig::Etcd(EtcdConfig::new([self.endpoint])),

@@ -119,12 +119,15 @@ impl Local {
     }
 }
 
-/// Does what waits for the disk, while others do the work of this thread: handing it to another
-/// one and being woken by it would take as long as the disk does.
+/// Does what waits for the disk. On a thread of its own it simply waits. Else others do the work of
+/// this thread meanwhile: to hand it to another one and be woken by it would take as long as the
+/// disk does.
 async fn off_worker<T: Send + 'static>(
+    own_thread: bool,
     work: impl FnOnce() -> T + Send + 'static,
 ) -> Result<T, String> {
     match tokio::runtime::Handle::current().runtime_flavor() {
+        _ if own_thread => Ok(work()),
         tokio::runtime::RuntimeFlavor::MultiThread => Ok(tokio::task::block_in_place(work)),
         _ => tokio::task::spawn_blocking(work).await.map_err(|error| error.to_string()),
     }
@@ -439,7 +442,7 @@ impl Committer {
 
     async fn write_log(&mut self, changes: Vec<Change>) -> Result<(), Error> {
         let Some(mut log) = self.local.log.take() else { return Ok(()) };
-        let written = off_worker(move || {
+        let written = off_worker(self.own_thread, move || {
             let written = log.append(changes);
             (log, written)
         });
