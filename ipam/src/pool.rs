@@ -102,11 +102,16 @@ impl Pool {
         1 << (self.family().bits().saturating_sub(self.block_size)).min(127)
     }
 
+    /// True if each address is a block of its own.
+    pub(crate) fn has_single_blocks(&self) -> bool {
+        self.block_size == self.family().bits()
+    }
+
     /// The block that a node's search starts at, which is Calico's. Where each address is a block of
     /// its own it is another one each time, and else the same for each search of a node: nodes
     /// that start together meet rarely, and one that comes back finds its old blocks.
     fn start(&self, node: &str, now: Timestamp) -> u128 {
-        let single = self.block_size == self.family().bits();
+        let single = self.has_single_blocks();
         let seed = if single { now.unix_nanos() } else { u64::from(hash(node)) };
         start::draw(seed, self.blocks().trailing_zeros())
     }

@@ -8,6 +8,7 @@
     reason = "a test fails by panicking, and its modules are shared by several of them"
 )]
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use api::selector::Selector;
@@ -39,6 +40,74 @@ async fn a_spare_block_is_claimed_before_it_is_needed() {
     node.v4("12").await.unwrap();
     node.blocks(2).await;
     consistent(&*store).await;
+}
+
+/// As many at once that the node's block does not suffice, and no spare one is there yet.
+async fn burst(node: &Node, pods: std::ops::Range<u32>) {
+    let names: Vec<String> = pods.map(|pod| format!("burst{pod}")).collect();
+    let given = futures::future::join_all(names.iter().map(|name| node.v4(name))).await;
+    let given: BTreeSet<_> = given.into_iter().collect::<Result<_, _>>().unwrap();
+    assert_eq!(given.len(), names.len());
+}
+
+#[tokio::test]
+async fn a_block_is_claimed_with_the_first_addresses_of_it() {
+    let (counting, store) = Counting::shared();
+    let node = Cluster::on(&store, vec![pool("p", "10.0.0.0/24", 28)]).node("n");
+    node.v4("first").await.unwrap();
+    let (reads, txns) = counting.settled().await;
+    burst(&node, 0..20).await;
+    assert_eq!(counting.counts(), (reads, txns + 1));
+    let blocks = node.blocks(2).await;
+    assert_eq!(consistent(&*store).await.len(), 21);
+    // What it says of the block in the store is what a restart finds.
+    let (_, store) = memory();
+    let cluster = Cluster::on(&store, vec![pool("p", "10.0.0.0/24", 28)]);
+    let node = cluster.node("n");
+    node.v4("first").await.unwrap();
+    burst(&node, 0..20).await;
+    assert_eq!(node.blocks(2).await, blocks, "the same name, the same blocks");
+    let again = cluster.node_on("n", node.stop().await);
+    assert_eq!(again.blocks(2).await, blocks);
+}
+
+/// Somebody has the block meanwhile, whose claim this node has not seen: all are served of another one.
+#[tokio::test]
+async fn a_claim_that_comes_too_late_is_made_elsewhere() {
+    let (_, store) = memory();
+    let cluster = Cluster::on(&store, vec![pool("p", "10.0.0.0/24", 28)]);
+    let node = cluster.node("n");
+    node.v4("first").await.unwrap();
+    let own = node.blocks(1).await[0];
+    // The next one in its order.
+    let nets: Vec<_> = net("10.0.0.0/24").subnets(28).unwrap().collect();
+    let at = nets.iter().position(|net| *net == own).unwrap();
+    let next = nets[(at + 1) % nets.len()];
+    let other = cluster.node("other");
+    let mut request = other.request("named", Families::V4);
+    request.requested_ips = next.hosts().take(1).collect();
+    other.ipam.assign(request).await.unwrap();
+    assert_eq!(other.blocks(1).await, [next]);
+    burst(&node, 0..20).await;
+    let has = node.blocks(2).await;
+    assert!(!has.contains(&next), "{has:?}");
+    assert_eq!(consistent(&*store).await.len(), 22);
+}
+
+#[tokio::test]
+async fn a_claim_of_unknown_outcome_loses_no_block() {
+    for fault in [Fault::LoseReply, Fault::LoseRequest, Fault::Conflict] {
+        let (memory, store) = memory();
+        let cluster = Cluster::on(&store, vec![pool("p", "10.0.0.0/24", 28)]);
+        let node = cluster.node("n");
+        node.v4("first").await.unwrap();
+        memory.inject([Some(fault)]);
+        burst(&node, 0..20).await;
+        node.blocks(2).await;
+        assert_eq!(consistent(&*store).await.len(), 21, "{fault:?}");
+        let blocks = all(&*store).await.into_keys().filter(|key| key.starts_with(model::BLOCKS));
+        assert_eq!(blocks.count(), 2, "{fault:?}");
+    }
 }
 
 #[tokio::test]

@@ -49,8 +49,20 @@ pub(crate) struct Census {
 }
 
 impl Census {
+    /// The first block of one of the pools that is free, as far as is known.
+    pub(crate) fn free_block(
+        &self,
+        pools: &[Pool],
+        node: &str,
+        now: Timestamp,
+        reservations: &[IpNet],
+    ) -> Option<IpNet> {
+        let reserved: Nets = reservations.iter().collect();
+        pools.iter().find_map(|pool| pool.free_block(node, now, &self.occupied, &reserved))
+    }
+
     /// Makes sure that no block overlaps `cidr` when the transaction is done.
-    fn guard(&self, mut txn: Txn, cidr: &IpNet) -> Txn {
+    pub(crate) fn guard(&self, mut txn: Txn, cidr: &IpNet) -> Txn {
         let (prefixes, keys) = model::overlapping_blocks(cidr);
         for key in keys {
             txn = txn.when(key, 0);
@@ -63,7 +75,7 @@ impl Census {
     }
 
     /// A guarded transaction that creates this block was done.
-    fn created(&mut self, cidr: &IpNet, revision: Revision) {
+    pub(crate) fn created(&mut self, cidr: &IpNet, revision: Revision) {
         self.occupied.insert(cidr);
         let (prefixes, _) = model::overlapping_blocks(cidr);
         self.proven.extend(prefixes.into_iter().map(|prefix| (prefix, revision)));
@@ -175,11 +187,9 @@ impl Claim {
             Some(census) => (census, false),
             None => (self.list().await?.0, true),
         };
-        let reserved: Nets = self.reservations.iter().collect();
         loop {
-            let candidate = self.pools.iter().find_map(|pool| {
-                pool.free_block(&self.node, self.now, &census.occupied, &reserved)
-            });
+            let candidate =
+                census.free_block(&self.pools, &self.node, self.now, &self.reservations);
             let found = match candidate {
                 None if fresh => Some(None),
                 None => None,

@@ -9,10 +9,11 @@ use std::net::IpAddr;
 use ipnet::IpNet;
 
 use super::cache::{Cache, Knowledge};
+use super::claim::Census;
 use super::request::{AssignRequest, Assignment, Live};
 use crate::block::{AddressState, Attribute, Block, Release};
 use crate::error::Error;
-use crate::model::{self, Attachment, Handle, IpamConfig};
+use crate::model::{self, Affinity, Attachment, Handle, IpamConfig};
 use crate::net::Family;
 use crate::pool::{self, Asker, Pool};
 use crate::store::{MAX_TXN_OPS, Revision, Txn};
@@ -26,6 +27,8 @@ mod release;
 const OPS_PER_REQUEST: usize = 6;
 /// Blocks of one request at most.
 const BLOCKS_PER_REQUEST: usize = 2;
+/// Comparisons of a claim at most: the affinity, the freeze, and whatever may overlap the block.
+const OPS_PER_CLAIM: usize = 24;
 const MOST_OPS: usize = MAX_TXN_OPS - 1;
 
 /// What felix's watches say.
@@ -112,6 +115,8 @@ pub(crate) struct Draft<'a> {
     assigning: BTreeSet<String>,
     /// Nodes whose blocks give addresses to others.
     lenders: BTreeSet<String>,
+    /// Blocks that do not exist yet and are claimed with the addresses that are given of them.
+    claims: BTreeSet<IpNet>,
     /// Only blocks that may be answered for without the store are given from.
     local: bool,
 }
@@ -126,6 +131,8 @@ pub(crate) struct Plan {
     pub(crate) handles: BTreeMap<String, Option<Handle>>,
     /// Nodes that must not be in local-first mode.
     pub(crate) lenders: BTreeSet<String>,
+    /// Those of the blocks that are claimed.
+    pub(crate) claims: BTreeSet<IpNet>,
 }
 
 /// True if a request can be answered from what the node itself answers for.
@@ -171,7 +178,7 @@ impl<'a> Draft<'a> {
         assigned: &'a HashMap<String, u64>,
         now: Timestamp,
     ) -> Self {
-        let (blocks, relied_on, handles, assigning, lenders) = Default::default();
+        let (blocks, relied_on, handles, assigning, lenders, claims) = Default::default();
         Self {
             cache,
             settings,
@@ -182,6 +189,7 @@ impl<'a> Draft<'a> {
             handles,
             assigning,
             lenders,
+            claims,
             local: false,
         }
     }
@@ -189,6 +197,20 @@ impl<'a> Draft<'a> {
     /// One for what is answered without the store.
     pub(crate) fn local(self) -> Self {
         Self { local: true, ..self }
+    }
+
+    /// True if a further block of the family may be claimed with what is planned: one for each
+    /// transaction, and none without the store.
+    pub(crate) fn may_claim(&self, family: Family) -> bool {
+        let full = self.operations() + OPS_PER_CLAIM + OPS_PER_REQUEST > MOST_OPS;
+        let claimed = self.claims.iter().any(|cidr| Family::of_net(cidr) == family);
+        !self.local && !full && !claimed
+    }
+
+    /// Claims a block that does not exist: addresses may be given of it.
+    pub(crate) fn claim(&mut self, block: Block) {
+        self.claims.insert(block.cidr());
+        self.blocks.insert(block.cidr(), (block, true));
     }
 
     /// Plans one request.
@@ -207,7 +229,8 @@ impl<'a> Draft<'a> {
     fn operations(&self) -> usize {
         let changed = self.blocks.iter().filter(|(_, (_, changed))| *changed).count();
         let relied_on = self.relied_on.iter().filter(|cidr| !self.is_changed(cidr)).count();
-        changed + relied_on + self.handles.len() + self.lenders.len()
+        let claims = self.claims.len() * OPS_PER_CLAIM;
+        changed + relied_on + self.handles.len() + self.lenders.len() + claims
     }
 
     fn is_changed(&self, cidr: &IpNet) -> bool {
@@ -222,6 +245,9 @@ impl<'a> Draft<'a> {
 
     /// A copy to work on, in which what has rested long enough is free.
     fn open(&mut self, cidr: IpNet) -> Option<&mut (Block, bool)> {
+        if self.claims.contains(&cidr) {
+            return self.blocks.get_mut(&cidr);
+        }
         let seen = self.cache.blocks.get(&cidr)?;
         let cooldown = self.settings.config.cooldown();
         let now = self.now;
@@ -243,12 +269,12 @@ impl<'a> Draft<'a> {
     /// The known blocks of a pool, the node's own or, if `borrowed`, those of others.
     fn blocks_of(&self, pool: &Pool, borrowed: bool) -> Vec<IpNet> {
         let known = self.cache.blocks.keys();
-        known
-            .filter(|cidr| pool.cidr.contains(*cidr) && self.cache.owns(cidr) != borrowed)
+        let known = known
+            .filter(|cidr| self.cache.owns(cidr) != borrowed && !self.claims.contains(cidr))
             .filter(|cidr| !self.local || self.cache.is_firm(cidr))
-            .filter(|cidr| !borrowed || self.lends(cidr))
-            .copied()
-            .collect()
+            .filter(|cidr| !borrowed || self.lends(cidr));
+        let claimed = self.claims.iter().filter(|_| !borrowed);
+        known.chain(claimed).filter(|cidr| pool.cidr.contains(*cidr)).copied().collect()
     }
 
     /// The node that the block belongs to, if that is another one.
@@ -414,7 +440,8 @@ impl<'a> Draft<'a> {
     /// What is to be written.
     pub(crate) fn finish(self) -> Plan {
         let (relied_on, lenders) = (self.relied_on.clone(), self.lenders.clone());
-        let mut plan = Plan { relied_on, lenders, ..Plan::default() };
+        let claims = self.claims.clone();
+        let mut plan = Plan { relied_on, lenders, claims, ..Plan::default() };
         let mut counts: HashMap<&str, BTreeMap<IpNet, u32>> = HashMap::new();
         for (cidr, (block, changed)) in &self.blocks {
             for handle in
@@ -467,7 +494,12 @@ impl Plan {
     }
 
     /// The transaction. It compares everything that it writes or rests on.
-    pub(crate) fn transaction(&self, cache: &Cache, node_revision: Revision) -> Txn {
+    pub(crate) fn transaction(
+        &self,
+        cache: &Cache,
+        census: &HashMap<Family, Census>,
+        node_revision: Revision,
+    ) -> Txn {
         let mut txn = Txn::default().when(model::node_key(&cache.node), node_revision);
         let revision = |cidr| cache.blocks.revision(cidr);
         for (cidr, block) in &self.blocks {
@@ -484,7 +516,15 @@ impl Plan {
         for node in &self.lenders {
             txn = txn.when(model::local_key(node), 0);
         }
-        if !self.lenders.is_empty() {
+        for cidr in &self.claims {
+            let key = model::affinity_key(&cache.node, cidr);
+            let leftover = cache.affinities.get(cidr).map_or(0, |seen| seen.revision);
+            txn = txn.when(key.clone(), leftover).put(key, model::encode(&Affinity::default()));
+            if let Some(census) = census.get(&Family::of_net(cidr)) {
+                txn = census.guard(txn, cidr);
+            }
+        }
+        if !self.lenders.is_empty() || !self.claims.is_empty() {
             txn = txn.when(model::FROZEN, 0);
         }
         for (handle, record) in &self.handles {

@@ -1,7 +1,9 @@
 //! Planning and committing what is pending, and answering it.
 
 use super::*;
+use crate::block::Block;
 use crate::model::{handle_key, parse_block_key};
+use crate::pool::Pool;
 
 impl Committer {
     /// Plans and commits as much as fits one transaction. True if there may be more to do.
@@ -16,7 +18,7 @@ impl Committer {
         }
         let plan = draft.finish();
         if !plan.is_empty() {
-            let txn = plan.transaction(&self.cache, node_revision);
+            let txn = plan.transaction(&self.cache, &self.census, node_revision);
             let keys: Vec<String> = txn.compares.iter().map(|c| c.key.clone()).collect();
             match self.store.txn(txn).await {
                 Ok(Outcome::Committed(revision)) => {
@@ -31,6 +33,10 @@ impl Committer {
                     }
                 }
                 Ok(Outcome::Conflict(found)) => {
+                    // Perhaps of what a claim rests on: a search reads anew what there is.
+                    for cidr in &plan.claims {
+                        self.census.remove(&Family::of_net(cidr));
+                    }
                     self.conflicted(&keys, &found, &planned);
                     return Ok(true);
                 }
@@ -49,10 +55,17 @@ impl Committer {
         self.answer(planned).await
     }
 
-    /// Plans one request. Where the node may not claim a further block, nothing is looked for in the
-    /// store before its own addresses are used up, those that rest among them.
+    /// Plans one request, together with the claim of a block that it needs. Where the node may not
+    /// claim a further block, nothing is looked for in the store before its own addresses are used
+    /// up, those that rest among them.
     pub(super) fn plan(&self, draft: &mut Draft<'_>, pending: &Pending) -> Planned {
-        let planned = draft.add(&pending.work, &pending.effort);
+        let mut planned = draft.add(&pending.work, &pending.effort);
+        while let Planned::Needs(Need::Block { family, pools }) = &planned
+            && let Some(block) = self.claimable(draft, *family, pools)
+        {
+            draft.claim(block);
+            planned = draft.add(&pending.work, &pending.effort);
+        }
         let Planned::Needs(Need::Block { family, .. }) = &planned else { return planned };
         let Some(reason) = self.forbidden(*family) else { return planned };
         // Nothing of the node's own: a search tells why, or where there is room.
@@ -62,8 +75,38 @@ impl Committer {
         }
     }
 
+    /// A block that can be claimed together with the first addresses of it, by what is known of the
+    /// others. A search that is under way would choose the same one, but where each block is one
+    /// address.
+    fn claimable(&self, draft: &Draft<'_>, family: Family, names: &[String]) -> Option<Block> {
+        if !draft.may_claim(family) || self.forbidden(family).is_some() {
+            return None;
+        }
+        let pools = self.settings.pools.iter().filter(|pool| names.contains(&pool.name));
+        let pools: Vec<Pool> = pools.cloned().collect();
+        let room = |search: &Search| matches!(search, Search::Room(of, _) if *of == family);
+        if self.searching.iter().any(room) && !pools.iter().all(Pool::has_single_blocks) {
+            return None;
+        }
+        let (census, node, now) = (self.census.get(&family)?, &self.cache.node, self.now());
+        let cidr = census.free_block(&pools, node, now, &self.settings.reservations)?;
+        Block::new(cidr, Some(format!("host:{node}")), now).ok()
+    }
+
     /// The transaction was done: what it wrote is what there is.
     fn install(&mut self, plan: Plan, revision: Revision) {
+        for cidr in plan.claims {
+            tracing::info!(%cidr, "claimed a block");
+            if let Some(census) = self.census.get_mut(&Family::of_net(&cidr)) {
+                census.created(&cidr, revision);
+            }
+            let affinity = Entry {
+                key: model::affinity_key(&self.cache.node, &cidr),
+                value: model::encode(&model::Affinity::default()).into(),
+                mod_revision: revision,
+            };
+            self.cache.install_affinity(cidr, Some(&affinity));
+        }
         for (cidr, block) in plan.blocks {
             match block {
                 Some(value) => {
@@ -148,6 +191,11 @@ impl Committer {
     fn uncertain(&mut self, plan: &Plan, planned: Vec<(usize, Planned)>) {
         self.fence();
         self.cache.stale.extend(plan.blocks.keys());
+        for family in plan.claims.iter().map(Family::of_net) {
+            // Whether it is ours by now is looked for.
+            self.census.remove(&family);
+            self.unadopted.insert(family);
+        }
         for handle in plan.handles.keys() {
             // Unknown now; the next comparison finds out.
             self.cache.handles.remove(handle);

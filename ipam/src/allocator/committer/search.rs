@@ -87,6 +87,8 @@ impl Committer {
         self.searching.remove(search);
         let Finished { claim, found } = finished;
         match claim.census {
+            // It did not look at others' blocks.
+            _ if claim.target == Target::Named => None,
             Some(census) => self.census.insert(claim.family, census),
             None => self.census.remove(&claim.family),
         };
