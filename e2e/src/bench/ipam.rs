@@ -29,7 +29,7 @@ const CARACAL: &str = "caracal, etcd before the answer";
 const LOCAL: &str = "caracal, own log before the answer";
 
 /// In the order of a round: each beside what it is compared with.
-const WORKLOADS: [&str; 10] = [
+const WORKLOADS: [&str; 11] = [
     "put-alone",
     "pairs-alone",
     "put-16",
@@ -40,6 +40,7 @@ const WORKLOADS: [&str; 10] = [
     "claims",
     "local-alone",
     "local-16",
+    "local-64-nodes",
 ];
 
 /// One round's answers, by workload.
@@ -154,6 +155,9 @@ fn rows(rounds: &[Round]) -> Result<Vec<Row>> {
 
     let cluster = "64 nodes, one pod after the other on each";
     let mut changes = row(cluster, CARACAL, "changes", "1/s", "pairs-64-nodes", Figure::Rate)?;
+    changes.value *= 2.0;
+    rows.push(changes.against(ETCD, value("put-64", Figure::Rate)?).at_least(10_000.0));
+    let mut changes = row(cluster, LOCAL, "changes", "1/s", "local-64-nodes", Figure::Rate)?;
     changes.value *= 2.0;
     rows.push(changes.against(ETCD, value("put-64", Figure::Rate)?).at_least(10_000.0));
     rows.push(row(cluster, ETCD, "put", "1/s", "put-64", Figure::Rate)?);
