@@ -3,6 +3,7 @@
 //!
 //! The answers are the types below, as JSON over the agent's socket (see [`crate::cni::protocol`]).
 
+mod counters;
 mod drops;
 mod explain;
 mod policies;
@@ -23,6 +24,7 @@ use serde::{Deserialize, Serialize};
 use crate::cni::protocol::{self, MAX_MESSAGE, MessageError, Request};
 use crate::source::SourceStatus;
 
+pub use counters::{CounterRow, CountersReport, counters_text};
 pub use drops::{DroppedPacket, DropsReport, PacketEnd, Would, drops_text};
 pub(crate) use explain::verdict;
 pub use explain::{Explanation, FlowAnswer, Party, Then, explanation_text, parse_traffic};

@@ -9,7 +9,8 @@ use clap::{Parser, Subcommand, ValueEnum};
 use felix::cni::protocol::{DEFAULT_SOCKET, DropsQuestion, Question, Request};
 use felix::config::Config;
 use felix::control::{
-    self, DropsReport, EndpointRow, Explanation, PoliciesReport, RouteRow, Rows, StatusReport,
+    self, CountersReport, DropsReport, EndpointRow, Explanation, PoliciesReport, RouteRow, Rows,
+    StatusReport,
 };
 use felix::install::Install;
 use serde::Serialize;
@@ -117,6 +118,9 @@ enum PolicyCommand {
         #[command(flatten)]
         ask: Ask,
     },
+    /// How many packets of this node's pods which rule has decided about, where FelixConfiguration has
+    /// policyCounters Enabled
+    Counters(Ask),
 }
 
 #[derive(Debug, clap::Args)]
@@ -159,6 +163,9 @@ fn main() -> ExitCode {
         }
         Command::Policy(PolicyCommand::Status { pod, ask }) => {
             ask.show::<PoliciesReport>(&Request::Policies { pod }, control::policies_text)
+        }
+        Command::Policy(PolicyCommand::Counters(ask)) => {
+            ask.show::<CountersReport>(&Request::Counters, control::counters_text)
         }
         Command::InstallCni { bin_dir, conf_dir, socket, plugin } => {
             install(&Install { bin_dir, conf_dir, socket, plugin })

@@ -6,6 +6,7 @@
 //!   bgpd ──RouteChange (peering)───────────┘
 //! ```
 
+mod decider;
 pub mod host;
 
 use std::collections::BTreeMap;
@@ -17,6 +18,7 @@ use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 use smallvec::SmallVec;
 
+pub use self::decider::{Decider, Decision};
 use self::host::{HostHook, InterfaceName, TableId};
 
 /// A Linux interface index, as in `if_nametoindex(3)`.
@@ -471,6 +473,16 @@ pub enum Value {
     Logged(Verdict),
     /// Of [`Key::HostTable`].
     Table(TableId),
+    /// Of [`Key::Policy`] where packets are counted: [`Value::Logged`] or [`Value::Verdict`], and who
+    /// decides.
+    Counted {
+        /// What becomes of the packet.
+        verdict: Verdict,
+        /// It is logged before.
+        log: bool,
+        /// Whose packets they are counted as.
+        by: Decider,
+    },
 }
 
 /// One element wanted (`Some`) or no longer wanted (`None`).
@@ -490,6 +502,8 @@ pub struct Delta {
     /// Addresses whose flows are judged again once the transaction is in the kernel: those of local
     /// endpoints whose policy changed, and peers that a policy now sees as something else.
     pub rejudge: Vec<IpAddr>,
+    /// Who the new numbers in [`Value::Counted`] stand for.
+    pub deciders: Vec<(Decider, Arc<Decision>)>,
 }
 
 /// A route wanted in the main table (`Some`) or no longer wanted (`None`).

@@ -2,6 +2,7 @@
 //! for new and for established flows, and back again.
 
 mod cluster;
+mod counters;
 mod rules;
 
 use std::time::{Duration, Instant};
@@ -28,6 +29,7 @@ pub(super) const TESTS: &[Test] = &[
     Test { name: "policy::services", bed: &RACKS, body: rules::services },
     Test { name: "policy::log", bed: &RACKS, body: rules::log },
     Test { name: "policy::source_ports", bed: &RACKS, body: rules::source_ports },
+    Test { name: "policy::counters_by_rule", bed: &RACKS, body: counters::by_rule },
     Test { name: "policy::services_from_a_directory", bed: &DIRECTORY, body: rules::services },
     Test { name: "policy::cluster_tiers", bed: &RACKS, body: cluster::tiers },
     Test { name: "policy::cluster_tiers_from_a_directory", bed: &DIRECTORY, body: cluster::tiers },

@@ -194,6 +194,7 @@ impl Brain {
         self.logging.set_severity(settings.severity.as_deref());
         self.staged.set_failsafe(&settings.failsafe);
         self.engine.set_failsafe(settings.failsafe);
+        self.engine.set_counting(settings.counting);
         if let Err(error) = self.kernel.set_host_action(settings.host_action).await {
             tracing::error!(%error, "FelixConfiguration: spec.defaultEndpointToHostAction is not in force");
         }

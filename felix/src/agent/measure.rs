@@ -1,16 +1,25 @@
 //! The metrics that are states, read off the parts when somebody asks for them.
 
+use std::collections::BTreeMap;
+
 use ipnet::IpNet;
 use prometheus_client::metrics::counter::Counter;
 
 use super::report::Reporter;
+use crate::kernel::{Count, Counted};
+use crate::model::Direction;
 use crate::observe::Metrics;
-use crate::observe::metrics::{BgpMetrics, DataplaneMetrics, FamilyLabel, IpamMetrics, PeerLabel};
+use crate::observe::metrics::{
+    BgpMetrics, DataplaneMetrics, DecidedMetrics, DeniedLabels, FamilyLabel, IpamMetrics, PeerLabel,
+};
 
 impl Reporter {
     /// Brings them up to date. A part that has ended keeps its last figures.
     pub(super) async fn measure(&self, metrics: &Metrics) {
         self.measure_kernel(&metrics.dataplane).await;
+        if let Ok(counts) = self.kernel.counts().await {
+            count(&metrics.decided, counts);
+        }
         raise(&metrics.denied.lost, self.drops.lost());
         self.measure_ipam(&metrics.ipam);
         self.measure_bgp(&metrics.bgp).await;
@@ -78,6 +87,38 @@ impl Reporter {
     }
 }
 
+/// Most policies and directions that are counted by name.
+const POLICIES: usize = 500;
+
+/// The sums by policy. They fall when counting begins anew.
+fn count(metrics: &DecidedMetrics, counts: Counted) {
+    let mut sums: BTreeMap<DeniedLabels, Count> = BTreeMap::new();
+    for (by, count) in counts {
+        let direction = match by.direction {
+            Direction::Ingress => "ingress",
+            Direction::Egress => "egress",
+        };
+        let labels = |tier: &str, policy: &str| DeniedLabels {
+            direction,
+            tier: tier.to_owned(),
+            policy: policy.to_owned(),
+        };
+        let named = match (&by.tier, &by.policy) {
+            (None, _) => labels("", "no policy"),
+            (Some(tier), None) => labels(tier, "default action"),
+            (Some(tier), Some(policy)) => labels(tier, policy),
+        };
+        let known = sums.len() < POLICIES || sums.contains_key(&named);
+        sums.entry(if known { named } else { labels("", "others") }).or_default().add(count);
+    }
+    metrics.packets.clear();
+    metrics.bytes.clear();
+    for (labels, Count { packets, bytes }) in sums {
+        metrics.packets.get_or_create(&labels).inc_by(packets);
+        metrics.bytes.get_or_create(&labels).inc_by(bytes);
+    }
+}
+
 const IPV4: FamilyLabel = FamilyLabel { family: "ipv4" };
 const IPV6: FamilyLabel = FamilyLabel { family: "ipv6" };
 
@@ -101,7 +142,10 @@ fn gauge(value: usize) -> i64 {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
     use super::*;
+    use crate::model::Decision;
 
     #[test]
     fn a_counter_never_falls() {
@@ -110,6 +154,35 @@ mod tests {
             raise(&counter, total);
             assert_eq!(counter.get(), expected);
         }
+    }
+
+    #[test]
+    fn policies_are_counted_by_name_up_to_a_bound() {
+        let by = |policy: usize, rule: u32| {
+            Arc::new(Decision {
+                tier: Some("default".into()),
+                policy: Some(format!("NetworkPolicy a/p{policy:04}")),
+                direction: Direction::Egress,
+                rule: Some(format!("spec.egress[{rule}]")),
+            })
+        };
+        let one = Count { packets: 1, bytes: 60 };
+        let all =
+            (0..POLICIES + 50).flat_map(|policy| [(by(policy, 0), one), (by(policy, 1), one)]);
+        let metrics = DecidedMetrics::default();
+        count(&metrics, all.collect());
+        let found = |tier: &str, policy: &str| {
+            let labels =
+                DeniedLabels { direction: "egress", tier: tier.into(), policy: policy.into() };
+            (
+                metrics.packets.get_or_create(&labels).get(),
+                metrics.bytes.get_or_create(&labels).get(),
+            )
+        };
+        assert_eq!(found("default", "NetworkPolicy a/p0499"), (2, 120));
+        assert_eq!(found("", "others"), (100, 6000));
+        count(&metrics, Vec::new());
+        assert_eq!(found("", "others"), (0, 0), "counting has ended");
     }
 
     #[test]

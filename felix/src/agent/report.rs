@@ -16,8 +16,9 @@ use super::revisions::Held;
 use crate::cni::backend::{Failure, Query};
 use crate::cni::protocol::Question;
 use crate::control::{
-    AnswerMode, BgpReport, BlockRow, ConditionRow, EndpointRow, Explanation, HeldRevision,
-    IpamReport, KernelReport, PeerRow, PoliciesReport, PolicyRow, RouteRow, Rows, StatusReport,
+    AnswerMode, BgpReport, BlockRow, ConditionRow, CountersReport, EndpointRow, Explanation,
+    HeldRevision, IpamReport, KernelReport, PeerRow, PoliciesReport, PolicyRow, RouteRow, Rows,
+    StatusReport,
 };
 use crate::engine::{AppliedPolicy, PolicyId, PolicyStanding, StagedStanding};
 use crate::kernel::{Kernel, WantedRoute};
@@ -61,6 +62,7 @@ impl Reporter {
             Query::Endpoints => json(&Rows::bounded(self.endpoints().await?)),
             Query::Routes => json(&Rows::bounded(self.routes().await?)),
             Query::Policies(pod) => json(&self.policies(pod.as_deref()).await?),
+            Query::Counters => json(&self.counters().await?),
             Query::Explain(question) => json(&self.explain(question).await?),
             Query::Drops(question) => json(&self.drops.answer(&self.node, &question).await),
         }
@@ -268,6 +270,12 @@ impl Reporter {
             error: last_error,
             policies: Rows::bounded(policies.into_iter().map(row).chain(staged)),
         })
+    }
+
+    async fn counters(&self) -> Result<CountersReport, Failure> {
+        let counts = self.kernel.counts().await;
+        let counts = counts.map_err(|error| Failure::Internal(error.to_string()))?;
+        Ok(CountersReport::new(&self.node, counts))
     }
 
     async fn routes(&self) -> Result<Vec<RouteRow>, Failure> {

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use api::v3::{self, EndpointToHostAction, FelixConfigurationSpec, ProtoPort};
+use api::v3::{self, EndpointToHostAction, FelixConfigurationSpec, ProtoPort, Switch};
 
 use crate::engine::{Failsafe, default_failsafe};
 use crate::kernel::{HostAction, LogRules};
@@ -20,6 +20,8 @@ pub(super) struct Effective {
     pub(super) failsafe: Vec<Failsafe>,
     /// `logPrefix`, `logActionRateLimit`, `logActionRateLimitBurst`.
     pub(super) log: LogRules,
+    /// `policyCounters`.
+    pub(super) counting: bool,
 }
 
 /// The objects that concern this node: `node.NAME` wins over `default`, field by field.
@@ -64,6 +66,7 @@ impl Settings {
                 .field(|spec| spec.log_severity_screen)
                 .map(|severity| format!("{severity:?}")),
             log: self.log(),
+            counting: self.field(|spec| spec.policy_counters) == Some(Switch::Enabled),
             host_action: match self.field(|spec| spec.default_endpoint_to_host_action) {
                 Some(EndpointToHostAction::Drop) => HostAction::Drop,
                 Some(EndpointToHostAction::Return) => HostAction::Return,
@@ -213,19 +216,22 @@ mod tests {
         let before = settings.effective();
         assert_eq!((before.severity, before.host_action), (None, HostAction::Accept));
         assert_eq!(before.failsafe.len(), 22, "as with Calico, and BFD");
+        assert!(!before.counting);
         assert!(settings.apply(&set(
             "default",
             serde_json::json!({"logSeverityScreen": "Warning", "defaultEndpointToHostAction": "Drop"})
         )));
-        assert!(
-            settings.apply(&set("node.node1", serde_json::json!({"logSeverityScreen": "Debug"})))
-        );
+        assert!(settings.apply(&set(
+            "node.node1",
+            serde_json::json!({"logSeverityScreen": "Debug", "policyCounters": "Enabled"})
+        )));
         assert!(
             !settings.apply(&set("node.node2", serde_json::json!({"logSeverityScreen": "Error"})))
         );
         let effective = settings.effective();
         assert_eq!(effective.severity.as_deref(), Some("Debug"));
         assert_eq!(effective.host_action, HostAction::Drop);
+        assert!(effective.counting);
         assert!(
             settings
                 .apply(&Update::Remove(Kind::FelixConfiguration, ObjectKey::cluster("node.node1")))

@@ -100,6 +100,8 @@ pub enum Query {
     Routes,
     /// `felix policy status`, of one pod if it is given
     Policies(Option<String>),
+    /// `felix policy counters`
+    Counters,
     /// `felix explain`
     Explain(Box<Question>),
     /// `felix drops`

@@ -58,6 +58,8 @@ pub enum Request {
         #[serde(default, skip_serializing_if = "Option::is_none")]
         pod: Option<String>,
     },
+    /// What policies and their rules have decided: `felix policy counters`.
+    Counters,
     /// What becomes of a packet, and why: `felix explain`.
     Explain(Box<Question>),
     /// Which packets were denied: `felix drops`.

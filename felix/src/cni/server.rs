@@ -260,6 +260,7 @@ impl<B: Backend> Server<B> {
             Request::Endpoints => Query::Endpoints,
             Request::Routes => Query::Routes,
             Request::Policies { pod } => Query::Policies(pod),
+            Request::Counters => Query::Counters,
             Request::Explain(question) => Query::Explain(question),
             Request::Drops(question) => Query::Drops(question),
         };

@@ -58,7 +58,7 @@ pub fn routes_table(rows: &Rows<RouteRow>) -> String {
     with_rest(text(&table), rows, "routes")
 }
 
-fn with_rest<T>(mut text: String, rows: &Rows<T>, what: &str) -> String {
+pub(super) fn with_rest<T>(mut text: String, rows: &Rows<T>, what: &str) -> String {
     if rows.rows.len() < rows.total {
         // Writing to a String does not fail, here and below.
         let _ = writeln!(text, "({} of {} {what})", rows.rows.len(), rows.total);

@@ -168,6 +168,11 @@ impl Element {
             Some(Value::Verdict(Verdict::Deny)) => ": deny".to_owned(),
             Some(Value::Logged(Verdict::Allow)) => ": log, then allow".to_owned(),
             Some(Value::Logged(Verdict::Deny)) => ": log, then deny".to_owned(),
+            Some(Value::Counted { verdict, log, .. }) => {
+                let log = if log { "log, then " } else { "" };
+                let verdict = if verdict == Verdict::Allow { "allow" } else { "deny" };
+                format!(": count, then {log}{verdict}")
+            }
             Some(Value::Table(table)) => format!(": table {}", table.number()),
             None => ": none, so that it is denied".to_owned(),
         };
@@ -359,7 +364,7 @@ impl Engine {
 }
 
 /// Where a rule stands in the object.
-fn field(rule: &Rule, direction: Direction) -> String {
+pub(super) fn field(rule: &Rule, direction: Direction) -> String {
     let list = match direction {
         Direction::Ingress => "ingress",
         Direction::Egress => "egress",

@@ -24,6 +24,7 @@ mod calico;
 mod classes;
 mod cluster_policy;
 mod convert;
+mod counting;
 mod explain;
 mod host_tables;
 mod hosts;
@@ -59,6 +60,7 @@ use std::net::IpAddr;
 use self::atoms::Atoms;
 use self::classes::Classes;
 use self::convert::FieldError;
+use self::counting::Counting;
 pub use self::explain::{
     Considered, Denial, Element, Example, Judgement, Outcome, Place, RuleText, Side, VerdictChange,
 };
@@ -98,6 +100,7 @@ pub struct Engine {
     atoms: Atoms,
     classes: Classes,
     programs: Programs,
+    counting: Counting,
     pools: Pools,
     hosts: Hosts,
     host: BTreeSet<IpAddr>,
@@ -131,6 +134,7 @@ impl Engine {
             atoms: Atoms::default(),
             classes: Classes::default(),
             programs: Programs::default(),
+            counting: Counting::default(),
             pools: Pools::default(),
             hosts: Hosts::default(),
             host: BTreeSet::new(),
@@ -208,6 +212,15 @@ impl Engine {
         self.hosts.set_failsafe(ports);
     }
 
+    /// Whether packets of workloads are counted by who decides about them, from the next delta on; at
+    /// first they are not. Where they are, more is told apart, which costs elements; verdicts are the
+    /// same.
+    pub fn set_counting(&mut self, on: bool) {
+        if self.counting.set(on) {
+            self.workloads.touch_locals();
+        }
+    }
+
     /// What must change in the kernel since the last call, in key order: one transaction. None if
     /// nothing must, and before the source is in sync.
     pub fn take_delta(&mut self) -> Option<Delta> {
@@ -215,7 +228,10 @@ impl Engine {
             return None;
         }
         self.settle();
-        let delta = self.pending.take();
+        let mut delta = self.pending.take();
+        if let Some(delta) = &mut delta {
+            delta.deciders = self.counting.take_news();
+        }
         self.classes.delta_taken();
         delta
     }

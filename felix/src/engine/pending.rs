@@ -41,6 +41,10 @@ impl Pending {
             .collect();
         elements.sort_unstable_by_key(|change| change.key);
         let rejudge: Vec<IpAddr> = std::mem::take(&mut self.rejudge).into_iter().collect();
-        (!elements.is_empty() || !rejudge.is_empty()).then_some(Delta { elements, rejudge })
+        (!elements.is_empty() || !rejudge.is_empty()).then(|| Delta {
+            elements,
+            rejudge,
+            deciders: Vec::new(),
+        })
     }
 }

@@ -15,7 +15,7 @@ use super::policy::Action;
 use super::programs::Site;
 use super::ranges::{Family, subtract};
 use super::table::{ALL_PORTS, Flattener, Header, Step, Table};
-use crate::model::{Class, Direction, NamedPort, Verdict};
+use crate::model::{Class, Decider, Direction, NamedPort, Verdict};
 
 /// Whose traffic a program judges: what holds for what no policy decides, and whether it is known
 /// which address the endpoint itself has in a packet.
@@ -56,6 +56,16 @@ pub(super) struct ProgramKey {
     pub(super) ports: Box<[NamedPort]>,
     /// What these policies ask about the endpoint's own addresses and is true of them. Sorted.
     pub(super) own: Box<[(Family, AtomId)]>,
+    /// Packets are counted by who decides.
+    pub(super) counted: bool,
+}
+
+impl ProgramKey {
+    /// Whether two programs have the same verdicts on everything: they differ in what they count at
+    /// most.
+    pub(super) fn judges_as(&self, other: &Self) -> bool {
+        *self == Self { counted: self.counted, ..other.clone() }
+    }
 }
 
 #[derive(Clone, Debug)]
@@ -81,6 +91,8 @@ pub(super) struct Met<'a> {
 pub(super) struct Program {
     key: ProgramKey,
     lines: Vec<Line>,
+    /// Who decides by each line; empty where nothing is counted.
+    deciders: Box<[Decider]>,
     /// The lines that can match a peer because of one question, ascending.
     by_atom: FxHashMap<AtomId, Vec<u32>>,
     /// The lines that can match peers of class 0 too.
@@ -98,8 +110,14 @@ pub(super) struct Program {
 }
 
 impl Program {
-    /// Compiles the program for all classes there are. `policies` are those of the key.
-    pub(super) fn new(key: ProgramKey, policies: &[Arc<ActivePolicy>], classes: &Classes) -> Self {
+    /// Compiles the program for all classes there are. `policies` are those of the key, `deciders` as
+    /// [`super::Engine::deciders`] has them.
+    pub(super) fn new(
+        key: ProgramKey,
+        policies: &[Arc<ActivePolicy>],
+        deciders: Box<[Decider]>,
+        classes: &Classes,
+    ) -> Self {
         let lines = lay_out(key.direction, key.role, policies);
         let mut by_atom: FxHashMap<AtomId, Vec<u32>> = FxHashMap::default();
         let mut always = Vec::new();
@@ -140,11 +158,12 @@ impl Program {
         let mut program = Self {
             key,
             lines,
+            deciders,
             by_atom,
             always,
             relevant,
             tables: FxHashMap::default(),
-            default: Arc::new(Flattener::new().finish()),
+            default: Arc::new(Flattener::new(&[]).finish()),
             told_apart: FxHashMap::default(),
             users: BTreeMap::new(),
         };
@@ -163,6 +182,11 @@ impl Program {
     /// The questions that make a difference to it.
     pub(super) fn relevant(&self) -> impl Iterator<Item = AtomId> {
         self.relevant.iter().copied()
+    }
+
+    /// Who decides; empty where nothing is counted.
+    pub(super) fn deciders(&self) -> &[Decider] {
+        &self.deciders
     }
 
     /// The verdicts on peers of a class.
@@ -226,7 +250,7 @@ impl Program {
 
     /// The verdicts on peers with these answers to the relevant questions.
     fn flatten(&self, signature: &[Atom]) -> Table {
-        let mut flattener = Flattener::new();
+        let mut flattener = Flattener::new(&self.deciders);
         for number in self.candidates(signature) {
             let line = &self.lines[number as usize];
             let Some(rule) = line.rule(self.key.direction) else {
@@ -321,7 +345,7 @@ impl Program {
 
     fn apply(
         &self,
-        flattener: &mut Flattener,
+        flattener: &mut Flattener<'_>,
         number: u32,
         step: Step,
         traffic: &ActiveTraffic,

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use rustc_hash::FxHashMap;
+use rustc_hash::{FxHashMap, FxHashSet};
 use smallvec::SmallVec;
 
 use super::active::ActivePolicy;
@@ -15,7 +15,7 @@ use super::host_tables::{HostSite, HostTables};
 use super::pending::Pending;
 use super::program::{Program, ProgramKey};
 use super::table::{Ruling, Table};
-use crate::model::{Class, Direction, IfIndex, Key, Traffic, Value};
+use crate::model::{Class, Decider, Direction, IfIndex, Key, Traffic, Value};
 
 /// Numbers a program. Never given twice.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -92,7 +92,7 @@ impl Programs {
         user: &User,
         before: Option<ProgramId>,
         key: ProgramKey,
-        policies: &[Arc<ActivePolicy>],
+        (policies, deciders): (&[Arc<ActivePolicy>], Box<[Decider]>),
         classes: &Classes,
         pending: &mut Pending,
     ) -> (ProgramId, bool) {
@@ -102,7 +102,7 @@ impl Programs {
             None => {
                 self.last += 1;
                 let id = ProgramId(self.last);
-                let program = Program::new(key.clone(), policies, classes);
+                let program = Program::new(key.clone(), policies, deciders, classes);
                 for atom in program.relevant() {
                     self.by_atom.entry(atom).or_default().insert(id);
                 }
@@ -116,7 +116,11 @@ impl Programs {
             Some(before) if before == id => false,
             before => {
                 let before = before.and_then(|before| self.programs.get(&before));
-                replace(user.site, direction, before, now, &mut self.hosts, pending)
+                let others = match (before, now) {
+                    (Some(before), Some(now)) => !now.key().judges_as(before.key()),
+                    _ => true,
+                };
+                replace(user.site, direction, before, now, &mut self.hosts, pending) && others
             }
         };
         if let Some(before) = before.filter(|before| *before != id) {
@@ -154,6 +158,11 @@ impl Programs {
                 }
             }
         }
+    }
+
+    /// Who decides in any program.
+    pub(super) fn deciders(&self) -> FxHashSet<Decider> {
+        self.programs.values().flat_map(Program::deciders).copied().collect()
     }
 
     /// A program.

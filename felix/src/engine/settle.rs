@@ -63,6 +63,7 @@ impl Engine {
             self.reassign_host(&name);
         }
         self.programs.sweep();
+        self.counting.sweep(&self.programs);
         self.pools.settle(&mut self.pending);
         if !self.started {
             self.started = true;
@@ -133,8 +134,15 @@ impl Engine {
                 .collect();
             let ports = self.own_ports(local.shape, &policies, direction).into();
             let own = self.own_truths(local, &policies, direction).into();
-            let (role, policies_of) = (Role::Workload, revisions.into());
-            let key = ProgramKey { direction, role, policies: policies_of, ports, own };
+            let key = ProgramKey {
+                direction,
+                role: Role::Workload,
+                policies: revisions.into(),
+                ports,
+                own,
+                counted: self.counting.is_on(),
+            };
+            let deciders = self.counting.of_lines(&key, &policies, &self.policies);
             let user = User {
                 site: Site::Workload(local.endpoint.host_index),
                 addresses: local.endpoint.addresses.clone(),
@@ -144,7 +152,7 @@ impl Engine {
                 &user,
                 before,
                 key,
-                &policies,
+                (&policies, deciders),
                 &self.classes,
                 &mut self.pending,
             );

@@ -108,7 +108,8 @@ impl Engine {
             .collect();
         let ports = self.own_ports(local.shape, &policies, direction).into();
         let own = Box::default();
-        Some(ProgramKey { direction, role, policies: revisions.into(), ports, own })
+        let policies = revisions.into();
+        Some(ProgramKey { direction, role, policies, ports, own, counted: false })
     }
 
     fn assign_host(&mut self, name: &str, site: HostSite, key: ProgramKey) {
@@ -118,8 +119,14 @@ impl Engine {
         let policies: Vec<_> = active.cloned().collect();
         let user = User { site: Site::Host(site), addresses: SmallVec::new() };
         // Established flows of the host itself go on, as with Calico.
-        let (program, _) =
-            self.programs.assign(&user, before, key, &policies, &self.classes, &mut self.pending);
+        let (program, _) = self.programs.assign(
+            &user,
+            before,
+            key,
+            (&policies, Box::default()),
+            &self.classes,
+            &mut self.pending,
+        );
         if let Some(local) = self.hosts.local_mut(name) {
             local.programs.insert(site, program);
         }

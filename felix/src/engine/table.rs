@@ -4,9 +4,10 @@
 
 use std::collections::BTreeMap;
 
+use rustc_hash::FxHashSet;
 use smallvec::SmallVec;
 
-use crate::model::{Flow, Traffic, Value, Verdict};
+use crate::model::{Decider, Flow, Traffic, Value, Verdict};
 
 /// Ranges of up to this many ports become one element a port: a hash lookup, and cheap to change.
 /// The kernel's range maps (pipapo) are neither.
@@ -41,23 +42,35 @@ pub(super) struct Ruling {
     pub(super) verdict: Verdict,
     /// It is logged before.
     pub(super) log: bool,
+    /// Who decides, where packets are counted.
+    pub(super) by: Decider,
 }
 
 impl Ruling {
     /// What nothing decides. The first of those that are equally good for a protocol.
-    pub(super) const DENY: Self = Self { verdict: Verdict::Deny, log: false };
-    /// All that there are.
+    pub(super) const DENY: Self = Self::new(Verdict::Deny, false);
+    /// All that there are where nothing is counted.
     const ALL: [Self; 4] = [
         Self::DENY,
-        Self { verdict: Verdict::Allow, log: false },
-        Self { verdict: Verdict::Deny, log: true },
-        Self { verdict: Verdict::Allow, log: true },
+        Self::new(Verdict::Allow, false),
+        Self::new(Verdict::Deny, true),
+        Self::new(Verdict::Allow, true),
     ];
+
+    /// Where nothing is counted.
+    pub(super) const fn new(verdict: Verdict, log: bool) -> Self {
+        Self { verdict, log, by: Decider::NOBODY }
+    }
 }
 
 impl From<Ruling> for Value {
     fn from(ruling: Ruling) -> Self {
-        if ruling.log { Self::Logged(ruling.verdict) } else { Self::Verdict(ruling.verdict) }
+        let Ruling { verdict, log, by } = ruling;
+        match (by, log) {
+            (Decider::NOBODY, true) => Self::Logged(verdict),
+            (Decider::NOBODY, false) => Self::Verdict(verdict),
+            (by, log) => Self::Counted { verdict, log, by },
+        }
     }
 }
 
@@ -166,12 +179,12 @@ pub(super) enum Step {
 }
 
 impl State {
-    fn step(&mut self, rule: u32, step: Step) {
+    fn step(&mut self, rule: u32, step: Step, by: Decider) {
         if let Self::Open { from, log } = *self
             && from <= rule
         {
             *self = match step {
-                Step::Decide(verdict) => Self::Decided(Ruling { verdict, log }),
+                Step::Decide(verdict) => Self::Decided(Ruling { verdict, log, by }),
                 Step::SkipTo(from) => Self::Open { from, log },
                 Step::Log => Self::Open { from, log: true },
             };
@@ -182,7 +195,7 @@ impl State {
     fn ruling(self) -> Ruling {
         match self {
             Self::Decided(ruling) => ruling,
-            Self::Open { log, .. } => Ruling { verdict: Verdict::Deny, log },
+            Self::Open { log, .. } => Ruling::new(Verdict::Deny, log),
         }
     }
 }
@@ -194,16 +207,24 @@ type Bands = SmallVec<[((u16, u16), Segments); 1]>;
 
 /// Builds a [`Table`] from rules given in their order.
 #[derive(Debug)]
-pub(super) struct Flattener {
+pub(super) struct Flattener<'a> {
     protocols: BTreeMap<u8, Bands>,
     /// Of the protocols that no rule has named.
     other: State,
+    /// Who decides by which rule; empty where nothing is counted.
+    deciders: &'a [Decider],
 }
 
-impl Flattener {
-    /// Nothing decided.
-    pub(super) fn new() -> Self {
-        Self { protocols: BTreeMap::new(), other: State::Open { from: 0, log: false } }
+impl<'a> Flattener<'a> {
+    /// Nothing decided. What is decided differently is told apart; with `deciders`, one for each rule,
+    /// also what is decided by different ones of them.
+    pub(super) fn new(deciders: &'a [Decider]) -> Self {
+        let other = State::Open { from: 0, log: false };
+        Self { protocols: BTreeMap::new(), other, deciders }
+    }
+
+    fn by(&self, rule: u32) -> Decider {
+        self.deciders.get(rule as usize).copied().unwrap_or_default()
     }
 
     /// Applies rule number `rule` to all traffic. True if everything is decided now.
@@ -217,12 +238,13 @@ impl Flattener {
             // What is left out goes on with what is known of it so far.
             self.bands(*protocol);
         }
-        self.other.step(rule, step);
+        let by = self.by(rule);
+        self.other.step(rule, step, by);
         let mut open = matches!(self.other, State::Open { .. });
         for (protocol, bands) in &mut self.protocols {
             for (_, _, state) in bands.iter_mut().flat_map(|(_, segments)| segments) {
                 if !except.contains(protocol) {
-                    state.step(rule, step);
+                    state.step(rule, step, by);
                 }
                 open |= matches!(state, State::Open { .. });
             }
@@ -232,8 +254,9 @@ impl Flattener {
 
     /// Applies rule number `rule` to a whole protocol.
     pub(super) fn protocol(&mut self, rule: u32, step: Step, protocol: u8) {
+        let by = self.by(rule);
         for (_, _, state) in self.bands(protocol).iter_mut().flat_map(|(_, segments)| segments) {
-            state.step(rule, step);
+            state.step(rule, step, by);
         }
     }
 
@@ -247,13 +270,14 @@ impl Flattener {
         ports: (u16, u16),
         sources: (u16, u16),
     ) {
+        let by = self.by(rule);
         let bands = self.bands(protocol);
         if sources != ALL_PORTS {
             cut_bands(bands, sources);
         }
         for (band, segments) in bands {
             if sources.0 <= band.0 && band.1 <= sources.1 {
-                apply(segments, rule, step, ports);
+                apply(segments, rule, (step, by), ports);
             }
         }
     }
@@ -301,12 +325,12 @@ fn cut_bands(bands: &mut Bands, sources: (u16, u16)) {
 }
 
 /// Applies a rule to an inclusive range of destination ports.
-fn apply(segments: &mut Segments, rule: u32, step: Step, ports: (u16, u16)) {
+fn apply(segments: &mut Segments, rule: u32, (step, by): (Step, Decider), ports: (u16, u16)) {
     let mut cut = Segments::new();
     for &(first, last, state) in segments.iter() {
         let (low, high) = (first.max(ports.0), last.min(ports.1));
         let mut inside = state;
-        inside.step(rule, step);
+        inside.step(rule, step, by);
         if low > high || inside == state {
             cut.push((first, last, state));
             continue;
@@ -387,7 +411,7 @@ fn spell_out(
             .sum();
         ports + u32::from(base != any)
     };
-    let base = Ruling::ALL.into_iter().min_by_key(|base| cost(*base)).unwrap_or(Ruling::DENY);
+    let base = candidates(ends, any).into_iter().min_by_key(|base| cost(*base)).unwrap_or(any);
     if base != any {
         entries.push((Traffic::Protocol(protocol), base));
     }
@@ -408,6 +432,22 @@ fn spell_out(
             }
         }
     }
+}
+
+/// The rulings that may be that of a whole protocol. Where packets are counted they are as many as
+/// those who decide: the ones in use.
+fn candidates(ends: &[(u16, u16, End)], any: Ruling) -> SmallVec<[Ruling; 4]> {
+    if any.by == Decider::NOBODY {
+        return Ruling::ALL.into();
+    }
+    let in_use = ends.iter().flat_map(|(_, _, end)| match end {
+        End::Same(ruling) => vec![*ruling],
+        End::BySource(ranges) => ranges.iter().map(|range| range.1).collect(),
+    });
+    let mut found: SmallVec<[Ruling; 4]> = [any].into_iter().chain(in_use).collect();
+    let mut seen = FxHashSet::default();
+    found.retain(|ruling| seen.insert(*ruling));
+    found
 }
 
 #[cfg(test)]

@@ -263,6 +263,11 @@ impl Workloads {
         self.displaced.values()
     }
 
+    /// All endpoints are to be looked at again.
+    pub(super) fn touch_locals(&mut self) {
+        self.dirty.extend(self.locals.keys().cloned());
+    }
+
     /// The endpoints whose policies or ports may be others than at the last call.
     pub(super) fn take_dirty(&mut self) -> BTreeSet<EndpointId> {
         std::mem::take(&mut self.dirty)

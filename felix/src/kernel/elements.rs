@@ -8,12 +8,13 @@ mod host;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use ipnet::IpNet;
-use netlink::nft::{Data, Element, Transaction, Verdict as NftVerdict};
+use netlink::nft::{Counter, Data, Element, Transaction, Verdict as NftVerdict};
 use smallvec::SmallVec;
 
+use super::Count;
 use super::layout::{DENY, log_chain};
 use crate::model::host::TableId;
-use crate::model::{Class, Direction, Key, Traffic, Value, Verdict};
+use crate::model::{Class, Decider, Direction, Key, Traffic, Value, Verdict};
 
 /// The longest key: an IPv6 address and an interface index, or five words.
 type Bytes = SmallVec<[u8; 24]>;
@@ -49,6 +50,8 @@ pub(super) struct Raw {
     /// Ends sort before the starts at the same key.
     pub(super) starts: bool,
     pub(super) data: RawData,
+    /// Where packets that find it are counted: how many there were, and their bytes.
+    pub(super) count: Option<Count>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -74,16 +77,18 @@ impl Raw {
                 Some(Data::Verdict(NftVerdict::Goto(chain))) => logged(chain),
                 Some(Data::Verdict(_)) => RawData::Other,
             },
+            count: element
+                .counter
+                .map(|counter| Count { packets: counter.packets, bytes: counter.bytes }),
         }
     }
 
     /// Deletes it from the set.
     pub(super) fn delete(&self, tx: &mut Transaction, set: &str, tag: u32) {
         let element = Element {
-            key: &self.key,
             key_end: self.key_end.as_deref(),
             interval_end: !self.starts,
-            data: None,
+            ..Element::key(&self.key)
         };
         tx.delete_element(set, &element, tag);
     }
@@ -231,9 +236,10 @@ pub(super) fn check(key: &Key, value: &Value) -> Result<(), &'static str> {
     }
     let fits = match key {
         Key::Class(_) | Key::ClassRange(..) => matches!(value, Value::Class(_)),
-        Key::Policy { .. } | Key::HostPolicy { .. } => {
-            matches!(value, Value::Verdict(_) | Value::Logged(_))
+        Key::Policy { .. } => {
+            matches!(value, Value::Verdict(_) | Value::Logged(_) | Value::Counted { .. })
         }
+        Key::HostPolicy { .. } => matches!(value, Value::Verdict(_) | Value::Logged(_)),
         Key::HostTable { .. } => matches!(value, Value::Table(_)),
         _ => matches!(value, Value::Member),
     };
@@ -314,10 +320,19 @@ pub(super) fn encode(key: &Key) -> Encoded {
 }
 
 impl Encoded {
-    /// Adds the element with this value.
-    pub(super) fn add(&self, tx: &mut Transaction, value: &Value, tag: u32) {
+    /// Adds the element with this value and comment.
+    pub(super) fn add(&self, tx: &mut Transaction, value: &Value, comment: Option<&str>, tag: u32) {
         let class;
-        let data = match value {
+        let (value, counter) = match *value {
+            Value::Counted { verdict, log: true, .. } => {
+                (Value::Logged(verdict), Some(Counter::default()))
+            }
+            Value::Counted { verdict, log: false, .. } => {
+                (Value::Verdict(verdict), Some(Counter::default()))
+            }
+            other => (other, None),
+        };
+        let data = match &value {
             Value::Member => None,
             Value::Class(Class(number)) => {
                 class = number.to_ne_bytes();
@@ -335,8 +350,17 @@ impl Encoded {
                 let chain = log_chain(direction, *verdict == Verdict::Allow);
                 Some(Data::Verdict(NftVerdict::Goto(chain)))
             }
+            // One of the others by now.
+            Value::Counted { .. } => None,
         };
-        self.write(data, |element| tx.add_element(self.set, &element, tag));
+        self.write(data, |element| {
+            let element = if element.interval_end {
+                element
+            } else {
+                Element { counter, comment, ..element }
+            };
+            tx.add_element(self.set, &element, tag);
+        });
     }
 
     /// Deletes the element.
@@ -371,7 +395,7 @@ impl Encoded {
 /// The value of the element that a key is, as the kernel gave it; None if it is not that element.
 pub(super) fn value_of(key: &Key, raw: &Raw) -> Option<Value> {
     let same = raw.starts && raw.key.as_slice() == encode(key).key.as_slice();
-    decode_value(key, &raw.data).filter(|_| same)
+    decode_value(key, raw).filter(|_| same)
 }
 
 /// What the elements of a set stand for, and those that stand for nothing: what nobody but another
@@ -400,7 +424,7 @@ pub(super) fn decode(set: &str, mut elements: Vec<Raw>) -> (Vec<(Key, Value)>, V
         } else {
             decode_key(set, &element)
         };
-        let value = key.and_then(|key| Some((key, decode_value(&key, &element.data)?)));
+        let value = key.and_then(|key| Some((key, decode_value(&key, &element)?)));
         match value {
             Some(both) => {
                 if ranges {
@@ -422,8 +446,19 @@ fn ip(bytes: &[u8]) -> Option<IpAddr> {
     }
 }
 
-fn decode_value(key: &Key, data: &RawData) -> Option<Value> {
-    let value = match data {
+/// What packets that find the elements of a policy map were counted as.
+pub(super) fn counts(set: &str, elements: &[Raw]) -> Vec<(Key, Count)> {
+    let of = |raw: &Raw| Some((decode_key(set, raw)?, raw.count?));
+    elements.iter().filter_map(of).collect()
+}
+
+/// The names of the maps whose elements may count.
+pub(super) fn counted_sets() -> impl Iterator<Item = &'static str> {
+    EGRESS.into_iter().chain(INGRESS)
+}
+
+fn decode_value(key: &Key, raw: &Raw) -> Option<Value> {
+    let value = match &raw.data {
         RawData::None => Value::Member,
         RawData::Value(bytes) => {
             let number = u32::from_ne_bytes(bytes.as_slice().try_into().ok()?);
@@ -441,6 +476,14 @@ fn decode_value(key: &Key, data: &RawData) -> Option<Value> {
             _ => return None,
         },
         RawData::Other => return None,
+    };
+    let by = Decider::NOBODY;
+    let value = match value {
+        Value::Verdict(verdict) if raw.count.is_some() => {
+            Value::Counted { verdict, log: false, by }
+        }
+        Value::Logged(verdict) if raw.count.is_some() => Value::Counted { verdict, log: true, by },
+        other => other,
     };
     check(key, &value).is_ok().then_some(value)
 }

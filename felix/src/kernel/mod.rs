@@ -50,7 +50,7 @@ use self::worker::{Mailbox, Pool};
 use self::writers::{
     DeleteCommand, FlowCommand, FlowTask, LinkCommand, NftCommand, RouteCommand, Source,
 };
-use crate::model::{Delta, IfIndex, Key, LocalEndpoint, RouteChange, Value};
+use crate::model::{Decision, Delta, IfIndex, Key, LocalEndpoint, RouteChange, Value};
 
 /// Where indexes of our interfaces begin: above those that the kernel gives, which start at 1.
 const FIRST_INDEX: IfIndex = 1_000_000;
@@ -115,6 +115,26 @@ pub enum Error {
     /// The agent is shutting down.
     #[error("the kernel's writer has stopped")]
     Stopped,
+}
+
+/// Packets that begin flows, and their bytes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Count {
+    /// Packets.
+    pub packets: u64,
+    /// Their bytes, from the IP header on.
+    pub bytes: u64,
+}
+
+/// What was counted for each who decides, each once and in order.
+pub type Counted = Vec<(Arc<Decision>, Count)>;
+
+impl Count {
+    /// Adds another; stops at the most there can be.
+    pub fn add(&mut self, other: Self) {
+        self.packets = self.packets.saturating_add(other.packets);
+        self.bytes = self.bytes.saturating_add(other.bytes);
+    }
 }
 
 /// What [`Kernel::status`] tells.
@@ -398,6 +418,16 @@ impl Kernel {
     /// [`Error::Kernel`].
     pub async fn elements(&self, keys: Vec<Key>) -> Result<Vec<Option<Value>>, Error> {
         self.nft.ask(|reply| NftCommand::Read(keys, reply)).await?
+    }
+
+    /// What everyone who decides has decided about packets of workloads since counting began
+    /// ([`Value::Counted`]), each once, in order; nothing where nothing is counted. Takes about a
+    /// microsecond for each element.
+    ///
+    /// # Errors
+    /// [`Error::Kernel`].
+    pub async fn counts(&self) -> Result<Counted, Error> {
+        self.nft.ask(NftCommand::Counts).await?
     }
 
     /// What is in the kernel and what went wrong, for metrics and status.

@@ -6,6 +6,7 @@
 //! start stays unless it is contradicted.
 
 mod channel;
+mod counts;
 mod structure;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -16,6 +17,7 @@ use rustc_hash::{FxHashMap, FxHashSet};
 
 use self::channel::OWNED;
 pub(super) use self::channel::{Channel, others_changed, ownership};
+use self::counts::Counts;
 use self::structure::add_rules;
 use super::elements;
 use super::layout::host::Hosts;
@@ -83,6 +85,8 @@ pub(super) struct Writer<C> {
     /// How many elements of each [`HostPart`] are programmed.
     hosts: [usize; 3],
     in_sync: bool,
+    /// Who decides, and what was counted for them by elements that are gone.
+    counts: Counts,
     /// Chains and sets are in the kernel as they should be.
     built: bool,
     /// `programmed` is what the kernel has.
@@ -116,6 +120,7 @@ impl<C: Channel> Writer<C> {
             masquerading: 0,
             hosts: [0; 3],
             in_sync: false,
+            counts: Counts::default(),
             built: false,
             known: false,
             doubted: false,
@@ -167,7 +172,8 @@ impl<C: Channel> Writer<C> {
                 .channel
                 .element(encoded.set, &encoded.asked())
                 .map_err(|error| Error::Kernel(format!("{}: {error}", elements::describe(key))))?;
-            values.push(found.and_then(|raw| elements::value_of(key, &raw)));
+            let value = found.and_then(|raw| elements::value_of(key, &raw));
+            values.push(value.map(|value| counts::known_as(value, self.programmed.get(key))));
         }
         Ok(values)
     }
@@ -186,6 +192,7 @@ impl<C: Channel> Writer<C> {
 
     /// Takes a change of intent; it is written by the next [`Writer::flush`].
     pub(super) fn change(&mut self, delta: &Delta) {
+        self.counts.learn(&delta.deciders);
         for Change { key, value } in &delta.elements {
             match key {
                 Key::Masquerade(net) => self.change_net(Key::Masquerade(net.trunc()), *value),
@@ -380,8 +387,10 @@ impl<C: Channel> Writer<C> {
             self.dirty.clear();
             return Ok(());
         }
+        let counted = self.counted_by_leaving(&keys);
         match self.channel.commit(tx) {
             Ok(()) => {
+                self.counts.add(counted);
                 self.transactions += 1;
                 self.repairs += u64::from(fresh && self.doubted);
                 self.doubted = false;
@@ -482,7 +491,8 @@ impl<C: Channel> Writer<C> {
         }
         for (key, tag) in keys.iter().zip(0..) {
             if let Some(value) = self.target(key) {
-                elements::encode(key).add(tx, &value, tag);
+                let comment = self.counts.comment(&value);
+                elements::encode(key).add(tx, &value, comment.as_deref(), tag);
             }
         }
     }

@@ -14,7 +14,7 @@ use super::links::{LinkId, Plumber, PreparedLink};
 use super::nft::{self, NftStatus};
 use super::routes::{self, RouteStatus, WantedRoute};
 use super::worker::{Inbox, Wake};
-use super::{Error, Rejected};
+use super::{Counted, Error, Rejected};
 use crate::model::{Delta, IfIndex, Key, LocalEndpoint, RouteChange, Value};
 
 /// When something failed as a whole (no memory, say), it is tried again after this, or with the
@@ -35,6 +35,8 @@ pub(super) enum NftCommand {
     Sampling(bool, Committed),
     LogRules(LogRules, Committed),
     Status(Reply<NftStatus>),
+    /// What was counted for everyone who decides.
+    Counts(Reply<Result<Counted, Error>>),
     /// What the kernel has under these keys.
     Read(Vec<Key>, Reply<Result<Vec<Option<Value>>, Error>>),
 }
@@ -123,7 +125,7 @@ pub(super) fn run_nft(
             }
         }
         let mut waiting: Vec<(Vec<Key>, Committed)> = Vec::new();
-        let (mut questions, mut reading) = (Vec::new(), Vec::new());
+        let (mut questions, mut reading, mut counts) = (Vec::new(), Vec::new(), Vec::new());
         for command in commands {
             match command {
                 NftCommand::Commit(delta, reply) => {
@@ -148,6 +150,7 @@ pub(super) fn run_nft(
                     waiting.push((Vec::new(), reply));
                 }
                 NftCommand::Status(reply) => questions.push(reply),
+                NftCommand::Counts(reply) => counts.push(reply),
                 NftCommand::Read(keys, reply) => reading.push((keys, reply)),
             }
         }
@@ -162,6 +165,9 @@ pub(super) fn run_nft(
         }
         for reply in questions {
             let _ = reply.send(writer.status());
+        }
+        for reply in counts {
+            let _ = reply.send(writer.counts());
         }
         for (keys, reply) in reading {
             let _ = reply.send(writer.values(&keys));

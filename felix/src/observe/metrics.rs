@@ -22,6 +22,8 @@ pub struct Metrics {
     pub dataplane: DataplaneMetrics,
     /// Packets that policy denies.
     pub denied: DeniedMetrics,
+    /// Packets by the policy that decides.
+    pub decided: DecidedMetrics,
     /// The CNI server.
     pub cni: CniMetrics,
     /// Address management.
@@ -88,7 +90,7 @@ pub struct PeerLabel {
 }
 
 /// Who denies a packet.
-#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, EncodeLabelSet)]
 pub struct DeniedLabels {
     /// `ingress` or `egress`; empty where it cannot be said any more.
     pub direction: &'static str,
@@ -149,6 +151,15 @@ pub struct DataplaneMetrics {
     pub repairs: Family<ObjectLabel, Counter>,
     /// Established flows ended because policy now denies them.
     pub flows_ended: Counter,
+}
+
+/// `felix_policy_*`, where counting is on.
+#[derive(Clone, Default)]
+pub struct DecidedMetrics {
+    /// Packets that a policy's rules decided about.
+    pub packets: Family<DeniedLabels, Counter>,
+    /// Their bytes.
+    pub bytes: Family<DeniedLabels, Counter>,
 }
 
 /// `felix_denied_*`.
@@ -236,6 +247,7 @@ impl Metrics {
         Self {
             source: SourceMetrics::register(registry.sub_registry_with_prefix("felix_source")),
             dataplane: DataplaneMetrics::register(registry.sub_registry_with_prefix("felix")),
+            decided: DecidedMetrics::register(registry.sub_registry_with_prefix("felix_policy")),
             denied: DeniedMetrics::register(registry.sub_registry_with_prefix("felix_denied")),
             cni: CniMetrics::register(registry.sub_registry_with_prefix("felix_cni")),
             ipam: IpamMetrics::register(registry.sub_registry_with_prefix("ipam")),
@@ -328,6 +340,17 @@ impl DataplaneMetrics {
             "Established flows ended because policy denies them",
             flows_ended,
         );
+        metrics
+    }
+}
+
+impl DecidedMetrics {
+    fn register(registry: &mut Registry) -> Self {
+        let metrics = Self::default();
+        let Self { packets, bytes } = metrics.clone();
+        let help = "Packets that begin flows of this node's workloads, by the policy that decides";
+        registry.register("packets", help, packets);
+        registry.register("bytes", "The bytes of these packets", bytes);
         metrics
     }
 }

@@ -90,6 +90,7 @@ const ACTED_ON: &[(&str, &[&str])] = &[
             "logPrefix",
             "logActionRateLimit",
             "logActionRateLimitBurst",
+            "policyCounters",
         ],
     ),
     ("IPReservation", &["reservedCIDRs"]),

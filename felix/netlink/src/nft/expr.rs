@@ -352,10 +352,13 @@ impl Expr {
     }
 
     pub(super) fn encode(&self, batch: &mut Batch) {
-        batch.nest(LIST_ELEM, |batch| {
-            batch.str(EXPR_NAME, self.name());
-            batch.nest(EXPR_DATA, |batch| self.encode_data(batch));
-        });
+        batch.nest(LIST_ELEM, |batch| self.encode_bare(batch));
+    }
+
+    /// Where there is one and not a list.
+    pub(super) fn encode_bare(&self, batch: &mut Batch) {
+        batch.str(EXPR_NAME, self.name());
+        batch.nest(EXPR_DATA, |batch| self.encode_data(batch));
     }
 
     #[allow(clippy::cast_possible_truncation, reason = "lengths of keys, at most 64 bytes")]

@@ -81,6 +81,8 @@ mod attr {
     pub(super) const ELEMENT_KEY: u16 = 1;
     pub(super) const ELEMENT_DATA: u16 = 2;
     pub(super) const ELEMENT_FLAGS: u16 = 3;
+    pub(super) const ELEMENT_USERDATA: u16 = 6;
+    pub(super) const ELEMENT_EXPRESSION: u16 = 7;
     pub(super) const ELEMENT_KEY_END: u16 = 10;
     pub(super) const LIST_ELEM: u16 = 1;
     pub(super) const DATA_VALUE: u16 = 1;
@@ -90,6 +92,7 @@ mod attr {
 /// Where user data keeps comments (`enum nftnl_udata_*_types` of libnftnl).
 mod udata {
     pub(super) const COMMENT: u8 = 0;
+    pub(super) const ELEMENT_COMMENT: u8 = 0;
     pub(super) const SET_KEY_BYTEORDER: u8 = 0;
     pub(super) const SET_DATA_BYTEORDER: u8 = 1;
     pub(super) const SET_COMMENT: u8 = 7;

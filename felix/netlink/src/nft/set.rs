@@ -1,6 +1,6 @@
 //! Sets, maps and their elements.
 
-use super::expr::Verdict;
+use super::expr::{Counter, Expr, Verdict};
 use super::types::{BYTEORDER_HOST, BYTEORDER_INVALID, BYTEORDER_NETWORK, DataType, UserData};
 use super::{attr, udata};
 use crate::buffer::{self, Attrs, Batch};
@@ -200,7 +200,7 @@ pub enum Data<'a> {
 }
 
 /// One element of a set or map, borrowed from where it is built or read.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Element<'a> {
     /// The key, or where a range starts.
     pub key: &'a [u8],
@@ -210,12 +210,16 @@ pub struct Element<'a> {
     pub interval_end: bool,
     /// Of maps, but not of the ends of ranges.
     pub data: Option<Data<'a>>,
+    /// Packets that found it are counted.
+    pub counter: Option<Counter>,
+    /// What `nft list` shows, of at most 127 bytes.
+    pub comment: Option<&'a str>,
 }
 
 impl<'a> Element<'a> {
     /// An element of a plain set.
     pub fn key(key: &'a [u8]) -> Self {
-        Self { key, key_end: None, interval_end: false, data: None }
+        Self { key, key_end: None, interval_end: false, data: None, counter: None, comment: None }
     }
 
     pub(super) fn encode(&self, batch: &mut Batch) {
@@ -236,6 +240,15 @@ impl<'a> Element<'a> {
                 }
                 None => {}
             }
+            if let Some(counter) = self.counter {
+                let counter = Expr::Counter(counter);
+                batch.nest(attr::ELEMENT_EXPRESSION, |batch| counter.encode_bare(batch));
+            }
+            if let Some(comment) = self.comment {
+                let mut user_data = UserData::default();
+                user_data.comment(udata::ELEMENT_COMMENT, comment);
+                user_data.write(batch, attr::ELEMENT_USERDATA);
+            }
         });
     }
 
@@ -255,6 +268,12 @@ impl<'a> Element<'a> {
                 }),
                 None => None,
             },
+            counter: match attrs.find(attr::ELEMENT_EXPRESSION).map(Expr::decode) {
+                Some(Expr::Counter(counter)) => Some(counter),
+                _ => None,
+            },
+            // Nobody asks for it: it is for people.
+            comment: None,
         })
     }
 }

@@ -3,8 +3,8 @@
 
 use netlink::Socket;
 use netlink::nft::{
-    self, BaseChain, Chain, CommitError, Data, DataType, Element, FULLY_RANDOM, Family, Field,
-    Hook, Rule, Set, Transaction, Value, Verdict, ct_state,
+    self, BaseChain, Chain, CommitError, Counter, Data, DataType, Element, FULLY_RANDOM, Family,
+    Field, Hook, Rule, Set, Transaction, Value, Verdict, ct_state,
 };
 
 use super::{TABLE, inside, nft as run_nft};
@@ -386,6 +386,39 @@ fn a_queue_is_what_nft_sends() {
     // The list's element begins before the name's header and its own.
     let expr: Vec<[u8; 4]> = bytes[expr - 8..][..44].as_chunks().0.to_vec();
     assert!(words.windows(expr.len()).any(|window| window == expr), "{expr:?} not in {theirs}");
+}
+
+/// `nft` itself adds such elements only to maps of which all count.
+#[test]
+fn nft_lists_elements_that_count() {
+    inside(|socket| {
+        write(socket, 0).unwrap();
+        let mut key = 9u32.to_ne_bytes().to_vec();
+        key.extend(0x11u32.to_ne_bytes());
+        key.extend([6, 0, 0, 0, 1, 0xbb, 0, 0]);
+        let element = Element {
+            data: Some(Data::Verdict(Verdict::Goto("deny"))),
+            counter: Some(Counter { packets: 5, bytes: 300 }),
+            comment: Some("spec.egress[0]"),
+            ..Element::key(&key)
+        };
+        let mut tx = Transaction::new(Family::Inet, TABLE);
+        tx.add_element("egr", &element, 0);
+        tx.commit(socket).unwrap();
+        let listing = run_nft(&["list", "map", "inet", TABLE, "egr"], "").unwrap();
+        let wanted = "9 . 0x00000011 . tcp . 443 counter packets 5 bytes 300 comment \"spec.egress[0]\" : goto deny";
+        assert!(listing.contains(wanted), "{listing}");
+        let read = |element: Element<'_>| {
+            let counter = element.counter.map(|counter| (counter.packets, counter.bytes));
+            Some((element.key.to_vec(), counter))
+        };
+        let found = nft::elements(socket, Family::Inet, TABLE, "egr", read).unwrap();
+        assert_eq!(found.len(), 2);
+        assert!(found.contains(&(key.clone(), Some((5, 300)))), "{found:?}");
+        let mut tx = Transaction::new(Family::Inet, TABLE);
+        tx.delete_element("egr", &Element::key(&key), 0);
+        tx.commit(socket).unwrap();
+    });
 }
 
 #[test]

@@ -130,7 +130,7 @@ fn naive(
     Header { protocol, source, port }: Header,
 ) -> Ruling {
     let mut log = false;
-    let ruling = |verdict, log| Ruling { verdict, log };
+    let ruling = Ruling::new;
     'tiers: for (pass_by_default, policies) in tiers {
         for rule in policies.iter().flatten() {
             let is_peer = rule.peers.as_ref().is_none_or(|peers| {
@@ -291,8 +291,9 @@ proptest! {
             policies: Box::default(),
             ports: ports.collect(),
             own: Box::default(),
+            counted: false,
         };
-        let program = Program::new(key, &policies, &classes);
+        let program = Program::new(key, &policies, Box::default(), &classes);
         let nothing = Truth::default();
         for (protocol, port) in [1, 6, 17, 47].into_iter().flat_map(|p| PORTS.map(|port| (p, port))) {
             let sources = if [6, 17].contains(&protocol) { &PORTS[..] } else { &[0] };

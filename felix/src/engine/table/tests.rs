@@ -18,7 +18,7 @@ fn plain(elements: impl Iterator<Item = (Traffic, Ruling)>) -> Vec<(Traffic, Ver
 
 #[test]
 fn one_port_is_one_element() {
-    let mut rules = Flattener::new();
+    let mut rules = Flattener::new(&[]);
     rules.ports(0, ALLOW, 6, (80, 80), ALL_PORTS);
     let table = rules.finish();
     let elements = plain(table.default_elements());
@@ -27,10 +27,10 @@ fn one_port_is_one_element() {
 
 #[test]
 fn ranges_are_expanded_up_to_64_ports() {
-    let mut rules = Flattener::new();
+    let mut rules = Flattener::new(&[]);
     rules.ports(0, ALLOW, 6, (100, 163), ALL_PORTS);
     assert_eq!(rules.finish().default_elements().count(), 64);
-    let mut rules = Flattener::new();
+    let mut rules = Flattener::new(&[]);
     rules.ports(0, ALLOW, 6, (100, 164), ALL_PORTS);
     let elements = plain(rules.finish().default_elements());
     assert_eq!(elements, [(Traffic::Ports(6, 100, 164), Verdict::Allow)]);
@@ -38,7 +38,7 @@ fn ranges_are_expanded_up_to_64_ports() {
 
 #[test]
 fn all_but_one_port_is_two_elements() {
-    let mut rules = Flattener::new();
+    let mut rules = Flattener::new(&[]);
     rules.ports(0, DENY, 17, (53, 53), ALL_PORTS);
     rules.protocol(1, ALLOW, 17);
     let elements = plain(rules.finish().class_elements());
@@ -54,7 +54,7 @@ fn all_but_one_port_is_two_elements() {
 
 #[test]
 fn a_type_of_icmp_is_a_range_of_codes() {
-    let mut rules = Flattener::new();
+    let mut rules = Flattener::new(&[]);
     rules.ports(0, DENY, 1, (0x0803, 0x0803), ALL_PORTS);
     rules.ports(1, ALLOW, 1, (0x0800, 0x08ff), ALL_PORTS);
     rules.ports(2, ALLOW, 58, (0x8000, 0x8000), ALL_PORTS);
@@ -79,7 +79,7 @@ fn a_type_of_icmp_is_a_range_of_codes() {
 
 #[test]
 fn a_protocol_that_ends_like_the_rest_needs_no_element() {
-    let mut rules = Flattener::new();
+    let mut rules = Flattener::new(&[]);
     rules.ports(0, ALLOW, 6, (80, 80), ALL_PORTS);
     assert!(rules.all_traffic(1, ALLOW));
     let elements = plain(rules.finish().default_elements());
@@ -88,7 +88,7 @@ fn a_protocol_that_ends_like_the_rest_needs_no_element() {
 
 #[test]
 fn pass_skips_the_rest_of_its_tier() {
-    let mut rules = Flattener::new();
+    let mut rules = Flattener::new(&[]);
     rules.ports(0, Step::SkipTo(2), 6, (80, 80), ALL_PORTS);
     assert!(!rules.all_traffic(1, Step::SkipTo(2)));
     rules.ports(2, ALLOW, 6, (80, 81), ALL_PORTS);
@@ -99,7 +99,7 @@ fn pass_skips_the_rest_of_its_tier() {
     assert_eq!(table.verdict(to(6, 82)), Verdict::Deny);
     assert_eq!(table.verdict(to(1, 80)), Verdict::Deny);
 
-    let mut rules = Flattener::new();
+    let mut rules = Flattener::new(&[]);
     rules.ports(0, Step::SkipTo(2), 6, (80, 80), ALL_PORTS);
     rules.all_traffic(1, DENY);
     rules.all_traffic(2, ALLOW);
@@ -110,7 +110,7 @@ fn pass_skips_the_rest_of_its_tier() {
 
 #[test]
 fn lookup_finds_the_edges_of_ranges() {
-    let mut rules = Flattener::new();
+    let mut rules = Flattener::new(&[]);
     rules.ports(0, ALLOW, 6, (0, 1000), ALL_PORTS);
     rules.ports(1, ALLOW, 6, (2000, 65535), ALL_PORTS);
     rules.ports(2, ALLOW, 132, (5, 500), ALL_PORTS);
@@ -133,7 +133,7 @@ fn lookup_finds_the_edges_of_ranges() {
 
 #[test]
 fn source_ports_are_told_apart_only_where_they_matter() {
-    let mut rules = Flattener::new();
+    let mut rules = Flattener::new(&[]);
     rules.ports(0, ALLOW, 6, (80, 80), ALL_PORTS);
     rules.ports(1, DENY, 6, (443, 444), (0, 1023));
     rules.ports(2, ALLOW, 6, (443, 443), ALL_PORTS);
@@ -164,20 +164,20 @@ fn source_ports_are_told_apart_only_where_they_matter() {
 
 #[test]
 fn source_ports_that_come_to_the_same_leave_no_trace() {
-    let mut rules = Flattener::new();
+    let mut rules = Flattener::new(&[]);
     rules.ports(0, ALLOW, 6, (80, 81), (1, 99));
     rules.ports(1, Step::SkipTo(3), 6, (80, 80), (50, 200));
     rules.ports(2, ALLOW, 6, (80, 81), ALL_PORTS);
     rules.ports(3, ALLOW, 6, (80, 80), (0, 40000));
     let table = rules.finish();
-    let mut plain = Flattener::new();
+    let mut plain = Flattener::new(&[]);
     plain.ports(0, ALLOW, 6, (80, 81), ALL_PORTS);
     assert_eq!(table, plain.finish());
 }
 
 #[test]
 fn what_is_logged_goes_on() {
-    let mut rules = Flattener::new();
+    let mut rules = Flattener::new(&[]);
     rules.ports(0, Step::Log, 6, (80, 81), ALL_PORTS);
     rules.ports(1, ALLOW, 6, (80, 80), ALL_PORTS);
     rules.ports(2, Step::Log, 6, (80, 80), ALL_PORTS);
@@ -186,7 +186,7 @@ fn what_is_logged_goes_on() {
     rules.ports(5, ALLOW, 17, (53, 53), ALL_PORTS);
     let table = rules.finish();
     let elements: Vec<_> = table.default_elements().collect();
-    let ruling = |verdict, log| Ruling { verdict, log };
+    let ruling = Ruling::new;
     assert_eq!(
         elements,
         [

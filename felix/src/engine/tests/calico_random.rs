@@ -25,8 +25,8 @@ use super::strategies::{
 use super::world::{endpoint_of, ip};
 use crate::engine::Engine;
 use crate::model::{
-    Direction, IfIndex, Kind, Labels, LocalEndpoint, Namespace, Object, ObjectKey, Pod,
-    ServiceAccount, Update, Verdict,
+    Change, Direction, IfIndex, Key, Kind, Labels, LocalEndpoint, Namespace, Object, ObjectKey,
+    Pod, ServiceAccount, Update, Verdict,
 };
 
 #[derive(Clone, Debug)]
@@ -36,6 +36,8 @@ enum Event {
     Gone(u8),
     /// The pod of this place is given to this node, as it is then.
     Endpoint(usize, usize),
+    /// Packets are counted by who decides, or not.
+    Counting(bool),
     /// The kernel gets what has changed.
     Take,
 }
@@ -79,6 +81,7 @@ fn event() -> BoxedStrategy<Event> {
         2 => name().prop_flat_map(global_network_set).prop_map(move |it| set(it.into())),
         3 => any::<u8>().prop_map(Event::Gone),
         4 => place().prop_map(|(n, s)| Event::Endpoint(n, s)),
+        1 => any::<bool>().prop_map(Event::Counting),
         3 => Just(Event::Take),
     ]
     .boxed()
@@ -98,9 +101,11 @@ fn namespace_of(name: &str, labels: Labels) -> Namespace {
 struct Present {
     objects: BTreeMap<(Kind, ObjectKey), Object>,
     endpoints: BTreeSet<(usize, usize)>,
+    counting: bool,
 }
 
 enum Told {
+    Counting(bool),
     Source(Update),
     Endpoint(Box<LocalEndpoint>),
 }
@@ -108,6 +113,7 @@ enum Told {
 impl Told {
     fn to(self, engine: &mut Engine) {
         match self {
+            Self::Counting(on) => engine.set_counting(on),
             Self::Source(update) => engine.apply(update),
             Self::Endpoint(endpoint) => engine.endpoint_set(*endpoint),
         }
@@ -174,6 +180,10 @@ impl Present {
                 self.endpoints.insert(place);
                 Some(Told::Endpoint(Box::new(self.endpoint(place))))
             }
+            Event::Counting(on) => {
+                self.counting = *on;
+                Some(Told::Counting(*on))
+            }
             Event::Take => None,
         }
     }
@@ -184,6 +194,7 @@ impl Present {
         let mut told: Vec<Told> = objects.map(|o| Told::Source(Update::Set(o))).collect();
         let here = self.endpoints.iter().map(|place| self.endpoint(*place));
         told.extend(here.map(|endpoint| Told::Endpoint(Box::new(endpoint))));
+        told.push(Told::Counting(self.counting));
         let mut state = seed | 1;
         for at in (1..told.len()).rev() {
             state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
@@ -321,6 +332,9 @@ fn agree(
                             place,
                             packet
                         );
+                        let counted =
+                            kernel.decision(direction, index(*place), *peer, protocol.0, ports);
+                        prop_assert_eq!(counted.is_some(), engine.counting.is_on());
                         let header = Header {
                             direction,
                             own,
@@ -364,6 +378,18 @@ proptest! {
         let (_, scratch) = present.replay(seed);
         prop_assert_eq!(kernel.canonical(), scratch.canonical());
         agree(&present, &engine, &kernel)?;
+        // Counting or not is no matter of verdicts, nor of flows, and can be undone.
+        let before = kernel.clone();
+        for on in [!present.counting, present.counting] {
+            engine.set_counting(on);
+            let delta = engine.take_delta().unwrap_or_default();
+            prop_assert!(delta.rejudge.is_empty(), "{:?}", delta.rejudge);
+            let policy = |change: &Change| matches!(change.key, Key::Policy { .. });
+            prop_assert!(delta.elements.iter().all(policy), "{:?}", delta);
+            kernel.apply(&delta);
+            agree(&present, &engine, &kernel)?;
+        }
+        prop_assert_eq!(kernel.canonical(), before.canonical());
     }
 
     /// Something that may happen is foretold as it then does.
@@ -382,10 +408,10 @@ proptest! {
         let mut next = present.clone();
         let updates: Vec<Update> = more
             .iter()
-            .filter(|event| !matches!(event, Event::Endpoint(..)))
+            .filter(|event| !matches!(event, Event::Endpoint(..) | Event::Counting(_)))
             .filter_map(|event| match next.happen(event)? {
                 Told::Source(update) => Some(update),
-                Told::Endpoint(_) => None,
+                Told::Endpoint(_) | Told::Counting(_) => None,
             })
             .collect();
         let then = engine.with(updates.clone());

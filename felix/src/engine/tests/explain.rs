@@ -7,7 +7,7 @@ use proptest::prelude::*;
 use super::kernel::Kernel;
 use super::world::{ICMP, SOURCE_PORT, TCP, UDP, World, ip};
 use crate::engine::{Engine, Judgement, Outcome, Place, VerdictChange};
-use crate::model::{Direction, Flow, IfIndex, Object, Update, Verdict};
+use crate::model::{Decision, Direction, Flow, IfIndex, Object, Update, Verdict};
 
 /// Of so many packets one is explained: it costs far more than to look up its verdict.
 pub(super) const EXPLAINED: usize = 7;
@@ -75,6 +75,15 @@ pub(super) fn explained(
     let (_, logged) = kernel.ruling(direction, index, peer, protocol, (source_port, port));
     let logs = said.considered.iter().any(|row| row.outcome == Outcome::Logs);
     prop_assert_eq!(logs, logged, "{:?} {:?}", header, said.considered);
+    let counted = kernel.decision(direction, index, peer, protocol, (source_port, port));
+    let row = said.considered.iter().find(|row| row.outcome.decides());
+    let decision = row.map(|row| Decision {
+        tier: Some(row.tier.clone()).filter(|tier| !tier.is_empty()),
+        policy: row.policy.clone(),
+        direction,
+        rule: row.rule.as_ref().map(|rule| rule.field.clone()),
+    });
+    prop_assert!(counted.is_none() || counted == decision.as_ref(), "{:?} {:?}", header, counted);
     for element in &said.elements {
         let has = kernel.elements.get(&element.key.unwrap()).copied();
         prop_assert_eq!(has, element.value, "{:?} {}", header, element.text);

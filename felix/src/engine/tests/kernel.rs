@@ -2,13 +2,18 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use crate::model::host::{HostHook, InterfaceName};
-use crate::model::{Class, Delta, Direction, IfIndex, Key, Traffic, Value, Verdict};
+use crate::model::{
+    Class, Decider, Decision, Delta, Direction, IfIndex, Key, Traffic, Value, Verdict,
+};
 
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Kernel {
     pub(super) elements: BTreeMap<Key, Value>,
+    /// Whom the numbers stand for.
+    pub(super) deciders: BTreeMap<Decider, Arc<Decision>>,
 }
 
 impl Kernel {
@@ -28,6 +33,10 @@ impl Kernel {
                     assert!(before.is_some(), "deleted though absent: {:?}", change.key);
                 }
             }
+        }
+        for (decider, decision) in &delta.deciders {
+            let before = self.deciders.insert(*decider, decision.clone());
+            assert_eq!(before, None, "two for one number");
         }
         self.check();
     }
@@ -55,8 +64,11 @@ impl Kernel {
                 }
                 (
                     Key::Policy { direction, index, class, traffic },
-                    Value::Verdict(_) | Value::Logged(_),
+                    Value::Verdict(_) | Value::Logged(_) | Value::Counted { .. },
                 ) => {
+                    if let Value::Counted { by, .. } = value {
+                        assert!(self.deciders.contains_key(by), "{key:?} by nobody");
+                    }
                     if let Some(class) = class {
                         assert_ne!(class, Class(0));
                         told_apart.insert((direction, index, class));
@@ -171,19 +183,45 @@ impl Kernel {
         protocol: u8,
         (source, port): (u16, u16),
     ) -> (Verdict, bool) {
-        let ruling = |value| match value {
-            Value::Verdict(verdict) => Some((verdict, false)),
-            Value::Logged(verdict) => Some((verdict, true)),
+        match self.found(direction, index, peer, protocol, (source, port)) {
+            Some(Value::Verdict(verdict)) => (verdict, false),
+            Some(Value::Logged(verdict)) => (verdict, true),
+            Some(Value::Counted { verdict, log, .. }) => (verdict, log),
+            _ => (Verdict::Deny, false),
+        }
+    }
+
+    /// Who decides, where that is counted.
+    pub(super) fn decision(
+        &self,
+        direction: Direction,
+        index: IfIndex,
+        peer: IpAddr,
+        protocol: u8,
+        ports: (u16, u16),
+    ) -> Option<&Decision> {
+        match self.found(direction, index, peer, protocol, ports) {
+            Some(Value::Counted { by, .. }) => self.deciders.get(&by).map(|decision| &**decision),
             _ => None,
-        };
+        }
+    }
+
+    fn found(
+        &self,
+        direction: Direction,
+        index: IfIndex,
+        peer: IpAddr,
+        protocol: u8,
+        (source, port): (u16, u16),
+    ) -> Option<Value> {
         if !self.elements.contains_key(&Key::Workload(index)) {
-            return (Verdict::Deny, false);
+            return None;
         }
         let of_peer = self.class(peer);
         for class in [Some(of_peer), None] {
             let verdict = |traffic| {
                 let key = Key::Policy { direction, index, class, traffic };
-                ruling(*self.elements.get(&key)?)
+                self.elements.get(&key).copied()
             };
             let in_range = || {
                 let meant = |p, (first, last): (u16, u16), (from, to): (u16, u16)| {
@@ -200,7 +238,7 @@ impl Kernel {
                             Traffic::Pairs(p, ports, sources) => meant(p, ports, sources),
                             _ => false,
                         };
-                        ruling(value).filter(|_| found)
+                        Some(value).filter(|_| found)
                     }
                     _ => None,
                 })
@@ -212,11 +250,11 @@ impl Kernel {
             let found = found
                 .or_else(|| verdict(Traffic::Protocol(protocol)))
                 .or_else(|| verdict(Traffic::Any));
-            if let Some(found) = found {
+            if found.is_some() {
                 return found;
             }
         }
-        (Verdict::Deny, false)
+        None
     }
 
     /// What becomes of the first packet of a flow of the host itself, or that it forwards, at an
@@ -303,6 +341,15 @@ impl Kernel {
         order.sort();
         let names: BTreeMap<Class, Class> =
             (1u32..).zip(order).map(|(name, (_, class))| (class, Class(name))).collect();
+        let in_use = self.elements.values().filter_map(|value| match value {
+            Value::Counted { by, .. } => Some(&*self.deciders[by]),
+            _ => None,
+        });
+        let decisions: BTreeSet<&Decision> = in_use.collect();
+        let decider = |by: Decider| {
+            let at = decisions.iter().position(|decision| **decision == *self.deciders[&by]);
+            Decider(u32::try_from(at.unwrap()).unwrap() + 1)
+        };
         self.elements
             .iter()
             .map(|(key, value)| {
@@ -317,6 +364,9 @@ impl Kernel {
                 };
                 let value = match *value {
                     Value::Class(class) => Value::Class(names[&class]),
+                    Value::Counted { verdict, log, by } => {
+                        Value::Counted { verdict, log, by: decider(by) }
+                    }
                     other => other,
                 };
                 (key, value)

@@ -1,3 +1,5 @@
+mod counted;
+
 use std::net::{IpAddr, UdpSocket};
 use std::os::fd::{AsFd, AsRawFd};
 use std::time::Instant;

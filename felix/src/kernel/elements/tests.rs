@@ -132,7 +132,7 @@ proptest! {
         let mut tx = Transaction::new(FAMILY, TABLE);
         for (key, value) in &wanted {
             prop_assert_eq!(check(key, value), Ok(()));
-            encode(key).add(&mut tx, value, 0);
+            encode(key).add(&mut tx, value, None, 0);
         }
         let mut read = BTreeMap::new();
         for (set, raw) in written(tx) {
@@ -168,7 +168,7 @@ proptest! {
     ) {
         let raw: Vec<Raw> = raw
             .into_iter()
-            .map(|(key, key_end, starts, data)| Raw { key, key_end, starts, data })
+            .map(|(key, key_end, starts, data)| Raw { key, key_end, starts, data, count: None })
             .collect();
         let (known, _) = decode(set, raw.clone());
         let (_, foreign) = decode(set, raw);

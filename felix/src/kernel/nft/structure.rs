@@ -3,6 +3,7 @@
 
 use netlink::nft::{Chain, Element, Ruleset, Set, Table, Transaction, table_flags};
 
+use super::counts::known_as;
 use super::{Channel, OWNED, Writer, host_part, hosts_of};
 use crate::kernel::Error;
 use crate::kernel::elements::{self, Raw};
@@ -25,7 +26,7 @@ impl<C: Channel> Writer<C> {
     pub(super) fn read(&mut self) -> Result<Found, Error> {
         let reading =
             |error: netlink::Error| Error::Kernel(format!("reading table inet {TABLE}: {error}"));
-        self.programmed.clear();
+        let before = std::mem::take(&mut self.programmed);
         self.masquerading = 0;
         self.hosts = [0; 3];
         let mut found = Found { table: self.channel.table().map_err(reading)?, ..Found::default() };
@@ -46,6 +47,10 @@ impl<C: Channel> Writer<C> {
             for part in known.iter().filter_map(|(key, _)| host_part(key)) {
                 self.hosts[part] += 1;
             }
+            let known = known.into_iter().map(|(key, value)| {
+                // Who decides is not in the kernel.
+                (key, known_as(value, before.get(&key)))
+            });
             self.programmed.extend(known);
             found.foreign.extend(foreign.into_iter().map(|raw| (name, raw)));
         }

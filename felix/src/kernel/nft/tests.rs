@@ -1,3 +1,4 @@
+mod counted;
 mod kit;
 
 use netlink::nft;

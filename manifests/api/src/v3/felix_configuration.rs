@@ -304,6 +304,9 @@ layer! {
         /// Lines of Log rules at once beyond the limit. Default: 5.
         #[schemars(range(min = 0, max = 9999))]
         log_action_rate_limit_burst: u32,
+        /// Whether packets of workloads are counted by the rule that decides about them. Calico has no
+        /// such field. Default: Disabled.
+        policy_counters: Switch,
 
         // Health and metrics.
         /// Default: false.

@@ -206,7 +206,7 @@ pub(super) fn everything() -> Vec<Change> {
 }
 
 pub(super) fn delta(elements: Vec<Change>) -> Delta {
-    Delta { elements, rejudge: Vec::new() }
+    Delta { elements, ..Delta::default() }
 }
 
 pub(super) fn wanted(changes: &[Change]) -> FxHashMap<Key, Value> {
