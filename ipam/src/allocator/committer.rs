@@ -56,6 +56,10 @@ use restored::Restored;
 const BACKOFF: (Duration, Duration) = (Duration::from_millis(20), Duration::from_secs(1));
 /// Between looks at a node's record that names somebody else.
 const TAKEN_RETRY: Duration = Duration::from_secs(5);
+/// How long a transaction waits for company. Less than an fsync.
+const COMPANY: Duration = Duration::from_micros(60);
+/// Fewer that were answered together are not waited for.
+const FEW: usize = 4;
 /// Calico's `datastoreRetries`: conflicts that one request survives.
 const MOST_CONFLICTS: u32 = 100;
 /// After a search that found nothing, how long no spare block is looked for.
@@ -113,6 +117,8 @@ pub(crate) struct Committer {
     giving_up: Pace,
     /// When each handle that this process assigned was assigned.
     assigned: HashMap<String, u64>,
+    /// How many were answered together last.
+    answered: usize,
 
     backoff: Duration,
     retry_at: Option<Instant>,
@@ -199,6 +205,7 @@ impl Committer {
             named: Pace::default(),
             giving_up: Pace::default(),
             assigned: HashMap::new(),
+            answered: 0,
             backoff: BACKOFF.0,
             retry_at: None,
             refusal: None,
@@ -249,16 +256,26 @@ impl Committer {
         self.depart();
     }
 
-    /// Takes all messages that are there. True if there were any.
+    /// Takes all messages that are there. True if there were any. Those who were answered together
+    /// mostly ask again together, and then share the next transaction too: a thread that is the
+    /// allocator's own waits a moment for them.
     fn accept_waiting(&mut self) -> bool {
         let mut any = false;
-        while self.closed.is_none()
-            && let Ok(message) = self.queue.try_recv()
-        {
-            self.accept(message);
-            any = true;
+        let expected = std::mem::take(&mut self.answered);
+        let until = Instant::now() + COMPANY;
+        loop {
+            while self.closed.is_none()
+                && let Ok(message) = self.queue.try_recv()
+            {
+                self.accept(message);
+                any = true;
+            }
+            let alone = expected < FEW || self.pending.len() >= expected;
+            if !self.own_thread || alone || self.closed.is_some() || Instant::now() >= until {
+                return any;
+            }
+            std::thread::yield_now();
         }
-        any
     }
 
     fn accept(&mut self, message: Message) {

@@ -259,6 +259,7 @@ impl Committer {
                 outcome => done.push((index, outcome)),
             }
         }
+        self.answered = done.len();
         // Highest first: removing one does not move those still to come.
         for (index, outcome) in done.into_iter().rev() {
             let Some(pending) = self.pending.remove(index) else { continue };
