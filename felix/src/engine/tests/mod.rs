@@ -12,6 +12,7 @@ mod calico_strategies;
 mod cluster_fuzz;
 mod cluster_oracle;
 mod cluster_policies;
+mod cluster_refused;
 mod cluster_strategies;
 mod endpoints;
 mod explain;
