@@ -180,6 +180,8 @@ pub mod ct_state {
     pub const RELATED: u32 = 4;
     /// The first direction only.
     pub const NEW: u32 = 8;
+    /// Not tracked, by `notrack`.
+    pub const UNTRACKED: u32 = 64;
 }
 
 /// Which header a payload offset is counted from (`enum nft_payload_bases`).
@@ -278,6 +280,8 @@ pub enum Expr {
     Masquerade {
         flags: u32,
     },
+    /// No flow is made of the packet, if there is none yet.
+    NoTrack,
     /// Something that this crate does not write; by its name.
     Other(String),
 }
@@ -347,6 +351,7 @@ impl Expr {
             Self::Queue { .. } => "queue",
             Self::QueueTarget { .. } => "target",
             Self::Masquerade { .. } => "masq",
+            Self::NoTrack => "notrack",
             Self::Other(name) => name,
         }
     }
@@ -358,7 +363,9 @@ impl Expr {
     /// Where there is one and not a list.
     pub(super) fn encode_bare(&self, batch: &mut Batch) {
         batch.str(EXPR_NAME, self.name());
-        batch.nest(EXPR_DATA, |batch| self.encode_data(batch));
+        if !matches!(self, Self::NoTrack) {
+            batch.nest(EXPR_DATA, |batch| self.encode_data(batch));
+        }
     }
 
     #[allow(clippy::cast_possible_truncation, reason = "lengths of keys, at most 64 bytes")]
@@ -456,7 +463,7 @@ impl Expr {
                     batch.be32(1, *flags);
                 }
             }
-            Self::Other(_) => {}
+            Self::NoTrack | Self::Other(_) => {}
         }
     }
 
@@ -561,6 +568,7 @@ impl Expr {
                 }
                 Self::QueueTarget { number: queue }
             }
+            "notrack" => Self::NoTrack,
             "masq" if number(2).is_none() => Self::Masquerade { flags: number(1).unwrap_or(0) },
             _ => return None,
         })

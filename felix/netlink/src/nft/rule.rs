@@ -234,6 +234,15 @@ impl Rule {
         self
     }
 
+    /// `meta mark VALUE`.
+    #[must_use]
+    pub fn mark_is(mut self, value: u32) -> Self {
+        self.push(Expr::Meta { key: Meta::Mark, to: 1 });
+        let bytes = value.to_ne_bytes().to_vec();
+        self.push(Expr::Compare { equal: true, register: 1, bytes });
+        self
+    }
+
     /// `ct mark != 0`.
     #[must_use]
     pub fn ct_mark_is_set(mut self) -> Self {
@@ -279,6 +288,26 @@ impl Rule {
     #[must_use]
     pub fn set_ct_mark(mut self, value: u32) -> Self {
         self.push(Expr::Immediate { to: 1, bytes: value.to_ne_bytes().to_vec() });
+        self.push(Expr::SetCt { key: Ct::Mark, from: 1 });
+        self
+    }
+
+    /// `ct mark set ct mark | BITS`.
+    #[must_use]
+    pub fn set_ct_mark_bits(self, bits: u32) -> Self {
+        self.change_ct_mark(!bits, bits)
+    }
+
+    /// `ct mark set ct mark & ~BITS`.
+    #[must_use]
+    pub fn clear_ct_mark_bits(self, bits: u32) -> Self {
+        self.change_ct_mark(!bits, 0)
+    }
+
+    fn change_ct_mark(mut self, mask: u32, xor: u32) -> Self {
+        let (mask, xor) = (mask.to_ne_bytes().to_vec(), xor.to_ne_bytes().to_vec());
+        self.push(Expr::Ct { key: Ct::Mark, to: 1 });
+        self.push(Expr::Bitwise { from: 1, to: 1, mask, xor });
         self.push(Expr::SetCt { key: Ct::Mark, from: 1 });
         self
     }
@@ -345,6 +374,13 @@ impl Rule {
     #[must_use]
     pub fn masquerade(mut self, flags: u32) -> Self {
         self.push(Expr::Masquerade { flags });
+        self
+    }
+
+    /// `notrack`: before conntrack (priority -200), of packets that come in or that the host sends.
+    #[must_use]
+    pub fn notrack(mut self) -> Self {
+        self.push(Expr::NoTrack);
         self
     }
 

@@ -62,6 +62,7 @@ fn chains() -> Vec<Chain> {
             vec![
                 Rule::new().iifname_starts("cali").verdict(Verdict::Goto("from")),
                 Rule::new().oifname_starts("cali").verdict(Verdict::Accept),
+                Rule::new().mark_is(1).set_mark(0).notrack(),
             ],
         ),
         plain(
@@ -113,6 +114,8 @@ fn chains() -> Vec<Chain> {
                 Rule::new().mark_is_set().save_mark(),
                 Rule::new().is_in(&[Field::Oif], "wl").verdict(Verdict::Jump("egress")),
                 Rule::new().restore_mark(),
+                Rule::new().ct_state(ct_state::UNTRACKED).set_ct_mark_bits(0x0020_0000),
+                Rule::new().clear_ct_mark_bits(0x0020_0000),
             ],
         ),
         plain(
@@ -165,6 +168,7 @@ table inet caracal {
     chain raw_pre { type filter hook prerouting priority raw; policy accept;
         iifname "cali*" goto from
         oifname "cali*" accept
+        meta mark 1 meta mark set 0 notrack
     }
     chain from {
         iif != @wl counter drop
@@ -186,6 +190,8 @@ table inet caracal {
         meta mark != 0 ct mark set meta mark
         oif @wl jump egress
         meta mark set ct mark
+        ct state untracked ct mark set ct mark | 0x00200000
+        ct mark set ct mark & 0xffdfffff
     }
     chain egress {
         meta mark set 0
