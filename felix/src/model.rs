@@ -352,6 +352,9 @@ pub enum Verdict {
     Allow,
     /// Drop it and count it.
     Deny,
+    /// It passes the host endpoint, whose further policy is not asked: of policy that comes before
+    /// connection tracking or destination NAT, where [`Verdict::Allow`] is that nothing decides.
+    Accept,
 }
 
 /// The key of one element in table `inet caracal`. The map it lives in follows from its kind:
@@ -387,7 +390,7 @@ pub enum Key {
     Pool(IpNet),
     /// `hep`: interfaces that are host endpoints by name.
     HostInterface(InterfaceName),
-    /// `hin*`, `hout*`, `hfin*`, `hfout*`: which verdicts hold for peers of a class; class 0 stands
+    /// `hin*`, `hout*`, `hfin*`, `hfout*`, `hdnat*`, `hrawin*`, `hrawout*`: which verdicts hold for peers of a class; class 0 stands
     /// for those not told apart.
     HostTable {
         /// Where it is looked up.

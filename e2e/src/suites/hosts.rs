@@ -11,15 +11,18 @@ use futures::future::BoxFuture;
 use serde_json::{Value, json};
 use tokio::process::{Child, Command};
 
+use super::kernel::inside;
 use super::kit::{ANSWER, PORT, Scope, expect_silence};
 use super::{DIRECTORY, RACKS, Test};
-use crate::lab::{Lab, View, pod_targets};
+use crate::lab::{Lab, View, pod_addresses, pod_targets};
 use crate::netns::Netns;
 use crate::{process, wait};
 
 pub(super) const TESTS: &[Test] = &[
     Test { name: "hosts::policy_of_a_nodes_own_traffic", bed: &RACKS, body: own },
     Test { name: "hosts::policy_on_forward", bed: &RACKS, body: forwarded },
+    Test { name: "hosts::policy_before_destination_nat", bed: &RACKS, body: pre_dnat },
+    Test { name: "hosts::policy_before_connection_tracking", bed: &RACKS, body: untracked },
     Test { name: "hosts::from_a_directory", bed: &DIRECTORY, body: own },
 ];
 
@@ -209,6 +212,107 @@ fn forwarded(lab: &mut Lab) -> BoxFuture<'_, Result<()>> {
         soon(view, &far, &udp, true).await?;
         expect_silence(view, &far, &own).await?;
         scope.end().await
+    }
+    .boxed()
+}
+
+/// Ports of the node that lead to a pod, as those of a Service of type NodePort do.
+fn pre_dnat(lab: &mut Lab) -> BoxFuture<'_, Result<()>> {
+    const NODE_PORTS: [u16; 2] = [30080, 30081];
+    async move {
+        let view = lab.view();
+        let mut scope = Scope::new(view, "hosts-dnat").await?;
+        let (node, peer) = (view.place.netns(NODE), view.place.netns(PEER));
+        let third = view.place.netns("node3");
+        let _server = serve(&node, &[PORT, FAILSAFE_PORT]).await?;
+        let pods = scope.run(&[scope.pod("near", NODE, &[])]).await?;
+        view.wait_for_routes().await?;
+        let v4 = |addresses: &[IpAddr]| addresses.iter().copied().find(IpAddr::is_ipv4);
+        let own = v4(&view.plan.topology.nodes[0].addresses()).context("no IPv4 address")?;
+        let pod = v4(&pod_addresses(&pods[0])).context("no IPv4 address")?;
+        let [first, second] = NODE_PORTS;
+        let service = format!(
+            "table ip node_ports {{ chain pre {{ type nat hook prerouting priority -100; \
+             tcp dport {{ {first}, {second} }} dnat to {pod}:{PORT}; }}; }}"
+        );
+        inside(&node, &["nft", &service]).await?;
+        let [open, closed] = NODE_PORTS.map(|port| targets(&[own], "tcp", port));
+        let (web, failsafe) = (targets(&[own], "tcp", PORT), targets(&[own], "tcp", FAILSAFE_PORT));
+        soon(view, &peer, &[open.clone(), closed.clone(), web.clone()].concat(), true).await?;
+
+        scope.apply_global(endpoint("all", "*")).await?;
+        let away = v4(&view.plan.topology.nodes[1].addresses()).context("no IPv4 address")?;
+        let rules = json!({ "preDNAT": true, "applyOnForward": true, "ingress": [
+            { "action": "Allow", "protocol": "TCP", "source": { "nets": [format!("{away}/32")] },
+              "destination": { "ports": [NODE_PORTS[0], PORT] } },
+            { "action": "Deny", "protocol": "TCP",
+              "destination": { "ports": [NODE_PORTS[0], NODE_PORTS[1], FAILSAFE_PORT] } },
+        ] });
+        scope.apply_global(policy("hosts-node-ports", "all", rules)).await?;
+        soon(view, &peer, &closed, false).await?;
+        soon(view, &third, &open, false).await?;
+        // What is let through there is not asked of ordinary policy, of which there is none.
+        soon(view, &peer, &[open, web.clone()].concat(), true).await?;
+        expect_silence(view, &third, &web).await?;
+        now(view, &third, &failsafe).await?;
+        // Of the pod's own port nothing is said.
+        now(view, &third, &pod_targets(&pods[0], "tcp", PORT)).await?;
+        scope.apply_global(endpoint("all", "eth9")).await?;
+        soon(view, &third, &closed, true).await?;
+        inside(&node, &["nft", "delete", "table", "ip", "node_ports"]).await?;
+        scope.end().await
+    }
+    .boxed()
+}
+
+/// Whether the node tracks a flow of UDP to this port of its own.
+async fn tracked(node: &Netns, port: u16) -> Result<bool> {
+    let port = port.to_string();
+    let mut found = String::new();
+    for family in ["ipv4", "ipv6"] {
+        let list = ["conntrack", "-L", "-f", family, "-p", "udp", "--orig-port-dst", &port];
+        found += &inside(node, &list).await?;
+    }
+    Ok(!found.trim().is_empty())
+}
+
+fn untracked(lab: &mut Lab) -> BoxFuture<'_, Result<()>> {
+    async move {
+        let view = lab.view();
+        let mut scope = Scope::new(view, "hosts-untracked").await?;
+        let (node, peer) = (view.place.netns(NODE), view.place.netns(PEER));
+        let _server = serve(&node, &[PORT, OTHER_PORT]).await?;
+        let addresses = view.plan.topology.nodes[0].addresses();
+        let udp = targets(&addresses, "udp", PORT);
+        let (web, other) =
+            (targets(&addresses, "tcp", PORT), targets(&addresses, "udp", OTHER_PORT));
+        soon(view, &peer, &[udp.clone(), web.clone(), other.clone()].concat(), true).await?;
+        ensure!(tracked(&node, PORT).await?, "flows are tracked to begin with");
+
+        let mut uplink = endpoint("uplink", "eth0");
+        uplink["spec"]["profiles"] = json!(["projectcalico-default-allow"]);
+        scope.apply_global(uplink).await?;
+        // Answers have to be allowed too.
+        let both = json!({ "doNotTrack": true, "applyOnForward": true,
+            "types": ["Ingress", "Egress"],
+            "ingress": [
+                { "action": "Allow", "protocol": "UDP", "destination": { "ports": [PORT] } },
+                { "action": "Deny", "protocol": "UDP", "destination": { "ports": [OTHER_PORT] } },
+            ],
+            "egress": [{ "action": "Allow", "protocol": "UDP", "source": { "ports": [PORT] } }],
+        });
+        scope.apply_global(policy("hosts-untracked", "uplink", both)).await?;
+        soon(view, &peer, &other, false).await?;
+        // What neither denies nor allows goes on, to the profile.
+        now(view, &peer, &web).await?;
+        for family in ["ipv4", "ipv6"] {
+            inside(&node, &["conntrack", "-F", "-f", family]).await?;
+        }
+        now(view, &peer, &udp).await?;
+        ensure!(!tracked(&node, PORT).await?, "a flow is tracked");
+        view.wait_for_sessions().await?;
+        scope.end().await?;
+        soon(view, &peer, &[udp, other].concat(), true).await
     }
     .boxed()
 }

@@ -193,7 +193,7 @@ fn packet(protocol: u8, port: u16, source_port: Option<u16>) -> String {
 
 fn word(verdict: Verdict) -> &'static str {
     match verdict {
-        Verdict::Allow => "allowed",
+        Verdict::Allow | Verdict::Accept => "allowed",
         Verdict::Deny => "denied",
     }
 }

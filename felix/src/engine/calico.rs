@@ -47,8 +47,7 @@ pub(super) fn network_policy(
 }
 
 /// Converts a GlobalNetworkPolicy, and says what is wrong with it. One that is for traffic before
-/// connection tracking or destination NAT is for host endpoints only, and closes them: it cannot be
-/// done yet.
+/// connection tracking or destination NAT is for host endpoints only.
 pub(super) fn global_network_policy(
     object: &v3::GlobalNetworkPolicy,
     tier: Arc<Tier>,
@@ -68,11 +67,7 @@ pub(super) fn global_network_policy(
         namespaces,
         accounts(&spec.service_account_selector, &mut errors),
     ]);
-    let hosts = match (spec.do_not_track || spec.pre_dnat, spec.apply_on_forward) {
-        (true, _) => OfHosts::Only,
-        (false, true) => OfHosts::Forwarded,
-        (false, false) => OfHosts::Own,
-    };
+    let hosts = of_hosts(spec, &mut errors);
     let body = Body {
         order: spec.order,
         types: spec.types(),
@@ -83,6 +78,31 @@ pub(super) fn global_network_policy(
     };
     let key = ObjectKey::cluster(name);
     body.convert(PolicyId { kind: Kind::GlobalNetworkPolicy, key }, tier, subject, errors)
+}
+
+/// What the policy has to say about host endpoints, and when.
+fn of_hosts(spec: &v3::GlobalNetworkPolicySpec, errors: &mut Errors) -> OfHosts {
+    let early = match (spec.pre_dnat, spec.do_not_track) {
+        (false, false) if spec.apply_on_forward => return OfHosts::Forwarded,
+        (false, false) => return OfHosts::Own,
+        (true, false) => OfHosts::PreDnat,
+        (false, true) => OfHosts::Untracked,
+        (true, true) => {
+            errors.add("spec.doNotTrack", "cannot be combined with preDNAT");
+            return OfHosts::Unclear;
+        }
+    };
+    let before = errors.0.len();
+    if !spec.apply_on_forward {
+        errors.add("spec.applyOnForward", "must be true with preDNAT or doNotTrack");
+    }
+    if spec.pre_dnat && !spec.egress.is_empty() {
+        errors.add("spec.egress", "preDNAT is for ingress only");
+    }
+    if spec.pre_dnat && spec.egress.is_empty() && spec.types().contains(&PolicyType::Egress) {
+        errors.add("spec.types", "preDNAT is for ingress only");
+    }
+    if errors.0.len() > before { OfHosts::Unclear } else { early }
 }
 
 /// What is said in rules that this agent does not act on yet.
@@ -137,8 +157,7 @@ impl Body<'_> {
         };
         let ingress = side("spec.ingress", self.ingress, Direction::Ingress);
         let egress = side("spec.egress", self.egress, Direction::Egress);
-        // What is for host endpoints alone cannot be done yet: they are closed.
-        let closed = !errors.0.is_empty() || self.hosts == OfHosts::Only;
+        let closed = !errors.0.is_empty();
         let in_force = |direction: PolicyType, rules: Vec<Rule>| {
             let rules = if closed { vec![Rule::deny_all()] } else { rules };
             self.types.contains(&direction).then_some(rules)

@@ -121,7 +121,7 @@ impl Outcome {
         match met.step {
             Step::SkipTo(_) => Self::Passes,
             Step::Log => Self::Logs,
-            Step::Decide(Verdict::Allow) => Self::Allows,
+            Step::Decide(Verdict::Allow | Verdict::Accept) => Self::Allows,
             Step::Decide(Verdict::Deny) => Self::Denies,
         }
     }
@@ -166,6 +166,7 @@ impl Element {
             Some(Value::Class(Class(number))) => format!(": class {number}"),
             Some(Value::Verdict(Verdict::Allow)) => ": allow".to_owned(),
             Some(Value::Verdict(Verdict::Deny)) => ": deny".to_owned(),
+            Some(Value::Verdict(Verdict::Accept)) => ": accept".to_owned(),
             Some(Value::Logged(Verdict::Allow)) => ": log, then allow".to_owned(),
             Some(Value::Logged(Verdict::Deny)) => ": log, then deny".to_owned(),
             Some(Value::Counted { verdict, log, .. }) => {
@@ -173,6 +174,7 @@ impl Element {
                 let verdict = if verdict == Verdict::Allow { "allow" } else { "deny" };
                 format!(": count, then {log}{verdict}")
             }
+            Some(Value::Logged(Verdict::Accept)) => ": log, then accept".to_owned(),
             Some(Value::Table(table)) => format!(": table {}", table.number()),
             None => ": none, so that it is denied".to_owned(),
         };

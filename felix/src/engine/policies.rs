@@ -138,7 +138,7 @@ impl Policies {
         let concerns = |hosts: OfHosts| match hosts {
             OfHosts::Nothing => !is_host,
             OfHosts::Own | OfHosts::Forwarded => true,
-            OfHosts::Only => is_host,
+            OfHosts::PreDnat | OfHosts::Untracked | OfHosts::Unclear => is_host,
         };
         let entry = self.entries.get(&revision);
         entry.is_some_and(|entry| {

@@ -9,6 +9,7 @@ use api::selector::Selector;
 use ipnet::IpNet;
 
 use super::ranges::{self, Family, Span};
+use crate::model::host::HostHook;
 use crate::model::{Direction, Kind, ObjectKey};
 
 /// What a rule does with the traffic it matches.
@@ -118,14 +119,28 @@ pub(super) enum OfHosts {
     Own,
     /// And what they forward (`applyOnForward`).
     Forwarded,
-    /// It is about them alone, and not about workloads (`preDNAT`, `doNotTrack`).
-    Only,
+    /// It is about what comes in, before destination NAT (`preDNAT`), and not about workloads.
+    PreDnat,
+    /// It is about what comes in and what they send, before connection tracking (`doNotTrack`), and
+    /// not about workloads.
+    Untracked,
+    /// It is about them, but does not say when: it closes them.
+    Unclear,
 }
 
 impl OfHosts {
-    /// Whether the policy is about what is forwarded.
-    pub(super) fn forwarded(self) -> bool {
-        matches!(self, Self::Forwarded | Self::Only)
+    /// Whether the policy is asked here.
+    pub(super) fn judges_at(self, hook: HostHook) -> bool {
+        match hook {
+            HostHook::Input | HostHook::Output => {
+                matches!(self, Self::Own | Self::Forwarded | Self::Unclear)
+            }
+            HostHook::ForwardIn | HostHook::ForwardOut => {
+                matches!(self, Self::Forwarded | Self::Unclear)
+            }
+            HostHook::PreDnat => self == Self::PreDnat,
+            HostHook::UntrackedIn | HostHook::UntrackedOut => self == Self::Untracked,
+        }
     }
 }
 

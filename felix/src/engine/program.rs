@@ -27,13 +27,18 @@ pub(super) enum Role {
     Host { allows: bool },
     /// What the host forwards: what nothing denies is allowed.
     Forward,
+    /// What comes before that: what no rule decides is left to it, whatever the tiers say, and what a
+    /// rule allows is accepted without it.
+    Early,
 }
 
 impl Role {
     /// What becomes of what no policy decides.
     fn rest(self) -> Verdict {
         match self {
-            Self::Workload | Self::Forward | Self::Host { allows: true } => Verdict::Allow,
+            Self::Workload | Self::Forward | Self::Early | Self::Host { allows: true } => {
+                Verdict::Allow
+            }
             Self::Host { allows: false } => Verdict::Deny,
         }
     }
@@ -426,14 +431,16 @@ fn step_for(role: Role, line: &Line, rule: &ActiveRule, signature: &[Atom]) -> O
     }
 }
 
-/// The rules of all policies in one list, each tier closed by its default action, and after the
-/// last tier what holds for what nothing has decided.
+/// The rules of all policies in one list, each tier closed by its default action, if it has one
+/// there, and after the last tier what holds for what nothing has decided.
 fn lay_out(direction: Direction, role: Role, policies: &[Arc<ActivePolicy>]) -> Vec<Line> {
     let mut lines: Vec<Line> = Vec::new();
+    let early = role == Role::Early;
     for tier in policies.chunk_by(|a, b| a.tier == b.tier) {
         let rules: u32 = tier.iter().map(|policy| count(policy.rules(direction))).sum();
-        let next_tier = count(&lines) + rules + 1;
+        let next_tier = count(&lines) + rules + u32::from(!early);
         let step = |action| match action {
+            Action::Allow if early => Step::Decide(Verdict::Accept),
             Action::Allow => Step::Decide(Verdict::Allow),
             Action::Deny => Step::Decide(Verdict::Deny),
             Action::Pass => Step::SkipTo(next_tier),
@@ -444,8 +451,8 @@ fn lay_out(direction: Direction, role: Role, policies: &[Arc<ActivePolicy>]) -> 
                 lines.push(Line { step: step(rule.action), rule: Some((policy.clone(), number)) });
             }
         }
-        lines
-            .extend(tier.first().map(|of| Line { step: step(of.tier.default_action), rule: None }));
+        let end = tier.first().filter(|_| !early);
+        lines.extend(end.map(|of| Line { step: step(of.tier.default_action), rule: None }));
     }
     lines.push(Line { step: Step::Decide(role.rest()), rule: None });
     lines

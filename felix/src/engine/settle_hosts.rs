@@ -93,15 +93,20 @@ impl Engine {
         let direction = hook.direction();
         let looks = |revision: &Revision| {
             self.policies.policy(*revision).is_some_and(|policy| {
-                policy.rules(direction).is_some() && (!hook.forwards() || policy.hosts.forwarded())
+                policy.rules(direction).is_some() && policy.hosts.judges_at(hook)
             })
         };
         let revisions: Vec<Revision> = local.policies.iter().copied().filter(looks).collect();
-        if hook.forwards() && revisions.is_empty() {
+        let role = if hook.is_early() {
+            Role::Early
+        } else if hook.forwards() {
+            Role::Forward
+        } else {
+            Role::Host { allows: local.allows }
+        };
+        if revisions.is_empty() && !matches!(role, Role::Host { .. }) {
             return None;
         }
-        let role =
-            if hook.forwards() { Role::Forward } else { Role::Host { allows: local.allows } };
         let policies: Vec<_> = revisions
             .iter()
             .filter_map(|revision| self.policies.active(*revision).cloned())

@@ -50,11 +50,13 @@ impl Ruling {
     /// What nothing decides. The first of those that are equally good for a protocol.
     pub(super) const DENY: Self = Self::new(Verdict::Deny, false);
     /// All that there are where nothing is counted.
-    const ALL: [Self; 4] = [
+    const ALL: [Self; 6] = [
         Self::DENY,
         Self::new(Verdict::Allow, false),
         Self::new(Verdict::Deny, true),
         Self::new(Verdict::Allow, true),
+        Self::new(Verdict::Accept, false),
+        Self::new(Verdict::Accept, true),
     ];
 
     /// Where nothing is counted.
@@ -436,7 +438,7 @@ fn spell_out(
 
 /// The rulings that may be that of a whole protocol. Where packets are counted they are as many as
 /// those who decide: the ones in use.
-fn candidates(ends: &[(u16, u16, End)], any: Ruling) -> SmallVec<[Ruling; 4]> {
+fn candidates(ends: &[(u16, u16, End)], any: Ruling) -> SmallVec<[Ruling; 6]> {
     if any.by == Decider::NOBODY {
         return Ruling::ALL.into();
     }
@@ -444,7 +446,7 @@ fn candidates(ends: &[(u16, u16, End)], any: Ruling) -> SmallVec<[Ruling; 4]> {
         End::Same(ruling) => vec![*ruling],
         End::BySource(ranges) => ranges.iter().map(|range| range.1).collect(),
     });
-    let mut found: SmallVec<[Ruling; 4]> = [any].into_iter().chain(in_use).collect();
+    let mut found: SmallVec<[Ruling; 6]> = [any].into_iter().chain(in_use).collect();
     let mut seen = FxHashSet::default();
     found.retain(|ruling| seen.insert(*ruling));
     found

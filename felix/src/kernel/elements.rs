@@ -12,6 +12,7 @@ use netlink::nft::{Counter, Data, Element, Transaction, Verdict as NftVerdict};
 use smallvec::SmallVec;
 
 use super::Count;
+use super::layout::host::ACCEPTED;
 use super::layout::{DENY, log_chain};
 use crate::model::host::TableId;
 use crate::model::{Class, Decider, Direction, Key, Traffic, Value, Verdict};
@@ -74,6 +75,9 @@ impl Raw {
                 Some(Data::Value(value)) => RawData::Value(value.to_vec()),
                 Some(Data::Verdict(NftVerdict::Return)) => RawData::Verdict(Verdict::Allow),
                 Some(Data::Verdict(NftVerdict::Goto(DENY))) => RawData::Verdict(Verdict::Deny),
+                Some(Data::Verdict(NftVerdict::Goto(ACCEPTED))) => {
+                    RawData::Verdict(Verdict::Accept)
+                }
                 Some(Data::Verdict(NftVerdict::Goto(chain))) => logged(chain),
                 Some(Data::Verdict(_)) => RawData::Other,
             },
@@ -96,8 +100,8 @@ impl Raw {
 
 fn logged(chain: &str) -> RawData {
     for direction in [Direction::Egress, Direction::Ingress] {
-        for verdict in [Verdict::Allow, Verdict::Deny] {
-            if chain == log_chain(direction, verdict == Verdict::Allow) {
+        for verdict in [Verdict::Allow, Verdict::Deny, Verdict::Accept] {
+            if chain == log_chain(direction, verdict) {
                 return RawData::Logged(direction, verdict);
             }
         }
@@ -234,6 +238,10 @@ pub(super) fn check(key: &Key, value: &Value) -> Result<(), &'static str> {
         }
         _ => {}
     }
+    let accepts = matches!(value, Value::Verdict(Verdict::Accept) | Value::Logged(Verdict::Accept));
+    if accepts && !matches!(key, Key::HostPolicy { .. }) {
+        return Err("a verdict of host endpoints");
+    }
     let fits = match key {
         Key::Class(_) | Key::ClassRange(..) => matches!(value, Value::Class(_)),
         Key::Policy { .. } => {
@@ -344,10 +352,11 @@ impl Encoded {
             }
             Value::Verdict(Verdict::Allow) => Some(Data::Verdict(NftVerdict::Return)),
             Value::Verdict(Verdict::Deny) => Some(Data::Verdict(NftVerdict::Goto(DENY))),
+            Value::Verdict(Verdict::Accept) => Some(Data::Verdict(NftVerdict::Goto(ACCEPTED))),
             Value::Logged(verdict) => {
                 let egress = EGRESS.contains(&self.set) || host::is_egress(self.set, &self.key);
                 let direction = if egress { Direction::Egress } else { Direction::Ingress };
-                let chain = log_chain(direction, *verdict == Verdict::Allow);
+                let chain = log_chain(direction, *verdict);
                 Some(Data::Verdict(NftVerdict::Goto(chain)))
             }
             // One of the others by now.

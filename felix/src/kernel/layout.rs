@@ -25,7 +25,7 @@ use netlink::nft::{
 };
 
 use self::host::Hosts;
-use crate::model::Direction;
+use crate::model::{Direction, Verdict as Policy};
 
 /// The table's name.
 pub const TABLE: &str = "caracal";
@@ -33,8 +33,11 @@ pub const TABLE: &str = "caracal";
 pub const FAMILY: Family = Family::Inet;
 /// The bit of `ct mark` that cuts a flow of a workload, in both directions, as long as it is set.
 /// Packets keep finding their flow, so that loose TCP pickup does not make a new one of it; once
-/// the bit is cleared, the flow goes on. No other bit of `ct mark` is ever changed.
+/// the bit is cleared, the flow goes on. No other bit of `ct mark` is ever changed but [`TAKEN`].
 pub const DENIED: u32 = 0x0010_0000;
+/// The bit of `ct mark` of a new flow that a policy before destination NAT lets through, until its
+/// packet has passed the host endpoint. Other programs must not set it.
+pub const TAKEN: u32 = 0x0020_0000;
 
 /// The chain that elements with verdict deny go to.
 pub(super) const DENY: &str = "deny";
@@ -53,31 +56,35 @@ pub(super) const DENIED_CUT: &str = "caracal cut ";
 pub(super) const ALLOWED: &str = "caracal allowed ";
 
 /// The chain that elements go to whose packets are logged before their verdict.
-pub(super) fn log_chain(direction: Direction, allow: bool) -> &'static str {
-    match (direction, allow) {
-        (Direction::Egress, true) => "log_egress_allow",
-        (Direction::Egress, false) => "log_egress_deny",
-        (Direction::Ingress, true) => "log_ingress_allow",
-        (Direction::Ingress, false) => "log_ingress_deny",
+pub(super) fn log_chain(direction: Direction, verdict: Policy) -> &'static str {
+    match (direction, verdict) {
+        (Direction::Egress, Policy::Allow) => "log_egress_allow",
+        (Direction::Egress, Policy::Deny) => "log_egress_deny",
+        (Direction::Egress, Policy::Accept) => "log_egress_accept",
+        (Direction::Ingress, Policy::Allow) => "log_ingress_allow",
+        (Direction::Ingress, Policy::Deny) => "log_ingress_deny",
+        (Direction::Ingress, Policy::Accept) => "log_ingress_accept",
     }
 }
 
 /// Packets that a policy logs, and what then becomes of them: those that are allowed return.
-fn log(direction: Direction, allow: bool, how: &LogRules) -> Chain {
+fn log(direction: Direction, of: Policy, how: &LogRules) -> Chain {
     let way = match direction {
         Direction::Egress => "egress",
         Direction::Ingress => "ingress",
     };
-    let verdict = if allow { "allow" } else { "deny" };
+    let (verdict, then) = match of {
+        Policy::Allow => ("allow", None),
+        Policy::Deny => ("deny", Some(DENY)),
+        Policy::Accept => ("accept", Some(host::ACCEPTED)),
+    };
     let rule = match how.limit {
         Some((rate, seconds)) => Rule::new().limit(rate, seconds, how.burst),
         None => Rule::new(),
     };
     let mut rules = vec![rule.log(&how.line(&format!("{way} {verdict} ")), LOG_GROUP).counter()];
-    if !allow {
-        rules.push(Rule::new().verdict(Verdict::Goto(DENY)));
-    }
-    plain(log_chain(direction, allow), rules)
+    rules.extend(then.map(|chain| Rule::new().verdict(Verdict::Goto(chain))));
+    plain(log_chain(direction, of), rules)
 }
 
 /// Tells the agent of as many of these packets as the limit allows.
@@ -100,6 +107,8 @@ const NEIGHBOUR_ADVERTISEMENT: u8 = 136;
 const MLD2_REPORT: u8 = 143;
 /// `NF_IP_PRI_RAW`: before conntrack, so that dropped packets leave no flow behind.
 const RAW: i32 = -300;
+/// `NF_IP_PRI_MANGLE`: after conntrack, before destination NAT.
+const MANGLE: i32 = -150;
 /// `NF_IP_PRI_NAT_SRC`.
 const SOURCE_NAT: i32 = 100;
 
@@ -264,6 +273,7 @@ pub(super) fn chains(params: &Params, hosts: Hosts, masquerade: bool) -> Vec<Cha
                 drop_counted(Rule::new(), "denied by policy"),
             ],
         ),
+        host::accepted(),
         plain("unknown", [drop_counted(Rule::new(), "endpoint not known")]),
         plain(
             "cut",
@@ -287,16 +297,15 @@ pub(super) fn chains(params: &Params, hosts: Hosts, masquerade: bool) -> Vec<Cha
         ),
     ];
     for direction in [Direction::Egress, Direction::Ingress] {
-        chains.extend([true, false].map(|allow| log(direction, allow, &params.log)));
+        let verdicts = [Policy::Allow, Policy::Deny, Policy::Accept];
+        chains.extend(verdicts.map(|of| log(direction, of, &params.log)));
         chains.extend(policy(direction));
     }
     chains.extend(judge(params.sampling));
     chains.push(to_host(params.host_action, params.sampling));
     chains.extend(host::chains(hosts));
     chains.extend(hooks(&params.prefix, hosts));
-    if hosts.any() {
-        chains.push(host::post());
-    }
+    chains.extend(host::bases(hosts));
     if masquerade {
         chains.push(nat());
     }
@@ -411,7 +420,13 @@ fn judge(sampling: bool) -> [Chain; 2] {
     let mut marked = vec![Rule::new().save_mark()];
     marked.extend(both());
     marked.extend(sample());
-    marked.extend([Rule::new().restore_mark(), Rule::new().set_ct_mark(0), accept.clone()]);
+    // What is not tracked has no flow to keep it in: its mark is lost.
+    marked.extend([
+        Rule::new().set_mark(0),
+        Rule::new().restore_mark(),
+        Rule::new().set_ct_mark(0),
+        accept.clone(),
+    ]);
     let mut unmarked = vec![
         drop_counted(Rule::new().ct_state(ct_state::INVALID), "invalid"),
         Rule::new().mark_is_set().verdict(Verdict::Goto("judge_marked")),
@@ -440,6 +455,11 @@ fn to_host(action: HostAction, sampling: bool) -> Chain {
     plain("to_host", rules)
 }
 
+/// To the node itself.
+fn from_workload() -> Rule {
+    Rule::new().is_in(&[Field::Iif], "wl").verdict(Verdict::Goto("to_host"))
+}
+
 /// The base chains of policy. What is neither from nor to an interface of ours passes untouched.
 fn hooks(prefix: &str, hosts: Hosts) -> [Chain; 4] {
     let cut = || Rule::new().ct_mark_has(DENIED).verdict(Verdict::Jump("cut"));
@@ -451,20 +471,24 @@ fn hooks(prefix: &str, hosts: Hosts) -> [Chain; 4] {
             .is_not_in(&[Field::Oif], "wl")
             .verdict(Verdict::Goto("unknown"))
     };
-    let to_host = Rule::new().is_in(&[Field::Iif], "wl").verdict(Verdict::Goto("to_host"));
-    let mut input = vec![cut(), known(), to_host];
+    let mut input = vec![cut(), known()];
+    input.extend(host::already_accepted(hosts, "host_in_accepted"));
+    input.push(from_workload());
     if hosts.any() {
         input.push(Rule::new().verdict(Verdict::Goto("host_in")));
     }
     let mut forward = vec![cut(), known(), to_unknown()];
-    if hosts.forwards() {
+    if hosts.forwards() || hosts.dnat() {
         forward.push(Rule::new().verdict(Verdict::Jump("host_forward")));
     }
     forward.extend(
         [Field::Iif, Field::Oif]
             .map(|index| Rule::new().is_in(&[index], "wl").verdict(Verdict::Goto("judge"))),
     );
-    let raw = [Rule::new().iifname_starts(prefix).verdict(Verdict::Goto("from_endpoint"))];
+    let mut raw = vec![Rule::new().iifname_starts(prefix).verdict(Verdict::Goto("from_endpoint"))];
+    if hosts.tracks_not() {
+        raw.push(Rule::new().verdict(Verdict::Goto("host_raw_in")));
+    }
     [
         base("raw_pre", "filter", Hook::Prerouting, RAW, raw),
         base("forward", "filter", Hook::Forward, 0, forward),

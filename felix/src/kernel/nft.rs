@@ -23,6 +23,7 @@ use super::elements;
 use super::layout::host::Hosts;
 use super::layout::{self, FAMILY, HostAction, LogRules, Params, TABLE};
 use super::{Error, Rejected};
+use crate::model::host::HostHook;
 use crate::model::{Change, Class, Delta, Key, Value};
 
 /// How often a transaction is tried: once as it is, then after reading what the kernel has, then
@@ -83,7 +84,7 @@ pub(super) struct Writer<C> {
     /// How many masqueraded networks are programmed; the nat chain is there if this is not 0.
     masquerading: usize,
     /// How many elements of each [`HostPart`] are programmed.
-    hosts: [usize; 3],
+    hosts: [usize; 5],
     in_sync: bool,
     /// Who decides, and what was counted for them by elements that are gone.
     counts: Counts,
@@ -118,7 +119,7 @@ impl<C: Channel> Writer<C> {
             dirty: FxHashSet::default(),
             rejected: FxHashMap::default(),
             masquerading: 0,
-            hosts: [0; 3],
+            hosts: [0; 5],
             in_sync: false,
             counts: Counts::default(),
             built: false,
@@ -517,18 +518,26 @@ impl<C: Channel> Writer<C> {
 }
 
 /// What an element says of the chains that host endpoints need: interfaces by name, all
-/// interfaces, traffic that is forwarded.
+/// interfaces, traffic that is forwarded, before destination NAT, before connection tracking.
 fn host_part(key: &Key) -> Option<usize> {
     match key {
         Key::HostInterface(_) => Some(0),
         Key::HostTable { hook, class: Class(0), .. } if hook.forwards() => Some(2),
+        Key::HostTable { hook: HostHook::PreDnat, class: Class(0), .. } => Some(3),
+        Key::HostTable { hook, class: Class(0), .. } if hook.is_early() => Some(4),
         Key::HostTable { interface: None, class: Class(0), .. } => Some(1),
         _ => None,
     }
 }
 
-fn hosts_of([named, all, forward]: [usize; 3]) -> Hosts {
-    Hosts { named: named > 0, all: all > 0, forward: forward > 0 }
+fn hosts_of([named, all, forward, pre_dnat, untracked]: [usize; 5]) -> Hosts {
+    Hosts {
+        named: named > 0,
+        all: all > 0,
+        forward: forward > 0,
+        pre_dnat: pre_dnat > 0,
+        untracked: untracked > 0,
+    }
 }
 
 #[cfg(test)]

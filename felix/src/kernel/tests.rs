@@ -5,6 +5,8 @@ use netlink::netns::Netns;
 use super::*;
 use crate::model::{Change, Key, RouteTarget, Value};
 
+mod packets;
+
 /// Runs with a kernel of its own, and an executor for its handle.
 fn with_kernel<F: Future<Output = ()>>(lock_table: bool, work: impl FnOnce(Kernel) -> F + Send) {
     let run = || {

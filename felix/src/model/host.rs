@@ -70,18 +70,37 @@ pub enum HostHook {
     ForwardIn,
     /// What goes out from others.
     ForwardOut,
+    /// What comes in, for the host itself or for others, before destination NAT.
+    PreDnat,
+    /// What comes in, for the host itself or for others, before connection tracking.
+    UntrackedIn,
+    /// What the host itself sends out, before connection tracking.
+    UntrackedOut,
 }
 
 impl HostHook {
     /// All of them.
-    pub const ALL: [Self; 4] = [Self::Input, Self::Output, Self::ForwardIn, Self::ForwardOut];
+    pub const ALL: [Self; 7] = [
+        Self::Input,
+        Self::Output,
+        Self::ForwardIn,
+        Self::ForwardOut,
+        Self::PreDnat,
+        Self::UntrackedIn,
+        Self::UntrackedOut,
+    ];
 
     /// Which rules of a policy are asked.
     pub fn direction(self) -> Direction {
         match self {
-            Self::Input | Self::ForwardIn => Direction::Ingress,
-            Self::Output | Self::ForwardOut => Direction::Egress,
+            Self::Input | Self::ForwardIn | Self::PreDnat | Self::UntrackedIn => Direction::Ingress,
+            Self::Output | Self::ForwardOut | Self::UntrackedOut => Direction::Egress,
         }
+    }
+
+    /// Whether others follow that judge what is not decided here.
+    pub fn is_early(self) -> bool {
+        matches!(self, Self::PreDnat | Self::UntrackedIn | Self::UntrackedOut)
     }
 
     /// Whether the traffic neither begins nor ends at the host.
@@ -95,9 +114,15 @@ impl HostHook {
 pub struct TableId(u32);
 
 impl TableId {
+    /// The mark of packets that are accepted: no table has this number.
+    pub const ACCEPTED: u32 = 1;
+
     /// One for a direction; of any two numbers that differ by 1 the same may come.
     pub fn new(number: u32, direction: Direction) -> Self {
-        Self(number & !1 | u32::from(direction == Direction::Egress))
+        match number & !1 | u32::from(direction == Direction::Egress) {
+            Self::ACCEPTED => Self(Self::ACCEPTED + 2),
+            number => Self(number),
+        }
     }
 
     /// The name that the kernel knows it by.
@@ -135,6 +160,7 @@ mod tests {
         for direction in [Direction::Ingress, Direction::Egress] {
             for number in [0, 1, 7, u32::MAX] {
                 assert_eq!(TableId::new(number, direction).direction(), direction);
+                assert_ne!(TableId::new(number, direction).number(), TableId::ACCEPTED);
             }
         }
     }

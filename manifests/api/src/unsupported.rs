@@ -126,6 +126,8 @@ const ACTED_ON: &[(&str, &[&str])] = &[
             "egress",
             "performanceHints",
             "applyOnForward",
+            "doNotTrack",
+            "preDNAT",
         ],
     ),
     (

@@ -56,7 +56,7 @@ pub(super) fn explained(
     let decided: Vec<Outcome> =
         said.considered.iter().map(|row| row.outcome).filter(|one| one.decides()).collect();
     let expected = match done {
-        Verdict::Allow => Outcome::Allows,
+        Verdict::Allow | Verdict::Accept => Outcome::Allows,
         Verdict::Deny => Outcome::Denies,
     };
     prop_assert_eq!(decided, [expected], "{:?} {:?}", header, said.considered);

@@ -7,11 +7,11 @@ use crate::model::host::InterfaceName;
 use crate::model::{Direction, Key, Kind, ObjectKey, Traffic, Value, Verdict};
 
 const NODE: &str = "node1";
-const OUTSIDE: &str = "203.0.113.9";
-const OFFICE: &str = "192.0.2.7";
+pub(super) const OUTSIDE: &str = "203.0.113.9";
+pub(super) const OFFICE: &str = "192.0.2.7";
 
 /// This node has no host endpoints yet.
-fn world() -> World {
+pub(super) fn world() -> World {
     let mut world = World::new(&["shop"]);
     world.engine.set_node(NODE, "cali");
     let ports = [Direction::Ingress, Direction::Egress].map(default_failsafe).concat();
@@ -26,18 +26,24 @@ fn link(name: &str, addresses: &[&str]) -> HostLink {
 }
 
 /// Whether the first packet of a flow passes at an interface.
-fn passes(world: &World, hook: HostHook, interface: &str, peer: &str, to: (u8, u16)) -> bool {
+pub(super) fn passes(
+    world: &World,
+    hook: HostHook,
+    interface: &str,
+    peer: &str,
+    to: (u8, u16),
+) -> bool {
     let ports = (SOURCE_PORT, to.1);
     world.kernel.host_ruling(hook, interface, ip(peer), to.0, ports).0 == Verdict::Allow
 }
 
-fn endpoint(name: &str, rest: &str) -> String {
+pub(super) fn endpoint(name: &str, rest: &str) -> String {
     format!(
         "kind: HostEndpoint\nmetadata: {{name: {name}, labels: {{role: {name}}}}}\nspec: {{node: {NODE}, {rest}}}\n"
     )
 }
 
-fn host_elements(world: &World) -> Vec<Key> {
+pub(super) fn host_elements(world: &World) -> Vec<Key> {
     let of_hosts = |key: &&Key| {
         matches!(
             key,
@@ -323,31 +329,6 @@ spec:
     assert!(
         problems[1].starts_with("GlobalNetworkPolicy own: spec.ingress[1].destination: for host")
     );
-}
-
-#[test]
-fn what_cannot_be_done_yet_closes_the_hosts_it_selects() {
-    for hosts in ["doNotTrack: true", "preDNAT: true"] {
-        let mut world = world();
-        world.local("shop", "api", &[("app", "api")], &["10.244.0.1"]);
-        world.calico(&endpoint(
-            "eth0",
-            "interfaceName: eth0, profiles: [projectcalico-default-allow]",
-        ));
-        world.calico(&format!(
-            "
-kind: GlobalNetworkPolicy
-metadata: {{name: hosts}}
-spec: {{selector: all(), {hosts}, applyOnForward: true, ingress: [{{action: Allow}}]}}
-"
-        ));
-        for hook in [Input, ForwardIn] {
-            assert!(!passes(&world, hook, "eth0", OUTSIDE, (TCP, 80)), "{hosts} {hook:?}");
-        }
-        assert!(passes(&world, Input, "eth0", OUTSIDE, (TCP, 22)), "failsafe");
-        assert!(passes(&world, Output, "eth0", OUTSIDE, (TCP, 80)), "not what it is about");
-        assert!(world.allows(OUTSIDE, "10.244.0.1", TCP, 80), "pods are none of its business");
-    }
 }
 
 #[test]

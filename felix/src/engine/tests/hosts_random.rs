@@ -41,7 +41,8 @@ struct Policy {
     ingress: Option<Vec<Rule>>,
     egress: Option<Vec<Rule>>,
     forward: bool,
-    pre_dnat: bool,
+    /// It is for what comes before connection tracking or destination NAT.
+    early: Option<&'static str>,
 }
 
 #[derive(Clone, Debug)]
@@ -89,14 +90,15 @@ fn rule() -> impl Strategy<Value = Rule> {
 fn policy() -> impl Strategy<Value = Policy> {
     let rules = || option::weighted(0.7, prop::collection::vec(rule(), 0..4));
     let selects = option::of(select(LABELS.to_vec()));
-    let kind = (any::<bool>(), prop::bool::weighted(0.1));
+    let kind =
+        (any::<bool>(), option::weighted(0.3, select(vec!["preDNAT", "doNotTrack", "doNotTrack"])));
     (any::<bool>(), 0u8..3, selects, rules(), rules(), kind).prop_map(
-        |(passing_tier, order, selects, ingress, egress, (forward, pre_dnat))| {
-            let egress = egress.filter(|_| !pre_dnat);
+        |(passing_tier, order, selects, ingress, egress, (forward, early))| {
+            let egress = egress.filter(|_| early != Some("preDNAT"));
             // One without a direction would have that of ingress.
             let ingress = ingress.or_else(|| egress.is_none().then(Vec::new));
-            let forward = forward || pre_dnat;
-            Policy { passing_tier, order, selects, ingress, egress, forward, pre_dnat }
+            let forward = forward || early.is_some();
+            Policy { passing_tier, order, selects, ingress, egress, forward, early }
         },
     )
 }
@@ -161,12 +163,12 @@ fn yaml_of(number: usize, policy: &Policy) -> String {
     let selector = policy.selects.map_or("all()".into(), |label| format!("app == '{label}'"));
     format!(
         "kind: GlobalNetworkPolicy\nmetadata: {{name: {prefix}p{number}}}\nspec:\n  tier: {tier}\n  \
-         order: {}\n  selector: {selector}\n  types: [{}]\n  applyOnForward: {}\n  preDNAT: {}\n  \
+         order: {}\n  selector: {selector}\n  types: [{}]\n  applyOnForward: {}\n{}  \
          ingress:{}  egress:{}",
         policy.order,
         types.join(", "),
         policy.forward,
-        policy.pre_dnat,
+        policy.early.map(|early| format!("  {early}: true\n")).unwrap_or_default(),
         side(&policy.ingress, "source", "destination"),
         side(&policy.egress, "destination", "source"),
     )
@@ -273,11 +275,17 @@ impl State {
     }
 
     /// May this packet pass?
-    fn judges(&self, hook: HostHook, interface: &str, peer: &str, to: (u8, u16)) -> bool {
-        let Some(host) = self.host_of(interface) else { return true };
-        if hook == HostHook::Input && to == (TCP, 22) {
-            return true;
+    fn judges(&self, hook: HostHook, interface: &str, peer: &str, to: (u8, u16)) -> Verdict {
+        use HostHook::{Input, PreDnat, UntrackedIn, UntrackedOut};
+        let Some(host) = self.host_of(interface) else { return Verdict::Allow };
+        if matches!(hook, Input | PreDnat | UntrackedIn) && to == (TCP, 22) {
+            return Verdict::Allow;
         }
+        let when = match hook {
+            PreDnat => Some("preDNAT"),
+            UntrackedIn | UntrackedOut => Some("doNotTrack"),
+            _ => None,
+        };
         let rules = |policy: &Policy| match hook.direction() {
             Direction::Ingress => policy.ingress.clone(),
             Direction::Egress => policy.egress.clone(),
@@ -287,11 +295,12 @@ impl State {
             .iter()
             .filter(|(_, policy)| policy.selects.is_none_or(|label| label == host.label))
             .filter(|(_, policy)| rules(policy).is_some())
+            .filter(|(_, policy)| policy.early == when)
             .filter(|(_, policy)| !hook.forwards() || policy.forward)
             .map(|(number, policy)| (*number, policy))
             .collect();
         if hook.forwards() && asked.is_empty() {
-            return true;
+            return Verdict::Allow;
         }
         asked.sort_by_key(|(number, policy)| (!policy.passing_tier, policy.order, *number));
         for passing in [true, false] {
@@ -299,21 +308,20 @@ impl State {
                 asked.iter().filter(|(_, policy)| policy.passing_tier == passing).peekable();
             let any = of_tier.peek().is_some();
             let decided = of_tier.find_map(|(_, policy)| {
-                if policy.pre_dnat {
-                    // It cannot be done yet.
-                    return Some("Deny");
-                }
                 rules(policy).into_iter().flatten().find_map(|rule| self.says(&rule, peer, to))
             });
             match decided {
-                Some("Allow") => return true,
-                Some("Deny") => return false,
+                Some("Allow") if when.is_some() => return Verdict::Accept,
+                Some("Allow") => return Verdict::Allow,
+                Some("Deny") => return Verdict::Deny,
                 Some(_) => {}
-                None if any && !passing => return false,
+                // Early, no tier has an end.
+                None if any && !passing && when.is_none() => return Verdict::Deny,
                 None => {}
             }
         }
-        hook.forwards() || host.allows
+        let passes = when.is_some() || hook.forwards() || host.allows;
+        if passes { Verdict::Allow } else { Verdict::Deny }
     }
 
     /// What a rule does with a packet, if it decides.
@@ -341,7 +349,7 @@ impl State {
                     let found = world.kernel.host_ruling(hook, interface, ip(peer), to.0, ports).0;
                     let wanted = self.judges(hook, interface, peer, to);
                     prop_assert_eq!(
-                        found == Verdict::Allow,
+                        found,
                         wanted,
                         "{:?} {} {} {:?}: {:#?}",
                         hook,

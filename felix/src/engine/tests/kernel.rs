@@ -296,7 +296,8 @@ impl Kernel {
         }
         let Some(table) = table(interface, self.class(peer)).or_else(|| table(interface, Class(0)))
         else {
-            return if hook.forwards() { allowed } else { (Verdict::Deny, false) };
+            let passes = hook.forwards() || hook.is_early();
+            return if passes { allowed } else { (Verdict::Deny, false) };
         };
         let ruling = |traffic| match self.elements.get(&Key::HostPolicy { table, traffic })? {
             Value::Verdict(verdict) => Some((*verdict, false)),

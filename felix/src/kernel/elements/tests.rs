@@ -55,12 +55,13 @@ fn element() -> impl Strategy<Value = (Key, Value)> {
     let ruling = any::<[bool; 2]>();
     let policy = (any::<bool>(), any::<u32>(), any::<Option<u32>>(), traffic(), ruling);
     let name = || "[a-z][a-z0-9.-]{0,14}".prop_map(|text| InterfaceName::new(&text).unwrap());
-    let hook = (0usize..4).prop_map(|number| HostHook::ALL[number]);
+    let hook = (0usize..7).prop_map(|number| HostHook::ALL[number]);
     let table = (hook, proptest::option::of(name()), any::<[u32; 2]>());
     let direction =
         || any::<bool>().prop_map(|e| if e { Direction::Egress } else { Direction::Ingress });
     let failsafe = (direction(), any::<u8>(), any::<u16>(), net());
-    let host_policy = (any::<u32>(), traffic(), any::<[bool; 2]>());
+    let verdict = prop::sample::select(vec![Verdict::Allow, Verdict::Deny, Verdict::Accept]);
+    let host_policy = (any::<u32>(), traffic(), verdict, any::<bool>());
     prop_oneof![
         member(name().prop_map(Key::HostInterface).boxed()),
         member(
@@ -72,8 +73,7 @@ fn element() -> impl Strategy<Value = (Key, Value)> {
             let key = Key::HostTable { hook, interface, class: Class(class) };
             (key, Value::Table(TableId::from_number(table)))
         }),
-        host_policy.prop_map(|(table, traffic, [allow, log])| {
-            let verdict = if allow { Verdict::Allow } else { Verdict::Deny };
+        host_policy.prop_map(|(table, traffic, verdict, log)| {
             let value = if log { Value::Logged(verdict) } else { Value::Verdict(verdict) };
             (Key::HostPolicy { table: TableId::from_number(table), traffic }, value)
         }),

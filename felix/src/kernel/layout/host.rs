@@ -1,10 +1,17 @@
 //! The chains of host endpoints: there only while this node has any.
 //!
 //! ```text
-//! input       new flows to the host: failsafe ports pass, then policy
-//! forward     before the policy of workloads, while any policy applies on forward
-//! host_post 0 new flows of the host itself, after destination NAT
+//! raw_pre     -300 doNotTrack: of all packets, also those of flows that go on
+//! raw_out     -300 the same, of what the host itself sends
+//! host_pre    -150 preDNAT: of new flows, from workloads too where all interfaces are meant
+//! input          0 new flows to the host: failsafe ports pass, then policy
+//! forward        0 before the policy of workloads, while any policy applies on forward
+//! host_post      0 new flows of the host itself, after destination NAT
 //! ```
+//! What the first three accept, which end with [`ACCEPTED`], is not judged by the endpoint again. What is
+//! tracked not has no flow to say so: its tables are asked again, and say the same. Before connection
+//! tracking there is nowhere to keep a packet's mark, and one that is judged there loses it.
+//!
 //! An interface that has an endpoint of its own is judged by that, others by the endpoint of all.
 //! The other side's class and the interface give a table of verdicts, in one lookup, or in a second
 //! one if the class is not told apart; the table and the packet give the verdict. So the number of
@@ -12,9 +19,9 @@
 
 use netlink::nft::{Chain, DataType, Field, Hook, Rule, Set, Value, Verdict, ct_state};
 
-use super::{DENY, base, drop_counted, plain};
+use super::{DENY, MANGLE, RAW, TAKEN, base, drop_counted, from_workload, plain};
 use crate::model::Direction;
-use crate::model::host::HostHook;
+use crate::model::host::{HostHook, TableId};
 
 /// The maps from classes to tables of a hook: of interfaces by name, and of all others.
 pub(in crate::kernel) fn maps(hook: HostHook) -> (&'static str, &'static str) {
@@ -23,6 +30,9 @@ pub(in crate::kernel) fn maps(hook: HostHook) -> (&'static str, &'static str) {
         HostHook::Output => ("hout", "hout_all"),
         HostHook::ForwardIn => ("hfin", "hfin_all"),
         HostHook::ForwardOut => ("hfout", "hfout_all"),
+        HostHook::PreDnat => ("hdnat", "hdnat_all"),
+        HostHook::UntrackedIn => ("hrawin", "hrawin_all"),
+        HostHook::UntrackedOut => ("hrawout", "hrawout_all"),
     }
 }
 
@@ -31,6 +41,9 @@ pub(in crate::kernel) const VERDICTS: [&str; 4] = ["hv", "hv_range", "hv_proto",
 /// The failsafe ports of ingress and egress, by family.
 pub(in crate::kernel) const FAILSAFE: [[&str; 2]; 2] =
     [["failsafe_in4", "failsafe_in6"], ["failsafe_out4", "failsafe_out6"]];
+
+/// The chain that elements with verdict accept go to.
+pub(in crate::kernel) const ACCEPTED: &str = "accepted";
 
 /// Index of the loopback interface in every network namespace.
 const LOOPBACK: u32 = 1;
@@ -44,6 +57,10 @@ pub(in crate::kernel) struct Hosts {
     pub(in crate::kernel) all: bool,
     /// Forwarded traffic is judged.
     pub(in crate::kernel) forward: bool,
+    /// There is policy before destination NAT.
+    pub(in crate::kernel) pre_dnat: bool,
+    /// There is policy before connection tracking.
+    pub(in crate::kernel) untracked: bool,
 }
 
 impl Hosts {
@@ -55,6 +72,16 @@ impl Hosts {
     /// And what is forwarded is judged.
     pub(super) fn forwards(self) -> bool {
         self.forward && self.any()
+    }
+
+    /// And something is judged before destination NAT.
+    pub(super) fn dnat(self) -> bool {
+        self.pre_dnat && self.any()
+    }
+
+    /// And something is judged before connection tracking.
+    pub(super) fn tracks_not(self) -> bool {
+        self.untracked && self.any()
     }
 }
 
@@ -122,22 +149,167 @@ pub(super) fn chains(hosts: Hosts) -> Vec<Chain> {
         return Vec::new();
     }
     let mut chains: Vec<Chain> = verdicts().into();
+    if hosts.tracks_not() {
+        chains.extend(untracked(hosts));
+    }
+    if hosts.dnat() {
+        chains.extend(pre_dnat(hosts));
+    }
     for hook in [HostHook::Input, HostHook::Output] {
         let name = name(hook);
         chains.extend(judge(hook, hosts));
         chains.extend(keeping_mark(name, before(hook, hosts), &[name]));
     }
+    let [into, out] = [HostHook::ForwardIn, HostHook::ForwardOut].map(name);
+    let invalid = || drop_counted(Rule::new().ct_state(ct_state::INVALID), "invalid");
+    let mut first: Vec<Rule> = already_accepted(hosts, "host_forward_accepted").collect();
     if hosts.forwards() {
         let hooks = [HostHook::ForwardIn, HostHook::ForwardOut];
         chains.extend(hooks.into_iter().flat_map(|hook| judge(hook, hosts)));
-        let invalid = drop_counted(Rule::new().ct_state(ct_state::INVALID), "invalid");
-        chains.extend(keeping_mark("host_forward", vec![invalid], &hooks.map(name)));
+    }
+    if hosts.dnat() {
+        chains.push(plain("host_in_accepted", [forget_accepted(), from_workload()]));
+        let rules = vec![forget_accepted()];
+        if hosts.forwards() {
+            chains.extend(keeping_mark("host_forward_accepted", rules, &[out]));
+        } else {
+            chains.push(plain("host_forward_accepted", rules));
+        }
+    }
+    if hosts.forwards() {
+        if hosts.tracks_not() {
+            chains.push(plain("host_forward_untracked", untracked_forwards()));
+            let rule = Rule::new().ct_state(ct_state::UNTRACKED);
+            first.push(rule.verdict(Verdict::Goto("host_forward_untracked")));
+        }
+        first.push(invalid());
+        chains.extend(keeping_mark("host_forward", first, &[into, out]));
+    } else if hosts.dnat() {
+        chains.push(plain("host_forward", first));
     }
     chains
 }
 
+/// The base chains of host endpoints alone.
+pub(super) fn bases(hosts: Hosts) -> Vec<Chain> {
+    let mut chains = Vec::new();
+    if hosts.tracks_not() {
+        let rule = Rule::new().verdict(Verdict::Goto(name(HostHook::UntrackedOut)));
+        chains.push(base("raw_out", "filter", Hook::Output, RAW, [rule]));
+    }
+    if hosts.dnat() {
+        let seen = ct_state::ESTABLISHED | ct_state::RELATED | ct_state::UNTRACKED;
+        let rules = [
+            Rule::new().ct_state(seen).verdict(Verdict::Accept),
+            Rule::new().verdict(Verdict::Goto("host_dnat")),
+        ];
+        chains.push(base("host_pre", "filter", Hook::Prerouting, MANGLE, rules));
+    }
+    if hosts.any() {
+        chains.push(post());
+    }
+    chains
+}
+
+/// Where packets go that are accepted for good. It is always there, so that elements can lead to it.
+pub(super) fn accepted() -> Chain {
+    plain(ACCEPTED, [Rule::new().set_mark(TableId::ACCEPTED)])
+}
+
+/// What policy before destination NAT accepted goes to this chain.
+pub(super) fn already_accepted(hosts: Hosts, chain: &str) -> impl Iterator<Item = Rule> {
+    let rule = Rule::new().ct_mark_has(TAKEN).verdict(Verdict::Goto(chain));
+    hosts.dnat().then_some(rule).into_iter()
+}
+
+fn forget_accepted() -> Rule {
+    Rule::new().clear_ct_mark_bits(TAKEN)
+}
+
+/// Before connection tracking: what is accepted is not tracked.
+fn untracked(hosts: Hosts) -> Vec<Chain> {
+    let mut chains = vec![plain("host_notrack", [Rule::new().set_mark(0).notrack()])];
+    for hook in [HostHook::UntrackedIn, HostHook::UntrackedOut] {
+        chains.extend(judge(hook, hosts));
+        let jump = || Rule::new().verdict(Verdict::Jump(&judged(name(hook))));
+        // Whoever else has it not tracked has not decided for us.
+        let again = vec![
+            jump(),
+            accepted_is().set_mark(0).verdict(Verdict::Accept),
+            Rule::new().set_mark(0),
+        ];
+        chains.push(plain(again_at(hook), again));
+        let mut rules = before(hook, hosts);
+        rules.extend([
+            jump(),
+            accepted_is().verdict(Verdict::Goto("host_notrack")),
+            Rule::new().set_mark(0),
+        ]);
+        chains.push(plain(name(hook), rules));
+    }
+    chains
+}
+
+/// What passes the host untracked: policy on forward is asked of the way in only where what comes
+/// before connection tracking does not accept it.
+fn untracked_forwards() -> [Rule; 5] {
+    let jump = |hook| Rule::new().verdict(Verdict::Jump(&judged(name(hook))));
+    [
+        jump(HostHook::ForwardOut),
+        jump(HostHook::UntrackedIn),
+        accepted_is().set_mark(0).verdict(Verdict::Return),
+        jump(HostHook::ForwardIn),
+        Rule::new().set_mark(0),
+    ]
+}
+
+fn accepted_is() -> Rule {
+    Rule::new().mark_is(TableId::ACCEPTED)
+}
+
+/// Before destination NAT. A new flow that is accepted keeps that in its mark, beside what was there.
+fn pre_dnat(hosts: Hosts) -> Vec<Chain> {
+    let hook = HostHook::PreDnat;
+    let mut chains = judge(hook, hosts);
+    let jump = || Rule::new().verdict(Verdict::Jump(&judged(name(hook))));
+    let goto = |chain| accepted_is().verdict(Verdict::Goto(chain));
+    let restore = || [Rule::new().set_mark(0), Rule::new().restore_mark()];
+    let keep = || Rule::new().set_ct_mark_bits(TAKEN);
+    let mut rules = before(hook, hosts);
+    rules.extend([
+        // Of a packet that was sent before, or somebody else's.
+        Rule::new().ct_mark_has(TAKEN).clear_ct_mark_bits(TAKEN),
+        Rule::new().mark_is_set().verdict(Verdict::Goto("host_dnat_marked")),
+        jump(),
+        goto("host_dnat_taken"),
+        Rule::new().set_mark(0),
+    ]);
+    let [zero, kept] = restore();
+    chains.extend([
+        plain("host_dnat_taken", [Rule::new().set_mark(0), keep()]),
+        plain("host_dnat_kept_taken", [zero, kept, keep()]),
+    ]);
+    let [zero, kept] = restore();
+    let only = Rule::new().set_ct_mark(TAKEN);
+    chains.push(plain("host_dnat_marked_taken", [zero, kept, only]));
+    let [zero, kept] = restore();
+    chains.push(plain("host_dnat_kept", [jump(), goto("host_dnat_kept_taken"), zero, kept]));
+    let [zero, kept] = restore();
+    let marked = [
+        Rule::new().ct_mark_is_set().verdict(Verdict::Goto("host_dnat_kept")),
+        Rule::new().save_mark(),
+        jump(),
+        goto("host_dnat_marked_taken"),
+        zero,
+        kept,
+        Rule::new().set_ct_mark(0),
+    ];
+    chains.extend([plain("host_dnat_marked", marked), plain("host_dnat", rules)]);
+    chains
+}
+
 /// The base chain of what the host itself sends, after destination NAT has chosen its interface.
-pub(super) fn post() -> Chain {
+fn post() -> Chain {
     base(
         "host_post",
         "filter",
@@ -159,6 +331,9 @@ fn name(hook: HostHook) -> &'static str {
         HostHook::Output => "host_out",
         HostHook::ForwardIn => "host_forward_in",
         HostHook::ForwardOut => "host_forward_out",
+        HostHook::PreDnat => "host_dnat",
+        HostHook::UntrackedIn => "host_raw_in",
+        HostHook::UntrackedOut => "host_raw_out",
     }
 }
 
@@ -172,7 +347,7 @@ fn before(hook: HostHook, hosts: Hosts) -> Vec<Rule> {
         })
     };
     let mut rules = vec![Rule::new().equals(way.index, &LOOPBACK.to_ne_bytes()).verdict(done())];
-    if hook == HostHook::Output {
+    if hook.direction() == Direction::Egress {
         // The host reaches its pods. Of input they have been sorted out before.
         rules.push(Rule::new().is_in(&[way.index], "wl").verdict(done()));
     }
@@ -182,12 +357,26 @@ fn before(hook: HostHook, hosts: Hosts) -> Vec<Rule> {
     rules.extend(open(Field::DestinationPort, way.failsafe, &Rule::new));
     // Of a connection from before anything was tracked, the first packet that is seen may be an
     // answer. The rest of it is let go on; what opens a connection is not.
-    rules.extend(open(Field::SourcePort, way.answers, &|| Rule::new().tcp_without_syn()));
-    rules.extend([
-        // Without it no failsafe port is reached over IPv6.
-        Rule::new().is_in(&[Field::Icmp6Type], "nd_host").verdict(done()),
-        drop_counted(Rule::new().ct_state(ct_state::INVALID), "invalid"),
-    ]);
+    // Where nothing is tracked yet, all that come from there are answers, or are judged later.
+    let tracked = !matches!(hook, HostHook::UntrackedIn | HostHook::UntrackedOut);
+    let answer = || if tracked { Rule::new().tcp_without_syn() } else { Rule::new() };
+    rules.extend(open(Field::SourcePort, way.answers, &answer));
+    // Without it no failsafe port is reached over IPv6.
+    rules.push(Rule::new().is_in(&[Field::Icmp6Type], "nd_host").verdict(done()));
+    if !tracked {
+        return rules;
+    }
+    let again = match hook {
+        HostHook::Input => Some(again_at(HostHook::UntrackedIn)),
+        HostHook::Output => Some(again_at(HostHook::UntrackedOut)),
+        _ => None,
+    };
+    rules.extend(
+        again
+            .filter(|_| hosts.tracks_not())
+            .map(|chain| Rule::new().ct_state(ct_state::UNTRACKED).verdict(Verdict::Jump(chain))),
+    );
+    rules.push(drop_counted(Rule::new().ct_state(ct_state::INVALID), "invalid"));
     rules
 }
 
@@ -197,15 +386,28 @@ fn keeping_mark(name: &str, mut first: Vec<Rule>, judges: &[&str]) -> [Chain; 3]
     let (marked, kept) = (format!("{name}_marked"), format!("{name}_kept"));
     let jumps = || judges.iter().map(|name| Rule::new().verdict(Verdict::Jump(&judged(name))));
     let mut with_kept: Vec<Rule> = jumps().collect();
-    with_kept.push(Rule::new().restore_mark());
+    with_kept.extend([Rule::new().set_mark(0), Rule::new().restore_mark()]);
     let mut with_mark =
         vec![Rule::new().ct_mark_is_set().verdict(Verdict::Goto(&kept)), Rule::new().save_mark()];
     with_mark.extend(jumps());
-    with_mark.extend([Rule::new().restore_mark(), Rule::new().set_ct_mark(0)]);
+    // What is not tracked has no flow to keep it in: its mark is lost.
+    with_mark.extend([
+        Rule::new().set_mark(0),
+        Rule::new().restore_mark(),
+        Rule::new().set_ct_mark(0),
+    ]);
     first.push(Rule::new().mark_is_set().verdict(Verdict::Goto(&marked)));
     first.extend(jumps());
     first.push(Rule::new().set_mark(0));
     [plain(&kept, with_kept), plain(&marked, with_mark), plain(name, first)]
+}
+
+/// The chain that asks the tables of packets that are not tracked again.
+fn again_at(hook: HostHook) -> &'static str {
+    match hook.direction() {
+        Direction::Ingress => "host_untracked_in",
+        Direction::Egress => "host_untracked_out",
+    }
 }
 
 fn judged(name: &str) -> String {
@@ -213,7 +415,7 @@ fn judged(name: &str) -> String {
 }
 
 /// From the interface and the other side to the table of verdicts. Forwarded traffic for which
-/// there is none passes.
+/// there is none passes, as does that which is judged later.
 fn judge(hook: HostHook, hosts: Hosts) -> Vec<Chain> {
     let way = way(hook.direction());
     let name = judged(name(hook));
@@ -235,14 +437,14 @@ fn judge(hook: HostHook, hosts: Hosts) -> Vec<Chain> {
         rules.push(Rule::new().set_mark_from_all(fields, map).verdict(verdict()));
         rules.push(Rule::new().set_mark(0));
         rules.push(Rule::new().set_mark_from_all(fields, map).verdict(verdict()));
-        if !hook.forwards() {
+        if !hook.forwards() && !hook.is_early() {
             rules.push(Rule::new().verdict(Verdict::Goto(DENY)));
         }
         rules
     };
     let mut chains = Vec::new();
     let mut rules = Vec::new();
-    if hook.forwards() {
+    if hook.forwards() || hook == HostHook::UntrackedIn {
         // Workloads have policy of their own.
         rules.push(Rule::new().is_in(&[way.index], "wl").verdict(Verdict::Return));
     }

@@ -28,7 +28,7 @@ impl<C: Channel> Writer<C> {
             |error: netlink::Error| Error::Kernel(format!("reading table inet {TABLE}: {error}"));
         let before = std::mem::take(&mut self.programmed);
         self.masquerading = 0;
-        self.hosts = [0; 3];
+        self.hosts = [0; 5];
         let mut found = Found { table: self.channel.table().map_err(reading)?, ..Found::default() };
         let Some(table) = &found.table else { return Ok(found) };
         if let Some(port) = table.owner
@@ -78,7 +78,7 @@ impl<C: Channel> Writer<C> {
         self.refuse_invalid(&keys);
         let masquerade =
             keys.iter().any(|key| matches!(key, Key::Masquerade(_)) && self.target(key).is_some());
-        let mut hosts = [0; 3];
+        let mut hosts = [0; 5];
         let wanted = keys.iter().filter(|key| self.target(key).is_some());
         wanted.filter_map(host_part).for_each(|part| hosts[part] += 1);
         let chains = self.chains(hosts_of(hosts), masquerade);
@@ -98,7 +98,7 @@ impl<C: Channel> Writer<C> {
             }
             self.programmed.clear();
             self.masquerading = 0;
-            self.hosts = [0; 3];
+            self.hosts = [0; 5];
             return self.build(&chains, keys, tx);
         }
         let unowned = found.table.as_ref().is_none_or(|table| table.owner.is_none());

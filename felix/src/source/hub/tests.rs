@@ -51,7 +51,10 @@ async fn what_is_set_and_not_acted_on_is_in_the_status() {
     let spec = serde_json::from_value(json!({"interfacePrefix": "veth"})).unwrap();
     f.send(Update::Set(v3::FelixConfiguration::new("default", spec).into())).await;
     let rules = json!([{"action": "Allow", "http": {}}, {"action": "Allow", "http": {}}, {"action": "Log"}]);
-    let spec = serde_json::from_value(json!({"ingress": rules, "doNotTrack": true})).unwrap();
+    let spec = serde_json::from_value(
+        json!({"ingress": rules, "doNotTrack": true, "applyOnForward": true}),
+    )
+    .unwrap();
     let policy = v3::GlobalNetworkPolicy::new("deny", spec);
     f.send(Update::Set(policy.into())).await;
     assert_eq!(
@@ -59,7 +62,6 @@ async fn what_is_set_and_not_acted_on_is_in_the_status() {
         [
             (Kind::IPPool, "spec.vxlanMode".into(), 2),
             (Kind::FelixConfiguration, "spec.interfacePrefix".into(), 1),
-            (Kind::GlobalNetworkPolicy, "spec.doNotTrack".into(), 1),
             (Kind::GlobalNetworkPolicy, "spec.ingress[].http".into(), 1),
         ]
     );

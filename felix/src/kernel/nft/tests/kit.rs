@@ -154,7 +154,7 @@ pub(super) fn net(text: &str) -> ipnet::IpNet {
 /// One of every kind of element.
 pub(super) fn everything() -> Vec<Change> {
     use Traffic::{Any, Pairs, Port, Ports, Protocol};
-    use Verdict::{Allow, Deny};
+    use Verdict::{Accept, Allow, Deny};
     vec![
         member(Key::Workload(7)),
         member(Key::Source(ip("10.0.0.7"), 7)),
@@ -193,6 +193,13 @@ pub(super) fn everything() -> Vec<Change> {
         host_table(HostHook::Output, None, 0, 21),
         host_table(HostHook::ForwardIn, None, 0, 22),
         host_table(HostHook::ForwardOut, None, 2, 21),
+        host_table(HostHook::PreDnat, None, 0, 24),
+        host_table(HostHook::PreDnat, Some("eth0"), 1, 24),
+        host_table(HostHook::UntrackedIn, Some("eth0"), 0, 24),
+        host_table(HostHook::UntrackedOut, None, 0, 25),
+        host_policy(24, Port(6, 80), Value::Verdict(Accept)),
+        host_policy(24, Any, Value::Verdict(Allow)),
+        host_policy(25, Protocol(17), Value::Logged(Accept)),
         host_policy(20, Port(6, 80), Value::Verdict(Allow)),
         host_policy(20, Ports(6, 1000, 2000), Value::Logged(Allow)),
         host_policy(21, Pairs(6, (81, 90), (0, 1023)), Value::Logged(Deny)),
@@ -249,6 +256,13 @@ pub(super) fn kernel_has() -> FxHashMap<Key, Value> {
         forward: is(|key| {
             use HostHook::{ForwardIn, ForwardOut};
             matches!(key, Key::HostTable { hook: ForwardIn | ForwardOut, class: Class(0), .. })
+        }),
+        pre_dnat: is(|key| {
+            matches!(key, Key::HostTable { hook: HostHook::PreDnat, class: Class(0), .. })
+        }),
+        untracked: is(|key| {
+            use HostHook::{UntrackedIn, UntrackedOut};
+            matches!(key, Key::HostTable { hook: UntrackedIn | UntrackedOut, class: Class(0), .. })
         }),
     };
     let mut expected = layout::chains(&params(), hosts, masquerade);

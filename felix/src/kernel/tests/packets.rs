@@ -1,0 +1,418 @@
+//! Real packets at the host endpoints of a node between two others, whatever marks other programs
+//! have given them and their flows.
+
+use std::io::{ErrorKind, Write};
+use std::net::{SocketAddr, UdpSocket};
+use std::os::fd::{AsFd, AsRawFd};
+use std::process::{Command, Stdio};
+use std::time::Instant;
+
+use super::*;
+use crate::model::host::HostHook::{
+    self, ForwardIn, ForwardOut, Input, Output, PreDnat, UntrackedIn, UntrackedOut,
+};
+use crate::model::host::{InterfaceName, TableId};
+use crate::model::{Class, Direction, Traffic, Verdict};
+
+const NODE: &str = "192.0.2.1";
+/// Comes in by eth0.
+const PEER: &str = "192.0.2.9";
+/// Behind eth1.
+const FAR: &str = "198.51.100.9";
+const UDP: u8 = 17;
+/// Open whatever policy says: what was sent before has arrived, or will not, once this has.
+const FAILSAFE: u16 = 22;
+const ALL: (u16, u16) = (0, u16::MAX);
+/// Generous: a busy machine.
+const SOON: Duration = Duration::from_secs(20);
+/// Of another program: a packet's mark, a flow's mark, and both.
+const MARKS: [&str; 5] = [
+    "",
+    "meta mark set 0x7",
+    "ct mark set 0x9",
+    "ct mark set 0x7; meta mark set 0x7",
+    "ct mark set 0x9; meta mark set 0x7",
+];
+
+fn ip(args: &str) {
+    assert!(Command::new("ip").args(args.split(' ')).status().unwrap().success(), "ip {args}");
+}
+
+fn nft(text: &str) {
+    let mut child = Command::new("nft").args(["-f", "-"]).stdin(Stdio::piped()).spawn().unwrap();
+    child.stdin.take().unwrap().write_all(text.as_bytes()).unwrap();
+    assert!(child.wait().unwrap().success(), "{text}");
+}
+
+/// A node with two neighbours.
+struct Lab {
+    node: Netns,
+    peer: Netns,
+    far: Netns,
+}
+
+impl Lab {
+    fn new() -> Self {
+        let [node, peer, far] = [(); 3].map(|()| Netns::create().unwrap());
+        let path = |netns: &Netns| {
+            format!("/proc/{}/fd/{}", std::process::id(), netns.as_fd().as_raw_fd())
+        };
+        node.run(|| {
+            ip("link set lo up");
+            for (link, other) in [("eth0", &peer), ("eth1", &far)] {
+                ip(&format!("link add {link} type veth peer name uplink netns {}", path(other)));
+                ip(&format!("link set {link} up"));
+            }
+            ip("addr add 192.0.2.1/24 dev eth0");
+            ip("addr add 198.51.100.1/24 dev eth1");
+            std::fs::write("/proc/sys/net/ipv4/ip_forward", "1").unwrap();
+        })
+        .unwrap();
+        for (netns, own) in [(&peer, PEER), (&far, FAR)] {
+            netns
+                .run(|| {
+                    ip(&format!("addr add {own}/24 dev uplink"));
+                    ip("link set uplink up");
+                    let (network, _) = own.rsplit_once('.').unwrap();
+                    ip(&format!("route add default via {network}.1"));
+                })
+                .unwrap();
+        }
+        Self { node, peer, far }
+    }
+
+    /// Runs while these elements are in the kernel.
+    fn with(&self, elements: &[(Key, Value)], work: impl FnOnce(&Self) + Send) {
+        let change = |(key, value): &(Key, Value)| Change { key: *key, value: Some(*value) };
+        let delta = Delta { elements: elements.iter().map(change).collect(), ..Delta::default() };
+        let run = || {
+            let kernel = Kernel::start(Options::default()).unwrap();
+            let runtime =
+                tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+            runtime.block_on(kernel.sync(delta)).unwrap();
+            work(self);
+        };
+        self.node.run(run).unwrap();
+    }
+
+    fn receiver(netns: &Netns, port: u16) -> UdpSocket {
+        // A program that another test is starting has the last one open until it is executed.
+        let deadline = Instant::now() + SOON;
+        let bind = || loop {
+            match UdpSocket::bind(("0.0.0.0", port)) {
+                Err(error) if error.kind() == ErrorKind::AddrInUse && Instant::now() < deadline => {
+                    std::thread::yield_now();
+                }
+                done => return done.unwrap(),
+            }
+        };
+        let socket = netns.run(bind).unwrap();
+        socket.set_read_timeout(Some(SOON)).unwrap();
+        socket
+    }
+
+    /// Whether what the peer sends to a port of the node arrives where it should: at this port of
+    /// the node itself, or of the neighbour behind.
+    fn arrives(&self, port: u16, at: &Netns, as_port: u16, open: bool) {
+        let (wanted, control) = (Self::receiver(at, as_port), Self::receiver(&self.node, FAILSAFE));
+        let sender = Self::receiver(&self.peer, 0);
+        sender.send_to(b"?", (NODE, port)).unwrap();
+        let mut buffer = [0; 8];
+        let what = || format!("port {port}, {}", String::from_utf8_lossy(&state()));
+        if open {
+            assert!(wanted.recv(&mut buffer).is_ok(), "{}", what());
+            return;
+        }
+        sender.send_to(b"!", (NODE, FAILSAFE)).unwrap();
+        assert!(control.recv(&mut buffer).is_ok(), "failsafe; {}", what());
+        wanted.set_nonblocking(true).unwrap();
+        assert!(wanted.recv(&mut buffer).is_err(), "it came through: {}", what());
+    }
+
+    /// Whether the node answers from its port to the peer's.
+    fn answers(&self, port: u16, open: bool) {
+        let server = Self::receiver(&self.node, port);
+        let sender = Self::receiver(&self.peer, 0);
+        sender.send_to(b"?", (NODE, port)).unwrap();
+        let mut buffer = [0; 8];
+        let (_, from): (usize, SocketAddr) = server.recv_from(&mut buffer).unwrap();
+        // What the kernel drops on the way out, it says so to the sender.
+        assert_eq!(server.send_to(b"!", from).is_ok(), open, "port {port}");
+        if open {
+            assert!(sender.recv(&mut buffer).is_ok(), "port {port}");
+        }
+    }
+}
+
+/// For the message of a failure.
+fn state() -> Vec<u8> {
+    Command::new("nft").args(["list", "ruleset"]).output().map(|o| o.stdout).unwrap_or_default()
+}
+
+/// How many flows the namespace of this thread tracks.
+fn flows() -> u32 {
+    let text = std::fs::read_to_string("/proc/sys/net/netfilter/nf_conntrack_count").unwrap();
+    text.trim().parse().unwrap()
+}
+
+fn eth(number: u8) -> InterfaceName {
+    InterfaceName::new(&format!("eth{number}")).unwrap()
+}
+
+/// The same table at each of these; `all`: for all interfaces without one.
+fn at(hooks: &[(HostHook, Option<InterfaceName>)], table: TableId) -> Vec<(Key, Value)> {
+    let place = |(hook, interface): &(HostHook, Option<InterfaceName>)| {
+        let key = Key::HostTable { hook: *hook, interface: *interface, class: Class(0) };
+        (key, Value::Table(table))
+    };
+    hooks.iter().map(place).collect()
+}
+
+fn rules(table: TableId, list: &[(Traffic, Verdict)]) -> Vec<(Key, Value)> {
+    let rule = |(traffic, verdict): &(Traffic, Verdict)| {
+        (Key::HostPolicy { table, traffic: *traffic }, Value::Verdict(*verdict))
+    };
+    list.iter().map(rule).collect()
+}
+
+fn endpoints() -> Vec<(Key, Value)> {
+    let net = "0.0.0.0/0".parse().unwrap();
+    let failsafe = Key::Failsafe(Direction::Ingress, UDP, FAILSAFE, net);
+    let members = [Key::HostInterface(eth(0)), Key::HostInterface(eth(1)), failsafe];
+    members.map(|key| (key, Value::Member)).into()
+}
+
+fn table(number: u32, direction: Direction) -> TableId {
+    TableId::new(number, direction)
+}
+
+/// A destination before translation is allowed or denied: what is allowed passes the endpoint,
+/// whatever policy says of it after translation; and the way out is judged all the same.
+#[test]
+fn before_destination_nat_what_policy_accepts_passes_the_endpoint() {
+    use Traffic::{Any, Port};
+    let (early, ingress, egress) = (
+        table(10, Direction::Ingress),
+        table(20, Direction::Ingress),
+        table(30, Direction::Egress),
+    );
+    let named = [
+        endpoints(),
+        at(&[(PreDnat, Some(eth(0)))], early),
+        at(&[(Input, Some(eth(0))), (ForwardIn, Some(eth(0)))], ingress),
+        at(&[(ForwardOut, Some(eth(1)))], egress),
+    ]
+    .concat();
+    let everywhere = [
+        endpoints().split_off(2),
+        at(&[(PreDnat, None)], early),
+        at(&[(Input, None), (ForwardIn, None)], ingress),
+        at(&[(ForwardOut, None)], egress),
+    ]
+    .concat();
+    let policy = [
+        rules(
+            early,
+            &[
+                (Port(UDP, 8080), Verdict::Accept),
+                (Port(UDP, 8083), Verdict::Accept),
+                (Port(UDP, 90), Verdict::Accept),
+                (Port(UDP, 8081), Verdict::Deny),
+                (Port(UDP, 91), Verdict::Deny),
+                (Port(UDP, FAILSAFE), Verdict::Deny),
+                (Any, Verdict::Allow),
+            ],
+        ),
+        rules(ingress, &[(Port(UDP, 91), Verdict::Allow), (Port(UDP, 93), Verdict::Allow)]),
+        rules(egress, &[(Port(UDP, 81), Verdict::Deny), (Any, Verdict::Allow)]),
+    ]
+    .concat();
+    for (places, marks) in [&named, &everywhere].into_iter().flat_map(|p| MARKS.map(|m| (p, m))) {
+        let lab = Lab::new();
+        lab.with(&[places.clone(), policy.clone()].concat(), |lab| {
+            nft(&format!(
+                "table ip other {{
+                    chain marks {{ type filter hook prerouting priority -160; {marks}; }}
+                    chain nat {{ type nat hook prerouting priority -100;
+                        udp dport {{ 8080, 8081, 8082 }} dnat to {FAR}:80
+                        udp dport 8083 dnat to {FAR}:81
+                    }}
+                }}"
+            ));
+            lab.arrives(8080, &lab.far, 80, true);
+            lab.arrives(8081, &lab.far, 80, false);
+            lab.arrives(8082, &lab.far, 80, false);
+            lab.arrives(8083, &lab.far, 81, false);
+            lab.arrives(90, &lab.node, 90, true);
+            lab.arrives(91, &lab.node, 91, false);
+            lab.arrives(92, &lab.node, 92, false);
+            lab.arrives(93, &lab.node, 93, true);
+        });
+    }
+}
+
+#[test]
+fn before_connection_tracking_what_policy_accepts_is_not_tracked() {
+    use Traffic::{Any, Pairs, Port};
+    let (early, early_out, closed, closed_out) = (
+        table(10, Direction::Ingress),
+        table(12, Direction::Egress),
+        table(20, Direction::Ingress),
+        table(22, Direction::Egress),
+    );
+    let named = [
+        endpoints(),
+        at(&[(UntrackedIn, Some(eth(0)))], early),
+        at(&[(UntrackedOut, Some(eth(0)))], early_out),
+        at(&[(Input, Some(eth(0))), (ForwardIn, Some(eth(0)))], closed),
+        at(&[(Output, Some(eth(0)))], closed_out),
+    ]
+    .concat();
+    let everywhere = [
+        endpoints().split_off(2),
+        at(&[(UntrackedIn, None)], early),
+        at(&[(UntrackedOut, None)], early_out),
+        at(&[(Input, None), (ForwardIn, None)], closed),
+        at(&[(Output, None)], closed_out),
+    ]
+    .concat();
+    let policy = [
+        rules(
+            early,
+            &[
+                (Port(UDP, 80), Verdict::Accept),
+                (Port(UDP, 82), Verdict::Accept),
+                (Port(UDP, 81), Verdict::Deny),
+                (Port(UDP, FAILSAFE), Verdict::Deny),
+                (Any, Verdict::Allow),
+            ],
+        ),
+        rules(early_out, &[(Pairs(UDP, ALL, (80, 80)), Verdict::Accept), (Any, Verdict::Allow)]),
+        rules(closed, &[(Port(UDP, 81), Verdict::Allow), (Any, Verdict::Deny)]),
+        rules(closed_out, &[(Any, Verdict::Deny)]),
+    ]
+    .concat();
+    for (places, marks) in [&named, &everywhere].into_iter().flat_map(|p| MARKS.map(|m| (p, m))) {
+        let lab = Lab::new();
+        lab.with(&[places.clone(), policy.clone()].concat(), |lab| {
+            nft(&format!(
+                "table ip other {{
+                    chain before {{ type filter hook prerouting priority -310; udp dport 83 notrack; }}
+                    chain marks {{ type filter hook prerouting priority -160; {marks}; }}
+                    chain sent {{ type filter hook output priority -310; meta mark set 0x7; }}
+                }}"
+            ));
+            lab.answers(80, true);
+            assert_eq!(flows(), 0, "neither way is tracked");
+            lab.answers(82, false);
+            lab.arrives(81, &lab.node, 81, false);
+            lab.arrives(83, &lab.node, 83, false);
+            lab.arrives(84, &lab.node, 84, false);
+        });
+    }
+}
+
+/// What goes through the node to another: by the way in, only what is accepted before.
+#[test]
+fn what_is_forwarded_untracked_is_judged_once() {
+    use Traffic::{Any, Port};
+    let (early, ingress, egress) = (
+        table(10, Direction::Ingress),
+        table(20, Direction::Ingress),
+        table(30, Direction::Egress),
+    );
+    let elements = [
+        endpoints(),
+        at(&[(UntrackedIn, Some(eth(0)))], early),
+        at(&[(ForwardIn, Some(eth(0)))], ingress),
+        at(&[(ForwardOut, Some(eth(1)))], egress),
+        rules(
+            early,
+            &[
+                (Port(UDP, 80), Verdict::Accept),
+                (Port(UDP, 81), Verdict::Accept),
+                (Any, Verdict::Allow),
+            ],
+        ),
+        rules(ingress, &[(Port(UDP, 83), Verdict::Allow), (Any, Verdict::Deny)]),
+        rules(egress, &[(Port(UDP, 81), Verdict::Deny), (Any, Verdict::Allow)]),
+    ]
+    .concat();
+    for marks in MARKS {
+        let lab = Lab::new();
+        lab.with(&elements, |lab| {
+            nft(&format!(
+                "table ip other {{
+                    chain before {{ type filter hook prerouting priority -310; udp dport {{ 83, 84 }} notrack; }}
+                    chain marks {{ type filter hook prerouting priority -160; {marks}; }}
+                }}"
+            ));
+            let sender = Lab::receiver(&lab.peer, 0);
+            let receivers = [80, 81, 82, 83, 84].map(|port| (port, Lab::receiver(&lab.far, port)));
+            // In this order on one way: when the last has arrived, so has what is let through.
+            for port in [81, 82, 84, 80, 83] {
+                sender.send_to(b"?", (FAR, port)).unwrap();
+            }
+            let mut buffer = [0; 8];
+            for (port, receiver) in &receivers {
+                if matches!(port, 80 | 83) {
+                    assert!(receiver.recv(&mut buffer).is_ok(), "{marks}: {port}");
+                }
+            }
+            assert_eq!(flows(), 0, "what is denied leaves no flow behind");
+            for (port, receiver) in &receivers {
+                receiver.set_nonblocking(true).unwrap();
+                assert!(receiver.recv(&mut buffer).is_err(), "{marks}: {port}");
+            }
+        });
+    }
+}
+
+/// A packet's mark is what it was when policy has judged it, unless its flow has another.
+#[test]
+fn marks_of_others_survive_and_mean_nothing_to_policy() {
+    use Traffic::{Any, Port};
+    let (ingress, egress) = (table(20, Direction::Ingress), table(30, Direction::Egress));
+    let elements = [
+        endpoints(),
+        at(&[(Input, Some(eth(0))), (ForwardIn, Some(eth(0)))], ingress),
+        at(&[(ForwardOut, Some(eth(1))), (Output, Some(eth(0)))], egress),
+        rules(ingress, &[(Port(UDP, 80), Verdict::Allow), (Any, Verdict::Deny)]),
+        rules(egress, &[(Port(UDP, 53), Verdict::Allow), (Port(UDP, 80), Verdict::Allow)]),
+    ]
+    .concat();
+    // What is to be seen afterwards: the packet's mark, and its flow's.
+    let after = [(0, 0), (7, 0), (0, 9), (7, 7), (9, 9)];
+    for (marks, (packet, flow)) in MARKS.into_iter().zip(after) {
+        let lab = Lab::new();
+        lab.with(&elements, |lab| {
+            nft(&format!(
+                "table ip other {{
+                    chain marks {{ type filter hook prerouting priority -160; {marks}; }}
+                    chain sent {{ type filter hook output priority -160; {marks}; }}
+                    chain seen {{ type filter hook input priority 10;
+                        udp dport 80 meta mark {packet} ct mark {flow} accept
+                        udp dport 80 drop
+                    }}
+                    chain through {{ type filter hook forward priority 10;
+                        udp dport 80 meta mark {packet} ct mark {flow} accept
+                        udp dport 80 drop
+                    }}
+                    chain gone {{ type filter hook postrouting priority 10;
+                        udp dport 53 meta mark {packet} ct mark {flow} accept
+                        udp dport 53 drop
+                    }}
+                }}"
+            ));
+            lab.arrives(80, &lab.node, 80, true);
+            lab.arrives(81, &lab.node, 81, false);
+            let (wanted, sender) = (Lab::receiver(&lab.far, 80), Lab::receiver(&lab.peer, 0));
+            sender.send_to(b"?", (FAR, 80)).unwrap();
+            assert!(wanted.recv(&mut [0; 8]).is_ok(), "forwarded, {marks}");
+            let (wanted, sender) = (Lab::receiver(&lab.peer, 53), Lab::receiver(&lab.node, 0));
+            sender.send_to(b"?", (PEER, 53)).unwrap();
+            assert!(wanted.recv(&mut [0; 8]).is_ok(), "sent, {marks}");
+            assert!(sender.send_to(b"?", (PEER, 54)).is_err(), "not sent, {marks}");
+        });
+    }
+}
