@@ -25,7 +25,7 @@ use crate::timestamp::Timestamp;
 
 mod blocks;
 mod cache;
-mod claim;
+pub(crate) mod claim;
 mod committer;
 mod log;
 mod mirror;

@@ -5,9 +5,9 @@ use std::path::PathBuf;
 
 use ipnet::IpNet;
 
-use crate::model::Corrupt;
+use crate::model::{self, Corrupt};
 use crate::net::Family;
-use crate::store::StoreError;
+use crate::store::{Entry, StoreError};
 
 /// Why a request for addresses failed. Nothing is held by a request that failed.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -108,6 +108,16 @@ pub enum Error {
         /// The block's affinity.
         owner: String,
     },
+    /// The address asked for is in a block of somebody else.
+    #[error("{address} is in the block {block} of {owner}")]
+    OtherOwner {
+        /// The address.
+        address: IpAddr,
+        /// The block.
+        block: IpNet,
+        /// Its affinity.
+        owner: String,
+    },
     /// The block that would hold the address asked for cannot be made.
     #[error(
         "{address} would need a block {wanted}, but {existing} exists in it, made with another \
@@ -163,6 +173,13 @@ pub enum Error {
 }
 
 impl Error {
+    /// No block is claimed: what is under [`crate::model::FROZEN`] says why.
+    pub(crate) fn frozen(family: Family, entry: &Entry) -> Self {
+        let freeze = model::decode::<model::Freeze>(&entry.key, &entry.value).ok();
+        let (by, since) = freeze.map_or_else(Default::default, |f| (f.node, f.since.to_string()));
+        Self::Frozen { family, by, since }
+    }
+
     /// True if the same request may well succeed later without anyone's doing (CNI error 11).
     pub fn is_temporary(&self) -> bool {
         matches!(

@@ -7,7 +7,8 @@
 //!                          └────────── claimed blocks ◀─────────┘
 //! ```
 //!
-//! [`block`] and [`model`] are the data, [`store`] is where they live, [`Ipam`] is the face.
+//! [`block`] and [`model`] are the data, [`store`] is where they live, [`Ipam`] is the face;
+//! [`services`] gives addresses to Services, for no node.
 
 pub mod allocator;
 pub mod block;
@@ -16,6 +17,7 @@ pub mod model;
 pub mod net;
 pub mod pool;
 pub mod retire;
+pub mod services;
 pub mod store;
 pub mod timestamp;
 

@@ -4,6 +4,7 @@
 //! |---|---|
 //! | block | `/calico/ipam/v2/assignment/ipv4/block/10.244.1.0-26` |
 //! | affinity | `/calico/ipam/v2/host/NODE/ipv4/block/10.244.1.0-26` |
+//! | affinity of what is no node | `/calico/ipam/v2/virtual/NAME/ipv4/block/10.244.1.0-26` |
 //! | handle | `/calico/ipam/v2/handle/HANDLE` |
 //! | configuration | `/calico/ipam/v2/config` |
 //! | node's owner | `/caracal/ipam/v1/node/NODE` |
@@ -27,6 +28,8 @@ use crate::timestamp::Timestamp;
 pub const BLOCKS: &str = "/calico/ipam/v2/assignment/";
 /// The prefix of every host's affinities.
 pub const HOSTS: &str = "/calico/ipam/v2/host/";
+/// The prefix of the affinities of owners that are no nodes: `load-balancer` for Services.
+pub const VIRTUALS: &str = "/calico/ipam/v2/virtual/";
 /// The prefix of every handle's key.
 pub const HANDLES: &str = "/calico/ipam/v2/handle/";
 /// The key of the cluster's IPAM configuration.
@@ -141,6 +144,17 @@ pub fn parse_affinity_key(key: &str) -> Option<(&str, IpNet)> {
     let (family, rest) = rest.split_once("/block/")?;
     let net = parse_segment(rest)?;
     (family == version(&net)).then_some((node, net))
+}
+
+/// The owner, as blocks name it (`host:NODE`, `virtual:NAME`), and the network that the key of an
+/// affinity names; None for any other key.
+pub fn parse_owner_key(key: &str) -> Option<(String, IpNet)> {
+    if let Some((node, cidr)) = parse_affinity_key(key) {
+        return Some((format!("host:{node}"), cidr));
+    }
+    let (name, rest) = key.strip_prefix(VIRTUALS)?.split_once('/')?;
+    let (_, cidr) = parse_affinity_key(&format!("{HOSTS}{name}/{rest}"))?;
+    Some((format!("virtual:{name}"), cidr))
 }
 
 /// `/calico/ipam/v2/handle/HANDLE`

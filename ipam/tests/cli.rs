@@ -20,6 +20,8 @@ use serde_json::Value;
 mod common;
 #[path = "cli/configure.rs"]
 mod configure;
+#[path = "cli/services.rs"]
+mod services;
 #[path = "cli/thaw.rs"]
 mod thaw;
 use common::Etcd;

@@ -4,7 +4,6 @@
 //! is not one of Calico's. It runs beside the committer, which goes on serving from the blocks it
 //! has.
 
-use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -14,12 +13,15 @@ use ipnet::IpNet;
 use crate::block::Block;
 use crate::error::Error;
 use crate::model::{self, Affinity};
-use crate::net::{Family, Nets, network};
+use crate::net::{Family, network};
 use crate::pool::Pool;
-use crate::store::{Entry, Keys, Outcome, Revision, Snapshot, Store, StoreError, Txn};
+use crate::store::{Entry, Outcome, Revision, Snapshot, Store, StoreError, Txn};
 use crate::timestamp::Timestamp;
 
 mod adopt;
+mod census;
+
+pub(crate) use census::Census;
 
 /// An empty block of another node may be taken this long after it was claimed (Calico's rule): its
 /// owner surely means to use a younger one.
@@ -36,50 +38,6 @@ pub(crate) enum Target {
     Of(IpAddr),
     /// What has this node's name on it already.
     Named,
-}
-
-/// The blocks of a family that exist, as they were listed. It may be old: every claim proves that
-/// no block was created near the one it makes since then, by whomever and of whatever size.
-#[derive(Clone, Debug)]
-pub(crate) struct Census {
-    occupied: Nets,
-    revision: Revision,
-    /// The prefixes of keys under which a claim of ours proved a younger state.
-    proven: BTreeMap<String, Revision>,
-}
-
-impl Census {
-    /// The first block of one of the pools that is free, as far as is known.
-    pub(crate) fn free_block(
-        &self,
-        pools: &[Pool],
-        node: &str,
-        now: Timestamp,
-        reservations: &[IpNet],
-    ) -> Option<IpNet> {
-        let reserved: Nets = reservations.iter().collect();
-        pools.iter().find_map(|pool| pool.free_block(node, now, &self.occupied, &reserved))
-    }
-
-    /// Makes sure that no block overlaps `cidr` when the transaction is done.
-    pub(crate) fn guard(&self, mut txn: Txn, cidr: &IpNet) -> Txn {
-        let (prefixes, keys) = model::overlapping_blocks(cidr);
-        for key in keys {
-            txn = txn.when(key, 0);
-        }
-        for prefix in prefixes {
-            let since = self.proven.get(&prefix).map_or(self.revision, |since| *since);
-            txn = txn.when_none_created(prefix, since);
-        }
-        txn
-    }
-
-    /// A guarded transaction that creates this block was done.
-    pub(crate) fn created(&mut self, cidr: &IpNet, revision: Revision) {
-        self.occupied.insert(cidr);
-        let (prefixes, _) = model::overlapping_blocks(cidr);
-        self.proven.extend(prefixes.into_iter().map(|prefix| (prefix, revision)));
-    }
 }
 
 /// One search.
@@ -208,10 +166,7 @@ impl Claim {
     }
 
     async fn list(&self) -> Result<(Census, Vec<IpNet>), StoreError> {
-        let Keys { keys, revision } = self.store.list_keys(model::blocks_of(self.family)).await?;
-        let nets: Vec<IpNet> = keys.iter().filter_map(|key| model::parse_block_key(key)).collect();
-        let occupied = nets.iter().collect();
-        Ok((Census { occupied, revision, proven: BTreeMap::new() }, nets))
+        Census::list(&*self.store, self.family).await
     }
 
     /// Creates a block that overlaps none, or takes possession of one that has this node's name on
@@ -246,7 +201,7 @@ impl Claim {
                 return Ok(Attempt::Won(Found::Fenced));
             }
             if let Some(Some(freeze)) = found.last() {
-                return Ok(Attempt::Won(self.frozen(freeze)));
+                return Ok(Attempt::Won(Found::Nothing(Error::frozen(self.family, freeze))));
             }
             let mut rest = found.into_iter().skip(1);
             match (rest.next().flatten(), rest.next().flatten()) {
@@ -351,7 +306,9 @@ impl Claim {
             .filter(|(_, _, block)| {
                 let mut block = block.clone();
                 block.expire(self.now, self.cooldown);
-                let theirs = block.node() != Some(self.node.as_str()) && !block.deleted();
+                // What belongs to no node but to something else, as Services, is not lent.
+                let lent = block.affinity().is_none() || block.node().is_some();
+                let theirs = lent && block.node() != Some(self.node.as_str()) && !block.deleted();
                 theirs && block.free(&self.reservations).next().is_some()
             })
             .map(|(cidr, entry, _)| (cidr, entry))
@@ -431,13 +388,6 @@ impl Claim {
             (None, Some(existing)) => Error::Overlap { address, wanted, existing },
             (None, None) => Error::NotInPool { address },
         }))
-    }
-
-    /// Nothing is claimed now.
-    fn frozen(&self, entry: &Entry) -> Found {
-        let freeze = model::decode::<model::Freeze>(&entry.key, &entry.value).ok();
-        let (by, since) = freeze.map_or_else(Default::default, |f| (f.node, f.since.to_string()));
-        Found::Nothing(Error::Frozen { family: self.family, by, since })
     }
 
     fn fenced(&self) -> Txn {

@@ -191,7 +191,7 @@ impl Data {
             self.handles.insert(handle.to_owned(), model::decode(key, value)?);
         } else if key == model::CONFIG {
             self.config = Some(model::decode(key, value)?);
-        } else if let Some((owner, cidr)) = owner_of(key) {
+        } else if let Some((owner, cidr)) = model::parse_owner_key(key) {
             self.affinities.insert((cidr, owner), model::decode(key, value)?);
         } else if key.starts_with(model::BLOCKS) {
             let reason = "the key names no block".to_owned();
@@ -247,17 +247,6 @@ fn unknown_fields(entry: &Entry) -> Option<Corrupt> {
         value.keys().map(String::as_str).filter(|field| !known.contains(field)).collect();
     let reason = format!("unknown fields, kept as they are: {}", fields.join(", "));
     (!fields.is_empty()).then(|| Corrupt { key: entry.key.clone(), reason })
-}
-
-/// The owner, as blocks name it, and the network of an affinity's key.
-fn owner_of(key: &str) -> Option<(String, IpNet)> {
-    if let Some((node, cidr)) = model::parse_affinity_key(key) {
-        return Some((format!("host:{node}"), cidr));
-    }
-    let rest = key.strip_prefix("/calico/ipam/v2/virtual/")?;
-    let (name, cidr) = model::parse_affinity_key(&format!("{}{rest}", model::HOSTS))
-        .map(|(name, cidr)| (name.to_owned(), cidr))?;
-    Some((format!("virtual:{name}"), cidr))
 }
 
 fn each(snapshot: &Snapshot, mut f: impl FnMut(&str, &str)) {

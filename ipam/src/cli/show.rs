@@ -266,8 +266,10 @@ fn borrowed(data: &Data, as_json: bool, out: &mut dyn Write) -> anyhow::Result<O
 pub(super) fn user(attributes: &Attribute) -> (String, String) {
     match (attributes.get("type"), attributes.get("namespace"), attributes.get("pod")) {
         (Some(kind), ..) => {
-            let what = attributes.get("service").or_else(|| attributes.get("node"));
-            (kind.to_owned(), what.unwrap_or_default().to_owned())
+            let namespace = attributes.get("namespace").unwrap_or_default();
+            let service = attributes.get("service").map(|service| format!("{namespace}/{service}"));
+            let what = service.or_else(|| attributes.get("node").map(str::to_owned));
+            (kind.to_owned(), what.unwrap_or_default())
         }
         (None, namespace, Some(pod)) => {
             ("pod".to_owned(), format!("{}/{pod}", namespace.unwrap_or_default()))

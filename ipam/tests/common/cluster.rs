@@ -205,8 +205,8 @@ pub async fn consistent(store: &dyn Store) -> BTreeMap<IpAddr, String> {
                 blocks.iter().find(|o| o.contains(&block.cidr()) || block.cidr().contains(*o));
             assert_eq!(other, None, "overlaps {}", block.cidr());
             blocks.push(block.cidr());
-            if let Some(node) = block.node() {
-                owners.insert(block.cidr(), node.to_owned());
+            if let Some(owner) = block.affinity() {
+                owners.insert(block.cidr(), owner.to_owned());
             }
             for (address, state) in block.occupied() {
                 if let AddressState::Allocated(attribute, sequence) = state {
@@ -222,8 +222,8 @@ pub async fn consistent(store: &dyn Store) -> BTreeMap<IpAddr, String> {
             for (cidr, count) in record.block {
                 recorded.insert((handle.to_owned(), cidr), count);
             }
-        } else if let Some((node, cidr)) = model::parse_affinity_key(&entry.key) {
-            affinities.insert(cidr, node.to_owned());
+        } else if let Some((owner, cidr)) = model::parse_owner_key(&entry.key) {
+            affinities.insert(cidr, owner);
         }
     }
     assert_eq!(counts, recorded, "handles and blocks");

@@ -14,7 +14,6 @@ async fn search(store: Arc<MemoryStore>, cidr: IpNet, node: &str) -> Claim {
     else {
         panic!("the node has no record");
     };
-    let occupied = std::iter::empty::<&IpNet>().collect();
     Claim {
         store,
         node: node.into(),
@@ -35,7 +34,7 @@ async fn search(store: Arc<MemoryStore>, cidr: IpNet, node: &str) -> Claim {
         forbidden: None,
         borrow: false,
         cooldown: Duration::ZERO,
-        census: Some(Census { occupied, revision: 0, proven: BTreeMap::new() }),
+        census: Some(Census::empty()),
         now: SystemTime::now().into(),
     }
 }
