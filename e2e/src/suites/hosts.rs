@@ -131,6 +131,9 @@ fn own(lab: &mut Lab) -> BoxFuture<'_, Result<()>> {
         soon(view, &peer, &all, false).await?;
         soon(view, &node, &out, false).await?;
         now(view, &peer, &failsafe).await?;
+        let by_profiles =
+            json!({ "direction": "Ingress", "endpoint": "HostEndpoint all", "policy": "profiles" });
+        told(view, &peer, &other, &by_profiles).await?;
         // Workloads have policy of their own: to them, from them to their node, and through it.
         let near = pod_targets(&pods[0], "tcp", PORT);
         now(view, &node, &near).await?;
@@ -216,6 +219,23 @@ fn forwarded(lab: &mut Lab) -> BoxFuture<'_, Result<()>> {
     .boxed()
 }
 
+/// The node's agent says who denies what is sent to these targets.
+async fn told(view: &View, from: &Netns, targets: &[String], denied: &Value) -> Result<()> {
+    wait::until(&format!("drops of {targets:?}"), IN_FORCE, || async {
+        view.connect(from, targets, Duration::from_millis(300)).await?;
+        let report = view.felix(NODE, &["drops"], b"").await?;
+        let packets = report["packets"].as_array().context("no packets")?;
+        let same = |packet: &Value| {
+            denied.as_object().is_some_and(|wanted| {
+                wanted.iter().all(|(field, value)| packet["denied"][field] == *value)
+            })
+        };
+        ensure!(packets.iter().any(same), "the last is {:?}", packets.last());
+        Ok(())
+    })
+    .await
+}
+
 /// Ports of the node that lead to a pod, as those of a Service of type NodePort do.
 fn pre_dnat(lab: &mut Lab) -> BoxFuture<'_, Result<()>> {
     const NODE_PORTS: [u16; 2] = [30080, 30081];
@@ -251,6 +271,9 @@ fn pre_dnat(lab: &mut Lab) -> BoxFuture<'_, Result<()>> {
         scope.apply_global(policy("hosts-node-ports", "all", rules)).await?;
         soon(view, &peer, &closed, false).await?;
         soon(view, &third, &open, false).await?;
+        let denied = json!({ "direction": "Ingress", "endpoint": "HostEndpoint all", "tier": "default",
+            "policy": "GlobalNetworkPolicy hosts-node-ports", "rule": "spec.ingress[1]" });
+        told(view, &third, &open, &denied).await?;
         // What is let through there is not asked of ordinary policy, of which there is none.
         soon(view, &peer, &[open, web.clone()].concat(), true).await?;
         expect_silence(view, &third, &web).await?;

@@ -6,6 +6,7 @@
 use std::time::{Duration, SystemTime};
 
 use crate::buffer::{self, Batch, Message};
+use crate::nft::Hook;
 use crate::{Result, Socket};
 
 const SUBSYSTEM: u16 = 4 << 8;
@@ -23,6 +24,8 @@ const COPY_PACKET: u8 = 2;
 /// Packets of the group are numbered.
 const SEQUENCE: u16 = 1;
 
+/// The protocol, and the hook in the third byte.
+const HEADER: u16 = 1;
 const TIMESTAMP: u16 = 3;
 const INPUT: u16 = 4;
 const OUTPUT: u16 = 5;
@@ -68,6 +71,8 @@ pub struct Packet<'a> {
     pub prefix: String,
     /// When it was received or made, if the kernel says so.
     pub time: Option<SystemTime>,
+    /// Where it was when the rule met it, if the kernel says so.
+    pub hook: Option<Hook>,
     /// The interface it came in by.
     pub input: Option<u32>,
     /// The interface it goes out by.
@@ -89,6 +94,7 @@ pub fn packet<'a>(message: &Message<'a>, group: u16) -> Option<Packet<'a>> {
     Some(Packet {
         prefix: attrs.find(PREFIX).map(buffer::text).unwrap_or_default(),
         time: attrs.find(TIMESTAMP).and_then(time),
+        hook: attrs.find(HEADER).and_then(|header| Hook::from_number(u32::from(*header.get(2)?))),
         input: number(INPUT),
         output: number(OUTPUT),
         number: number(NUMBER),

@@ -11,6 +11,7 @@ use std::time::{Duration, Instant, SystemTime};
 use netlink::conntrack::Layer4;
 use netlink::netns::Netns;
 use netlink::nflog::{self, Delivery};
+use netlink::nft::Hook;
 use netlink::{Messages, Protocol, Socket, headers, poll};
 use proptest::prelude::*;
 
@@ -50,6 +51,7 @@ fn what_a_rule_logs_is_heard_by_one_listener() {
                 for message in messages {
                     let Some(packet) = nflog::packet(&message, GROUP) else { continue };
                     assert_eq!(packet.prefix, "mine ");
+                    assert_eq!(packet.hook, Some(Hook::Output));
                     assert_eq!((packet.input, packet.output), (None, Some(1)));
                     assert!(packet.payload.len() <= 128);
                     let age =

@@ -20,6 +20,7 @@ use std::collections::{BTreeSet, HashSet, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
+use netlink::nft::Hook;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use tokio::sync::{mpsc, oneshot, watch};
@@ -31,6 +32,7 @@ use crate::cni::protocol::{DropsQuestion, MAX_MESSAGE, Place};
 use crate::control::{DroppedPacket, DropsReport, PacketEnd, Would};
 use crate::engine::{Denial, Engine, Staged};
 use crate::kernel::denied::{Denied, DeniedMonitor, DeniedPacket, Fate};
+use crate::model::host::HostHook;
 use crate::model::{Direction, Flow};
 use crate::observe::metrics::{DeniedLabels, DeniedMetrics};
 use crate::peering::Peering;
@@ -314,13 +316,17 @@ pub(super) fn attribute(
     };
     let mut records = Records::default();
     for packet in packets {
-        let DeniedPacket { flow, fate, input, output, time } = *packet;
+        let DeniedPacket { flow, fate, hook, input, output, time } = *packet;
         let established = fate == Fate::Cut;
         // An answer in a flow: policy is asked of its first packet, which went the other way.
         let back = reversed(&flow);
         let ways = [(&flow, input, output), (&back, output, input)];
         let ways = if established { &ways[..] } else { &ways[..1] };
-        let denied = ways.iter().find_map(|(flow, from, to)| engine.denial(flow, *from, *to));
+        // What the node forwards passes its host endpoints first.
+        let by_host = || engine.host_denial(&flow, host_hooks(hook), input, output);
+        let denied = if fate == Fate::Denied { by_host() } else { None };
+        let denied = denied
+            .or_else(|| ways.iter().find_map(|(flow, from, to)| engine.denial(flow, *from, *to)));
         let would = ways.iter().find_map(|(flow, from, to)| staged.denial(flow, *from, *to));
         let has_ports = matches!(flow.protocol, 6 | 17 | 132);
         let port = |port: u16| has_ports.then_some(port);
@@ -351,6 +357,18 @@ pub(super) fn attribute(
         }
     }
     records
+}
+
+/// Where host endpoints judge a packet that was met there, in this order.
+fn host_hooks(hook: Option<Hook>) -> &'static [HostHook] {
+    match hook {
+        Some(Hook::Prerouting) => &[HostHook::UntrackedIn, HostHook::PreDnat],
+        Some(Hook::Input) => &[HostHook::Input],
+        Some(Hook::Forward) => &[HostHook::ForwardIn, HostHook::ForwardOut],
+        Some(Hook::Output) => &[HostHook::UntrackedOut],
+        Some(Hook::Postrouting) => &[HostHook::Output],
+        None => &[],
+    }
 }
 
 fn reversed(flow: &Flow) -> Flow {

@@ -217,7 +217,7 @@ impl Subscription {
                 _ => None,
             });
             let addresses = nets.iter().map(IpNet::addr).collect();
-            named.extend(name.map(|name| HostLink { name, addresses }));
+            named.extend(name.map(|name| HostLink { name, index: *index, addresses }));
         }
         named
     }

@@ -52,7 +52,7 @@ pub struct DroppedPacket {
     /// It is of a flow that was allowed before; it may be an answer then.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub established: bool,
-    /// Who denies it. None: a host endpoint, or nobody any more since policy has changed; or with
+    /// Who denies it. None: nobody any more, since policy has changed; or with
     /// `staged`, nobody.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub denied: Option<Denial>,
@@ -125,7 +125,7 @@ impl fmt::Display for DroppedPacket {
         f.write_str(": ")?;
         match (&self.denied, &self.staged) {
             (None, None) => {
-                f.write_str("denied by a host endpoint, or policy has changed since")?;
+                f.write_str("denied; policy may have changed since")?;
             }
             (None, Some(_)) => f.write_str("allowed")?,
             (Some(denial), _) => write_denial(denial, f)?,
@@ -149,7 +149,8 @@ fn write_denial(denial: &Denial, f: &mut fmt::Formatter<'_>) -> fmt::Result {
     };
     write!(f, "{direction} of {endpoint} denied by ")?;
     match (tier, policy) {
-        (None, _) => f.write_str("the want of any policy yet"),
+        (None, Some(_)) => f.write_str("its profiles, which do not allow it"),
+        (None, None) => f.write_str("the want of any policy yet"),
         (Some(tier), Some(policy)) => {
             let rule = rule.as_deref().unwrap_or("spec");
             write!(f, "{rule} of {policy} in tier {tier}")
@@ -219,6 +220,7 @@ mod tests {
             ..denial()
         };
         let early = Denial { tier: None, ..by_tier.clone() };
+        let profiles = Denial { policy: Some("profiles".into()), ..early.clone() };
         for (denied, said) in [
             (
                 Some(denial()),
@@ -230,7 +232,8 @@ mod tests {
                  KubernetesNetworkPolicy shop/deny",
             ),
             (Some(early), "ingress of shop/api denied by the want of any policy yet"),
-            (None, "denied by a host endpoint, or policy has changed since"),
+            (Some(profiles), "ingress of shop/api denied by its profiles, which do not allow it"),
+            (None, "denied; policy may have changed since"),
         ] {
             assert_eq!(packet(denied).to_string(), format!("{head}: {said}"));
         }
@@ -246,7 +249,7 @@ mod tests {
         assert_eq!(
             ping.to_string(),
             "2026-11-22T19:20:20.5Z ICMPv6 type 128 code 0 fd00::1 -> node/n1 (fd00::2) \
-             (established): denied by a host endpoint, or policy has changed since"
+             (established): denied; policy may have changed since"
         );
     }
 

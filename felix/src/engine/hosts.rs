@@ -15,8 +15,8 @@ use super::policies::Revision;
 use super::programs::ProgramId;
 use super::shapes::{Bearer, ShapeId, ShapeKey};
 use super::workloads::Workloads;
-use crate::model::host::InterfaceName;
-use crate::model::{Direction, Key, NamedPort, Value};
+use crate::model::host::{HostHook, InterfaceName};
+use crate::model::{Direction, IfIndex, Key, NamedPort, Value};
 use ipnet::IpNet;
 
 /// The profile of endpoints that what nothing denies may reach and leave.
@@ -66,6 +66,8 @@ pub fn default_failsafe(direction: Direction) -> Vec<Failsafe> {
 pub struct HostLink {
     /// Its name.
     pub name: InterfaceName,
+    /// Its index.
+    pub index: IfIndex,
     /// Its addresses.
     pub addresses: Vec<IpAddr>,
 }
@@ -194,6 +196,22 @@ impl Hosts {
     /// One of them.
     pub(super) fn local(&self, name: &str) -> Option<&LocalHost> {
         self.locals.get(name)
+    }
+
+    /// The host endpoint that judges at an interface, and by which program. None: nothing is judged
+    /// there, or it is not known which interface that is.
+    pub(super) fn judge_at(&self, hook: HostHook, index: IfIndex) -> Option<(&str, ProgramId)> {
+        let interface = self.links.iter().find(|link| link.index == index);
+        let name = interface.map(|link| link.name);
+        let workload = name.is_some_and(|name| self.is_workloads(name.as_str()));
+        let named = self.locals.iter().find(|(_, local)| local.interfaces.contains(&name));
+        let interface = named.and(name);
+        if name.is_none() || (workload && hook != HostHook::PreDnat) {
+            return None;
+        }
+        let site = HostSite { hook, interface };
+        let judge = self.locals.iter().find(|(_, local)| local.interfaces.contains(&interface));
+        judge.and_then(|(of, local)| Some((&**of, *local.programs.get(&site)?)))
     }
 
     /// Finds out which host endpoints of this node are in force now. Returns those that are not any

@@ -10,6 +10,7 @@ use std::time::{Duration, SystemTime};
 
 use netlink::conntrack::Layer4;
 use netlink::nflog::{self, Delivery, Packet};
+use netlink::nft::Hook;
 use netlink::poll::{self, Waker};
 use netlink::{Protocol, Socket, headers};
 use tokio::sync::mpsc::{self, error::TrySendError};
@@ -31,6 +32,8 @@ pub struct DeniedPacket {
     pub flow: Flow,
     /// What became of it.
     pub fate: Fate,
+    /// Where it was judged, if the kernel says so.
+    pub hook: Option<Hook>,
     /// The interface that it came in by; None if the node made it.
     pub input: Option<IfIndex>,
     /// The interface that it would have gone out by; None if it was for the node.
@@ -232,6 +235,7 @@ fn denied(packet: &Packet<'_>) -> Option<DeniedPacket> {
             ALLOWED => Fate::Allowed,
             _ => Fate::Denied,
         },
+        hook: packet.hook,
         input: packet.input,
         output: packet.output,
         time: packet.time.unwrap_or_else(SystemTime::now),

@@ -160,7 +160,7 @@ impl Hook {
         Self::ALL.iter().zip(0..).find(|(hook, _)| **hook == self).map_or(0, |(_, number)| number)
     }
 
-    fn from_number(number: u32) -> Option<Self> {
+    pub(crate) fn from_number(number: u32) -> Option<Self> {
         Self::ALL.get(usize::try_from(number).ok()?).copied()
     }
 }

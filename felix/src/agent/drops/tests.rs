@@ -1,10 +1,14 @@
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
+use api::v3;
+use serde_json::json;
 use smallvec::SmallVec;
 
 use super::*;
 use crate::config::FlowRecordsConfig;
+use crate::engine::HostLink;
+use crate::model::host::InterfaceName;
 use crate::model::{EndpointId, IfIndex, Labels, LocalEndpoint, Node, Object, Update};
 
 const INDEX: IfIndex = 7;
@@ -173,6 +177,7 @@ fn packet(source: &str, port: u16) -> DeniedPacket {
             destination_port: port,
         },
         fate: Fate::Denied,
+        hook: Some(Hook::Forward),
         input: Some(2),
         output: Some(INDEX),
         time: SystemTime::UNIX_EPOCH,
@@ -203,6 +208,68 @@ fn packets_have_the_names_of_both_sides_and_of_who_denied_them() {
     // It came by another way than policy looks at.
     let foreign = DeniedPacket { output: Some(INDEX + 1), ..packets[0].clone() };
     assert_eq!(attribute(&[foreign], &engine, &Staged::default(), &peering).denied[0].denied, None);
+}
+
+/// Where the kernel denied it says which of the host endpoint's policies are asked.
+#[test]
+fn a_host_endpoint_denies_where_the_kernel_met_the_packet() {
+    let (mut engine, peering) = parts();
+    engine.set_node("node1", "cali");
+    let name = InterfaceName::new("eth0").unwrap();
+    engine.set_host_links(vec![HostLink { name, index: 2, addresses: Vec::new() }]);
+    let spec = json!({"node": "node1", "interfaceName": "eth0"});
+    let uplink = v3::HostEndpoint::new("uplink", serde_json::from_value(spec).unwrap());
+    let policy = |name: &str, spec| {
+        v3::GlobalNetworkPolicy::new(name, serde_json::from_value(spec).unwrap()).into()
+    };
+    let closes = |port: u16| {
+        json!([{"action": "Allow", "protocol": "UDP"},
+        {"action": "Deny", "protocol": "TCP", "destination": {"ports": [port]}}])
+    };
+    let objects: [Object; 4] = [
+        uplink.into(),
+        policy("through", json!({"selector": "!all()", "ingress": closes(1)})),
+        policy(
+            "own",
+            json!({"selector": "!has(app)", "applyOnForward": true, "ingress": closes(81)}),
+        ),
+        policy(
+            "early",
+            json!({"selector": "!has(app)", "applyOnForward": true, "preDNAT": true,
+            "ingress": closes(82)}),
+        ),
+    ];
+    objects.into_iter().for_each(|object| engine.apply(Update::Set(object)));
+    drop(engine.take_delta());
+    let met =
+        |hook, port, output| DeniedPacket { hook: Some(hook), output, ..packet("192.0.2.9", port) };
+    let packets = [
+        met(Hook::Input, 81, None),
+        met(Hook::Forward, 90, Some(INDEX)),
+        met(Hook::Prerouting, 82, None),
+        met(Hook::Input, 82, None),
+        DeniedPacket { input: None, ..met(Hook::Postrouting, 82, Some(2)) },
+        met(Hook::Prerouting, 81, None),
+    ];
+    let said: Vec<_> = attribute(&packets, &engine, &Staged::default(), &peering)
+        .denied
+        .into_iter()
+        .map(|record| record.to_string().rsplit_once(": ").unwrap().1.to_owned())
+        .collect();
+    let ingress = "ingress of HostEndpoint uplink denied by";
+    let by_tier =
+        format!("{ingress} the default action of tier default, no rule of GlobalNetworkPolicy own");
+    assert_eq!(
+        said,
+        [
+            format!("{ingress} spec.ingress[1] of GlobalNetworkPolicy own in tier default"),
+            by_tier.clone(),
+            format!("{ingress} spec.ingress[1] of GlobalNetworkPolicy early in tier default"),
+            by_tier,
+            "egress of HostEndpoint uplink denied by its profiles, which do not allow it".into(),
+            "denied; policy may have changed since".into(),
+        ]
+    );
 }
 
 #[test]

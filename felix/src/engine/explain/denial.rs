@@ -13,10 +13,13 @@ use super::super::table::{Header, Step};
 use super::super::workloads::Local;
 use super::super::{Engine, slot};
 use super::{ends, field};
+use crate::model::host::HostHook;
 use crate::model::{Direction, Flow, IfIndex, ObjectKey, Verdict};
 
 /// Most policies that are named where none of their rules decides.
 const NAMED: usize = 5;
+/// Who denies at a host endpoint what no policy decides.
+const PROFILES: &str = "profiles";
 
 /// Who denies a packet.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -24,13 +27,13 @@ const NAMED: usize = 5;
 pub struct Denial {
     /// At its source (egress), or at its destination.
     pub direction: Direction,
-    /// Whose policies: the pod, `namespace/name`.
+    /// Whose policies: the pod, `namespace/name`, or `HostEndpoint name`.
     pub endpoint: String,
     /// The tier; None: the endpoint has not been given any policy yet, which lets nothing through.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tier: Option<String>,
     /// Kind, namespace and name of the policy with the rule that decides; None: it is the tier's
-    /// default action.
+    /// default action. `profiles` where no policy decides and a host endpoint's profiles do not allow it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub policy: Option<String>,
     /// Where the rule stands in the object, `spec.ingress[0]`; `spec` for a policy that is closed.
@@ -40,6 +43,14 @@ pub struct Denial {
     /// the packet; the first five.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub selected_by: Vec<String>,
+}
+
+impl Denial {
+    /// Of which nothing more is known.
+    fn of(direction: Direction, endpoint: String) -> Self {
+        let selected_by = Vec::new();
+        Self { direction, endpoint, tier: None, policy: None, rule: None, selected_by }
+    }
 }
 
 impl Engine {
@@ -56,6 +67,31 @@ impl Engine {
         sides.into_iter().find_map(|(direction, index)| {
             let local = self.workloads.at(index?)?;
             self.denial_at(local, direction, flow)
+        })
+    }
+
+    /// Which host endpoint of this node denies a packet at one of these places, asked in this order; as
+    /// above.
+    pub fn host_denial(
+        &self,
+        flow: &Flow,
+        hooks: &[HostHook],
+        input: Option<IfIndex>,
+        output: Option<IfIndex>,
+    ) -> Option<Denial> {
+        hooks.iter().find_map(|hook| {
+            let direction = hook.direction();
+            let index = match direction {
+                Direction::Ingress => input,
+                Direction::Egress => output,
+            };
+            let (name, program) = self.hosts.judge_at(*hook, index?)?;
+            let program = self.programs.get(program)?;
+            let mut denial = self.denial_by(program, format!("HostEndpoint {name}"), flow)?;
+            if denial.tier.is_none() {
+                denial.policy = Some(PROFILES.into());
+            }
+            Some(denial)
         })
     }
 
@@ -84,20 +120,18 @@ impl Engine {
     }
 
     fn denial_at(&self, local: &Local, direction: Direction, flow: &Flow) -> Option<Denial> {
+        let endpoint = format!("{}/{}", local.endpoint.namespace, local.endpoint.pod);
+        match local.programs[slot(direction)].and_then(|id| self.programs.get(id)) {
+            Some(program) => self.denial_by(program, endpoint, flow),
+            None => Some(Denial::of(direction, endpoint)),
+        }
+    }
+
+    fn denial_by(&self, program: &Program, endpoint: String, flow: &Flow) -> Option<Denial> {
+        let direction = program.key().direction;
         let (_, peer) = ends(flow, direction);
         let atoms = self.classes.atoms(self.workloads.addresses.class(peer));
-        let mut denial = Denial {
-            direction,
-            endpoint: format!("{}/{}", local.endpoint.namespace, local.endpoint.pod),
-            tier: None,
-            policy: None,
-            rule: None,
-            selected_by: Vec::new(),
-        };
-        let Some(program) = local.programs[slot(direction)].and_then(|id| self.programs.get(id))
-        else {
-            return Some(denial);
-        };
+        let mut denial = Denial::of(direction, endpoint);
         let last = program.trace(atoms, Header::of(flow)).pop()?;
         if last.step != Step::Decide(Verdict::Deny) {
             return None;

@@ -22,7 +22,10 @@ pub(super) fn world() -> World {
 
 fn link(name: &str, addresses: &[&str]) -> HostLink {
     let addresses = addresses.iter().map(|address| ip(address)).collect();
-    HostLink { name: InterfaceName::new(name).unwrap(), addresses }
+    let name = InterfaceName::new(name).unwrap();
+    // Of eth0 it is 1, of eth1 2.
+    let index = 1 + name.as_str().bytes().next_back().map_or(0, |last| u32::from(last - b'0'));
+    HostLink { name, index, addresses }
 }
 
 /// Whether the first packet of a flow passes at an interface.

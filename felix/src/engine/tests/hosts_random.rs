@@ -202,6 +202,7 @@ fn world() -> World {
 fn links([first, second]: [usize; 2]) -> Vec<HostLink> {
     let link = |number: usize| HostLink {
         name: InterfaceName::new(INTERFACES[number]).unwrap(),
+        index: u32::try_from(number).unwrap() + 1,
         addresses: OWN
             .iter()
             .zip([first, second])
