@@ -410,6 +410,11 @@ pub enum Key {
     /// `failsafe_*`: a port of the host (ingress) or of others (egress) that policy of host endpoints
     /// does not close, and for whom. Networks of one port never overlap.
     Failsafe(Direction, u8, u16, IpNet),
+    /// `dns`: interfaces whose DNS answers the agent reads before they are delivered.
+    Asks(IfIndex),
+    /// `names4`, `names6`: the class that an address is in for what is sent from one interface, by the DNS
+    /// answers that came there. Wins over [`Key::Class`].
+    Learned(IfIndex, IpAddr),
 }
 
 /// Which packets a policy key stands for, most specific first.

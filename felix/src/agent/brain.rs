@@ -15,6 +15,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::arrears::{Arrears, Turn};
 use super::fabric::Fabric;
+use super::names::Names;
 use super::revisions::{Held, Revisions};
 use super::settings::Settings;
 use super::{drops, explain, links};
@@ -90,6 +91,7 @@ pub(super) struct Brain {
     pub(super) kernel: Kernel,
     pub(super) source: Source,
     pub(super) fabric: Fabric,
+    pub(super) names: Names,
     pub(super) commands: mpsc::Receiver<Command>,
     /// For the tasks that the brain starts itself.
     pub(super) own: mpsc::WeakSender<Command>,
@@ -123,6 +125,7 @@ impl Brain {
     pub(super) async fn run(mut self, stop: CancellationToken) -> anyhow::Result<()> {
         let mut updates = Vec::with_capacity(BATCH);
         let mut commands = Vec::with_capacity(64);
+        let mut told = Vec::new();
         // What host endpoints need, known before the first of them is judged.
         let mut watching = JoinSet::new();
         let mut links: watch::Receiver<Arc<[HostLink]>> =
@@ -131,7 +134,9 @@ impl Brain {
         self.engine.set_host_links(links.borrow_and_update().to_vec());
         self.engine.set_failsafe(self.settings.effective().failsafe);
         loop {
-            let retry_at = self.arrears.retry_at().map(tokio::time::Instant::from_std);
+            let lapses_at = self.names.due(self.complete);
+            let retry_at = self.arrears.retry_at().into_iter().chain(lapses_at).min();
+            let retry_at = retry_at.map(tokio::time::Instant::from_std);
             tokio::select! {
                 // Endpoints first: a pod that starts waits for the answer.
                 biased;
@@ -139,6 +144,9 @@ impl Brain {
                 () = self.heartbeat.answer() => continue,
                 n = self.commands.recv_many(&mut commands, 64) => {
                     anyhow::ensure!(n > 0, "all that ask of the agent have ended");
+                }
+                n = self.names.recv_many(&mut told) => {
+                    anyhow::ensure!(n > 0, "the thread that reads DNS answers has ended");
                 }
                 n = self.source.recv_many(&mut updates, BATCH) => {
                     anyhow::ensure!(n > 0, "the source has ended");
@@ -165,8 +173,11 @@ impl Brain {
             for command in commands.drain(..) {
                 self.obey(command, &mut answers).await;
             }
+            let engines = (&mut self.engine, &mut self.staged);
+            self.names.take_in(&mut told, self.complete, engines);
             self.settle_waiting();
             let result = self.commit(arrived).await;
+            self.names.written();
             if !was_in_sync && self.engine.in_sync() {
                 self.in_sync.send_replace(true);
             }
@@ -254,6 +265,7 @@ impl Brain {
             Command::Remove { id, reply } => {
                 self.staged.endpoint_remove(&id);
                 self.engine.endpoint_remove(&id);
+                self.names.forget(&id);
                 answers.push(reply);
             }
             Command::Judge { flows } => self.judge(flows).await,
@@ -390,7 +402,7 @@ impl Brain {
     async fn judge(&mut self, flows: Vec<TrackedFlow>) {
         let (mut deny, mut allow) = (Vec::new(), Vec::new());
         for flow in flows {
-            match (self.engine.verdict(&flow.flow), flow.denied) {
+            match (self.engine.verdict_on_established(&flow.flow), flow.denied) {
                 (Verdict::Deny, false) => deny.push(flow),
                 (Verdict::Allow, true) => allow.push(flow),
                 _ => {}
@@ -416,7 +428,7 @@ impl Brain {
     fn report(&self) -> Report {
         Report {
             counts: self.engine.counts(),
-            problems: self.engine.problems(),
+            problems: self.problems(),
             in_sync: self.engine.in_sync(),
             endpoints: self.endpoints(),
             last_error: self.arrears.error().map(str::to_owned),
@@ -431,10 +443,15 @@ impl Brain {
         Policies {
             policies: self.engine.policies().map(with_revision).collect(),
             staged: self.staged.policies(),
-            problems: [self.engine.problems(), self.staged.problems()].concat(),
+            problems: [self.problems(), self.staged.problems()].concat(),
             endpoints: self.endpoints(),
             last_error: self.arrears.error().map(str::to_owned),
         }
+    }
+
+    fn problems(&self) -> Vec<Problem> {
+        let missing = self.kernel.queue() == kernel::Queue::Missing;
+        [self.engine.problems(), self.names.problems(&self.engine, missing)].concat()
     }
 
     fn endpoints(&self) -> Vec<(LocalEndpoint, Vec<AppliedPolicy>)> {

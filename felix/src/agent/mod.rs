@@ -6,6 +6,7 @@
 //!                       ▲      └───── fabric ──▶ addressing ─▶ ipam
 //!   CNI server ─ backend┼────────────────────────────────────▶ ipam, kernel
 //!   drops ◀─────────────┴──────────────── what policy denies ─── kernel
+//!                       brain ◀── names ◀── DNS answers of pods ── kernel
 //!   HTTP: health, metrics                     1 thread each: nftables, routes, links, BGP
 //! ```
 //! Nothing here is taken out of the kernel when the agent ends: running pods keep their policy,
@@ -22,6 +23,7 @@ mod fabric;
 mod guard;
 mod links;
 mod measure;
+mod names;
 mod remembered;
 mod report;
 mod retire;
@@ -51,6 +53,7 @@ use self::settings::Settings;
 use crate::cni::{self, journal};
 use crate::config::{Config, IpamConfig};
 use crate::engine::Engine;
+use crate::kernel::answers::Answers;
 use crate::kernel::denied::Denied;
 use crate::kernel::{self, Kernel};
 use crate::model::{IfIndex, LocalEndpoint, RouteChange, RouteTarget};
@@ -128,6 +131,7 @@ async fn start(
     let kernel = Kernel::start(kernel::Options::default()).context("the kernel")?;
     let denied = Denied::listen(drops::QUEUE).context("the kernel")?;
     let drops = Arc::new(drops::Drops::new(denied.monitor()));
+    let answers = Answers::listen(names::QUEUE).context("the kernel")?;
     let restarting = kernel.status().await.context("the kernel")?.routes.found > 0;
     let ipam = open_ipam(config)?;
     let source = Source::open(&config.source, metrics.source.clone()).await?;
@@ -184,6 +188,14 @@ async fn start(
     for endpoint in &endpoints {
         engine.endpoint_set(endpoint.clone());
     }
+    let names = names::Names::open(
+        &config.state_dir.join("names"),
+        &boot_id,
+        &endpoints,
+        &mut engine,
+        answers,
+        metrics.names.clone(),
+    )?;
     // An empty journal beside links that exist is a lost journal: it proves nothing.
     let bare = kernel.links().await.context("links")?.is_empty();
     let handles = server.handles().filter(|handles| !handles.is_empty() || bare);
@@ -195,6 +207,7 @@ async fn start(
         kernel: kernel.clone(),
         source,
         fabric,
+        names,
         commands,
         own: brain_sender.downgrade(),
         metrics: metrics.dataplane.clone(),

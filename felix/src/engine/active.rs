@@ -13,6 +13,7 @@ use super::policy::{
 use super::ranges::Family;
 use super::terms::Analysis;
 use crate::model::Direction;
+use crate::names::DomainNames;
 
 /// The rules of an active policy.
 #[derive(Debug)]
@@ -22,6 +23,8 @@ pub(super) struct ActivePolicy {
     egress: Option<Vec<ActiveRule>>,
     /// Every question acquired for it, once for each use.
     atoms: Vec<AtomId>,
+    /// Those of them that are about names.
+    names: Vec<(AtomId, DomainNames)>,
 }
 
 /// A rule.
@@ -90,10 +93,13 @@ pub(super) enum PortName {
 impl ActivePolicy {
     /// Numbers the questions of a policy.
     pub(super) fn new(policy: &Policy, atoms: &mut Atoms) -> Self {
-        let mut acquired = Vec::new();
+        let (mut acquired, mut names) = (Vec::new(), Vec::new());
         let mut acquire = |question: Question| {
             let id = atoms.acquire(&question);
             acquired.push(id);
+            if let Question::Names(of) = question {
+                names.push((id, of));
+            }
             id
         };
         let mut rules = |direction: Direction| {
@@ -101,7 +107,7 @@ impl ActivePolicy {
             Some(rules.iter().map(|rule| ActiveRule::new(rule, direction, &mut acquire)).collect())
         };
         let (ingress, egress) = (rules(Direction::Ingress), rules(Direction::Egress));
-        Self { tier: policy.tier.clone(), ingress, egress, atoms: acquired }
+        Self { tier: policy.tier.clone(), ingress, egress, atoms: acquired, names }
     }
 
     /// Gives the questions back.
@@ -109,6 +115,11 @@ impl ActivePolicy {
         for id in &self.atoms {
             atoms.release(*id);
         }
+    }
+
+    /// What it asks of names.
+    pub(super) fn names(&self) -> &[(AtomId, DomainNames)] {
+        &self.names
     }
 
     /// The rules for one direction.
@@ -280,6 +291,9 @@ impl Condition {
         }
         if let Some(networks) = &peer.networks {
             condition.all.push(acquire(Question::Networks(networks.clone())));
+        }
+        if let Some(names) = &peer.names {
+            condition.all.push(acquire(Question::Names(names.clone())));
         }
         if let Some(selector) = &peer.not_selector {
             condition.none.push(acquire(Question::Selector(selector.clone())));

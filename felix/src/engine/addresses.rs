@@ -141,6 +141,11 @@ impl Addresses {
         self.networks_changed = true;
     }
 
+    /// Networks have changed since classes were last brought up to date.
+    pub(super) fn ranges_change(&self) -> bool {
+        self.networks_changed
+    }
+
     /// Brings classes and elements up to date. Returns the addresses whose class changed, in
     /// ascending order; the classes they had can be read until they are retired.
     pub(super) fn settle(

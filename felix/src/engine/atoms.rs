@@ -9,6 +9,7 @@ use rustc_hash::FxHashMap;
 use super::policy::Networks;
 use super::stable_hash::StableHasher;
 use crate::model::ObjectKey;
+use crate::names::DomainNames;
 
 /// Names one question. Made from the question itself: a restarted agent, or one that heard of the
 /// same policies in another order, calls it the same.
@@ -42,6 +43,8 @@ pub(super) enum Question {
     },
     /// Is it the address of an endpoint whose namespace is not known yet?
     NamespaceUnknown,
+    /// Does one of these names stand for it? Each endpoint has its own answer.
+    Names(DomainNames),
 }
 
 /// A question that an address answers with yes; for a port, with its number.
@@ -151,6 +154,10 @@ impl Atoms {
                 hasher.write(&[1, *protocol]);
             }
             Question::NamespaceUnknown => hasher.write(b"namespace unknown"),
+            Question::Names(names) => {
+                hasher.write(names.to_string().as_bytes());
+                hasher.write(b" names");
+            }
         }
         let mut number = hasher.finish();
         while self.entries.contains_key(&AtomId(number)) {

@@ -335,6 +335,7 @@ impl Side {
             networks: family.map(|family| self.networks(family)),
             nodes: None,
             service: self.service.clone(),
+            names: None,
         }])
     }
 
@@ -346,6 +347,7 @@ impl Side {
             networks: self.family().map(|family| self.networks(family)),
             nodes: None,
             service: None,
+            names: None,
         };
         self.asks().then_some(Own { family, address })
     }

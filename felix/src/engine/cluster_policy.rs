@@ -24,6 +24,7 @@ use super::policy::{
     ProtocolPorts, Rule, Tier, Traffics,
 };
 use crate::model::{Kind, ObjectKey};
+use crate::names::Pattern;
 
 /// IP protocol numbers of those that have ports.
 const TCP: u8 = 6;
@@ -167,12 +168,17 @@ fn destination(peer: &EgressPeer, action: Given, path: &str, errors: &mut Errors
         let nets: Vec<IpNet> = list.iter().filter_map(|text| text.parse().ok()).collect();
         return Peer { networks: Some(Networks::new(&nets, &[])), ..Peer::default() };
     }
-    if peer.domain_names.is_some() {
-        let reason = match action {
-            Given::Accept => "not supported yet",
-            _ => "only for rules with action Accept",
-        };
-        errors.add(format!("{path}.domainNames"), reason);
+    if let Some(list) = &peer.domain_names {
+        let path = format!("{path}.domainNames");
+        if action != Given::Accept {
+            errors.add(path.clone(), "only for rules with action Accept");
+        }
+        let names = list.iter().enumerate().filter_map(|(number, text)| {
+            let wrong =
+                |error| errors.add(format!("{path}[{number}]"), format!("{text:?} {error}"));
+            Pattern::parse(text).map_err(wrong).ok()
+        });
+        return Peer { names: Some(names.collect()), ..Peer::default() };
     }
     let selector = pods(peer.namespaces.as_ref(), peer.pods.as_ref(), path, errors);
     Peer { selector: Some(selector), ..Peer::default() }

@@ -199,11 +199,14 @@ impl Engine {
     /// Whether rules at an end of a flow that could match its first packet ask about its source port.
     pub fn asks_source_port(&self, flow: &Flow, direction: Direction) -> bool {
         let (own, peer) = ends(flow, direction);
-        let atoms = self.classes.atoms(self.workloads.addresses.class(peer));
-        let mut programs = self.workloads.holders(own).filter_map(|local| {
-            local.programs[slot(direction)].and_then(|id| self.programs.get(id))
-        });
-        programs.any(|program| program.asks_source(atoms, flow.protocol, flow.destination_port))
+        let mut here = self.workloads.holders(own);
+        here.any(|local| {
+            let atoms = self.classes.atoms(self.class_for(local, direction, peer));
+            let program = local.programs[slot(direction)].and_then(|id| self.programs.get(id));
+            program.is_some_and(|program| {
+                program.asks_source(atoms, flow.protocol, flow.destination_port)
+            })
+        })
     }
 
     /// The pod of the cluster, or of an endpoint here, that has an address of its own.
@@ -226,15 +229,35 @@ impl Engine {
         flow: &Flow,
     ) -> Judgement {
         let index = local.endpoint.host_index;
-        let class = self.workloads.addresses.class(peer);
+        let class = self.class_for(local, direction, peer);
         let atoms = self.classes.atoms(class);
         let mut elements = vec![Element::new(Key::Workload(index), Some(Value::Member))];
         if direction == Direction::Egress {
             elements.push(Element::new(Key::Source(own, index), Some(Value::Member)));
         }
         if let Some(key) = self.workloads.addresses.element(peer) {
+            let class = self.workloads.addresses.class(peer);
             elements.push(Element::new(key, Some(Value::Class(class))));
         }
+        let (id, mut memberships) = (&local.endpoint.id, Vec::new());
+        if direction == Direction::Egress {
+            if self.names.class(id, peer).is_some() {
+                elements.push(Element::new(Key::Learned(index, peer), Some(Value::Class(class))));
+            }
+            memberships.extend(self.names.known(id, peer).into_iter().flat_map(|known| {
+                let now = known
+                    .names
+                    .iter()
+                    .map(|name| format!("{name}, by a DNS answer to the endpoint"));
+                let once = known
+                    .lapsed
+                    .iter()
+                    .map(|name| format!("{name}, by a DNS answer whose time is over"));
+                now.chain(once)
+            }));
+        }
+        memberships.extend(atoms.iter().filter_map(|atom| self.membership(*atom)));
+        memberships.truncate(LISTED);
         let program = local.programs[slot(direction)].and_then(|id| self.programs.get(id));
         let header = Header::of(flow);
         // An endpoint that no delta has been made for yet carries nothing.
@@ -250,7 +273,6 @@ impl Engine {
             elements.push(Element::new(key, (!silent).then_some(ruling.into())));
             met = program.trace(atoms, header);
         }
-        let memberships = atoms.iter().filter_map(|atom| self.membership(*atom));
         Judgement {
             endpoint: format!("{}/{}", local.endpoint.namespace, local.endpoint.pod),
             interface: local.endpoint.host_interface.clone(),
@@ -258,7 +280,7 @@ impl Engine {
             considered: self.considered(local, direction, &met),
             policies: self.policies.counts().0,
             class: class.0,
-            memberships: memberships.take(LISTED).collect(),
+            memberships,
             elements,
         }
     }
@@ -361,6 +383,7 @@ impl Engine {
                 format!("{protocol} port {} of service {service}", atom.port_number())
             }
             Question::NamespaceUnknown => "its namespace is not known yet".to_owned(),
+            Question::Names(names) => format!("domain names {names}"),
         })
     }
 }
@@ -416,6 +439,8 @@ fn describe(key: &Key) -> String {
             };
             format!("{direction:?} of interface {index}, {class}, {traffic}")
         }
+        Key::Asks(index) => format!("interface {index}: its DNS answers are read"),
+        Key::Learned(index, address) => format!("address {address} for interface {index}"),
         Key::HostInterface(name) => format!("interface {name} is a host endpoint"),
         Key::HostTable { hook, interface, class: Class(number) } => {
             let interface = interface.map_or("all others".into(), |name| name.to_string());

@@ -29,6 +29,7 @@ mod explain;
 mod host_tables;
 mod hosts;
 mod idset;
+mod names;
 mod network_sets;
 mod nodes;
 mod pending;
@@ -66,6 +67,7 @@ pub use self::explain::{
 };
 use self::hosts::Hosts;
 pub use self::hosts::{Failsafe, HostLink, default_failsafe};
+use self::names::Names;
 use self::network_sets::NetworkSet;
 use self::nodes::Nodes;
 use self::pending::Pending;
@@ -73,18 +75,20 @@ use self::policies::Policies;
 use self::policy::Policy;
 pub use self::policy::PolicyId;
 use self::pools::Pools;
+use self::program::Program;
 use self::programs::{Programs, Site};
 pub use self::report::{AppliedPolicy, Counts, PolicyStanding, Problem};
 use self::services::Services;
 use self::shapes::Bearer;
 pub use self::staged::{Staged, StagedStanding};
-use self::table::Header;
+use self::table::{Header, Step};
 use self::tiers::Tiers;
 use self::workloads::{Local, Workloads};
 use crate::model::{
-    Delta, Direction, EndpointId, Flow, Kind, LocalEndpoint, Object, ObjectKey, Pod, Update,
-    Verdict,
+    Class, Delta, Direction, EndpointId, Flow, IfIndex, Kind, LocalEndpoint, Object, ObjectKey,
+    Pod, Update, Verdict,
 };
+use crate::names::learned;
 
 /// The tier of Kubernetes' policies.
 const DEFAULT_TIER: &str = api::v3::DEFAULT_TIER;
@@ -103,6 +107,7 @@ pub struct Engine {
     counting: Counting,
     pools: Pools,
     hosts: Hosts,
+    names: Names,
     host: BTreeSet<IpAddr>,
     /// Policies as their authors wrote them. The source shares them.
     written: BTreeMap<PolicyId, Object>,
@@ -137,6 +142,7 @@ impl Engine {
             counting: Counting::default(),
             pools: Pools::default(),
             hosts: Hosts::default(),
+            names: Names::default(),
             host: BTreeSet::new(),
             written: BTreeMap::new(),
             errors: BTreeMap::new(),
@@ -221,6 +227,36 @@ impl Engine {
         }
     }
 
+    /// Something else is known of what names stand for, by the DNS answers of an endpoint; one that is not
+    /// on this node is passed over. Established flows are not looked at again.
+    pub fn learn(&mut self, change: learned::Change) {
+        if let Some(local) = self.workloads.local(&change.endpoint) {
+            let index = local.endpoint.host_index;
+            self.names.learn(&change.endpoint, index, change.address, change.known);
+        }
+    }
+
+    /// The endpoint at an interface of this node.
+    pub fn endpoint_at(&self, index: IfIndex) -> Option<&EndpointId> {
+        self.workloads.at(index).map(|local| &local.endpoint.id)
+    }
+
+    /// Whether policy of an endpoint asked of a name when the last delta was made.
+    pub fn asks_of(&self, id: &EndpointId, name: &str) -> bool {
+        self.names.asks(id, name)
+    }
+
+    /// The ClusterNetworkPolicies that ask of names.
+    pub fn asking_of_names(&self) -> impl Iterator<Item = ObjectKey> {
+        let asks = |rule: &policy::Rule| match &rule.peers {
+            policy::Peers::OneOf(peers) => peers.iter().any(|peer| peer.names.is_some()),
+            policy::Peers::Any => false,
+        };
+        let policies = self.policies.all();
+        let asking = policies.filter(move |policy| policy.egress.iter().flatten().any(asks));
+        asking.map(|policy| policy.id.key.clone())
+    }
+
     /// What must change in the kernel since the last call, in key order: one transaction. None if
     /// nothing must, and before the source is in sync.
     pub fn take_delta(&mut self) -> Option<Delta> {
@@ -240,13 +276,23 @@ impl Engine {
     /// as the kernel does with everything up to the last delta. What neither begins nor ends at an
     /// endpoint of this node is allowed: it is not ours to judge.
     pub fn verdict(&self, flow: &Flow) -> Verdict {
+        self.judge_flow(flow, false)
+    }
+
+    /// The verdict on a flow that was established before: what names stood for when it began counts for it,
+    /// also if it would not for a new one.
+    pub fn verdict_on_established(&self, flow: &Flow) -> Verdict {
+        self.judge_flow(flow, true)
+    }
+
+    fn judge_flow(&self, flow: &Flow, established: bool) -> Verdict {
         let judge = |side: IpAddr, peer: IpAddr, direction: Direction| {
-            let class = self.workloads.addresses.class(peer);
             self.workloads.holders(side).all(|local| {
                 let program = local.programs[slot(direction)].and_then(|id| self.programs.get(id));
                 program.is_some_and(|program| {
-                    let table = program.table(class);
+                    let table = program.table(self.class_for(local, direction, peer));
                     table.verdict(Header::of(flow)) == Verdict::Allow
+                        || (established && self.was_allowed(local, program, direction, peer, flow))
                 })
             })
         };
@@ -254,6 +300,33 @@ impl Engine {
             && (self.host.contains(&flow.source)
                 || judge(flow.destination, flow.source, Direction::Ingress));
         if allowed { Verdict::Allow } else { Verdict::Deny }
+    }
+
+    /// The class that the kernel finds for the other side of an endpoint's flow.
+    fn class_for(&self, local: &Local, direction: Direction, peer: IpAddr) -> Class {
+        let own = match direction {
+            Direction::Egress => self.names.class(&local.endpoint.id, peer),
+            Direction::Ingress => None,
+        };
+        own.unwrap_or_else(|| self.workloads.addresses.class(peer))
+    }
+
+    /// By what names stood for.
+    fn was_allowed(
+        &self,
+        local: &Local,
+        program: &Program,
+        direction: Direction,
+        peer: IpAddr,
+        flow: &Flow,
+    ) -> bool {
+        let addresses = &self.workloads.addresses;
+        let once = || self.names.once(&local.endpoint.id, peer, addresses, &self.classes);
+        let atoms = (direction == Direction::Egress).then(once).flatten();
+        atoms.is_some_and(|atoms| {
+            let last = program.trace(&atoms, Header::of(flow)).pop();
+            last.is_some_and(|met| met.step == Step::Decide(Verdict::Allow))
+        })
     }
 
     /// A pod, if the source knows it.
@@ -470,6 +543,7 @@ impl Engine {
 
     fn forget(&mut self, gone: &Local) {
         self.policies.reapply(&gone.policies, &[]);
+        self.names.remove(&gone.endpoint.id, &mut self.classes, &mut self.pending);
         for program in gone.programs.into_iter().flatten() {
             let site = Site::Workload(gone.endpoint.host_index);
             self.programs.unassign(site, program, &mut self.pending);

@@ -11,6 +11,7 @@ use ipnet::IpNet;
 use super::ranges::{self, Family, Span};
 use crate::model::host::HostHook;
 use crate::model::{Direction, Kind, ObjectKey};
+use crate::names::DomainNames;
 
 /// What a rule does with the traffic it matches.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -232,6 +233,8 @@ pub(super) struct Peer {
     pub(super) nodes: Option<Selector>,
     /// It is the address of an endpoint of this Service.
     pub(super) service: Option<ObjectKey>,
+    /// One of these names stands for it, by the DNS answers of the endpoint that the policy is about.
+    pub(super) names: Option<DomainNames>,
 }
 
 /// What the endpoint's own address must be: the destination for ingress, the source for egress. A

@@ -130,7 +130,8 @@ fn about(question: &Question) -> Option<(&ObjectKey, Asked)> {
         | Question::Networks(_)
         | Question::Nodes(_)
         | Question::NamedPort { .. }
-        | Question::NamespaceUnknown => None,
+        | Question::NamespaceUnknown
+        | Question::Names(_) => None,
     }
 }
 

@@ -1,6 +1,6 @@
 //! What follows from all that was recorded since the last delta.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use super::active::ActivePolicy;
@@ -44,7 +44,9 @@ impl Engine {
             }
         }
 
+        let ranges_change = addresses.ranges_change();
         let moves = addresses.settle(shapes, &mut self.classes, &mut self.pending);
+        self.settle_names(&reassigned, &moves, ranges_change);
         let class_changes = self.classes.take_changes();
         // Rules may ask about the endpoint itself.
         for moved in &moves {
@@ -72,6 +74,30 @@ impl Engine {
                 local.endpoint.addresses.iter().for_each(|a| self.pending.rejudge(*a));
             }
         }
+    }
+
+    /// Finds out what names stand for now, for endpoints that may ask of others than before, and for
+    /// addresses that are in other classes for all.
+    fn settle_names(
+        &mut self,
+        reassigned: &BTreeSet<EndpointId>,
+        moves: &[addresses::Move],
+        ranges_change: bool,
+    ) {
+        for id in reassigned {
+            let Some(local) = self.workloads.local(id) else { continue };
+            let active =
+                local.policies.iter().filter_map(|revision| self.policies.active(*revision));
+            let asked: BTreeMap<_, _> = active.flat_map(|policy| policy.names()).cloned().collect();
+            let index = local.endpoint.host_index;
+            self.names.ask(id, index, asked.into_iter().collect(), &mut self.pending);
+        }
+        if ranges_change {
+            self.names.ranges_changed();
+        }
+        moves.iter().for_each(|moved| self.names.address_moved(moved.address));
+        let addresses = &self.workloads.addresses;
+        self.names.settle(addresses, &mut self.classes, &mut self.pending);
     }
 
     /// An address that an endpoint of this node has just got has no flows yet.
@@ -148,6 +174,11 @@ impl Engine {
                 addresses: local.endpoint.addresses.clone(),
             };
             let before = local.programs[slot(direction)];
+            // The tables do not say what becomes of flows to what names stood for.
+            let was = before.and_then(|id| self.programs.get(id));
+            let lapsed = direction == Direction::Egress
+                && !was.is_some_and(|program| program.key().judges_as(&key))
+                && self.names.has_lapsed(id);
             let (program, changed) = self.programs.assign(
                 &user,
                 before,
@@ -156,7 +187,7 @@ impl Engine {
                 &self.classes,
                 &mut self.pending,
             );
-            if changed {
+            if changed || lapsed {
                 user.addresses.iter().for_each(|address| self.pending.rejudge(*address));
             }
             if let Some(local) = self.workloads.local_mut(id) {

@@ -248,7 +248,8 @@ impl Shapes {
             Question::Networks(_)
             | Question::Nodes(_)
             | Question::Service(_)
-            | Question::ServicePort { .. } => Vec::new(),
+            | Question::ServicePort { .. }
+            | Question::Names(_) => Vec::new(),
             Question::NamespaceUnknown => {
                 self.unknown = Some(id);
                 let shapes: Vec<ShapeId> = self.all().collect();
@@ -292,7 +293,8 @@ impl Shapes {
             Question::Networks(_)
             | Question::Nodes(_)
             | Question::Service(_)
-            | Question::ServicePort { .. } => return Vec::new(),
+            | Question::ServicePort { .. }
+            | Question::Names(_) => return Vec::new(),
             Question::NamespaceUnknown => {
                 self.unknown = None;
                 self.all().collect()

@@ -14,6 +14,7 @@ use kube::core::ObjectMeta;
 
 use super::{Denial, Engine, Failsafe, HostLink, PolicyId, PolicyStanding, Problem};
 use crate::model::{EndpointId, Flow, IfIndex, Kind, LocalEndpoint, Object, ObjectKey, Update};
+use crate::names::learned::Change;
 
 /// How a staged policy stands on this node.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -78,6 +79,13 @@ impl Staged {
     pub fn endpoint_set(&mut self, endpoint: &LocalEndpoint) {
         if let Some(then) = &mut self.then {
             then.endpoint_set(endpoint.clone());
+        }
+    }
+
+    /// As [`Engine::learn`].
+    pub fn learn(&mut self, change: &Change) {
+        if let Some(then) = &mut self.then {
+            then.learn(change.clone());
         }
     }
 

@@ -131,8 +131,10 @@ const INGRESS: [&str; 8] = [
     "ing_dfl",
 ];
 /// All other sets.
-const OTHERS: [&str; 11] =
-    ["wl", "src4", "src6", "cls4", "cls6", "cls4n", "cls6n", "masq4", "masq6", "pools4", "pools6"];
+const OTHERS: [&str; 14] = [
+    "wl", "src4", "src6", "cls4", "cls6", "cls4n", "cls6n", "masq4", "masq6", "pools4", "pools6",
+    "dns", "names4", "names6",
+];
 
 /// The names of all sets that elements are written to.
 pub(super) fn set_names() -> impl Iterator<Item = &'static str> {
@@ -149,6 +151,8 @@ pub(super) fn set_of(key: &Key) -> &'static str {
         Key::Workload(_) => "wl",
         Key::Source(address, _) => by_family(address, "src4", "src6"),
         Key::Class(address) => by_family(address, "cls4", "cls6"),
+        Key::Asks(_) => "dns",
+        Key::Learned(_, address) => by_family(address, "names4", "names6"),
         Key::ClassRange(first, _) => by_family(first, "cls4n", "cls6n"),
         Key::Masquerade(net) => by_family(&net.network(), "masq4", "masq6"),
         Key::Pool(net) => by_family(&net.network(), "pools4", "pools6"),
@@ -243,7 +247,7 @@ pub(super) fn check(key: &Key, value: &Value) -> Result<(), &'static str> {
         return Err("a verdict of host endpoints");
     }
     let fits = match key {
-        Key::Class(_) | Key::ClassRange(..) => matches!(value, Value::Class(_)),
+        Key::Class(_) | Key::ClassRange(..) | Key::Learned(..) => matches!(value, Value::Class(_)),
         Key::Policy { .. } => {
             matches!(value, Value::Verdict(_) | Value::Logged(_) | Value::Counted { .. })
         }
@@ -284,12 +288,17 @@ pub(super) fn encode(key: &Key) -> Encoded {
         return encoded;
     }
     match *key {
-        Key::Workload(index) => {
+        Key::Workload(index) | Key::Asks(index) => {
             Encoded { set, key: Bytes::from_slice(&index.to_ne_bytes()), end: End::None }
         }
         Key::Source(address, index) => {
             let mut bytes = octets(address);
             bytes.extend_from_slice(&index.to_ne_bytes());
+            Encoded { set, key: bytes, end: End::None }
+        }
+        Key::Learned(index, address) => {
+            let mut bytes = Bytes::from_slice(&index.to_ne_bytes());
+            bytes.extend_from_slice(&octets(address));
             Encoded { set, key: bytes, end: End::None }
         }
         Key::Class(address) => Encoded { set, key: octets(address), end: End::None },
@@ -533,6 +542,11 @@ fn decode_key(set: &str, element: &Raw) -> Option<Key> {
     }
     match set {
         "wl" => return word(bytes).map(Key::Workload),
+        "dns" => return word(bytes).map(Key::Asks),
+        "names4" | "names6" => {
+            let (index, address) = bytes.split_at_checked(4)?;
+            return Some(Key::Learned(word(index)?, ip(address)?));
+        }
         "cls4" | "cls6" => return ip(bytes).map(Key::Class),
         _ => {}
     }

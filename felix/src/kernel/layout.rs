@@ -7,7 +7,10 @@
 //! input         0  from workloads: neighbour discovery, egress policy, then host_action
 //! output        0  cut flows dropped; to an unknown interface of ours: dropped. The host reaches its pods.
 //! postrouting 100  only while a pool is masqueraded
+//! postrouting 300  only while policy asks of names: DNS answers to those who ask are handed to the agent
 //! ```
+//! What a name stands for is learned by each endpoint for itself: `names4` and `names6` give the class that
+//! an address is in for what comes from one interface.
 //! Host endpoints are judged by chains of their own, in `layout/host.rs`.
 //!
 //! `judge` runs egress, then ingress policy. Both classify the other side's address into the packet's
@@ -93,6 +96,17 @@ fn tell(rule: Rule, prefix: &str) -> Rule {
     rule.limit_per_second(rate, burst).log(prefix, DENIED_GROUP)
 }
 
+/// Where DNS answers wait until the agent has read them: a queue of `nfnetlink_queue`.
+pub(super) const ANSWERS: u16 = 3236;
+/// The chain that exists only while policy of an endpoint asks of names.
+const DNS: &str = "dns_answers";
+/// The port of the DNS.
+const DNS_PORT: u16 = 53;
+const TCP: u8 = 6;
+const UDP: u8 = 17;
+/// After all translation of addresses and ports (`NF_IP_PRI_CONNTRACK_HELPER`).
+const LAST: i32 = 300;
+
 /// The chain that exists only while addresses are masqueraded.
 pub(super) const MASQUERADE: &str = "nat_post";
 
@@ -171,6 +185,22 @@ pub struct Params {
     pub sampling: bool,
     /// For rules that log.
     pub log: LogRules,
+    /// How a rule hands packets to the agent here.
+    pub queue: Queue,
+    /// Policy of an endpoint asks of names.
+    pub names: bool,
+}
+
+/// How a rule hands a packet to user space.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Queue {
+    /// nf_tables' own expression.
+    #[default]
+    Expression,
+    /// The target of xtables, where the kernel lacks that.
+    Target,
+    /// The kernel has neither: no DNS answer is read.
+    Missing,
 }
 
 /// How the names of a direction's maps begin.
@@ -222,6 +252,9 @@ pub(super) fn sets() -> Vec<Set> {
         Set::new("masq6", &[Ipv6Addr]).ranges(),
         Set::new("pools4", &[Ipv4Addr]).ranges(),
         Set::new("pools6", &[Ipv6Addr]).ranges(),
+        Set::new("dns", &[IfaceIndex]),
+        Set::new("names4", &[IfaceIndex, Ipv4Addr]).maps_to(class),
+        Set::new("names6", &[IfaceIndex, Ipv6Addr]).maps_to(class),
     ];
     for direction in [Direction::Egress, Direction::Ingress] {
         let prefix = map_prefix(direction);
@@ -299,13 +332,14 @@ pub(super) fn chains(params: &Params, hosts: Hosts, masquerade: bool) -> Vec<Cha
     for direction in [Direction::Egress, Direction::Ingress] {
         let verdicts = [Policy::Allow, Policy::Deny, Policy::Accept];
         chains.extend(verdicts.map(|of| log(direction, of, &params.log)));
-        chains.extend(policy(direction));
+        chains.extend(policy(direction, params.names));
     }
     chains.extend(judge(params.sampling));
     chains.push(to_host(params.host_action, params.sampling));
     chains.extend(host::chains(hosts));
     chains.extend(hooks(&params.prefix, hosts));
     chains.extend(host::bases(hosts));
+    chains.extend(params.names.then(|| answers(params.queue)).flatten());
     if masquerade {
         chains.push(nat());
     }
@@ -346,7 +380,7 @@ fn from_endpoint6() -> Chain {
 
 /// One direction's policy: a chain for protocols that have ports, one for ICMP, whose type and code
 /// are looked up in the same maps as one number in the place of the port, and the one before them.
-fn policy(direction: Direction) -> [Chain; 3] {
+fn policy(direction: Direction, names: bool) -> [Chain; 3] {
     let prefix = map_prefix(direction);
     let (index, other4, other6) = match direction {
         Direction::Egress => (Field::Iif, Field::Ip4Destination, Field::Ip6Destination),
@@ -385,26 +419,30 @@ fn policy(direction: Direction) -> [Chain; 3] {
     // Where other protocols have their source port, ICMP has its type and its code; in the other
     // port's place it has its checksum, of which no range asks anything.
     let with_types = with_number(&icmp, Field::SourcePort, Field::DestinationPort);
-    let first = plain(
-        name,
-        [
-            // A lookup that finds nothing leaves the mark as it is: first the default, then ranges,
-            // then single addresses, which win.
-            Rule::new().set_mark(0),
-            Rule::new().set_mark_from(other4, "cls4n"),
-            Rule::new().set_mark_from(other4, "cls4"),
-            Rule::new().set_mark_from(other6, "cls6n"),
-            Rule::new().set_mark_from(other6, "cls6"),
-            Rule::new().is_in(&[Field::L4Proto], "ports").verdict(Verdict::Goto(&ports)),
-            Rule::new().is_in(&[Field::L4Proto], "types").verdict(Verdict::Goto(&icmp)),
-            Rule::new().vmap(&classed, &map("_proto")),
-            Rule::new().vmap(&classed[..2], &map("_any")),
-            Rule::new().vmap(&any, &map("_dproto")),
-            Rule::new().vmap(&any[..1], &map("_dfl")),
-            deny(),
-        ],
-    );
-    [with_ports, with_types, first]
+    let mut first = vec![
+        // A lookup that finds nothing leaves the mark as it is: first the default, then ranges,
+        // then single addresses, which win.
+        Rule::new().set_mark(0),
+        Rule::new().set_mark_from(other4, "cls4n"),
+        Rule::new().set_mark_from(other4, "cls4"),
+        Rule::new().set_mark_from(other6, "cls6n"),
+        Rule::new().set_mark_from(other6, "cls6"),
+    ];
+    if names && direction == Direction::Egress {
+        // And over these what the endpoint itself has learned.
+        first.push(Rule::new().set_mark_from_all(&[index, other4], "names4"));
+        first.push(Rule::new().set_mark_from_all(&[index, other6], "names6"));
+    }
+    first.extend([
+        Rule::new().is_in(&[Field::L4Proto], "ports").verdict(Verdict::Goto(&ports)),
+        Rule::new().is_in(&[Field::L4Proto], "types").verdict(Verdict::Goto(&icmp)),
+        Rule::new().vmap(&classed, &map("_proto")),
+        Rule::new().vmap(&classed[..2], &map("_any")),
+        Rule::new().vmap(&any, &map("_dproto")),
+        Rule::new().vmap(&any[..1], &map("_dfl")),
+        deny(),
+    ]);
+    [with_ports, with_types, plain(name, first)]
 }
 
 /// A packet that is the first of its flow, to or from a workload.
@@ -495,6 +533,22 @@ fn hooks(prefix: &str, hosts: Hosts) -> [Chain; 4] {
         base("input", "filter", Hook::Input, 0, input),
         base("output", "filter", Hook::Output, 0, [cut(), to_unknown()]),
     ]
+}
+
+/// Answers to questions that an endpoint itself asked, of the DNS: what it did not ask is in no flow of its
+/// own. While the agent is away they pass.
+fn answers(queue: Queue) -> Option<Chain> {
+    let rule = |protocol| {
+        let rule = Rule::new().is_in(&[Field::Oif], "dns").ct_reply().l4proto(protocol);
+        let rule = rule.ct_original_destination_port(DNS_PORT);
+        match queue {
+            Queue::Expression => Some(rule.queue(ANSWERS)),
+            Queue::Target => Some(rule.queue_by_target(ANSWERS)),
+            Queue::Missing => None,
+        }
+    };
+    let rules: Vec<Rule> = [UDP, TCP].into_iter().filter_map(rule).collect();
+    (!rules.is_empty()).then(|| base(DNS, "filter", Hook::Postrouting, LAST, rules))
 }
 
 fn nat() -> Chain {

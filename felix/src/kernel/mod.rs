@@ -7,6 +7,7 @@
 //!                    ──▶ links × 4                         a pod's link, created or deleted
 //!                    ──▶ flows                             cut, resumed, forgotten
 //!  denied ◀── a sample of what policy denies
+//!  answers ◀─▶ DNS answers to endpoints whose policy asks of names, held until they are read
 //! ```
 //! Each is a thread with its own netlink socket, in the network namespace of the thread that called
 //! [`Kernel::start`].
@@ -20,6 +21,7 @@
 //! reset them: others may rely on them by then. With IPv6 forwarding an interface takes router
 //! advertisements only if its `accept_ra` is 2.
 
+pub mod answers;
 pub mod denied;
 mod elements;
 pub mod flows;
@@ -38,7 +40,7 @@ use ipnet::IpNet;
 use tracing::warn;
 
 pub use self::flows::TrackedFlow;
-pub use self::layout::{HostAction, LogRules};
+pub use self::layout::{HostAction, LogRules, Queue};
 pub use self::links::PreparedLink;
 pub use self::nft::NftStatus;
 pub use self::routes::{RouteStatus, WantedRoute};
@@ -156,6 +158,7 @@ pub struct Kernel {
     deletions: Mailbox<DeleteCommand>,
     flows: Mailbox<FlowCommand>,
     next_index: Arc<AtomicU32>,
+    queue: Queue,
 }
 
 impl Kernel {
@@ -177,11 +180,14 @@ impl Kernel {
         }
         let mut deleter = Plumber::new()?;
         let Options { prefix, host_action, .. } = &options;
+        let queue = nft::queue();
         let params = Params {
             prefix: prefix.clone(),
             host_action: *host_action,
             sampling: false,
             log: LogRules::default(),
+            queue,
+            names: false,
         };
         let (nft_writer, nft_monitor) = writers::start_nft(params, options.lock_table)?;
         let route_writer = routes::Writer::start(&options.prefix)?;
@@ -198,7 +204,12 @@ impl Kernel {
         let (flows, inbox) = worker::mailbox()?;
         worker::spawn("flows", move || writers::run_flows(&mut tracker, &inbox))?;
         let next_index = Arc::new(AtomicU32::new(highest.saturating_add(1).max(FIRST_INDEX)));
-        Ok(Self { nft, routes, links, deletions, flows, next_index })
+        Ok(Self { nft, routes, links, deletions, flows, next_index, queue })
+    }
+
+    /// How DNS answers are handed over here; see [`answers`].
+    pub fn queue(&self) -> Queue {
+        self.queue
     }
 
     /// Writes a change of policy; returns once it is in the kernel. Changes that queue meanwhile

@@ -16,7 +16,7 @@ use netlink::nft::{Chain, CommitError, Subject, Transaction};
 use rustc_hash::{FxHashMap, FxHashSet};
 
 use self::channel::OWNED;
-pub(super) use self::channel::{Channel, others_changed, ownership};
+pub(super) use self::channel::{Channel, others_changed, ownership, queue};
 use self::counts::Counts;
 use self::structure::add_rules;
 use super::elements;
@@ -85,6 +85,9 @@ pub(super) struct Writer<C> {
     masquerading: usize,
     /// How many elements of each [`HostPart`] are programmed.
     hosts: [usize; 5],
+    /// How many interfaces are programmed whose DNS answers are read; the chain for that is there if this
+    /// is not 0.
+    asking: usize,
     in_sync: bool,
     /// Who decides, and what was counted for them by elements that are gone.
     counts: Counts,
@@ -120,6 +123,7 @@ impl<C: Channel> Writer<C> {
             rejected: FxHashMap::default(),
             masquerading: 0,
             hosts: [0; 5],
+            asking: 0,
             in_sync: false,
             counts: Counts::default(),
             built: false,
@@ -184,7 +188,11 @@ impl<C: Channel> Writer<C> {
         self.programmed
             .keys()
             .map(|key| match key {
-                Key::Workload(index) | Key::Source(_, index) | Key::Policy { index, .. } => *index,
+                Key::Workload(index)
+                | Key::Source(_, index)
+                | Key::Policy { index, .. }
+                | Key::Asks(index)
+                | Key::Learned(index, _) => *index,
                 _ => 0,
             })
             .max()
@@ -374,7 +382,7 @@ impl<C: Channel> Writer<C> {
     fn attempt(&mut self) -> Result<(), Failure> {
         let mut tx = Transaction::new(FAMILY, TABLE);
         // Chains that come or go are written as at start: that is rare.
-        let fresh = !(self.known && self.built) || self.hosts_change();
+        let fresh = !(self.known && self.built) || self.hosts_change() || self.asking_changes();
         let keys = if !fresh {
             self.update(&mut tx)
         } else {
@@ -434,6 +442,10 @@ impl<C: Channel> Writer<C> {
             if matches!(key, Key::Masquerade(_)) {
                 self.masquerading -= usize::from(before.is_some());
                 self.masquerading += usize::from(now.is_some());
+            }
+            if matches!(key, Key::Asks(_)) {
+                self.asking -= usize::from(before.is_some());
+                self.asking += usize::from(now.is_some());
             }
             if let Some(part) = host_part(key) {
                 self.hosts[part] -= usize::from(before.is_some());
@@ -500,6 +512,17 @@ impl<C: Channel> Writer<C> {
 
     fn chains(&self, hosts: Hosts, masquerade: bool) -> Vec<Chain> {
         layout::chains(&self.params, hosts, masquerade)
+    }
+
+    /// Whether the chain that hands over DNS answers comes or goes.
+    fn asking_changes(&self) -> bool {
+        let mut after = self.asking;
+        for key in self.dirty.iter().filter(|key| matches!(key, Key::Asks(_))) {
+            after += usize::from(self.target(key).is_some());
+            // What is programmed was counted.
+            after -= usize::from(self.programmed.contains_key(key));
+        }
+        (after > 0) != (self.asking > 0)
     }
 
     /// Whether what is to be written needs chains of host endpoints that are not there, or leaves

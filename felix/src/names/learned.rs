@@ -101,6 +101,10 @@ struct Held {
 #[derive(Clone, Debug, Default)]
 struct Endpoint {
     held: BTreeMap<(IpAddr, Arc<str>), Held>,
+    /// When something of it next lapses, or need not be kept any more.
+    next: Option<Duration>,
+    /// How many of them count.
+    live: usize,
 }
 
 /// See the module's documentation. Times are since the machine was started.
@@ -161,7 +165,7 @@ impl Learned {
         let due: Vec<EndpointId> = self
             .endpoints
             .iter()
-            .filter(|(_, endpoint)| endpoint.next().is_some_and(|at| at <= now))
+            .filter(|(_, endpoint)| endpoint.next.is_some_and(|at| at <= now))
             .map(|(id, _)| id.clone())
             .collect();
         for id in due {
@@ -184,7 +188,7 @@ impl Learned {
 
     /// When something next lapses, or need not be kept any more.
     pub fn next(&self) -> Option<Duration> {
-        self.endpoints.values().filter_map(Endpoint::next).min()
+        self.endpoints.values().filter_map(|endpoint| endpoint.next).min()
     }
 
     /// The endpoint is gone.
@@ -237,8 +241,7 @@ impl Learned {
 
     /// Pairs of name and address that count now.
     pub fn len(&self) -> usize {
-        let held = self.endpoints.values().flat_map(|endpoint| endpoint.held.values());
-        held.filter(|held| !held.lapsed).count()
+        self.endpoints.values().map(|endpoint| endpoint.live).sum()
     }
 
     /// Whether none counts.
@@ -247,6 +250,9 @@ impl Learned {
     }
 
     fn tell(&mut self, id: &EndpointId, changed: BTreeSet<IpAddr>) -> Vec<Change> {
+        if let Some(endpoint) = self.endpoints.get_mut(id) {
+            endpoint.settle();
+        }
         let endpoint = self.endpoints.get(id);
         let changes = changed.into_iter().map(|address| {
             let known = endpoint.map(|endpoint| endpoint.known(address)).unwrap_or_default();
@@ -268,9 +274,11 @@ impl Held {
 }
 
 impl Endpoint {
-    fn next(&self) -> Option<Duration> {
+    /// After any change: asked for far more often than it changes.
+    fn settle(&mut self) {
         let next = |held: &Held| if held.lapsed { held.until + KEPT } else { held.until };
-        self.held.values().map(next).min()
+        self.next = self.held.values().map(next).min();
+        self.live = self.held.values().filter(|held| !held.lapsed).count();
     }
 
     fn known(&self, address: IpAddr) -> Known {

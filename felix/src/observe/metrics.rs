@@ -24,6 +24,8 @@ pub struct Metrics {
     pub denied: DeniedMetrics,
     /// Packets by the policy that decides.
     pub decided: DecidedMetrics,
+    /// Names in the DNS.
+    pub names: NamesMetrics,
     /// The CNI server.
     pub cni: CniMetrics,
     /// Address management.
@@ -174,6 +176,21 @@ pub struct DeniedMetrics {
     pub lost: Counter,
 }
 
+/// `felix_dns_*`.
+#[derive(Clone, Default)]
+pub struct NamesMetrics {
+    /// Packets to endpoints whose policy asks of names that were looked at for answers.
+    pub answers: Counter,
+    /// Of these, those that were delivered before what they say was in the kernel.
+    pub answers_late: Counter,
+    /// Addresses of names that were new to an endpoint.
+    pub learned: Counter,
+    /// Of these, those that had to go for others.
+    pub evicted: Counter,
+    /// Addresses of names that count now, for each endpoint.
+    pub addresses: Gauge,
+}
+
 /// `felix_cni_*`.
 #[derive(Clone)]
 pub struct CniMetrics {
@@ -249,6 +266,7 @@ impl Metrics {
             dataplane: DataplaneMetrics::register(registry.sub_registry_with_prefix("felix")),
             decided: DecidedMetrics::register(registry.sub_registry_with_prefix("felix_policy")),
             denied: DeniedMetrics::register(registry.sub_registry_with_prefix("felix_denied")),
+            names: NamesMetrics::register(registry.sub_registry_with_prefix("felix_dns")),
             cni: CniMetrics::register(registry.sub_registry_with_prefix("felix_cni")),
             ipam: IpamMetrics::register(registry.sub_registry_with_prefix("ipam")),
             bgp: BgpMetrics::register(registry.sub_registry_with_prefix("bgp")),
@@ -369,6 +387,22 @@ impl DeniedMetrics {
             "Denied packets told of for which there was no room",
             lost,
         );
+        metrics
+    }
+}
+
+impl NamesMetrics {
+    fn register(registry: &mut Registry) -> Self {
+        let metrics = Self::default();
+        let Self { answers, answers_late, learned, evicted, addresses } = metrics.clone();
+        let help = "Packets of DNS answers to endpoints whose policy asks of names";
+        registry.register("answers", help, answers);
+        let help = "Of these, those delivered before what they say was in the kernel";
+        registry.register("answers_late", help, answers_late);
+        registry.register("learned", "Addresses of names that were new to an endpoint", learned);
+        let help = "Addresses of names that went because an endpoint had too many";
+        registry.register("evicted", help, evicted);
+        registry.register("addresses", "Addresses of names that count now", addresses);
         metrics
     }
 }

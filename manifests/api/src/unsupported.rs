@@ -6,7 +6,7 @@ use std::fmt;
 use serde::Serialize;
 use serde_json::Value;
 
-use crate::{policy, v3, validate};
+use crate::{v3, validate};
 
 /// A field of an object, as in `spec.ingress[].http`; `spec` for the whole object.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -176,9 +176,6 @@ const NOT_IN_RULES: [&str; 1] = ["http"];
 const IN_RULES_OF: [&str; 4] =
     ["NetworkPolicy", "GlobalNetworkPolicy", "StagedNetworkPolicy", "StagedGlobalNetworkPolicy"];
 
-/// What a ClusterNetworkPolicy may say that is not acted on: a rule that says it accepts nothing.
-const DOMAIN_NAMES: &str = "spec.egress[].to[].domainNames";
-
 /// What the rules of a policy say that is not acted on, as in `spec.ingress[2].http`: a policy that
 /// says any of it denies what it is about. Empty for an object of
 /// another kind.
@@ -220,12 +217,6 @@ pub fn unsupported(object: &impl Serialize) -> Vec<FieldPath> {
 fn unsupported_in(object: &Value) -> Vec<FieldPath> {
     let text = |field: &str| object.get(field).and_then(Value::as_str).unwrap_or_default();
     let kind = text("kind");
-    if (text("apiVersion"), kind) == (policy::API_VERSION, "ClusterNetworkPolicy") {
-        let rules = object["spec"]["egress"].as_array().into_iter().flatten();
-        let mut peers = rules.flat_map(|rule| rule["to"].as_array().into_iter().flatten());
-        let names = peers.any(|peer| !is_empty(&peer["domainNames"]));
-        return names.then(|| FieldPath(DOMAIN_NAMES.to_owned())).into_iter().collect();
-    }
     if text("apiVersion") != v3::API_VERSION {
         return Vec::new();
     }

@@ -14,7 +14,7 @@ use super::super::workloads::Local;
 use super::super::{Engine, slot};
 use super::{ends, field};
 use crate::model::host::HostHook;
-use crate::model::{Direction, Flow, IfIndex, ObjectKey, Verdict};
+use crate::model::{Class, Direction, Flow, IfIndex, ObjectKey, Verdict};
 
 /// Most policies that are named where none of their rules decides.
 const NAMED: usize = 5;
@@ -87,7 +87,10 @@ impl Engine {
             };
             let (name, program) = self.hosts.judge_at(*hook, index?)?;
             let program = self.programs.get(program)?;
-            let mut denial = self.denial_by(program, format!("HostEndpoint {name}"), flow)?;
+            let (_, peer) = ends(flow, program.key().direction);
+            let class = self.workloads.addresses.class(peer);
+            let mut denial =
+                self.denial_by(program, format!("HostEndpoint {name}"), class, flow)?;
             if denial.tier.is_none() {
                 denial.policy = Some(PROFILES.into());
             }
@@ -122,15 +125,23 @@ impl Engine {
     fn denial_at(&self, local: &Local, direction: Direction, flow: &Flow) -> Option<Denial> {
         let endpoint = format!("{}/{}", local.endpoint.namespace, local.endpoint.pod);
         match local.programs[slot(direction)].and_then(|id| self.programs.get(id)) {
-            Some(program) => self.denial_by(program, endpoint, flow),
+            Some(program) => {
+                let class = self.class_for(local, direction, ends(flow, direction).1);
+                self.denial_by(program, endpoint, class, flow)
+            }
             None => Some(Denial::of(direction, endpoint)),
         }
     }
 
-    fn denial_by(&self, program: &Program, endpoint: String, flow: &Flow) -> Option<Denial> {
+    fn denial_by(
+        &self,
+        program: &Program,
+        endpoint: String,
+        class: Class,
+        flow: &Flow,
+    ) -> Option<Denial> {
         let direction = program.key().direction;
-        let (_, peer) = ends(flow, direction);
-        let atoms = self.classes.atoms(self.workloads.addresses.class(peer));
+        let atoms = self.classes.atoms(class);
         let mut denial = Denial::of(direction, endpoint);
         let last = program.trace(atoms, Header::of(flow)).pop()?;
         if last.step != Step::Decide(Verdict::Deny) {

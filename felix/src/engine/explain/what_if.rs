@@ -114,7 +114,15 @@ impl Engine {
         let now = self.programs.get(local.programs[slot(direction)]?)?;
         let later = then.programs.get(other.programs[slot(direction)]?)?;
         let (mut peers, mut examples, mut differ) = (0, Vec::new(), false);
-        for ((before, after), kind) in kinds {
+        // What names stand for is told apart for this endpoint alone.
+        let (id, is_egress) = (&local.endpoint.id, direction == Direction::Egress);
+        let mut own = Kinds::new();
+        for address in self.names.of(id).chain(then.names.of(id)).filter(|_| is_egress) {
+            let class = self.class_for(local, direction, address);
+            let peers = own.entry((class, then.class_for(other, direction, address))).or_default();
+            peers.example.get_or_insert(address);
+        }
+        for ((before, after), kind) in kinds.iter().chain(&own) {
             let (a, b) = (now.table(*before), later.table(*after));
             if a == b {
                 continue;

@@ -206,6 +206,7 @@ fn policies(tiers: &[RawTier], direction: Direction) -> Vec<Policy> {
                                 networks: peer.networks.map(networks),
                                 nodes: None,
                                 service: None,
+                                names: None,
                             })
                             .collect(),
                     ),
@@ -250,7 +251,8 @@ fn answer(atoms: &mut Atoms, truth: &Truth) -> Vec<Atom> {
             Question::NamespaceUnknown
             | Question::Nodes(_)
             | Question::Service(_)
-            | Question::ServicePort { .. } => {}
+            | Question::ServicePort { .. }
+            | Question::Names(_) => {}
             Question::NamedPort { name, protocol } => {
                 let named = truth.named.iter().filter(|(n, p, _)| **n == *name && *p == protocol);
                 answers.extend(named.map(|(_, _, port)| Atom::port(id, *port)));

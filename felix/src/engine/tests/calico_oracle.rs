@@ -11,7 +11,7 @@ use api::v3::{
     TierDefaultAction,
 };
 
-use super::cluster_oracle::{OracleNode, Said, Surroundings, says};
+use super::cluster_oracle::{OracleName, OracleNode, Said, Surroundings, says};
 use super::oracle::{Cluster, OraclePod, Way, in_cidr};
 
 pub(super) type LabelMap = BTreeMap<String, String>;
@@ -28,6 +28,7 @@ pub(super) struct CalicoCluster {
     pub(super) policies: Vec<NetworkPolicy>,
     pub(super) cluster_policies: Vec<ClusterNetworkPolicy>,
     pub(super) nodes: Vec<OracleNode>,
+    pub(super) learned: Vec<OracleName>,
     pub(super) global_policies: Vec<GlobalNetworkPolicy>,
     pub(super) sets: Vec<OracleSet>,
     pub(super) slices: Vec<OracleSlice>,
@@ -151,7 +152,8 @@ impl CalicoCluster {
             }
         }
         for policy in &self.cluster_policies {
-            let around = Surroundings { cluster: &self.kubernetes, nodes: &self.nodes };
+            let (cluster, nodes, learned) = (&self.kubernetes, &self.nodes, &self.learned);
+            let around = Surroundings { cluster, nodes, learned };
             let Some(said) = says(policy, around, this, packet) else { continue };
             let action = match said {
                 Said::Nothing => None,

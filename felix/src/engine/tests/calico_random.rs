@@ -7,13 +7,13 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use proptest::prelude::*;
-use proptest::sample::select;
+use proptest::sample::{select, subsequence};
 
 use super::calico_oracle::{CalicoCluster, OracleSet, OracleSlice, Packet};
 use super::calico_strategies::{
     ACCOUNTS, endpoint_slice, global_network_set, global_policy, network_set, policy, tier,
 };
-use super::cluster_oracle::OracleNode;
+use super::cluster_oracle::{OracleName, OracleNode};
 use super::cluster_strategies::{cluster_node, cluster_policy};
 use super::explain::{EXPLAINED, Header, explained, foretold};
 use super::kernel::Kernel;
@@ -25,9 +25,10 @@ use super::strategies::{
 use super::world::{endpoint_of, ip};
 use crate::engine::Engine;
 use crate::model::{
-    Change, Direction, IfIndex, Key, Kind, Labels, LocalEndpoint, Namespace, Object, ObjectKey,
-    Pod, ServiceAccount, Update, Verdict,
+    Change, Direction, EndpointId, IfIndex, Key, Kind, Labels, LocalEndpoint, Namespace, Object,
+    ObjectKey, Pod, ServiceAccount, Update, Verdict,
 };
+use crate::names::learned::{self, Known};
 
 #[derive(Clone, Debug)]
 enum Event {
@@ -38,6 +39,8 @@ enum Event {
     Endpoint(usize, usize),
     /// Packets are counted by who decides, or not.
     Counting(bool),
+    /// The endpoint of this place knows this of an address.
+    Learned((usize, usize), IpAddr, Known),
     /// The kernel gets what has changed.
     Take,
 }
@@ -82,9 +85,26 @@ fn event() -> BoxedStrategy<Event> {
         3 => any::<u8>().prop_map(Event::Gone),
         4 => place().prop_map(|(n, s)| Event::Endpoint(n, s)),
         1 => any::<bool>().prop_map(Event::Counting),
+        6 => (place(), peer(), names(), names()).prop_map(|(place, address, names, lapsed)| {
+            Event::Learned(place, address, Known { names, lapsed })
+        }),
         3 => Just(Event::Take),
     ]
     .boxed()
+}
+
+/// An address that is looked at in the end.
+fn peer() -> BoxedStrategy<IpAddr> {
+    let outside = select(OUTSIDE.to_vec()).prop_map(ip);
+    let pods = (0..NAMESPACES.len(), 0..POD_NAMES.len(), 0usize..2);
+    prop_oneof![2 => outside, 1 => pods.prop_map(|(n, s, of)| addresses(n, s)[of])].boxed()
+}
+
+fn names() -> BoxedStrategy<Vec<Arc<str>>> {
+    let names = ["a.example.org", "b.example.org", "c.test", "d.b.example.org", "example.org"];
+    subsequence(names.to_vec(), 0..=2)
+        .prop_map(|names| names.into_iter().map(Arc::from).collect())
+        .boxed()
 }
 
 fn namespace_of(name: &str, labels: Labels) -> Namespace {
@@ -102,12 +122,14 @@ struct Present {
     objects: BTreeMap<(Kind, ObjectKey), Object>,
     endpoints: BTreeSet<(usize, usize)>,
     counting: bool,
+    learned: BTreeMap<((usize, usize), IpAddr), Known>,
 }
 
 enum Told {
     Counting(bool),
     Source(Update),
     Endpoint(Box<LocalEndpoint>),
+    Learned(learned::Change),
 }
 
 impl Told {
@@ -116,12 +138,18 @@ impl Told {
             Self::Counting(on) => engine.set_counting(on),
             Self::Source(update) => engine.apply(update),
             Self::Endpoint(endpoint) => engine.endpoint_set(*endpoint),
+            Self::Learned(change) => engine.learn(change),
         }
     }
 }
 
 fn pod_key((namespace, slot): (usize, usize)) -> ObjectKey {
     ObjectKey::namespaced(NAMESPACES[namespace], POD_NAMES[slot])
+}
+
+fn told_of(place: (usize, usize), address: IpAddr, known: Known) -> learned::Change {
+    let endpoint = EndpointId { container_id: format!("{place:?}"), ifname: "eth0".into() };
+    learned::Change { endpoint, address, known }
 }
 
 fn index((namespace, slot): (usize, usize)) -> u32 {
@@ -184,6 +212,17 @@ impl Present {
                 self.counting = *on;
                 Some(Told::Counting(*on))
             }
+            Event::Learned(place, address, known) => {
+                if !self.endpoints.contains(place) {
+                    return None;
+                }
+                if known.is_empty() {
+                    self.learned.remove(&(*place, *address));
+                } else {
+                    self.learned.insert((*place, *address), known.clone());
+                }
+                Some(Told::Learned(told_of(*place, *address, known.clone())))
+            }
             Event::Take => None,
         }
     }
@@ -200,6 +239,10 @@ impl Present {
             state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
             told.swap(at, usize::try_from(state >> 33).unwrap() % (at + 1));
         }
+        let known = self.learned.iter();
+        told.extend(known.map(|((place, address), known)| {
+            Told::Learned(told_of(*place, *address, known.clone()))
+        }));
         let mut engine = Engine::new();
         told.into_iter().for_each(|told| told.to(&mut engine));
         engine.apply(Update::InSync);
@@ -278,6 +321,11 @@ impl Present {
                 });
             }
         }
+        cluster.learned.extend(self.learned.iter().map(|((place, address), known)| OracleName {
+            pod: addresses(place.0, place.1).to_vec(),
+            address: *address,
+            names: known.names.iter().map(ToString::to_string).collect(),
+        }));
         cluster
     }
 }
@@ -408,10 +456,10 @@ proptest! {
         let mut next = present.clone();
         let updates: Vec<Update> = more
             .iter()
-            .filter(|event| !matches!(event, Event::Endpoint(..) | Event::Counting(_)))
+            .filter(|event| !matches!(event, Event::Endpoint(..) | Event::Learned(..) | Event::Counting(_)))
             .filter_map(|event| match next.happen(event)? {
                 Told::Source(update) => Some(update),
-                Told::Endpoint(_) | Told::Counting(_) => None,
+                Told::Endpoint(_) | Told::Learned(_) | Told::Counting(_) => None,
             })
             .collect();
         let then = engine.with(updates.clone());

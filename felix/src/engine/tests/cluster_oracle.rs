@@ -25,6 +25,15 @@ pub(super) struct OracleNode {
 pub(super) struct Surroundings<'a> {
     pub(super) cluster: &'a Cluster,
     pub(super) nodes: &'a [OracleNode],
+    pub(super) learned: &'a [OracleName],
+}
+
+/// What DNS answers to a pod, by its addresses, said that an address is.
+#[derive(Clone, Debug)]
+pub(super) struct OracleName {
+    pub(super) pod: Vec<IpAddr>,
+    pub(super) address: IpAddr,
+    pub(super) names: Vec<String>,
 }
 
 /// What is said to a packet.
@@ -80,7 +89,7 @@ pub(super) fn says(
             let EgressRule { action, to, protocols, .. } = rule;
             let named = protocols.iter().flatten().any(|p| !p.destination_named_port.is_empty());
             let wrong = to.is_empty()
-                || to.iter().any(|peer| is_wrong(peer, named))
+                || to.iter().any(|peer| is_wrong(peer, named, *action))
                 || are_wrong(protocols.as_deref());
             said(wrong, *action, &|| {
                 to.iter().any(|p| {
@@ -89,6 +98,13 @@ pub(super) fn says(
                     ((p.namespaces.is_some() || p.pods.is_some())
                         && is_endpoint(&p.namespaces, &p.pods))
                         || networks.clone().any(|net| in_cidr(net, packet.peer))
+                        || p.domain_names.iter().flatten().any(|pattern| {
+                            around.learned.iter().any(|it| {
+                                it.pod == pod.addresses
+                                    && it.address == packet.peer
+                                    && it.names.iter().any(|name| is_named(pattern, name))
+                            })
+                        })
                         || p.nodes.as_ref().is_some_and(|wanted| {
                             nodes.any(|node| {
                                 selects(wanted, &node.labels)
@@ -116,14 +132,29 @@ fn is_pod(
         })
 }
 
-fn is_wrong(peer: &EgressPeer, named_ports: bool) -> bool {
+fn is_named(pattern: &str, name: &str) -> bool {
+    let wanted: Vec<String> =
+        pattern.trim_end_matches('.').split('.').map(str::to_lowercase).collect();
+    let labels: Vec<&str> = name.split('.').collect();
+    match wanted.split_first() {
+        Some((first, rest)) if first == "*" => {
+            labels.len() > rest.len() && labels[labels.len() - rest.len()..] == *rest
+        }
+        _ => labels == wanted,
+    }
+}
+
+fn is_wrong(peer: &EgressPeer, named_ports: bool, action: Action) -> bool {
     let EgressPeer { namespaces, pods, nodes, networks, domain_names } = peer;
     let outside = [nodes.is_some(), networks.is_some(), domain_names.is_some()];
     let given = [namespaces.is_some(), pods.is_some()].into_iter().chain(outside);
     given.filter(|given| *given).count() != 1
         || (named_ports && outside.contains(&true))
-        // Names are not known here.
-        || domain_names.is_some()
+        || domain_names.as_ref().is_some_and(|names| {
+            names.is_empty()
+                || names.iter().any(|name| !name.contains('.'))
+                || action != Action::Accept
+        })
         || networks.as_ref().is_some_and(|nets| {
             nets.is_empty() || nets.iter().any(|net| net.parse::<ipnet::IpNet>().is_err())
         })

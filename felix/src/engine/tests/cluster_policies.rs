@@ -371,13 +371,19 @@ spec: {tier: Admin, priority: 1, subject: {namespaces: {}}, ingress: [{action: A
     assert_eq!(world.problems(), [wanted]);
 }
 
-/// Names are for rules that accept; until they can be learned such a rule accepts nothing.
+/// Names are for rules that accept, and have to be names.
 #[test]
-fn a_rule_with_names_closes_itself() {
-    for (action, reason, open) in [
-        ("Accept", "not supported yet", false),
-        ("Deny", "only for rules with action Accept", false),
-        ("Pass", "only for rules with action Accept", false),
+fn a_rule_with_wrong_names_closes_itself() {
+    for (action, names, field, reason, open) in [
+        ("Deny", "example.org", "", "only for rules with action Accept", false),
+        ("Pass", "example.org", "", "only for rules with action Accept", false),
+        (
+            "Accept",
+            "'*.example.org', 'exa mple.org'",
+            "[1]",
+            "\"exa mple.org\" is not a name of two labels or more, with or without *. before it",
+            true,
+        ),
     ] {
         let mut world = world();
         world.cluster_policies(&format!(
@@ -388,15 +394,16 @@ spec:
   priority: 1
   subject: {{namespaces: {{}}}}
   egress:
-  - {{action: {action}, to: [{{domainNames: [example.org]}}, {{networks: [192.0.2.0/24]}}]}}
+  - {{action: {action}, to: [{{domainNames: [{names}]}}, {{networks: [192.0.2.0/24]}}]}}
   - {{action: Deny, to: [{{networks: [0.0.0.0/0]}}]}}
 "
         ));
-        assert_eq!(world.allows(API, OUTSIDE, TCP, 443), open, "{action}");
-        let wanted =
-            format!("ClusterNetworkPolicy names: spec.egress[0].to[0].domainNames: {reason}");
+        assert!(!world.allows(API, OUTSIDE, TCP, 443), "{action}");
+        let wanted = format!(
+            "ClusterNetworkPolicy names: spec.egress[0].to[0].domainNames{field}: {reason}"
+        );
         assert_eq!(world.problems(), [wanted]);
-        assert_eq!(world.allows(API6, "2001:db8::7", TCP, 443), action == "Accept");
+        assert_eq!(world.allows(API6, "2001:db8::7", TCP, 443), open);
     }
 }
 

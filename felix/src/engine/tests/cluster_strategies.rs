@@ -110,6 +110,9 @@ fn ingress() -> BoxedStrategy<IngressRule> {
         .boxed()
 }
 
+/// Names and patterns of names.
+const DOMAINS: [&str; 4] = ["example.org", "*.Example.org.", "*.b.example.org", "c.test"];
+
 fn egress() -> BoxedStrategy<EgressRule> {
     let nets = subsequence(NETS.to_vec(), 1..=2);
     let peer = prop_oneof![
@@ -124,8 +127,12 @@ fn egress() -> BoxedStrategy<EgressRule> {
             ..EgressPeer::default()
         }),
         1 => Just(EgressPeer::default()),
+        10 => subsequence(DOMAINS.to_vec(), 1..=2).prop_map(|names| EgressPeer {
+            domain_names: Some(names.into_iter().map(Into::into).collect()),
+            ..EgressPeer::default()
+        }),
         1 => Just(EgressPeer {
-            domain_names: Some(vec!["example.org".into()]),
+            domain_names: Some(vec!["example".into()]),
             ..EgressPeer::default()
         }),
     ];

@@ -98,6 +98,14 @@ impl Kernel {
                     Value::Member,
                 ) => {}
                 (Key::HostInterface(_) | Key::Failsafe(..), Value::Member) => {}
+                (Key::Asks(index), Value::Member) => {
+                    assert!(self.elements.contains_key(&Key::Workload(index)), "{key:?}");
+                }
+                (Key::Learned(index, _), Value::Class(class)) => {
+                    assert!(self.elements.contains_key(&Key::Asks(index)), "{key:?}");
+                    assert_ne!(class, Class(0));
+                    classes.insert(class);
+                }
                 (Key::HostTable { hook, interface, class }, Value::Table(table)) => {
                     assert_eq!(table.direction(), hook.direction(), "{key:?}");
                     if class == Class(0) {
@@ -217,7 +225,11 @@ impl Kernel {
         if !self.elements.contains_key(&Key::Workload(index)) {
             return None;
         }
-        let of_peer = self.class(peer);
+        let learned = match self.elements.get(&Key::Learned(index, peer)) {
+            Some(Value::Class(class)) if direction == Direction::Egress => Some(*class),
+            _ => None,
+        };
+        let of_peer = learned.unwrap_or_else(|| self.class(peer));
         for class in [Some(of_peer), None] {
             let verdict = |traffic| {
                 let key = Key::Policy { direction, index, class, traffic };

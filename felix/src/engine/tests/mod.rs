@@ -20,6 +20,7 @@ mod hosts;
 mod hosts_early;
 mod hosts_random;
 mod kernel;
+mod names;
 mod oracle;
 mod random;
 mod recipes;

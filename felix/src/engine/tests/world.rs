@@ -85,9 +85,9 @@ impl World {
         name: &str,
         labels: &[(&str, &str)],
         ips: &[&str],
-    ) {
+    ) -> Delta {
         self.engine.apply(Update::Set(Object::Pod(pod(namespace, name, labels, ips, &[]))));
-        self.settle();
+        self.settle()
     }
 
     pub(super) fn policy(&mut self, yaml: &str) -> Delta {

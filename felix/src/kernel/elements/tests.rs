@@ -78,6 +78,8 @@ fn element() -> impl Strategy<Value = (Key, Value)> {
             (Key::HostPolicy { table: TableId::from_number(table), traffic }, value)
         }),
         member(any::<u32>().prop_map(Key::Workload).boxed()),
+        member(any::<u32>().prop_map(Key::Asks).boxed()),
+        class((any::<u32>(), address()).prop_map(|(i, a)| Key::Learned(i, a)).boxed()),
         member((address(), any::<u32>()).prop_map(|(a, i)| Key::Source(a, i)).boxed()),
         member(net().prop_map(Key::Masquerade).boxed()),
         member(net().prop_map(Key::Pool).boxed()),

@@ -13,6 +13,8 @@ fn params() -> Params {
         host_action: HostAction::Accept,
         sampling: false,
         log: LogRules::default(),
+        queue: Queue::Target,
+        names: false,
     }
 }
 
@@ -136,7 +138,9 @@ fn every_variant_is_accepted_by_the_kernel() {
             let sampling = bits % 3 == 0;
             let limit = sampling.then_some((9999, 86400));
             let log = LogRules { prefix: "\u{e9}%\"'".repeat(40), limit, burst: 9999 };
-            let params = Params { prefix: "elevenbytes".into(), host_action, sampling, log };
+            let (queue, names) = (Queue::Target, bit(0));
+            let prefix = "elevenbytes".into();
+            let params = Params { prefix, host_action, sampling, log, queue, names };
             let read = inside(|socket| {
                 write(socket, &params, hosts, bit(3));
                 nft::ruleset(socket, FAMILY, TABLE).unwrap()

@@ -1,10 +1,12 @@
 //! The kernel's side of the table.
 
-use netlink::nft::{self, CommitError, Element, Ruleset, Table, Transaction, table_flags};
+use netlink::nft::{
+    self, Chain, CommitError, Element, Rule, Ruleset, Table, Transaction, table_flags,
+};
 use netlink::{Protocol, Socket};
 
 use super::super::elements::Raw;
-use super::super::layout::{FAMILY, TABLE};
+use super::super::layout::{ANSWERS, FAMILY, Queue, TABLE};
 
 /// The kernel's side, so that tests can fail any call of it.
 pub(in super::super) trait Channel {
@@ -66,6 +68,30 @@ pub(in super::super) fn ownership() -> bool {
     netlink::netns::Netns::create()
         .and_then(|netns| netns.run(probe))
         .is_ok_and(|result| result.is_some())
+}
+
+/// How a rule can hand packets to user space here, found out in a namespace made for it.
+pub(in super::super) fn queue() -> Queue {
+    let accepted = |rule: Rule| {
+        let probe = || {
+            let mut socket = Socket::open(Protocol::Netfilter).ok()?;
+            let mut tx = Transaction::new(FAMILY, TABLE);
+            tx.add_table(0, None);
+            tx.add_chain(&Chain { name: "probe".into(), base: None, rules: Vec::new() });
+            tx.add_rule("probe", &rule);
+            tx.commit(&mut socket).ok()
+        };
+        netlink::netns::Netns::create()
+            .and_then(|netns| netns.run(probe))
+            .is_ok_and(|result| result.is_some())
+    };
+    if accepted(Rule::new().queue(ANSWERS)) {
+        Queue::Expression
+    } else if accepted(Rule::new().queue_by_target(ANSWERS)) {
+        Queue::Target
+    } else {
+        Queue::Missing
+    }
 }
 
 /// Reads all notifications; whether one says that another program changed the table, or may have.

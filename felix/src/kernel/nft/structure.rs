@@ -29,6 +29,7 @@ impl<C: Channel> Writer<C> {
         let before = std::mem::take(&mut self.programmed);
         self.masquerading = 0;
         self.hosts = [0; 5];
+        self.asking = 0;
         let mut found = Found { table: self.channel.table().map_err(reading)?, ..Found::default() };
         let Some(table) = &found.table else { return Ok(found) };
         if let Some(port) = table.owner
@@ -44,6 +45,7 @@ impl<C: Channel> Writer<C> {
                 elements::decode(name, self.channel.elements(name).map_err(reading)?);
             self.masquerading +=
                 known.iter().filter(|(key, _)| matches!(key, Key::Masquerade(_))).count();
+            self.asking += known.iter().filter(|(key, _)| matches!(key, Key::Asks(_))).count();
             for part in known.iter().filter_map(|(key, _)| host_part(key)) {
                 self.hosts[part] += 1;
             }
@@ -81,6 +83,8 @@ impl<C: Channel> Writer<C> {
         let mut hosts = [0; 5];
         let wanted = keys.iter().filter(|key| self.target(key).is_some());
         wanted.filter_map(host_part).for_each(|part| hosts[part] += 1);
+        self.params.names =
+            keys.iter().any(|key| matches!(key, Key::Asks(_)) && self.target(key).is_some());
         let chains = self.chains(hosts_of(hosts), masquerade);
         let empty = Ruleset { chains: Vec::new(), sets: Vec::new(), other_sets: Vec::new() };
         let ruleset = found.ruleset.as_ref().unwrap_or(&empty);
@@ -99,6 +103,7 @@ impl<C: Channel> Writer<C> {
             self.programmed.clear();
             self.masquerading = 0;
             self.hosts = [0; 5];
+            self.asking = 0;
             return self.build(&chains, keys, tx);
         }
         let unowned = found.table.as_ref().is_none_or(|table| table.owner.is_none());

@@ -84,6 +84,8 @@ pub(super) fn params() -> Params {
         host_action: HostAction::Accept,
         sampling: false,
         log: LogRules::default(),
+        queue: layout::Queue::Target,
+        names: false,
     }
 }
 
@@ -181,6 +183,9 @@ pub(super) fn everything() -> Vec<Change> {
         logged(policy(7, None, Port(6, 25), Deny)),
         logged(policy(7, Some(1), Port(6, 25), Allow)),
         member(Key::HostInterface(interface("eth0"))),
+        member(Key::Asks(7)),
+        class(Key::Learned(7, ip("192.0.2.7")), 5),
+        class(Key::Learned(7, ip("2001:db8::7")), 5),
         member(Key::Failsafe(Direction::Ingress, 6, 22, net("0.0.0.0/0"))),
         member(Key::Failsafe(Direction::Ingress, 6, 22, net("::/0"))),
         member(Key::Failsafe(Direction::Egress, 17, 53, net("10.0.0.0/8"))),
@@ -265,7 +270,8 @@ pub(super) fn kernel_has() -> FxHashMap<Key, Value> {
             matches!(key, Key::HostTable { hook: UntrackedIn | UntrackedOut, class: Class(0), .. })
         }),
     };
-    let mut expected = layout::chains(&params(), hosts, masquerade);
+    let params = Params { names: is(|key| matches!(key, Key::Asks(_))), ..params() };
+    let mut expected = layout::chains(&params, hosts, masquerade);
     chains.sort_by(|a, b| a.name.cmp(&b.name));
     expected.sort_by(|a, b| a.name.cmp(&b.name));
     assert_eq!(chains, expected);
