@@ -13,6 +13,7 @@ mod hosts;
 mod kernel;
 mod kit;
 mod leftovers;
+mod names;
 mod nogap;
 mod outage;
 mod policy;
@@ -106,6 +107,7 @@ pub(crate) fn all() -> Vec<Test> {
         explain::TESTS,
         drops::TESTS,
         hosts::TESTS,
+        names::TESTS,
         nogap::TESTS,
         restart::TESTS,
         wrong::TESTS,

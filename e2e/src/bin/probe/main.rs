@@ -2,6 +2,7 @@
 //!
 //! Without arguments it parks, as the container that holds a pod's namespace does.
 
+mod dns;
 mod first;
 mod ping;
 mod serve;
@@ -9,6 +10,7 @@ mod stream;
 mod target;
 mod tell;
 
+use std::net::IpAddr;
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -52,6 +54,25 @@ enum Command {
         #[arg(long)]
         count: Option<u64>,
     },
+    /// Answer questions for the addresses of some names, over UDP and TCP, on port 53
+    Dns {
+        /// What a name stands for, and for how many seconds: NAME/SECONDS=ADDRESS,ADDRESS
+        #[arg(long = "name")]
+        names: Vec<dns::Entry>,
+    },
+    /// Ask a server for the addresses of a name; fails if there are none
+    Resolve {
+        /// The server's address
+        server: IpAddr,
+        /// The name
+        name: String,
+        /// Over TCP
+        #[arg(long)]
+        tcp: bool,
+        /// How long to wait for the answer, in milliseconds
+        #[arg(long, default_value_t = 5000)]
+        timeout: u64,
+    },
     /// Send to every target and listen, from the first instant and without pause
     First {
         /// UDP port to listen on and send from
@@ -74,6 +95,10 @@ fn main() -> ExitCode {
             target::connect(&targets, Duration::from_millis(timeout))
         }
         Some(Command::Stream { target, rate, count }) => stream::run(target, rate, count),
+        Some(Command::Dns { names }) => dns::serve(names),
+        Some(Command::Resolve { server, name, tcp, timeout }) => {
+            dns::resolve(server, &name, tcp, Duration::from_millis(timeout))
+        }
         Some(Command::First { port, pause, targets }) => {
             first::run(port, Duration::from_millis(pause), &targets)
         }

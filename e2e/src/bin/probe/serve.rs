@@ -37,7 +37,7 @@ pub(crate) fn listen_udp(port: u16) -> Result<UdpSocket> {
     Ok(dual_stack(Type::DGRAM, port)?.into())
 }
 
-fn listen_tcp(port: u16) -> Result<TcpListener> {
+pub(crate) fn listen_tcp(port: u16) -> Result<TcpListener> {
     let socket = dual_stack(Type::STREAM, port)?;
     socket.listen(1024)?;
     Ok(socket.into())
