@@ -162,6 +162,20 @@ pub struct EtcdConfig {
     pub local_first: bool,
 }
 
+impl EtcdConfig {
+    /// How the store reaches etcd.
+    pub fn access(&self) -> ipam::EtcdConfig {
+        ipam::EtcdConfig {
+            ca_file: self.ca_file.clone(),
+            cert_file: self.cert_file.clone(),
+            key_file: self.key_file.clone(),
+            username: self.username.clone(),
+            password_file: self.password_file.clone(),
+            ..ipam::EtcdConfig::new(self.endpoints.iter().cloned())
+        }
+    }
+}
+
 /// `http`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct HttpConfig {

@@ -15,6 +15,7 @@ pub mod control;
 pub mod engine;
 pub mod install;
 pub mod kernel;
+pub mod load_balancer;
 pub mod model;
 pub mod names;
 pub mod observe;

@@ -2,6 +2,7 @@
 
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
+use std::pin::Pin;
 use std::process::ExitCode;
 
 use anyhow::Context;
@@ -13,6 +14,8 @@ use felix::control::{
     StatusReport,
 };
 use felix::install::Install;
+use felix::load_balancer::{self, AssignIps};
+use felix::observe::logging::Logging;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
@@ -103,6 +106,16 @@ enum Command {
         #[arg(long, value_name = "FILE")]
         plugin: Option<PathBuf>,
     },
+    /// Give Services of type LoadBalancer addresses of the IPPools that are for them; once or more in a
+    /// cluster, not on every node
+    LoadBalancer {
+        /// Configuration file [default: /etc/caracal/felix.yaml, if it exists]
+        #[arg(long, value_name = "FILE", env = "CARACAL_CONFIG")]
+        config: Option<PathBuf>,
+        /// Which Services get one
+        #[arg(long, value_enum, default_value_t)]
+        assign_ips: AssignIps,
+    },
     /// The version of this program
     Version,
 }
@@ -143,7 +156,16 @@ enum Output {
 fn main() -> ExitCode {
     let Arguments { command } = Arguments::parse();
     let result = match command {
-        Command::Run { config } => return run(config.as_deref()),
+        Command::Run { config } => {
+            return run(config.as_deref(), |config, logging| {
+                Box::pin(felix::agent::run(config, logging))
+            });
+        }
+        Command::LoadBalancer { config, assign_ips } => {
+            return run(config.as_deref(), |config, _| {
+                Box::pin(load_balancer::run(config, assign_ips))
+            });
+        }
         Command::Status(ask) => ask.show::<StatusReport>(&Request::Status, control::status_text),
         Command::Endpoints(ask) => {
             ask.show::<Rows<EndpointRow>>(&Request::Endpoints, control::endpoints_table)
@@ -178,8 +200,10 @@ fn main() -> ExitCode {
     }
 }
 
-/// The agent, until it is told to end.
-fn run(file: Option<&Path>) -> ExitCode {
+type Running = Pin<Box<dyn Future<Output = anyhow::Result<()>>>>;
+
+/// The agent, or another part that runs until it is told to end.
+fn run(file: Option<&Path>, part: impl FnOnce(Config, Logging) -> Running) -> ExitCode {
     let config = match Config::load(file, environment()) {
         Ok(config) => config,
         Err(error) => return fail(&error.to_string(), USAGE.into()),
@@ -196,7 +220,7 @@ fn run(file: Option<&Path>) -> ExitCode {
         tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
     let result = runtime
         .context("starting the runtime")
-        .and_then(|runtime| runtime.block_on(felix::agent::run(config, logging)));
+        .and_then(|runtime| runtime.block_on(part(config, logging)));
     match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {

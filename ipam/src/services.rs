@@ -175,7 +175,9 @@ impl Services {
         Ok(view.held()?.into_iter().map(|(address, _)| address).collect())
     }
 
-    /// Gives the Service an address, or says which one of the family it has already.
+    /// Gives the Service an address, or says which one of the family it has already. `instead_of` is an
+    /// address that it may have and is to lose: at the moment that it gets the other one, and only
+    /// if it does.
     ///
     /// # Errors
     /// The reason, with the pools or the address; nothing has changed then, except that after
@@ -184,6 +186,7 @@ impl Services {
         &self,
         service: &Service,
         wish: &Wish,
+        instead_of: Option<IpAddr>,
         rules: &Rules<'_>,
         now: Timestamp,
     ) -> Result<IpAddr, Error> {
@@ -195,9 +198,9 @@ impl Services {
         };
         for _ in 0..ATTEMPTS {
             let mut view = View::read(&*self.store, &handle, &[family]).await?;
-            if let Some((held, _)) =
-                view.held()?.into_iter().find(|(ip, _)| Family::of(*ip) == family)
-            {
+            let old = view.held()?.into_iter().find(|(ip, _)| Family::of(*ip) == family);
+            let may_go = |ip| instead_of == Some(ip) && *wish != Wish::Address(ip);
+            if let Some((held, _)) = old.filter(|(ip, _)| !may_go(*ip)) {
                 return match wish {
                     Wish::Address(address) if *address != held => {
                         Err(Error::Conflict { handle, held })
@@ -214,7 +217,15 @@ impl Services {
                     self.this(&mut view, *address, &owner, rules, now).await?
                 }
             };
-            let Some((address, change)) = found else { continue };
+            let Some((address, mut change)) = found else { continue };
+            if let Some((address, cidr)) = old {
+                let known = change.blocks.get(&cidr).or(view.block(&cidr)?).cloned();
+                change.blocks.extend(known.map(|mut block| {
+                    // It is the handle's, as this very block says.
+                    let _ = block.release_address(address, Some(&handle), None, Release::Rest(now));
+                    (cidr, block)
+                }));
+            }
             match self.store.txn(view.transaction(change)?).await? {
                 Outcome::Committed(_) => return Ok(address),
                 Outcome::Conflict(found) => {

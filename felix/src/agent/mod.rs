@@ -317,15 +317,7 @@ fn link_routes(endpoints: &[LocalEndpoint], reached: Vec<(IpAddr, IfIndex)>) -> 
 
 fn open_ipam(config: &Config) -> Result<ipam::Ipam> {
     let store = match &config.ipam {
-        IpamConfig::Etcd(etcd) => {
-            let mut store = ipam::EtcdConfig::new(etcd.endpoints.iter().cloned());
-            store.ca_file.clone_from(&etcd.ca_file);
-            store.cert_file.clone_from(&etcd.cert_file);
-            store.key_file.clone_from(&etcd.key_file);
-            store.username.clone_from(&etcd.username);
-            store.password_file.clone_from(&etcd.password_file);
-            ipam::StoreConfig::Etcd(store)
-        }
+        IpamConfig::Etcd(etcd) => ipam::StoreConfig::Etcd(etcd.access()),
         IpamConfig::Embedded => ipam::StoreConfig::Embedded(config.state_dir.join("ipam.redb")),
     };
     // An embedded store is on this node's disk already.

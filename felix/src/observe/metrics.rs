@@ -274,6 +274,11 @@ impl Metrics {
         }
     }
 
+    /// What a program counts that is not the agent: only `registry` is told.
+    pub fn of(registry: Registry) -> Self {
+        Self { registry, ..Self::new() }
+    }
+
     /// All metrics in the OpenMetrics text format.
     ///
     /// # Errors

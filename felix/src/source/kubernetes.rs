@@ -6,10 +6,10 @@
 //! Secrets may be forbidden, and count as absent then; for any other kind the right to read is
 //! waited for.
 
-mod backoff;
+pub(crate) mod backoff;
 mod nodes;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 
 use std::collections::BTreeSet;
 use std::hash::{BuildHasher, Hasher, RandomState};
@@ -76,7 +76,7 @@ pub(super) async fn open(
     Ok(Opened { status, secret_namespace: secrets, registry })
 }
 
-async fn client(config: &KubernetesConfig) -> Result<(Client, String), OpenError> {
+pub(crate) async fn client(config: &KubernetesConfig) -> Result<(Client, String), OpenError> {
     let wrong = |error: &dyn std::fmt::Display| OpenError {
         field: "source.kubeconfig",
         reason: error.to_string().replace('\n', " "),
@@ -166,13 +166,13 @@ fn resources(secret_namespace: &str) -> [Kubernetes; Kind::ALL.len()] {
     ]
 }
 
-fn watch_seconds() -> u32 {
+pub(crate) fn watch_seconds() -> u32 {
     let (least, most) = WATCH_SECONDS;
     least + u32::try_from(random() % u64::from(most - least + 1)).unwrap_or(0)
 }
 
 /// Random enough to spread retries: the standard library seeds its hashers anew each time.
-fn random() -> u64 {
+pub(crate) fn random() -> u64 {
     RandomState::new().build_hasher().finish()
 }
 

@@ -30,23 +30,23 @@ const INITIAL_EVENTS_END: &str = "k8s.io/initial-events-end";
 
 /// What to read.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Options {
+pub(crate) struct Options {
     /// A field selector.
-    pub(super) fields: Option<String>,
+    pub(crate) fields: Option<String>,
     /// Initial lists as a watch.
-    pub(super) streaming: bool,
+    pub(crate) streaming: bool,
     /// Seconds after which the server ends each watch, and a new one is made.
-    pub(super) watch_seconds: u32,
+    pub(crate) watch_seconds: u32,
     /// When a request that is not answered has failed.
-    pub(super) deadlines: Deadlines,
+    pub(crate) deadlines: Deadlines,
 }
 
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Deadlines {
+pub(crate) struct Deadlines {
     /// A page of a list, from the request to its last byte.
-    pub(super) list: Duration,
+    pub(crate) list: Duration,
     /// A watch, from the request to the head of its answer.
-    pub(super) open: Duration,
+    pub(crate) open: Duration,
 }
 
 impl Default for Deadlines {
@@ -56,7 +56,7 @@ impl Default for Deadlines {
 }
 
 #[derive(Debug)]
-pub(super) enum Event {
+pub(crate) enum Event {
     /// A list begins: what follows until `Complete` is all there is.
     Listing,
     /// An object of the list.
@@ -73,7 +73,7 @@ pub(super) enum Event {
 
 /// Why a request failed. [`ListWatch::next`] may be called again, after a while.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Failure {
+pub(crate) enum Failure {
     /// The API server does not know the kind.
     NotServed,
     /// The agent may not read the kind.
@@ -97,7 +97,7 @@ impl fmt::Display for Failure {
     }
 }
 
-pub(super) struct ListWatch {
+pub(crate) struct ListWatch {
     client: Client,
     request: Request,
     options: Options,
@@ -138,12 +138,12 @@ enum State {
 
 impl ListWatch {
     /// `path`: the resource's, such as `/api/v1/pods`.
-    pub(super) fn new(client: Client, path: &str, options: Options) -> Self {
+    pub(crate) fn new(client: Client, path: &str, options: Options) -> Self {
         Self { client, request: Request::new(path), options, state: State::Start }
     }
 
     /// The next event. Not cancel safe.
-    pub(super) async fn next(&mut self) -> Result<Event, Failure> {
+    pub(crate) async fn next(&mut self) -> Result<Event, Failure> {
         loop {
             // A failure below leaves `Start` unless it says otherwise: listing anew is always right.
             let event = match std::mem::replace(&mut self.state, State::Start) {

@@ -16,8 +16,8 @@ pub mod convert;
 mod directory;
 mod hub;
 mod known;
-mod kubernetes;
-mod listwatch;
+pub(crate) mod kubernetes;
+pub(crate) mod listwatch;
 mod object;
 pub mod status;
 

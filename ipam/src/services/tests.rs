@@ -44,10 +44,10 @@ async fn keys_and_values_are_calicos() {
     let services = Services::new(Arc::new(store.clone()));
     let pools = [services_pool("lb", "192.0.2.0/30", 30), services_pool("lb6", "fd00::/126", 126)];
     let rules = Rules { pools: &pools, reservations: &[], config: None };
-    let given = services.assign(&service("web"), &any(), &rules, now()).await.unwrap();
+    let given = services.assign(&service("web"), &any(), None, &rules, now()).await.unwrap();
     assert_eq!(given.to_string(), "192.0.2.0");
     let six = Wish::Address("fd00::2".parse().unwrap());
-    services.assign(&service("web"), &six, &rules, now()).await.unwrap();
+    services.assign(&service("web"), &six, None, &rules, now()).await.unwrap();
     let handle = service("web").handle();
     let block = |cidr: &str, at: usize| {
         let mut allocations = ["null"; 4];

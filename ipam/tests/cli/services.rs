@@ -39,7 +39,8 @@ async fn addresses_of_services_are_shown_and_are_not_leaked() {
     // Far older than what counts as young.
     let born = SystemTime::now() - Duration::from_secs(86_400);
     let wish = Wish::Any(Family::V4, Vec::new());
-    let address = Services::new(store).assign(&web, &wish, &rules, born.into()).await.unwrap();
+    let address =
+        Services::new(store).assign(&web, &wish, None, &rules, born.into()).await.unwrap();
 
     let run = |arguments: &[&str]| {
         let access = ["--embedded", file.to_str().unwrap(), "--pools", pools.to_str().unwrap()];

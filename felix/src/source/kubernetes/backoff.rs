@@ -16,14 +16,14 @@ const CALM: Duration = Duration::from_secs(10);
 
 /// Doubles with each failure; of each delay, a random half is waited or not.
 #[derive(Debug, Default)]
-pub(super) struct Backoff {
+pub(crate) struct Backoff {
     failures: u32,
     until: Option<Instant>,
 }
 
 impl Backoff {
     /// The delay before the next attempt.
-    pub(super) fn next(&mut self, failure: &Failure, now: Instant, random: u64) -> Duration {
+    pub(crate) fn next(&mut self, failure: &Failure, now: Instant, random: u64) -> Duration {
         if self.until.is_some_and(|until| now > until + CALM) {
             self.failures = 0;
         }

@@ -1,7 +1,7 @@
 //! Against a scripted server for the faults that a real one does not make on demand, and against a
 //! real API server where one can be had (see `control_plane`).
 
-mod control_plane;
+pub(crate) mod control_plane;
 mod faults;
 mod real;
 mod script;

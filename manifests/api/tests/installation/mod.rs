@@ -17,6 +17,8 @@ use serde_json::Value;
 
 use crate::control_plane::ControlPlane;
 
+mod load_balancer;
+
 const NAMESPACE: &str = "caracal-system";
 
 pub(crate) async fn check(control_plane: &ControlPlane) {
@@ -36,6 +38,17 @@ pub(crate) async fn check(control_plane: &ControlPlane) {
         }
     }
     rights(control_plane).await;
+    load_balancer::check(control_plane).await;
+}
+
+/// With the rights of a ServiceAccount.
+async fn client_of(control_plane: &ControlPlane, account: &str) -> Client {
+    let accounts = Api::<ServiceAccount>::namespaced(control_plane.client(), NAMESPACE);
+    let request =
+        TokenRequest { spec: Some(TokenRequestSpec::default()), ..TokenRequest::default() };
+    let parameters = PostParams::default();
+    let token = accounts.create_token_request(account, &parameters, &request).await.unwrap();
+    control_plane.client_with_token(&token.status.unwrap().token.unwrap())
 }
 
 /// The files that the kustomization in a folder names, by itself and through others. The
@@ -95,12 +108,8 @@ fn read() -> Vec<(&'static str, String, Option<&'static str>)> {
 }
 
 async fn rights(control_plane: &ControlPlane) {
-    let accounts = Api::<ServiceAccount>::namespaced(control_plane.client(), NAMESPACE);
-    let request =
-        TokenRequest { spec: Some(TokenRequestSpec::default()), ..TokenRequest::default() };
+    let agent = client_of(control_plane, "caracal-node").await;
     let parameters = PostParams::default();
-    let token = accounts.create_token_request("caracal-node", &parameters, &request).await.unwrap();
-    let agent = control_plane.client_with_token(&token.status.unwrap().token.unwrap());
 
     for (group, resource, namespace) in read() {
         for verb in ["list", "watch"] {

@@ -13,7 +13,7 @@ use tempfile::TempDir;
 const START_DEADLINE: Duration = Duration::from_secs(90);
 const TOKEN: &str = "of-the-test";
 
-pub(super) struct ControlPlane {
+pub(crate) struct ControlPlane {
     etcd: Child,
     api: Option<Child>,
     dir: TempDir,
@@ -42,7 +42,7 @@ fn free_port() -> u16 {
 
 impl ControlPlane {
     /// None, and a line that says so, where there are no binaries.
-    pub(super) async fn start() -> Option<Self> {
+    pub(crate) async fn start() -> Option<Self> {
         let binary = |variable: &str, name: &str| {
             let path = std::env::var_os(variable).map(PathBuf::from).or_else(|| {
                 Some(PathBuf::from(std::env::var_os("KUBEBUILDER_ASSETS")?).join(name))
@@ -118,7 +118,7 @@ impl ControlPlane {
     }
 
     /// Starts the API server on the port it had.
-    pub(super) fn start_api(&mut self) {
+    pub(crate) fn start_api(&mut self) {
         let file = |name: &str| self.dir.path().join(name).display().to_string();
         let log = std::fs::File::create(file("api.log")).unwrap();
         let api = Command::new(&self.api_binary)
@@ -142,14 +142,14 @@ impl ControlPlane {
     }
 
     /// Without a chance to say goodbye to its watches.
-    pub(super) fn kill_api(&mut self) {
+    pub(crate) fn kill_api(&mut self) {
         if let Some(mut api) = self.api.take() {
             end(&mut api);
         }
     }
 
     /// Waits until the API server is ready; false if it is not in time or has ended.
-    pub(super) async fn ready(&mut self) -> bool {
+    pub(crate) async fn ready(&mut self) -> bool {
         let client = self.client().await;
         let started = Instant::now();
         while started.elapsed() < START_DEADLINE {
@@ -166,7 +166,7 @@ impl ControlPlane {
     }
 
     /// A kubeconfig of the administrator.
-    pub(super) fn kubeconfig(&self) -> PathBuf {
+    pub(crate) fn kubeconfig(&self) -> PathBuf {
         let path = self.dir.path().join("kubeconfig");
         let text = format!(
             "apiVersion: v1
@@ -188,7 +188,7 @@ current-context: test
         path
     }
 
-    pub(super) async fn client(&self) -> Client {
+    pub(crate) async fn client(&self) -> Client {
         let config = crate::config::KubernetesConfig {
             kubeconfig: Some(self.kubeconfig()),
             ..crate::config::KubernetesConfig::default()
@@ -197,7 +197,7 @@ current-context: test
     }
 
     /// The API server's own words, for a failure.
-    pub(super) fn log(&self, name: &str) -> String {
+    pub(crate) fn log(&self, name: &str) -> String {
         std::fs::read_to_string(self.dir.path().join(name)).unwrap_or_default()
     }
 }
