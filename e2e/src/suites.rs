@@ -19,6 +19,7 @@ mod outage;
 mod policy;
 mod reach;
 mod restart;
+mod services;
 mod teardown;
 mod wrong;
 
@@ -113,6 +114,7 @@ pub(crate) fn all() -> Vec<Test> {
         wrong::TESTS,
         teardown::TESTS,
         outage::TESTS,
+        services::TESTS,
         leftovers::TESTS,
     ]
     .concat()

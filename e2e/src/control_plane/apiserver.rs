@@ -107,7 +107,7 @@ impl ApiServer {
         })
         .await?;
         let token = std::fs::read_to_string(directory.join("admin.token"))?;
-        write_kubeconfig(&self.place, &Self::kubeconfig(&self.place), &token)?;
+        write_kubeconfig(&self.place, &Self::kubeconfig(&self.place), "default", &token)?;
         let cluster = KubernetesCluster::open(&Self::kubeconfig(&self.place), &netns).await?;
         wait::until("the API server to be ready", START, || {
             let state = server.check();
@@ -160,7 +160,7 @@ impl ApiServer {
         Ok(())
     }
 
-    /// Writes a kubeconfig with a token of a ServiceAccount.
+    /// Writes a kubeconfig with a token of a ServiceAccount, for its namespace.
     pub(crate) async fn service_account_kubeconfig(
         &self,
         cluster: &KubernetesCluster,
@@ -178,7 +178,7 @@ impl ApiServer {
             .with_context(|| format!("a token of ServiceAccount {namespace}/{name}"))?;
         let token = answer.status.and_then(|status| status.token);
         let token = token.context("a TokenRequest without a token in its status")?;
-        write_kubeconfig(&self.place, file, &token)
+        write_kubeconfig(&self.place, file, namespace, &token)
     }
 }
 
@@ -230,14 +230,15 @@ fn pem(label: &str, bytes: &[u8]) -> String {
     text + "\n-----END " + label + "-----\n"
 }
 
-fn write_kubeconfig(place: &Place, file: &Path, token: &str) -> Result<()> {
+fn write_kubeconfig(place: &Place, file: &Path, namespace: &str, token: &str) -> Result<()> {
     let ca = certificate(place);
     let ca = std::fs::read(&ca).with_context(|| format!("cannot read {}", ca.display()))?;
     let config = json!({
         "apiVersion": "v1",
         "kind": "Config",
         "current-context": "lab",
-        "contexts": [{ "name": "lab", "context": { "cluster": "lab", "user": "lab" } }],
+        "contexts": [{ "name": "lab",
+            "context": { "cluster": "lab", "user": "lab", "namespace": namespace } }],
         "clusters": [{ "name": "lab", "cluster": {
             "server": format!("https://{CONTROL}:{PORT}"),
             "certificate-authority-data": STANDARD.encode(ca),

@@ -137,7 +137,7 @@ async fn expect_stored(lab: &Lab, pods: &[Pod]) -> Result<()> {
 }
 
 /// What `ipam check` says of the lab's etcd.
-async fn check(lab: &Lab) -> Result<Value> {
+pub(super) async fn check(lab: &Lab) -> Result<Value> {
     let view = lab.view();
     let etcd = lab.etcd.as_ref().context("this lab has no etcd")?;
     let pools: Vec<Value> = intent::objects(&view.plan.topology)
