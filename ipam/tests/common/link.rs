@@ -78,6 +78,11 @@ impl Link {
         self.lock().death = Some(death);
     }
 
+    /// It does not die any more, unless it has.
+    pub fn spare(&self) {
+        self.lock().death = None;
+    }
+
     /// The agent dies now.
     pub fn kill(&self) {
         self.condition.send_replace(Condition::Dead);

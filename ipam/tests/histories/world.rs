@@ -452,6 +452,8 @@ impl World {
     pub async fn settle(&mut self) {
         self.told("all is well again");
         for machine in self.machines.iter().flatten() {
+            // Who dies after its collection has had none.
+            machine.link.spare();
             machine.link.mend();
         }
         self.arrive().await;
