@@ -13,14 +13,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use ipam::allocator::Mode;
-use ipam::store::memory::Fault;
+use ipam::store::memory::{Fault, MemoryStore};
 use ipam::store::{Store, Txn};
 use ipam::{Error, Families, IpamConfig, Live, model};
 
 mod common;
 use common::cluster::{Cluster, Node, consistent, memory, net, pool};
 use common::eventually;
-use common::link::Link;
+use common::link::{Death, Link};
 
 fn cluster(store: &Arc<dyn Store>) -> Cluster {
     let pools = vec![pool("four", "10.0.0.0/24", 28), pool("six", "fd00::/120", 124)];
@@ -266,6 +266,61 @@ async fn a_write_of_unknown_outcome_is_repeated_until_it_is_known() {
         mirrored(&node).await;
         assert_eq!(consistent(&*plain).await.len(), 2 + 5, "{fault:?}");
     }
+}
+
+/// A request shares a transaction that reaches the store while its reply does not: what it was given
+/// there is known only when the store is back, so it is not given another address meanwhile.
+#[tokio::test]
+async fn what_the_store_may_have_given_is_not_given_again_from_the_log() {
+    let store = MemoryStore::default();
+    let link = Link::new(&store, None);
+    let plain: Arc<dyn Store> = Arc::new(link.clone());
+    let pools = vec![pool("four", "10.0.0.0/24", 28)];
+    let cluster = Cluster::on(&plain, pools).local_first();
+    let node = cluster.node("n");
+    mode(&node, Mode::LocalFirst).await;
+    // Two blocks with room in both.
+    for pod in 0..20 {
+        node.v4(&format!("p{pod}")).await.unwrap();
+    }
+    for pod in 0..4 {
+        node.ipam.release(&format!("p{pod}")).await.unwrap();
+    }
+    assert!(node.blocks_that(|blocks| blocks.len() >= 2).await.len() >= 2);
+    mirrored(&node).await;
+    cluster.clock.advance(200);
+    // The store lacks something; a collection needs that it has everything, and requests wait for it.
+    link.stall(true);
+    node.v4("behind").await.unwrap();
+    let live = || (4..20).map(|pod| format!("p{pod}")).chain(["behind".to_owned()]);
+    let (ipam, epoch) = (node.ipam.clone(), node.ipam.epoch());
+    let live = Live::handles(epoch, live().collect::<BTreeSet<_>>()).unwrap();
+    let collection = tokio::spawn(async move { ipam.collect(live).await });
+    let (mut handle, mut waiting) = (0, None);
+    while waiting.is_none() {
+        handle += 1;
+        let (ipam, request) =
+            (node.ipam.clone(), node.request(&format!("q{handle}"), Families::V4));
+        let mut asked = tokio::spawn(async move { ipam.assign(request).await });
+        let answered = tokio::time::timeout(Duration::from_millis(200), &mut asked).await;
+        waiting = answered.is_err().then_some(asked);
+    }
+    // The mirror's transaction goes well; that of what waits is done, and nobody is told.
+    link.die(Death { after: 1, done: true });
+    link.stall(false);
+    link.died().await;
+    let mut asked = waiting.unwrap();
+    let early = tokio::time::timeout(Duration::from_millis(500), &mut asked).await;
+    link.spare();
+    link.mend();
+    let answer = match early {
+        Ok(answer) => answer,
+        Err(_) => asked.await,
+    };
+    let given: Vec<_> = answer.unwrap().unwrap().ips().collect();
+    let _ = collection.await.unwrap();
+    mirrored(&node).await;
+    assert_eq!(held(&*plain, &format!("q{handle}")).await, given);
 }
 
 #[tokio::test]

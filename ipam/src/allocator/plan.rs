@@ -123,9 +123,15 @@ pub(crate) struct Draft<'a> {
     local: bool,
 }
 
-/// True if a request can be answered from what the node itself answers for.
-pub(crate) fn is_local(cache: &Cache, work: &Work) -> bool {
+/// True if a request can be answered from what the node itself answers for. `tentative` is what
+/// transactions of unknown outcome may have given it: where that is not read again yet, it may have
+/// its addresses already.
+pub(crate) fn is_local(cache: &Cache, work: &Work, tentative: &BTreeSet<IpAddr>) -> bool {
     let firm = |cidr: &IpNet| cache.is_firm(cidr);
+    let unread = |address: &IpAddr| cache.stale.iter().any(|cidr| cidr.contains(address));
+    if tentative.iter().any(unread) {
+        return false;
+    }
     match work {
         Work::Assign(request) => {
             let mut named = cache
@@ -142,7 +148,8 @@ pub(crate) fn is_local(cache: &Cache, work: &Work) -> bool {
         }
         Work::Undo { handle, addresses } => {
             let mut held = cache.blocks.of(handle);
-            held.all(|cidr| firm(cidr) || !addresses.iter().any(|address| cidr.contains(address)))
+            !addresses.iter().any(unread)
+                && held.all(|c| firm(c) || !addresses.iter().any(|address| c.contains(address)))
         }
         Work::Collect(_) => false,
     }

@@ -37,6 +37,8 @@ pub struct Link {
     forgotten: Option<Forgotten>,
     shared: Arc<Mutex<State>>,
     condition: Arc<watch::Sender<Condition>>,
+    /// True while transactions wait at the near end.
+    stalled: Arc<watch::Sender<bool>>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -58,7 +60,8 @@ struct State {
 impl Link {
     pub fn new(store: &MemoryStore, forgotten: Option<Forgotten>) -> Self {
         let condition = Arc::new(watch::channel(Condition::Whole).0);
-        Self { store: store.clone(), forgotten, shared: Arc::default(), condition }
+        let stalled = Arc::new(watch::channel(false).0);
+        Self { store: store.clone(), forgotten, shared: Arc::default(), condition, stalled }
     }
 
     pub fn cut(&self) {
@@ -71,6 +74,11 @@ impl Link {
 
     pub fn is_cut(&self) -> bool {
         *self.condition.borrow() == Condition::Cut
+    }
+
+    /// Transactions wait from now on, or go on.
+    pub fn stall(&self, stalled: bool) {
+        self.stalled.send_replace(stalled);
     }
 
     /// The agent dies at one of its next transactions.
@@ -129,6 +137,8 @@ impl Link {
     }
 
     async fn send(&self, mut txn: Txn) -> Result<Outcome, StoreError> {
+        // The sender is here.
+        let _ = self.stalled.subscribe().wait_for(|stalled| !stalled).await;
         self.whole()?;
         match self.forgotten {
             Some(Forgotten::Blocks) => self.condone(&mut txn, ipam::model::BLOCKS).await,

@@ -292,6 +292,13 @@ impl World {
             (n, handle, result)
         });
         for (n, handle, result) in futures::future::join_all(started).await {
+            self.history.push(match &result {
+                Some(Ok(assignment)) => {
+                    format!("{handle} has {:?}", assignment.ips().collect::<Vec<_>>())
+                }
+                Some(Err(error)) => format!("{handle}: {error}"),
+                None => format!("{handle} is not waited for"),
+            });
             match result {
                 Some(Ok(assignment)) => {
                     for address in assignment.ips() {
@@ -413,8 +420,10 @@ impl World {
         let done = tokio::select! {
             biased;
             () = link.died() => None,
-            done = node.ipam.collect(live) => Some(done.map(drop)),
+            done = node.ipam.collect(live) => Some(done),
         };
+        self.history.push(format!("collected of n{n}: {done:?}"));
+        let done = done.map(|done| done.map(drop));
         self.bury().await;
         done
     }

@@ -257,7 +257,7 @@ impl Committer {
             let handle = pending.work.handle();
             let free = pending.is_ready()
                 && handle.is_some_and(|handle| !waiting.contains(handle))
-                && is_local(&self.cache, &pending.work);
+                && self.is_local(pending);
             let outcome = if free { self.plan(&mut draft, pending) } else { Planned::Later };
             match outcome {
                 Planned::Later if free => break,
@@ -269,9 +269,13 @@ impl Committer {
         (planned, draft.finish())
     }
 
+    fn is_local(&self, pending: &Pending) -> bool {
+        is_local(&self.cache, &pending.work, &pending.tentative)
+    }
+
     /// True if something waits that the log does not suffice for, or suffices no longer for.
     fn needs_store(&self) -> bool {
-        let bound = |pending: &Pending| pending.is_ready() && !is_local(&self.cache, &pending.work);
+        let bound = |pending: &Pending| pending.is_ready() && !self.is_local(pending);
         !self.serves_locally() && self.pending.iter().any(Pending::is_ready)
             || self.pending.iter().any(bound)
     }
