@@ -2,7 +2,8 @@
 //! routes, links, neighbours, conntrack.
 //!
 //! ```text
-//!  Kernel (a handle) ──▶ nft     elements.rs ⇄ layout.rs   one transaction for all that queued
+//!  Kernel (a handle) ──▶ nft     elements.rs ⇄ layout.rs   a few elements: written by the caller;
+//!                                                          more: one transaction for all that queued
 //!                    ──▶ routes                            repaired upon notification
 //!                    ──▶ links × 4                         a pod's link, created or deleted
 //!                    ──▶ flows                             cut, resumed, forgotten
@@ -10,7 +11,7 @@
 //!  answers ◀─▶ DNS answers to endpoints whose policy asks of names, held until they are read
 //! ```
 //! Each is a thread with its own netlink socket, in the network namespace of the thread that called
-//! [`Kernel::start`].
+//! [`Kernel::start`]; a socket stays in its namespace, whoever uses it.
 //!
 //! Nothing that was in the kernel at start is deleted before [`Kernel::in_sync`], unless the agent
 //! asked for it first. What the kernel refuses is named in the answer and left out; the rest is
@@ -37,6 +38,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use ipnet::IpNet;
+use netlink::Socket;
 use tracing::warn;
 
 pub use self::flows::TrackedFlow;
@@ -48,10 +50,9 @@ pub use self::routes::{RouteStatus, WantedRoute};
 use self::flows::Flows;
 use self::layout::Params;
 use self::links::{LinkId, Plumber};
+use self::nft::{Shared, Write};
 use self::worker::{Mailbox, Pool};
-use self::writers::{
-    DeleteCommand, FlowCommand, FlowTask, LinkCommand, NftCommand, RouteCommand, Source,
-};
+use self::writers::{DeleteCommand, FlowCommand, FlowTask, LinkCommand, RouteCommand, Source};
 use crate::model::{Decision, Delta, IfIndex, Key, LocalEndpoint, RouteChange, Value};
 
 /// Where indexes of our interfaces begin: above those that the kernel gives, which start at 1.
@@ -152,7 +153,7 @@ pub struct Status {
 /// dropped, the threads end and what was written stays.
 #[derive(Clone, Debug)]
 pub struct Kernel {
-    nft: Mailbox<NftCommand>,
+    nft: Shared<Socket>,
     routes: Mailbox<RouteCommand>,
     links: Pool<LinkCommand>,
     deletions: Mailbox<DeleteCommand>,
@@ -189,12 +190,11 @@ impl Kernel {
             queue,
             names: false,
         };
-        let (nft_writer, nft_monitor) = writers::start_nft(params, options.lock_table)?;
+        let (nft_writer, nft_monitor) = nft::open(params, options.lock_table)?;
         let route_writer = routes::Writer::start(&options.prefix)?;
         let highest = deleter.highest_index()?.max(nft_writer.highest_index());
 
-        let (nft, inbox) = worker::mailbox()?;
-        worker::spawn("nft", move || writers::run_nft(nft_writer, nft_monitor, &inbox))?;
+        let nft = Shared::start(nft_writer, nft_monitor)?;
         let (routes, inbox) = worker::mailbox()?;
         worker::spawn("routes", move || writers::run_routes(route_writer, &inbox))?;
         let (deletions, inbox) = worker::mailbox()?;
@@ -212,7 +212,10 @@ impl Kernel {
         self.queue
     }
 
-    /// Writes a change of policy; returns once it is in the kernel. Changes that queue meanwhile
+    /// Writes a change of policy; returns once it is in the kernel. Changes take effect in the order in
+    /// which their futures are first polled; one that is dropped after that is written all the same. Up to
+    /// 128 elements are written within that first poll (10 µs, and 1.5 µs for each, unless another
+    /// program keeps nf_tables busy), where nothing queues; others by a thread, and those that queue meanwhile
     /// become one transaction. `delta.rejudge` is not looked at: see [`Kernel::flows`].
     ///
     /// # Errors
@@ -220,7 +223,7 @@ impl Kernel {
     /// others are in force. After any other error none of it is, and it is tried again with the
     /// next change.
     pub async fn commit(&self, delta: Delta) -> Result<(), Error> {
-        self.nft.ask(|reply| NftCommand::Commit(delta, reply)).await?
+        self.nft.commit(delta).await
     }
 
     /// As [`Kernel::commit`], with the change that makes policy complete: in the same transaction
@@ -229,7 +232,7 @@ impl Kernel {
     /// # Errors
     /// As [`Kernel::commit`].
     pub async fn sync(&self, delta: Delta) -> Result<(), Error> {
-        self.nft.ask(|reply| NftCommand::Sync(delta, reply)).await?
+        self.nft.write(Write::Sync(delta)).await
     }
 
     /// What is wanted, policy and routes, is complete: what else of ours is in the kernel goes.
@@ -254,7 +257,7 @@ impl Kernel {
     /// # Errors
     /// As [`Kernel::commit`].
     pub async fn set_host_action(&self, action: HostAction) -> Result<(), Error> {
-        self.nft.ask(|reply| NftCommand::HostAction(action, reply)).await?
+        self.nft.write(Write::HostAction(action)).await
     }
 
     /// Has the agent told of a sample of the packets that begin flows and are let through, or not any
@@ -263,7 +266,7 @@ impl Kernel {
     /// # Errors
     /// As [`Kernel::commit`].
     pub async fn set_sampling(&self, sampling: bool) -> Result<(), Error> {
-        self.nft.ask(|reply| NftCommand::Sampling(sampling, reply)).await?
+        self.nft.write(Write::Sampling(sampling)).await
     }
 
     /// Changes how rules log that log.
@@ -271,7 +274,7 @@ impl Kernel {
     /// # Errors
     /// As [`Kernel::commit`].
     pub async fn set_log_rules(&self, log: LogRules) -> Result<(), Error> {
-        self.nft.ask(|reply| NftCommand::LogRules(log, reply)).await?
+        self.nft.write(Write::LogRules(log)).await
     }
 
     /// Writes this node's own routes. Returns those that cannot be in the kernel yet, because their interface or
@@ -428,7 +431,7 @@ impl Kernel {
     /// # Errors
     /// [`Error::Kernel`].
     pub async fn elements(&self, keys: Vec<Key>) -> Result<Vec<Option<Value>>, Error> {
-        self.nft.ask(|reply| NftCommand::Read(keys, reply)).await?
+        self.nft.read(keys).await
     }
 
     /// What everyone who decides has decided about packets of workloads since counting began
@@ -438,7 +441,7 @@ impl Kernel {
     /// # Errors
     /// [`Error::Kernel`].
     pub async fn counts(&self) -> Result<Counted, Error> {
-        self.nft.ask(NftCommand::Counts).await?
+        self.nft.counts().await
     }
 
     /// What is in the kernel and what went wrong, for metrics and status.
@@ -447,7 +450,7 @@ impl Kernel {
     /// [`Error::Stopped`].
     pub async fn status(&self) -> Result<Status, Error> {
         Ok(Status {
-            nft: self.nft.ask(NftCommand::Status).await?,
+            nft: self.nft.status().await?,
             routes: self.routes.ask(RouteCommand::Status).await?,
         })
     }

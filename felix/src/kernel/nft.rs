@@ -7,6 +7,7 @@
 
 mod channel;
 mod counts;
+mod shared;
 mod structure;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -16,8 +17,9 @@ use netlink::nft::{Chain, CommitError, Subject, Transaction};
 use rustc_hash::{FxHashMap, FxHashSet};
 
 use self::channel::OWNED;
-pub(super) use self::channel::{Channel, others_changed, ownership, queue};
+pub(super) use self::channel::{Channel, queue};
 use self::counts::Counts;
+pub(super) use self::shared::{Shared, Write, open};
 use self::structure::add_rules;
 use super::elements;
 use super::layout::host::Hosts;
@@ -29,6 +31,9 @@ use crate::model::{Change, Class, Delta, Key, Value};
 /// How often a transaction is tried: once as it is, then after reading what the kernel has, then
 /// each time without the elements that it refused by name, of which it names one in each message.
 const ATTEMPTS: usize = 64;
+/// Most elements that are written by whoever asks for it: some 0.2 ms, less than the engine takes to
+/// work out which they are.
+const BRIEF: usize = 128;
 
 /// Counters and facts for metrics and status.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -317,6 +322,9 @@ impl<C: Channel> Writer<C> {
 
     /// Whether the kernel took all of these elements; else names the first that it did not take.
     pub(super) fn accepted(&self, keys: &[Key]) -> Result<(), Error> {
+        if self.rejected.is_empty() {
+            return Ok(());
+        }
         let refused = keys.iter().find_map(|key| Some((key, self.rejected.get(key)?)));
         refused.map_or(Ok(()), |(key, reason)| {
             let object = elements::describe(key);
@@ -379,10 +387,29 @@ impl<C: Channel> Writer<C> {
         result
     }
 
+    /// As [`Writer::flush`], if that is short: a few elements, written from memory. False if it is not,
+    /// or if the kernel refused it; then it is still to be flushed.
+    pub(super) fn flush_briefly(&mut self) -> bool {
+        let brief = self.last_error.is_none()
+            && self.dirty.len() <= BRIEF
+            && !self.rebuilds()
+            && !self.counting_ends()
+            && self.attempt().is_ok();
+        if brief {
+            self.left_out = self.rejected.len();
+        }
+        brief
+    }
+
+    /// Whether the next transaction begins with reading what the kernel has. Chains that come or go are
+    /// written as at start: that is rare.
+    fn rebuilds(&self) -> bool {
+        !(self.known && self.built) || self.hosts_change() || self.asking_changes()
+    }
+
     fn attempt(&mut self) -> Result<(), Failure> {
         let mut tx = Transaction::new(FAMILY, TABLE);
-        // Chains that come or go are written as at start: that is rare.
-        let fresh = !(self.known && self.built) || self.hosts_change() || self.asking_changes();
+        let fresh = self.rebuilds();
         let keys = if !fresh {
             self.update(&mut tx)
         } else {

@@ -3,6 +3,7 @@
 //! Writers block in system calls, some for 40 ms and more; that must not happen on the runtime's
 //! threads. They are started by the thread that starts the agent, so they are in its namespace.
 
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::{self, Receiver, Sender, TryRecvError};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
@@ -22,6 +23,7 @@ struct Inner<C> {
     /// None only while being dropped.
     sender: Option<Sender<C>>,
     waker: Waker,
+    pending: Arc<AtomicUsize>,
 }
 
 impl<C> Clone for Mailbox<C> {
@@ -42,14 +44,17 @@ impl<C> Drop for Inner<C> {
 pub(super) struct Inbox<C> {
     receiver: Receiver<C>,
     waker: Waker,
+    /// Commands that were not taken yet, and one if the worker is about to take some.
+    pending: Arc<AtomicUsize>,
 }
 
 pub(super) fn mailbox<C>() -> Result<(Mailbox<C>, Inbox<C>), Error> {
     let waker = Waker::new()
         .map_err(|error| Error::Kernel(format!("making an event descriptor: {error}")))?;
     let (sender, receiver) = mpsc::channel();
-    let inner = Inner { sender: Some(sender), waker: waker.clone() };
-    Ok((Mailbox(Arc::new(inner)), Inbox { receiver, waker }))
+    let pending = Arc::default();
+    let inner = Inner { sender: Some(sender), waker: waker.clone(), pending: Arc::clone(&pending) };
+    Ok((Mailbox(Arc::new(inner)), Inbox { receiver, waker, pending }))
 }
 
 impl<C> Mailbox<C> {
@@ -60,9 +65,16 @@ impl<C> Mailbox<C> {
     ) -> Result<T, Error> {
         let (reply, answer) = oneshot::channel();
         let sender = self.0.sender.as_ref().ok_or(Error::Stopped)?;
+        self.0.pending.fetch_add(1, Ordering::AcqRel);
         sender.send(command(reply)).map_err(|_| Error::Stopped)?;
         self.0.waker.wake();
         answer.await.map_err(|_| Error::Stopped)
+    }
+
+    /// Whether all that was asked before has been taken, and the worker waits for more. Holds until
+    /// somebody else asks, or something else wakes the worker.
+    pub(super) fn is_idle(&self) -> bool {
+        self.0.pending.load(Ordering::Acquire) == 0
     }
 }
 
@@ -81,33 +93,50 @@ impl<C> Inbox<C> {
         other: Option<&netlink::Socket>,
         timeout: Option<Duration>,
     ) -> Wake<C> {
+        let notified = self.ready(other, timeout);
+        match self.take() {
+            Some(commands) => Wake::Work { commands, notified },
+            None => Wake::Closed,
+        }
+    }
+
+    /// Waits for commands, or until `other` can be read, which it tells; they are for [`Inbox::take`],
+    /// which has to follow.
+    pub(super) fn ready(&self, other: Option<&netlink::Socket>, timeout: Option<Duration>) -> bool {
         use std::os::fd::AsFd;
         let ready = match other {
             Some(other) => poll::wait([self.waker.as_fd(), other.as_fd()], timeout),
             None => poll::wait([self.waker.as_fd()], timeout).map(|[woken]| [woken, false]),
         };
-        let notified = match ready {
+        self.pending.fetch_add(1, Ordering::AcqRel);
+        self.waker.drain();
+        match ready {
             Ok([_, notified]) => notified,
             Err(error) => {
                 // Cannot happen with valid descriptors; without commands it would spin.
                 tracing::error!(%error, "waiting for work");
                 true
             }
-        };
-        self.waker.drain();
+        }
+    }
+
+    /// All commands that came, in order; none if there will be no more.
+    pub(super) fn take(&self) -> Option<Vec<C>> {
         let mut commands = Vec::new();
-        loop {
+        let open = loop {
             match self.receiver.try_recv() {
                 Ok(command) => commands.push(command),
-                Err(TryRecvError::Empty) => return Wake::Work { commands, notified },
-                Err(TryRecvError::Disconnected) if commands.is_empty() => return Wake::Closed,
-                // The next wait returns at once, with nothing left.
-                Err(TryRecvError::Disconnected) => {
-                    self.waker.wake();
-                    return Wake::Work { commands, notified };
-                }
+                Err(TryRecvError::Empty) => break true,
+                Err(TryRecvError::Disconnected) => break false,
             }
+        };
+        self.pending.fetch_sub(commands.len() + 1, Ordering::AcqRel);
+        if open {
+            return Some(commands);
         }
+        // The next wait returns at once, with nothing left.
+        self.waker.wake();
+        (!commands.is_empty()).then_some(commands)
     }
 }
 

@@ -1,45 +1,27 @@
-//! What each writer is asked, and the loop of its thread.
+//! What the writers of routes, links and flows are asked, and the loops of their threads.
 
 use std::net::IpAddr;
 use std::time::Duration;
 
 use ipnet::IpNet;
-use netlink::{Protocol, Socket};
 use tokio::sync::oneshot;
-use tracing::{debug, info, warn};
+use tracing::warn;
 
 use super::flows::{Flows, TrackedFlow};
-use super::layout::{self, HostAction, LogRules, Params};
 use super::links::{LinkId, Plumber, PreparedLink};
-use super::nft::{self, NftStatus};
 use super::routes::{self, RouteStatus, WantedRoute};
 use super::worker::{Inbox, Wake};
-use super::{Counted, Error, Rejected};
-use crate::model::{Delta, IfIndex, Key, LocalEndpoint, RouteChange, Value};
+use super::{Error, Rejected};
+use crate::model::{IfIndex, LocalEndpoint, RouteChange};
 
 /// When something failed as a whole (no memory, say), it is tried again after this, or with the
 /// next change.
-const RETRY: Duration = Duration::from_secs(1);
+pub(super) const RETRY: Duration = Duration::from_secs(1);
 
 pub(super) type Reply<T> = oneshot::Sender<T>;
 
 /// Told what became of a change.
 pub(super) type Committed = Reply<Result<(), Error>>;
-
-#[derive(Debug)]
-pub(super) enum NftCommand {
-    Commit(Delta, Committed),
-    /// The delta makes what is wanted complete.
-    Sync(Delta, Committed),
-    HostAction(HostAction, Committed),
-    Sampling(bool, Committed),
-    LogRules(LogRules, Committed),
-    Status(Reply<NftStatus>),
-    /// What was counted for everyone who decides.
-    Counts(Reply<Result<Counted, Error>>),
-    /// What the kernel has under these keys.
-    Read(Vec<Key>, Reply<Result<Vec<Option<Value>>, Error>>),
-}
 
 /// Whose routes change.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -86,97 +68,6 @@ pub(super) enum FlowTask {
     Of(Vec<IpAddr>, Reply<Result<Vec<TrackedFlow>, Error>>),
     Mark(Vec<TrackedFlow>, bool, Committed),
     ForgetWithin(Vec<IpNet>, Committed),
-}
-
-pub(super) type NftWriter = nft::Writer<Socket>;
-
-/// The writer, and what hears other programs, where they are not locked out.
-pub(super) fn start_nft(params: Params, lock: bool) -> Result<(NftWriter, Option<Socket>), Error> {
-    let failed = |error: netlink::Error| Error::Kernel(format!("nf_tables: {error}"));
-    let socket = Socket::open(Protocol::Netfilter).map_err(failed)?;
-    let owned = lock && nft::ownership();
-    let monitor = if owned {
-        None
-    } else {
-        let monitor = Socket::open(Protocol::Netfilter).map_err(failed)?;
-        monitor.ignore_port(socket.port()).map_err(failed)?;
-        monitor.subscribe(netlink::nft::NOTIFICATIONS).map_err(failed)?;
-        Some(monitor)
-    };
-    let writer = nft::Writer::start(socket, params, owned)?;
-    info!(owned, "table inet {} is ours", layout::TABLE);
-    Ok((writer, monitor))
-}
-
-pub(super) fn run_nft(
-    mut writer: NftWriter,
-    mut monitor: Option<Socket>,
-    inbox: &Inbox<NftCommand>,
-) {
-    loop {
-        let retry = writer.unwritten().then_some(RETRY);
-        let Wake::Work { commands, notified } = inbox.wait(monitor.as_ref(), retry) else { return };
-        let idle = commands.is_empty() && !notified;
-        if notified && monitor.as_mut().is_some_and(nft::others_changed) {
-            debug!("another program changed table inet {}", layout::TABLE);
-            writer.doubt();
-            if let Err(error) = writer.flush() {
-                warn!(%error, "table inet {} is not repaired", layout::TABLE);
-            }
-        }
-        let mut waiting: Vec<(Vec<Key>, Committed)> = Vec::new();
-        let (mut questions, mut reading, mut counts) = (Vec::new(), Vec::new(), Vec::new());
-        for command in commands {
-            match command {
-                NftCommand::Commit(delta, reply) => {
-                    writer.change(&delta);
-                    waiting.push((keys(&delta), reply));
-                }
-                NftCommand::Sync(delta, reply) => {
-                    writer.change(&delta);
-                    writer.set_in_sync();
-                    waiting.push((keys(&delta), reply));
-                }
-                NftCommand::HostAction(action, reply) => {
-                    writer.set_host_action(action);
-                    waiting.push((Vec::new(), reply));
-                }
-                NftCommand::Sampling(sampling, reply) => {
-                    writer.set_sampling(sampling);
-                    waiting.push((Vec::new(), reply));
-                }
-                NftCommand::LogRules(log, reply) => {
-                    writer.set_log_rules(log);
-                    waiting.push((Vec::new(), reply));
-                }
-                NftCommand::Status(reply) => questions.push(reply),
-                NftCommand::Counts(reply) => counts.push(reply),
-                NftCommand::Read(keys, reply) => reading.push((keys, reply)),
-            }
-        }
-        if !waiting.is_empty() || (idle && writer.unwritten()) {
-            let result = writer.flush();
-            if let Err(error) = &result {
-                warn!(%error, "policy is not in the kernel");
-            }
-            for (keys, reply) in waiting {
-                let _ = reply.send(result.clone().and_then(|()| writer.accepted(&keys)));
-            }
-        }
-        for reply in questions {
-            let _ = reply.send(writer.status());
-        }
-        for reply in counts {
-            let _ = reply.send(writer.counts());
-        }
-        for (keys, reply) in reading {
-            let _ = reply.send(writer.values(&keys));
-        }
-    }
-}
-
-fn keys(delta: &Delta) -> Vec<Key> {
-    delta.elements.iter().map(|change| change.key).collect()
 }
 
 pub(super) fn run_routes(mut writer: routes::Writer, inbox: &Inbox<RouteCommand>) {

@@ -94,6 +94,12 @@ impl<C: Channel> Writer<C> {
         Ok(named.into_iter().collect())
     }
 
+    /// Whether elements that count are among what is to be written: those are read before.
+    pub(super) fn counting_ends(&self) -> bool {
+        !self.counts.names.is_empty()
+            && self.dirty.iter().any(|key| self.programmed.get(key).and_then(decider).is_some())
+    }
+
     /// What elements have counted that a transaction is about to delete. What comes between this and the
     /// transaction is not counted; if it cannot be read, policy does not wait for it.
     pub(super) fn counted_by_leaving(&mut self, keys: &[Key]) -> Vec<(Decider, Count)> {

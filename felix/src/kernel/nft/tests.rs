@@ -1,10 +1,12 @@
 mod counted;
 mod kit;
+mod shared;
 
 use netlink::nft;
 use netlink::{Protocol, Socket};
 
 use super::super::layout::HostAction;
+use super::channel::{others_changed, ownership};
 use super::*;
 use crate::model::{Traffic, Verdict};
 use kit::*;

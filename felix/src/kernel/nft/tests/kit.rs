@@ -2,6 +2,7 @@
 
 use std::io::Write;
 use std::process::{Command, Stdio};
+use std::thread::ThreadId;
 
 use netlink::netns::Netns;
 use netlink::nft::{self, Element, Ruleset, Table};
@@ -22,6 +23,8 @@ pub(super) struct Faulty {
     pub(super) lose: FxHashSet<usize>,
     pub(super) commits: usize,
     pub(super) reads: usize,
+    /// The threads that committed.
+    pub(super) by: Vec<ThreadId>,
 }
 
 impl Faulty {
@@ -32,6 +35,7 @@ impl Faulty {
             lose: FxHashSet::default(),
             commits: 0,
             reads: 0,
+            by: Vec::new(),
         }
     }
 }
@@ -40,6 +44,7 @@ impl Channel for Faulty {
     fn commit(&mut self, tx: Transaction) -> Result<(), CommitError> {
         let number = self.commits;
         self.commits += 1;
+        self.by.push(std::thread::current().id());
         if let Some(errno) = self.fail.get(&number) {
             let source = std::io::Error::from_raw_os_error(*errno);
             return Err(netlink::Error::Io { action: "send", source }.into());
