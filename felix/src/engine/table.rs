@@ -326,14 +326,18 @@ fn cut_bands(bands: &mut Bands, sources: (u16, u16)) {
     *bands = cut;
 }
 
-/// Applies a rule to an inclusive range of destination ports.
+/// Applies a rule to an inclusive range of destination ports. Looks at the segments in it only: a rule may
+/// name a thousand ports.
 fn apply(segments: &mut Segments, rule: u32, (step, by): (Step, Decider), ports: (u16, u16)) {
+    let from = segments.partition_point(|segment| segment.1 < ports.0);
+    let to = segments.partition_point(|segment| segment.0 <= ports.1);
+    let Some(concerned) = segments.get(from..to) else { return };
     let mut cut = Segments::new();
-    for &(first, last, state) in segments.iter() {
+    for &(first, last, state) in concerned {
         let (low, high) = (first.max(ports.0), last.min(ports.1));
         let mut inside = state;
         inside.step(rule, step, by);
-        if low > high || inside == state {
+        if inside == state {
             cut.push((first, last, state));
             continue;
         }
@@ -345,7 +349,8 @@ fn apply(segments: &mut Segments, rule: u32, (step, by): (Step, Decider), ports:
             cut.push((high + 1, last, state));
         }
     }
-    *segments = cut;
+    segments.drain(from..to);
+    segments.insert_many(from, cut);
 }
 
 /// What becomes of packets to some ports.
