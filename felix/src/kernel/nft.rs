@@ -67,6 +67,16 @@ enum Failure {
     Final(Error),
 }
 
+/// An element that a transaction writes, deletes, or both.
+#[derive(Clone, Copy, Debug)]
+struct Step {
+    /// What tells the element's set from others, to sort by.
+    set: u64,
+    key: Key,
+    before: Option<Value>,
+    after: Option<Value>,
+}
+
 #[derive(Debug)]
 pub(super) struct Writer<C> {
     channel: C,
@@ -152,9 +162,9 @@ impl<C: Channel> Writer<C> {
             .collect();
         let had_chains = found.ruleset.as_ref().is_some_and(|ruleset| !ruleset.chains.is_empty());
         let mut tx = Transaction::new(FAMILY, TABLE);
-        let mut keys = Vec::new();
+        let mut steps = Vec::new();
         if had_chains {
-            keys = writer.structure(&found, &mut tx);
+            steps = writer.structure(&found, &mut tx);
         } else if found.table.as_ref().is_none_or(|table| owned && table.owner.is_none()) {
             if found.table.is_some_and(|table| table.flags != writer.flags) {
                 tx.delete_table();
@@ -163,7 +173,7 @@ impl<C: Channel> Writer<C> {
         }
         match writer.channel.commit(tx) {
             Ok(()) => {
-                writer.committed(&keys);
+                writer.committed(&steps);
                 writer.built = had_chains;
                 writer.known = true;
                 Ok(writer)
@@ -228,7 +238,9 @@ impl<C: Channel> Writer<C> {
         if value.is_some() && !self.retained_ranges.is_empty() {
             self.contradict(&key);
         }
-        self.rejected.remove(&key);
+        if !self.rejected.is_empty() {
+            self.rejected.remove(&key);
+        }
         self.dirty.insert(key);
     }
 
@@ -353,7 +365,7 @@ impl<C: Channel> Writer<C> {
     }
 
     fn target(&self, key: &Key) -> Option<Value> {
-        if self.rejected.contains_key(key) {
+        if !self.rejected.is_empty() && self.rejected.contains_key(key) {
             // Rather what is there than nothing.
             return self.programmed.get(key).copied();
         }
@@ -410,7 +422,7 @@ impl<C: Channel> Writer<C> {
     fn attempt(&mut self) -> Result<(), Failure> {
         let mut tx = Transaction::new(FAMILY, TABLE);
         let fresh = self.rebuilds();
-        let keys = if !fresh {
+        let steps = if !fresh {
             self.update(&mut tx)
         } else {
             let found = self.read().map_err(Failure::Final)?;
@@ -423,7 +435,7 @@ impl<C: Channel> Writer<C> {
             self.dirty.clear();
             return Ok(());
         }
-        let counted = self.counted_by_leaving(&keys);
+        let counted = self.counted_by_leaving(&steps);
         match self.channel.commit(tx) {
             Ok(()) => {
                 self.counts.add(counted);
@@ -432,7 +444,7 @@ impl<C: Channel> Writer<C> {
                 self.doubted = false;
                 self.built = true;
                 self.known = true;
-                self.committed(&keys);
+                self.committed(&steps);
                 Ok(())
             }
             Err(error) => {
@@ -447,9 +459,9 @@ impl<C: Channel> Writer<C> {
                 if fresh && let CommitError::Refused(all) = &error {
                     for (subject, why) in all {
                         if let Subject::Elements { tag: Some(tag), .. } = subject
-                            && let Some(key) = keys.get(*tag as usize)
+                            && let Some(step) = steps.get(*tag as usize)
                         {
-                            self.rejected.insert(*key, why.to_string());
+                            self.rejected.insert(step.key, why.to_string());
                         }
                     }
                 }
@@ -459,35 +471,33 @@ impl<C: Channel> Writer<C> {
         }
     }
 
-    fn committed(&mut self, keys: &[Key]) {
-        for key in keys {
-            let now = self.target(key);
-            let before = match now {
-                Some(value) => self.programmed.insert(*key, value),
+    fn committed(&mut self, steps: &[Step]) {
+        for Step { key, before, after, .. } in steps {
+            match after {
+                Some(value) => self.programmed.insert(*key, *value),
                 None => self.programmed.remove(key),
             };
             if matches!(key, Key::Masquerade(_)) {
                 self.masquerading -= usize::from(before.is_some());
-                self.masquerading += usize::from(now.is_some());
+                self.masquerading += usize::from(after.is_some());
             }
             if matches!(key, Key::Asks(_)) {
                 self.asking -= usize::from(before.is_some());
-                self.asking += usize::from(now.is_some());
+                self.asking += usize::from(after.is_some());
             }
             if let Some(part) = host_part(key) {
                 self.hosts[part] -= usize::from(before.is_some());
-                self.hosts[part] += usize::from(now.is_some());
+                self.hosts[part] += usize::from(after.is_some());
             }
         }
         self.dirty.clear();
     }
 
     /// The transaction in which only elements changed.
-    fn update(&mut self, tx: &mut Transaction) -> Vec<Key> {
-        let mut keys: Vec<Key> = self.dirty.iter().copied().collect();
-        self.refuse_invalid(&keys);
-        keys.retain(|key| self.programmed.get(key).copied() != self.target(key));
-        let masquerading = self.masquerading_after(&keys);
+    fn update(&mut self, tx: &mut Transaction) -> Vec<Step> {
+        let keys: Vec<Key> = self.dirty.iter().copied().collect();
+        let mut steps = self.steps(keys);
+        let masquerading = self.masquerading_after(&steps);
         if masquerading && self.masquerading == 0 {
             let nat = self.chains(Hosts::default(), true).pop();
             if let Some(chain) = nat {
@@ -498,15 +508,15 @@ impl<C: Channel> Writer<C> {
             tx.flush_chain(layout::MASQUERADE);
             tx.delete_chain(layout::MASQUERADE);
         }
-        self.elements(&mut keys, tx);
-        keys
+        self.elements(&mut steps, tx);
+        steps
     }
 
-    fn masquerading_after(&self, keys: &[Key]) -> bool {
-        let is_nat = |key: &&Key| matches!(key, Key::Masquerade(_));
-        let removed = keys.iter().filter(is_nat).filter(|key| self.programmed.contains_key(*key));
-        let added = keys.iter().filter(is_nat).filter(|key| self.target(key).is_some());
-        self.masquerading + added.count() > removed.count()
+    fn masquerading_after(&self, steps: &[Step]) -> bool {
+        let nat = || steps.iter().filter(|step| matches!(step.key, Key::Masquerade(_)));
+        let removed = nat().filter(|step| step.before.is_some()).count();
+        let added = nat().filter(|step| step.after.is_some()).count();
+        self.masquerading + added > removed
     }
 
     fn refuse_invalid(&mut self, keys: &[Key]) {
@@ -519,20 +529,37 @@ impl<C: Channel> Writer<C> {
         }
     }
 
-    /// Deletes and adds elements, deletes first: a changed value is both. Each is tagged with its
-    /// place in `keys`.
-    fn elements(&self, keys: &mut [Key], tx: &mut Transaction) {
-        let set = |key: &Key| elements::set_of(key);
-        keys.sort_unstable_by(|a, b| set(a).cmp(set(b)).then_with(|| a.cmp(b)));
-        for (key, tag) in keys.iter().zip(0..) {
-            if self.programmed.contains_key(key) {
-                elements::encode(key).delete(tx, tag);
+    /// What is to be done for these keys to be as they should. What cannot be an element is refused, and
+    /// what is there stays.
+    fn steps(&mut self, keys: Vec<Key>) -> Vec<Step> {
+        let mut steps = Vec::with_capacity(keys.len());
+        for key in keys {
+            let before = self.programmed.get(&key).copied();
+            let after = self.target(&key);
+            if before == after {
+                continue;
+            }
+            match after.map(|value| elements::check(&key, &value)) {
+                Some(Err(why)) => drop(self.rejected.insert(key, why.into())),
+                _ => steps.push(Step { set: elements::set_number(&key), key, before, after }),
             }
         }
-        for (key, tag) in keys.iter().zip(0..) {
-            if let Some(value) = self.target(key) {
-                let comment = self.counts.comment(&value);
-                elements::encode(key).add(tx, &value, comment.as_deref(), tag);
+        steps
+    }
+
+    /// Deletes and adds elements, deletes first: a changed value is both. Each is tagged with its
+    /// place in `steps`.
+    fn elements(&self, steps: &mut [Step], tx: &mut Transaction) {
+        steps.sort_unstable_by(|a, b| a.set.cmp(&b.set).then_with(|| a.key.cmp(&b.key)));
+        for (step, tag) in steps.iter().zip(0..) {
+            if step.before.is_some() {
+                elements::encode(&step.key).delete(tx, tag);
+            }
+        }
+        for (step, tag) in steps.iter().zip(0..) {
+            if let Some(value) = &step.after {
+                let comment = self.counts.comment(value);
+                elements::encode(&step.key).add(tx, value, comment.as_deref(), tag);
             }
         }
     }

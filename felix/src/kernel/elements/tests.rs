@@ -203,3 +203,12 @@ fn a_key_with_a_value_of_another_kind_is_refused() {
     assert!(check(&Key::ClassRange(v4, v6), &Value::Class(Class(1))).is_err());
     assert!(check(&Key::Class(v4), &member).is_err());
 }
+
+#[test]
+fn sets_are_told_apart_by_their_numbers() {
+    let mut numbers: Vec<u64> = set_names().map(number).collect();
+    let count = numbers.len();
+    numbers.sort_unstable();
+    numbers.dedup();
+    assert_eq!(numbers.len(), count);
+}

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use rustc_hash::{FxHashMap, FxHashSet};
 
-use super::{Channel, Writer, elements};
+use super::{Channel, Step, Writer, elements};
 use crate::kernel::{Count, Counted, Error};
 use crate::model::{Decider, Decision, Key, Value};
 
@@ -102,12 +102,12 @@ impl<C: Channel> Writer<C> {
 
     /// What elements have counted that a transaction is about to delete. What comes between this and the
     /// transaction is not counted; if it cannot be read, policy does not wait for it.
-    pub(super) fn counted_by_leaving(&mut self, keys: &[Key]) -> Vec<(Decider, Count)> {
+    pub(super) fn counted_by_leaving(&mut self, steps: &[Step]) -> Vec<(Decider, Count)> {
         if self.counts.names.is_empty() {
             return Vec::new();
         }
-        let counted = |key: &Key| Some((*key, self.programmed.get(key).and_then(decider)?));
-        let leaving: FxHashMap<Key, Decider> = keys.iter().filter_map(counted).collect();
+        let counted = |step: &Step| Some((step.key, step.before.as_ref().and_then(decider)?));
+        let leaving: FxHashMap<Key, Decider> = steps.iter().filter_map(counted).collect();
         if leaving.is_empty() {
             return Vec::new();
         }

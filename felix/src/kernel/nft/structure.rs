@@ -4,7 +4,7 @@
 use netlink::nft::{Chain, Element, Ruleset, Set, Table, Transaction, table_flags};
 
 use super::counts::known_as;
-use super::{Channel, OWNED, Writer, host_part, hosts_of};
+use super::{Channel, OWNED, Step, Writer, host_part, hosts_of};
 use crate::kernel::Error;
 use crate::kernel::elements::{self, Raw};
 use crate::kernel::layout::{self, TABLE};
@@ -72,7 +72,7 @@ impl<C: Channel> Writer<C> {
     }
 
     /// The transaction from what was found to what is wanted, structure and all.
-    pub(super) fn structure(&mut self, found: &Found, tx: &mut Transaction) -> Vec<Key> {
+    pub(super) fn structure(&mut self, found: &Found, tx: &mut Transaction) -> Vec<Step> {
         let mut keys: Vec<Key> = self.programmed.keys().copied().collect();
         keys.extend(self.wanted.keys().chain(self.retained.keys()));
         keys.sort_unstable();
@@ -136,8 +136,8 @@ impl<C: Channel> Writer<C> {
                 tx.add_chain(chain);
             }
         }
-        keys.retain(|key| self.programmed.get(key).copied() != self.target(key));
-        self.elements(&mut keys, tx);
+        let mut steps = self.steps(keys);
+        self.elements(&mut steps, tx);
         for chain in &chains {
             let rules = before(&chain.name).map_or(&[][..], |chain| &chain.rules);
             if rules != chain.rules {
@@ -164,10 +164,10 @@ impl<C: Channel> Writer<C> {
         for name in surplus.filter(|name| !ours(name)) {
             tx.delete_set(name);
         }
-        keys
+        steps
     }
 
-    fn build(&self, chains: &[Chain], mut keys: Vec<Key>, tx: &mut Transaction) -> Vec<Key> {
+    fn build(&mut self, chains: &[Chain], keys: Vec<Key>, tx: &mut Transaction) -> Vec<Step> {
         tx.add_table(self.flags, None);
         for set in layout::sets() {
             tx.add_set(&set);
@@ -179,12 +179,12 @@ impl<C: Channel> Writer<C> {
         for chain in chains {
             tx.add_chain(chain);
         }
-        keys.retain(|key| self.target(key).is_some());
-        self.elements(&mut keys, tx);
+        let mut steps = self.steps(keys);
+        self.elements(&mut steps, tx);
         for chain in chains {
             add_rules(tx, chain);
         }
-        keys
+        steps
     }
 }
 
