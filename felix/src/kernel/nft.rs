@@ -7,34 +7,30 @@
 
 mod channel;
 mod counts;
+mod flush;
 mod shared;
 mod structure;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
-use netlink::nft::{Chain, CommitError, Subject, Transaction};
-use rustc_hash::{FxHashMap, FxHashSet};
+use netlink::nft::Transaction;
+use rustc_hash::FxHashMap;
 
 use self::channel::OWNED;
 pub(super) use self::channel::{Channel, queue};
 use self::counts::Counts;
 pub(super) use self::shared::{Shared, Write, open};
-use self::structure::add_rules;
 use super::elements;
 use super::layout::host::Hosts;
-use super::layout::{self, FAMILY, HostAction, LogRules, Params, TABLE};
+use super::layout::{FAMILY, HostAction, LogRules, Params, TABLE};
 use super::{Error, Rejected};
 use crate::model::host::HostHook;
 use crate::model::{Change, Class, Delta, Key, Value};
 
-/// How often a transaction is tried: once as it is, then after reading what the kernel has, then
-/// each time without the elements that it refused by name, of which it names one in each message.
-const ATTEMPTS: usize = 64;
 /// Most elements that are written by whoever asks for it: some 0.2 ms, less than the engine takes to
 /// work out which they are.
 const BRIEF: usize = 128;
-
 /// Counters and facts for metrics and status.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct NftStatus {
@@ -56,22 +52,9 @@ pub struct NftStatus {
     pub last_error: Option<String>,
 }
 
-/// How an attempt at a transaction failed.
-#[derive(Debug)]
-enum Failure {
-    /// Sent from memory: the kernel may have something else.
-    Unread(Error),
-    /// Sent after reading what the kernel has.
-    Read(Error),
-    /// Trying again does not help.
-    Final(Error),
-}
-
 /// An element that a transaction writes, deletes, or both.
 #[derive(Clone, Copy, Debug)]
 struct Step {
-    /// What tells the element's set from others, to sort by.
-    set: u64,
     key: Key,
     before: Option<Value>,
     after: Option<Value>,
@@ -92,8 +75,9 @@ pub(super) struct Writer<C> {
     retained_ranges: BTreeMap<(u8, IpAddr), (IpAddr, Key)>,
     /// What is there.
     programmed: FxHashMap<Key, Value>,
-    /// Where the last two may differ.
-    dirty: FxHashSet<Key>,
+    /// Where the last two may differ, each with the number of its set: as they came until
+    /// [`Writer::arrange`].
+    dirty: Vec<(u64, Key)>,
     /// What the kernel refused, and is not sent again until it changes.
     rejected: FxHashMap<Key, String>,
     /// How many masqueraded networks are programmed; the nat chain is there if this is not 0.
@@ -134,7 +118,7 @@ impl<C: Channel> Writer<C> {
             retained: FxHashMap::default(),
             retained_ranges: BTreeMap::new(),
             programmed: FxHashMap::default(),
-            dirty: FxHashSet::default(),
+            dirty: Vec::new(),
             rejected: FxHashMap::default(),
             masquerading: 0,
             hosts: [0; 5],
@@ -241,7 +225,11 @@ impl<C: Channel> Writer<C> {
         if !self.rejected.is_empty() {
             self.rejected.remove(&key);
         }
-        self.dirty.insert(key);
+        self.touch(key);
+    }
+
+    fn touch(&mut self, key: Key) {
+        self.dirty.push((elements::set_number(&key), key));
     }
 
     /// What was there at start and overlaps a range that is wanted now gives way to it.
@@ -257,7 +245,7 @@ impl<C: Channel> Writer<C> {
         for (start, old) in overlapping {
             self.retained_ranges.remove(&start);
             self.retained.remove(&old);
-            self.dirty.insert(old);
+            self.touch(old);
         }
     }
 
@@ -290,9 +278,9 @@ impl<C: Channel> Writer<C> {
         self.in_sync = true;
         self.retained = FxHashMap::default();
         self.retained_ranges = BTreeMap::new();
-        self.dirty.extend(self.rejected.drain().map(|(key, _)| key));
+        self.touch_rejected();
         let stale = self.programmed.keys().filter(|key| !self.wanted.contains_key(*key));
-        self.dirty.extend(stale.copied());
+        self.dirty.extend(stale.map(|key| (elements::set_number(key), *key)));
     }
 
     /// Changes what becomes of packets to the node.
@@ -324,7 +312,13 @@ impl<C: Channel> Writer<C> {
         self.known = false;
         self.doubted = true;
         // What was refused because of another program may be taken now.
-        self.dirty.extend(self.rejected.drain().map(|(key, _)| key));
+        self.touch_rejected();
+    }
+
+    /// What was refused is tried again.
+    fn touch_rejected(&mut self) {
+        let rejected = self.rejected.drain().map(|(key, _)| (elements::set_number(&key), key));
+        self.dirty.extend(rejected);
     }
 
     /// Whether the last flush failed: the kernel does not have what is wanted.
@@ -370,227 +364,6 @@ impl<C: Channel> Writer<C> {
             return self.programmed.get(key).copied();
         }
         self.wanted.get(key).or_else(|| self.retained.get(key)).copied()
-    }
-
-    /// Makes the kernel have what is wanted, in one transaction. Elements that the kernel refuses
-    /// by name are left out ([`Writer::accepted`]), the others are written all the same.
-    pub(super) fn flush(&mut self) -> Result<(), Error> {
-        let mut result = self.attempt();
-        for _ in 1..ATTEMPTS {
-            let rejected = self.rejected.len();
-            // What is not known is read, and tried again: once, and then as long as there are
-            // elements to leave out.
-            let again = match &result {
-                Ok(()) | Err(Failure::Final(_)) => false,
-                Err(Failure::Unread(_)) => true,
-                Err(Failure::Read(_)) => rejected > self.left_out,
-            };
-            if !again {
-                break;
-            }
-            self.left_out = rejected;
-            result = self.attempt();
-        }
-        self.left_out = self.rejected.len();
-        let result = result.map_err(|failure| match failure {
-            Failure::Unread(error) | Failure::Read(error) | Failure::Final(error) => error,
-        });
-        self.last_error = result.as_ref().err().map(Error::to_string);
-        result
-    }
-
-    /// As [`Writer::flush`], if that is short: a few elements, written from memory. False if it is not,
-    /// or if the kernel refused it; then it is still to be flushed.
-    pub(super) fn flush_briefly(&mut self) -> bool {
-        let brief = self.last_error.is_none()
-            && self.dirty.len() <= BRIEF
-            && !self.rebuilds()
-            && !self.counting_ends()
-            && self.attempt().is_ok();
-        if brief {
-            self.left_out = self.rejected.len();
-        }
-        brief
-    }
-
-    /// Whether the next transaction begins with reading what the kernel has. Chains that come or go are
-    /// written as at start: that is rare.
-    fn rebuilds(&self) -> bool {
-        !(self.known && self.built) || self.hosts_change() || self.asking_changes()
-    }
-
-    fn attempt(&mut self) -> Result<(), Failure> {
-        let mut tx = Transaction::new(FAMILY, TABLE);
-        let fresh = self.rebuilds();
-        let steps = if !fresh {
-            self.update(&mut tx)
-        } else {
-            let found = self.read().map_err(Failure::Final)?;
-            self.structure(&found, &mut tx)
-        };
-        if tx.is_empty() {
-            self.known = true;
-            self.built = true;
-            self.doubted = false;
-            self.dirty.clear();
-            return Ok(());
-        }
-        let counted = self.counted_by_leaving(&steps);
-        match self.channel.commit(tx) {
-            Ok(()) => {
-                self.counts.add(counted);
-                self.transactions += 1;
-                self.repairs += u64::from(fresh && self.doubted);
-                self.doubted = false;
-                self.built = true;
-                self.known = true;
-                self.committed(&steps);
-                Ok(())
-            }
-            Err(error) => {
-                self.known = false;
-                self.doubted |= self.built;
-                self.refused += 1;
-                if error.is(libc::EPERM) {
-                    return Err(Failure::Final(Error::Held { port: None }));
-                }
-                // The first refusal may be due to what another program did. If it comes again
-                // after reading, it is about the elements themselves.
-                if fresh && let CommitError::Refused(all) = &error {
-                    for (subject, why) in all {
-                        if let Subject::Elements { tag: Some(tag), .. } = subject
-                            && let Some(step) = steps.get(*tag as usize)
-                        {
-                            self.rejected.insert(step.key, why.to_string());
-                        }
-                    }
-                }
-                let error = Error::Kernel(format!("table inet {TABLE}: {error}"));
-                Err(if fresh { Failure::Read(error) } else { Failure::Unread(error) })
-            }
-        }
-    }
-
-    fn committed(&mut self, steps: &[Step]) {
-        for Step { key, before, after, .. } in steps {
-            match after {
-                Some(value) => self.programmed.insert(*key, *value),
-                None => self.programmed.remove(key),
-            };
-            if matches!(key, Key::Masquerade(_)) {
-                self.masquerading -= usize::from(before.is_some());
-                self.masquerading += usize::from(after.is_some());
-            }
-            if matches!(key, Key::Asks(_)) {
-                self.asking -= usize::from(before.is_some());
-                self.asking += usize::from(after.is_some());
-            }
-            if let Some(part) = host_part(key) {
-                self.hosts[part] -= usize::from(before.is_some());
-                self.hosts[part] += usize::from(after.is_some());
-            }
-        }
-        self.dirty.clear();
-    }
-
-    /// The transaction in which only elements changed.
-    fn update(&mut self, tx: &mut Transaction) -> Vec<Step> {
-        let keys: Vec<Key> = self.dirty.iter().copied().collect();
-        let mut steps = self.steps(keys);
-        let masquerading = self.masquerading_after(&steps);
-        if masquerading && self.masquerading == 0 {
-            let nat = self.chains(Hosts::default(), true).pop();
-            if let Some(chain) = nat {
-                tx.add_chain(&chain);
-                add_rules(tx, &chain);
-            }
-        } else if !masquerading && self.masquerading > 0 {
-            tx.flush_chain(layout::MASQUERADE);
-            tx.delete_chain(layout::MASQUERADE);
-        }
-        self.elements(&mut steps, tx);
-        steps
-    }
-
-    fn masquerading_after(&self, steps: &[Step]) -> bool {
-        let nat = || steps.iter().filter(|step| matches!(step.key, Key::Masquerade(_)));
-        let removed = nat().filter(|step| step.before.is_some()).count();
-        let added = nat().filter(|step| step.after.is_some()).count();
-        self.masquerading + added > removed
-    }
-
-    fn refuse_invalid(&mut self, keys: &[Key]) {
-        for key in keys {
-            if let Some(value) = self.target(key)
-                && let Err(why) = elements::check(key, &value)
-            {
-                self.rejected.insert(*key, why.into());
-            }
-        }
-    }
-
-    /// What is to be done for these keys to be as they should. What cannot be an element is refused, and
-    /// what is there stays.
-    fn steps(&mut self, keys: Vec<Key>) -> Vec<Step> {
-        let mut steps = Vec::with_capacity(keys.len());
-        for key in keys {
-            let before = self.programmed.get(&key).copied();
-            let after = self.target(&key);
-            if before == after {
-                continue;
-            }
-            match after.map(|value| elements::check(&key, &value)) {
-                Some(Err(why)) => drop(self.rejected.insert(key, why.into())),
-                _ => steps.push(Step { set: elements::set_number(&key), key, before, after }),
-            }
-        }
-        steps
-    }
-
-    /// Deletes and adds elements, deletes first: a changed value is both. Each is tagged with its
-    /// place in `steps`.
-    fn elements(&self, steps: &mut [Step], tx: &mut Transaction) {
-        steps.sort_unstable_by(|a, b| a.set.cmp(&b.set).then_with(|| a.key.cmp(&b.key)));
-        for (step, tag) in steps.iter().zip(0..) {
-            if step.before.is_some() {
-                elements::encode(&step.key).delete(tx, tag);
-            }
-        }
-        for (step, tag) in steps.iter().zip(0..) {
-            if let Some(value) = &step.after {
-                let comment = self.counts.comment(value);
-                elements::encode(&step.key).add(tx, value, comment.as_deref(), tag);
-            }
-        }
-    }
-
-    fn chains(&self, hosts: Hosts, masquerade: bool) -> Vec<Chain> {
-        layout::chains(&self.params, hosts, masquerade)
-    }
-
-    /// Whether the chain that hands over DNS answers comes or goes.
-    fn asking_changes(&self) -> bool {
-        let mut after = self.asking;
-        for key in self.dirty.iter().filter(|key| matches!(key, Key::Asks(_))) {
-            after += usize::from(self.target(key).is_some());
-            // What is programmed was counted.
-            after -= usize::from(self.programmed.contains_key(key));
-        }
-        (after > 0) != (self.asking > 0)
-    }
-
-    /// Whether what is to be written needs chains of host endpoints that are not there, or leaves
-    /// some without use.
-    fn hosts_change(&self) -> bool {
-        let mut after = self.hosts;
-        for key in &self.dirty {
-            if let Some(part) = host_part(key) {
-                after[part] += usize::from(self.target(key).is_some());
-                // What is programmed was counted.
-                after[part] -= usize::from(self.programmed.contains_key(key));
-            }
-        }
-        hosts_of(after) != hosts_of(self.hosts)
     }
 }
 

@@ -97,7 +97,10 @@ impl<C: Channel> Writer<C> {
     /// Whether elements that count are among what is to be written: those are read before.
     pub(super) fn counting_ends(&self) -> bool {
         !self.counts.names.is_empty()
-            && self.dirty.iter().any(|key| self.programmed.get(key).and_then(decider).is_some())
+            && self
+                .dirty
+                .iter()
+                .any(|(_, key)| self.programmed.get(key).and_then(decider).is_some())
     }
 
     /// What elements have counted that a transaction is about to delete. What comes between this and the

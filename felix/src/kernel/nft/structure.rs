@@ -73,18 +73,19 @@ impl<C: Channel> Writer<C> {
 
     /// The transaction from what was found to what is wanted, structure and all.
     pub(super) fn structure(&mut self, found: &Found, tx: &mut Transaction) -> Vec<Step> {
-        let mut keys: Vec<Key> = self.programmed.keys().copied().collect();
-        keys.extend(self.wanted.keys().chain(self.retained.keys()));
+        let all = self.programmed.keys().chain(self.wanted.keys()).chain(self.retained.keys());
+        let mut keys: Vec<(u64, Key)> = all.map(|key| (elements::set_number(key), *key)).collect();
         keys.sort_unstable();
         keys.dedup();
         self.refuse_invalid(&keys);
+        let wanted = |key: &&Key| self.target(key).is_some();
+        let each = || keys.iter().map(|(_, key)| key);
         let masquerade =
-            keys.iter().any(|key| matches!(key, Key::Masquerade(_)) && self.target(key).is_some());
+            each().filter(|key| matches!(key, Key::Masquerade(_))).any(|key| wanted(&key));
         let mut hosts = [0; 5];
-        let wanted = keys.iter().filter(|key| self.target(key).is_some());
-        wanted.filter_map(host_part).for_each(|part| hosts[part] += 1);
-        self.params.names =
-            keys.iter().any(|key| matches!(key, Key::Asks(_)) && self.target(key).is_some());
+        each().filter(wanted).filter_map(host_part).for_each(|part| hosts[part] += 1);
+        let names = each().filter(|key| matches!(key, Key::Asks(_))).any(|key| wanted(&key));
+        self.params.names = names;
         let chains = self.chains(hosts_of(hosts), masquerade);
         let empty = Ruleset { chains: Vec::new(), sets: Vec::new(), other_sets: Vec::new() };
         let ruleset = found.ruleset.as_ref().unwrap_or(&empty);
@@ -104,7 +105,7 @@ impl<C: Channel> Writer<C> {
             self.masquerading = 0;
             self.hosts = [0; 5];
             self.asking = 0;
-            return self.build(&chains, keys, tx);
+            return self.build(&chains, &keys, tx);
         }
         let unowned = found.table.as_ref().is_none_or(|table| table.owner.is_none());
         if flags.is_none() || (self.flags == OWNED && unowned) {
@@ -136,8 +137,8 @@ impl<C: Channel> Writer<C> {
                 tx.add_chain(chain);
             }
         }
-        let mut steps = self.steps(keys);
-        self.elements(&mut steps, tx);
+        let steps = self.steps(&keys);
+        self.elements(&steps, tx);
         for chain in &chains {
             let rules = before(&chain.name).map_or(&[][..], |chain| &chain.rules);
             if rules != chain.rules {
@@ -167,7 +168,7 @@ impl<C: Channel> Writer<C> {
         steps
     }
 
-    fn build(&mut self, chains: &[Chain], keys: Vec<Key>, tx: &mut Transaction) -> Vec<Step> {
+    fn build(&mut self, chains: &[Chain], keys: &[(u64, Key)], tx: &mut Transaction) -> Vec<Step> {
         tx.add_table(self.flags, None);
         for set in layout::sets() {
             tx.add_set(&set);
@@ -179,8 +180,8 @@ impl<C: Channel> Writer<C> {
         for chain in chains {
             tx.add_chain(chain);
         }
-        let mut steps = self.steps(keys);
-        self.elements(&mut steps, tx);
+        let steps = self.steps(keys);
+        self.elements(&steps, tx);
         for chain in chains {
             add_rules(tx, chain);
         }

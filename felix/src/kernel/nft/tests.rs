@@ -5,7 +5,7 @@ mod shared;
 use netlink::nft;
 use netlink::{Protocol, Socket};
 
-use super::super::layout::HostAction;
+use super::super::layout::{self, HostAction};
 use super::channel::{others_changed, ownership};
 use super::*;
 use crate::model::{Traffic, Verdict};

@@ -5,8 +5,9 @@ use std::process::{Command, Stdio};
 use std::thread::ThreadId;
 
 use netlink::netns::Netns;
-use netlink::nft::{self, Element, Ruleset, Table};
+use netlink::nft::{self, CommitError, Element, Ruleset, Table};
 use netlink::{Protocol, Socket};
+use rustc_hash::FxHashSet;
 
 use super::super::super::elements::Raw;
 use super::*;
