@@ -125,6 +125,7 @@ pub enum Kind {
     NetworkSet,
     GlobalNetworkSet,
     HostEndpoint,
+    KubeControllersConfiguration,
     Tier,
     StagedNetworkPolicy,
     StagedGlobalNetworkPolicy,
@@ -155,6 +156,7 @@ pub enum Object {
     NetworkSet(Arc<api::v3::NetworkSet>),
     GlobalNetworkSet(Arc<api::v3::GlobalNetworkSet>),
     HostEndpoint(Arc<api::v3::HostEndpoint>),
+    KubeControllersConfiguration(Arc<api::v3::KubeControllersConfiguration>),
     Tier(Arc<api::v3::Tier>),
     StagedNetworkPolicy(Arc<api::v3::StagedNetworkPolicy>),
     StagedGlobalNetworkPolicy(Arc<api::v3::StagedGlobalNetworkPolicy>),
@@ -257,6 +259,9 @@ pub struct Node {
     /// Every address in `status.addresses`, and those of its tunnels and of its BGP by Calico's
     /// annotations; ascending, without duplicates. Policies find nodes by these.
     pub addresses: Arc<[IpAddr]>,
+    /// Those of them that `status.addresses` has as `InternalIP`, and those of the annotations: what
+    /// Calico gives a host endpoint of its own making.
+    pub internal: Arc<[IpAddr]>,
     /// `projectcalico.org/ASNumber`.
     pub as_number: Option<u32>,
     /// `projectcalico.org/RouteReflectorClusterID`.

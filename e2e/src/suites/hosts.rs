@@ -20,6 +20,7 @@ use crate::{process, wait};
 
 pub(super) const TESTS: &[Test] = &[
     Test { name: "hosts::policy_of_a_nodes_own_traffic", bed: &RACKS, body: own },
+    Test { name: "hosts::of_every_node", bed: &RACKS, body: of_every_node },
     Test { name: "hosts::policy_on_forward", bed: &RACKS, body: forwarded },
     Test { name: "hosts::policy_before_destination_nat", bed: &RACKS, body: pre_dnat },
     Test { name: "hosts::policy_before_connection_tracking", bed: &RACKS, body: untracked },
@@ -176,6 +177,64 @@ fn own(lab: &mut Lab) -> BoxFuture<'_, Result<()>> {
         scope.end().await?;
         soon(view, &peer, &all, true).await?;
         soon(view, &node, &out, true).await
+    }
+    .boxed()
+}
+
+/// Every node has a host endpoint because the cluster's configuration says so.
+fn of_every_node(lab: &mut Lab) -> BoxFuture<'_, Result<()>> {
+    async move {
+        let view = lab.view();
+        let mut scope = Scope::new(view, "hosts-every").await?;
+        let nodes = [NODE, PEER].map(|name| view.place.netns(name));
+        let ports = [PORT, OTHER_PORT, FAILSAFE_PORT];
+        let _servers = [serve(&nodes[0], &ports).await?, serve(&nodes[1], &ports).await?];
+        let [of_node, of_peer] = [0, 1].map(|at| view.plan.topology.nodes[at].addresses());
+        let all = |port| [(&nodes[1], targets(&of_node, "tcp", port)), (&nodes[0], targets(&of_peer, "tcp", port))];
+        for (from, targets) in [all(PORT), all(OTHER_PORT), all(FAILSAFE_PORT)].concat() {
+            soon(view, from, &targets, true).await?;
+        }
+        let before = sessions(view).await?;
+        scope
+            .apply_global(json!({
+                "apiVersion": "projectcalico.org/v3",
+                "kind": "GlobalNetworkPolicy",
+                "metadata": { "name": "hosts-every" },
+                "spec": {
+                    "selector": "projectcalico.org/created-by == 'calico-kube-controllers'",
+                    "ingress": [{
+                        "action": "Allow", "protocol": "TCP", "destination": { "ports": [PORT] },
+                    }],
+                },
+            }))
+            .await?;
+        scope
+            .apply_global(json!({
+                "apiVersion": "projectcalico.org/v3",
+                "kind": "KubeControllersConfiguration",
+                "metadata": { "name": "default" },
+                "spec": { "controllers": { "node": { "hostEndpoint": { "autoCreate": "Enabled" } } } },
+            }))
+            .await?;
+        for (from, targets) in all(OTHER_PORT) {
+            soon(view, from, &targets, false).await?;
+        }
+        for (from, targets) in [all(PORT), all(FAILSAFE_PORT)].concat() {
+            now(view, from, &targets).await?;
+        }
+        let [(from, other), _] = all(OTHER_PORT);
+        let by_default = json!({
+            "direction": "Ingress", "endpoint": format!("HostEndpoint {NODE}-auto-hep"),
+        });
+        told(view, from, &other, &by_default).await?;
+        let after = sessions(view).await?;
+        let lasted = before.iter().all(|(peer, since)| after.get(peer) >= Some(since));
+        ensure!(lasted, "a session was lost: {before:?}, then {after:?}");
+        scope.end().await?;
+        for (from, targets) in all(OTHER_PORT) {
+            soon(view, from, &targets, true).await?;
+        }
+        Ok(())
     }
     .boxed()
 }

@@ -202,6 +202,7 @@ mod tests {
             ipv4: address.parse().ok(),
             ipv6: None,
             addresses: Arc::default(),
+            internal: Arc::default(),
             as_number: None,
             route_reflector_cluster_id: None,
             unschedulable: false,

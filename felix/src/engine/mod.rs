@@ -20,6 +20,7 @@
 mod active;
 mod addresses;
 mod atoms;
+mod automatic;
 mod calico;
 mod classes;
 mod cluster_policy;
@@ -57,8 +58,12 @@ mod workloads;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
+use std::sync::Arc;
+
+use api::v3;
 
 use self::atoms::Atoms;
+use self::automatic::Automatic;
 use self::classes::Classes;
 use self::convert::FieldError;
 use self::counting::Counting;
@@ -91,7 +96,7 @@ use crate::model::{
 use crate::names::learned;
 
 /// The tier of Kubernetes' policies.
-const DEFAULT_TIER: &str = api::v3::DEFAULT_TIER;
+const DEFAULT_TIER: &str = v3::DEFAULT_TIER;
 
 /// See the module's documentation.
 #[derive(Clone, Debug)]
@@ -99,6 +104,7 @@ pub struct Engine {
     workloads: Workloads,
     services: Services,
     nodes: Nodes,
+    automatic: Automatic,
     policies: Policies,
     tiers: Tiers,
     atoms: Atoms,
@@ -134,6 +140,7 @@ impl Engine {
             workloads: Workloads::default(),
             services: Services::default(),
             nodes: Nodes::default(),
+            automatic: Automatic::default(),
             policies: Policies::default(),
             tiers: Tiers::default(),
             atoms: Atoms::default(),
@@ -435,7 +442,11 @@ impl Engine {
             Object::ServiceAccount(account) => {
                 self.workloads.set_account(&account.key, Some(&account.labels));
             }
-            Object::Node(node) => self.nodes.set(node, &mut self.workloads.addresses),
+            Object::Node(node) => {
+                let made = self.automatic.set_node(&node);
+                self.nodes.set(node, &mut self.workloads.addresses);
+                self.set_made(made);
+            }
             Object::EndpointSlice(slice) => {
                 self.services.set(slice, &mut self.workloads.addresses);
             }
@@ -467,8 +478,14 @@ impl Engine {
                 self.set_network_set(Kind::GlobalNetworkSet, key, set);
             }
             Object::HostEndpoint(object) => {
-                let errors = self.hosts.set(&object, &mut self.workloads);
-                self.note((Kind::HostEndpoint, Object::HostEndpoint(object).key()), errors);
+                self.automatic.write(object.metadata.name.as_deref().unwrap_or_default());
+                self.set_host_endpoint(object);
+            }
+            Object::KubeControllersConfiguration(object) => {
+                let (made, errors) = self.automatic.configure(Some(&object), self.nodes.all());
+                let key = Object::KubeControllersConfiguration(object).key();
+                self.note((Kind::KubeControllersConfiguration, key), errors);
+                self.set_made(made);
             }
             Object::Tier(object) => {
                 let name = object.metadata.name.as_deref().unwrap_or_default();
@@ -490,6 +507,26 @@ impl Engine {
     ) {
         self.note((kind, key.clone()), errors);
         self.workloads.set_network_set((kind, key), Some(set));
+    }
+
+    fn set_host_endpoint(&mut self, object: Arc<v3::HostEndpoint>) {
+        let errors = self.hosts.set(&object, &mut self.workloads);
+        self.note((Kind::HostEndpoint, Object::HostEndpoint(object).key()), errors);
+    }
+
+    fn remove_host_endpoint(&mut self, name: &str) {
+        self.errors.remove(&(Kind::HostEndpoint, ObjectKey::cluster(name)));
+        self.hosts.remove(name, &mut self.workloads);
+    }
+
+    /// Host endpoints that nobody wrote changed.
+    fn set_made(&mut self, made: Vec<automatic::Change>) {
+        for change in made {
+            match change {
+                automatic::Change::Set(object) => self.set_host_endpoint(object),
+                automatic::Change::Remove(name) => self.remove_host_endpoint(&name),
+            }
+        }
     }
 
     /// What is wrong with an object is this, or nothing.
@@ -516,15 +553,24 @@ impl Engine {
             Kind::Pod => self.workloads.remove_pod(key),
             Kind::Namespace => self.workloads.set_namespace(&key.name, None),
             Kind::ServiceAccount => self.workloads.set_account(key, None),
-            Kind::Node => self.nodes.remove(&key.name, &mut self.workloads.addresses),
+            Kind::Node => {
+                self.nodes.remove(&key.name, &mut self.workloads.addresses);
+                let made = self.automatic.remove_node(&key.name);
+                self.set_made(made);
+            }
             Kind::EndpointSlice => self.services.remove(key, &mut self.workloads.addresses),
             Kind::NetworkSet | Kind::GlobalNetworkSet => {
                 self.errors.remove(&(kind, key.clone()));
                 self.workloads.set_network_set((kind, key.clone()), None);
             }
-            Kind::HostEndpoint => {
+            Kind::HostEndpoint => match self.automatic.erase(&key.name) {
+                Some(made) => self.set_host_endpoint(made),
+                None => self.remove_host_endpoint(&key.name),
+            },
+            Kind::KubeControllersConfiguration => {
                 self.errors.remove(&(kind, key.clone()));
-                self.hosts.remove(&key.name, &mut self.workloads);
+                let (made, _) = self.automatic.configure(None, self.nodes.all());
+                self.set_made(made);
             }
             Kind::Tier => self.policies.set_tier(&self.tiers.remove(&key.name)),
             Kind::KubernetesNetworkPolicy

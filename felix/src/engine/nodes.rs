@@ -31,6 +31,11 @@ impl Nodes {
         self.nodes.insert(node.name.clone(), node);
     }
 
+    /// All nodes that are known.
+    pub(super) fn all(&self) -> impl Iterator<Item = &Node> {
+        self.nodes.values()
+    }
+
     /// The node is gone.
     pub(super) fn remove(&mut self, name: &str, addresses: &mut Addresses) {
         let Some(node) = self.nodes.remove(name) else { return };

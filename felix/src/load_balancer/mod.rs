@@ -124,6 +124,7 @@ fn start(
             Kind::Pool => v3::IPPool::url_path(&(), None),
             Kind::Reservation => v3::IPReservation::url_path(&(), None),
             Kind::Configuration => v3::IPAMConfiguration::url_path(&(), None),
+            Kind::Controllers => v3::KubeControllersConfiguration::url_path(&(), None),
         };
         let options = Options { watch_seconds: watch_seconds(), ..Options::default() };
         let objects = ListWatch::new(client.clone(), &path, options);

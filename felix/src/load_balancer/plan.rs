@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
+use api::v3;
 use ipam::services::{Service, Wish};
 use ipam::{AllowedUse, Family, IpamConfig, Pool};
 use ipnet::IpNet;
@@ -25,6 +26,15 @@ pub enum AssignIps {
     AllServices,
     /// Of these, those that ask: by class `calico`, by annotation or by `spec.loadBalancerIP`.
     RequestedServicesOnly,
+}
+
+impl From<v3::AssignIPs> for AssignIps {
+    fn from(wanted: v3::AssignIPs) -> Self {
+        match wanted {
+            v3::AssignIPs::AllServices => Self::AllServices,
+            v3::AssignIPs::RequestedServicesOnly => Self::RequestedServicesOnly,
+        }
+    }
 }
 
 /// What of a Service counts here.

@@ -104,7 +104,12 @@ async fn services_at_a_real_api_server() {
         api.create("/api/v1/namespaces", &json!({"metadata": {"name": name}})).await;
     }
     let definitions = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions";
-    for definition in [v3::IPPool::crd(), v3::IPReservation::crd(), v3::IPAMConfiguration::crd()] {
+    for definition in [
+        v3::IPPool::crd(),
+        v3::IPReservation::crd(),
+        v3::IPAMConfiguration::crd(),
+        v3::KubeControllersConfiguration::crd(),
+    ] {
         api.create(definitions, &serde_json::to_value(definition).unwrap()).await;
     }
     let memory = MemoryStore::default();
@@ -213,6 +218,21 @@ async fn services_at_a_real_api_server() {
     memory.set_away(false);
     api.announced("late", &["192.0.2.2"]).await;
     holds(&services, &again, &[]).await;
+
+    // Only those that ask, says the cluster, and then not any more.
+    let configurations = "/apis/projectcalico.org/v3/kubecontrollersconfigurations";
+    let only = json!({
+        "apiVersion": "projectcalico.org/v3", "kind": "KubeControllersConfiguration",
+        "metadata": {"name": "default"},
+        "spec": {"controllers": {"loadBalancer": {"assignIPs": "RequestedServicesOnly"}}},
+    });
+    api.create(configurations, &only).await;
+    api.announced("late", &[]).await;
+    holds(&services, &late, &[]).await;
+    // What it had rests, as all of the other pool does.
+    create("more", "192.0.2.64/30", "Automatic").await;
+    api.send("DELETE", &format!("{configurations}/default"), "application/json", &json!({})).await;
+    api.announced("late", &["192.0.2.64"]).await;
     stopped(tasks, &stop).await;
 
     // Only those that ask. What others have goes, and their status says so.

@@ -25,11 +25,12 @@ pub(super) enum Kind {
     Pool,
     Reservation,
     Configuration,
+    Controllers,
 }
 
 impl Kind {
-    pub(super) const ALL: [Self; 4] =
-        [Self::Service, Self::Pool, Self::Reservation, Self::Configuration];
+    pub(super) const ALL: [Self; 5] =
+        [Self::Service, Self::Pool, Self::Reservation, Self::Configuration, Self::Controllers];
 }
 
 /// What a change concerns.
@@ -47,7 +48,9 @@ pub(super) struct World {
     pools: BTreeMap<Key, Pool>,
     reservations: BTreeMap<Key, Vec<IpNet>>,
     config: Option<IpamConfig>,
-    assign: AssignIps,
+    /// Where KubeControllersConfiguration does not say it.
+    by_default: AssignIps,
+    configured: Option<AssignIps>,
     /// Kinds that were listed once.
     listed: BTreeSet<Kind>,
     /// What the lists under way have held so far.
@@ -57,8 +60,9 @@ pub(super) struct World {
 }
 
 impl World {
-    pub(super) fn new(assign: AssignIps) -> Self {
-        Self { assign, ..Self::default() }
+    /// `by_default` is who gets addresses unless KubeControllersConfiguration says it.
+    pub(super) fn new(by_default: AssignIps) -> Self {
+        Self { by_default, ..Self::default() }
     }
 
     /// Whether all was listed once; else what is waited for.
@@ -77,16 +81,17 @@ impl World {
     /// What the cluster says of addresses, for one Service: what others' status names is not given to
     /// it, even should the store have lost whose it is.
     pub(super) fn cluster(&self, for_whom: &Key) -> Cluster {
+        let assign = self.assign();
         let others = self
             .services
             .iter()
-            .filter(|(key, service)| *key != for_whom && service.is_ours(self.assign));
+            .filter(|(key, service)| *key != for_whom && service.is_ours(assign));
         let known = others.flat_map(|(_, service)| service.announced()).map(IpNet::from);
         Cluster {
             pools: self.pools.values().cloned().collect(),
             reservations: self.reservations.values().flatten().copied().chain(known).collect(),
             config: self.config.clone(),
-            assign: self.assign,
+            assign,
         }
     }
 
@@ -95,12 +100,13 @@ impl World {
     }
 
     pub(super) fn assign(&self) -> AssignIps {
-        self.assign
+        self.configured.unwrap_or(self.by_default)
     }
 
     /// The addresses that the Services' status names, for the metrics.
     pub(super) fn announced(&self) -> BTreeSet<IpAddr> {
-        let ours = self.services.values().filter(|service| service.is_ours(self.assign));
+        let assign = self.assign();
+        let ours = self.services.values().filter(|service| service.is_ours(assign));
         ours.flat_map(|service| service.announced()).collect()
     }
 
@@ -111,8 +117,9 @@ impl World {
         if *failure == Failure::NotServed {
             let denied = self.denied.entry(kind).or_default();
             *denied += 1;
-            // These two need not be there; without pools there is nothing to give.
-            let optional = matches!(kind, Kind::Reservation | Kind::Configuration);
+            // These need not be there; without pools there is nothing to give.
+            let optional =
+                matches!(kind, Kind::Reservation | Kind::Configuration | Kind::Controllers);
             if optional && *denied >= DENIALS {
                 self.listed.insert(kind);
             }
@@ -152,7 +159,9 @@ impl World {
             Kind::Service => self.services.keys().cloned().collect(),
             Kind::Pool => self.pools.keys().cloned().collect(),
             Kind::Reservation => self.reservations.keys().cloned().collect(),
-            Kind::Configuration => vec![(String::new(), "default".to_owned())],
+            Kind::Configuration | Kind::Controllers => {
+                vec![(String::new(), "default".to_owned())]
+            }
         }
     }
 
@@ -194,7 +203,23 @@ impl World {
                     Err(error) => tracing::warn!(error, "IPAMConfiguration default cannot be used"),
                 }
             }
-            Kind::Configuration => {}
+            Kind::Controllers if key.1 == "default" => {
+                let Some(resource) = read::<v3::KubeControllersConfiguration>(&key, json) else {
+                    return;
+                };
+                let wanted = resource.spec.controllers.load_balancer;
+                self.set_assign(wanted.and_then(|it| it.assign_ips).map(Into::into), concerned);
+            }
+            Kind::Configuration | Kind::Controllers => {}
+        }
+    }
+
+    fn set_assign(&mut self, configured: Option<AssignIps>, concerned: &mut Concerned) {
+        let before = self.assign();
+        self.configured = configured;
+        if self.assign() != before {
+            tracing::info!(assign = ?self.assign(), "other Services get addresses now");
+            concerned.all = true;
         }
     }
 
@@ -207,7 +232,8 @@ impl World {
             Kind::Pool => concerned.all |= self.pools.remove(key).is_some(),
             Kind::Reservation => concerned.all |= self.reservations.remove(key).is_some(),
             Kind::Configuration if key.1 == "default" => self.config = None,
-            Kind::Configuration => {}
+            Kind::Controllers if key.1 == "default" => self.set_assign(None, concerned),
+            Kind::Configuration | Kind::Controllers => {}
         }
     }
 }

@@ -296,9 +296,10 @@ impl Convert for core::Node {
             self.status.as_ref().and_then(|s| s.addresses.as_deref()).unwrap_or_default();
         let listed = addresses.iter().map(|address| address.address.as_str());
         let annotated = OF_NODE.iter().filter_map(|name| annotation(meta, name));
+        let annotated: BTreeSet<IpAddr> = annotated.map(str::trim).filter_map(address).collect();
         // Names of hosts are among them.
         let all: BTreeSet<IpAddr> =
-            listed.chain(annotated.map(str::trim)).filter_map(address).collect();
+            listed.filter_map(address).chain(annotated.iter().copied()).collect();
         let internal: Vec<IpAddr> = addresses
             .iter()
             .filter(|address| address.type_ == "InternalIP")
@@ -319,7 +320,8 @@ impl Convert for core::Node {
             labels: labels(meta.labels.as_ref()),
             ipv4: ipv4.or_else(|| internal.iter().find_map(|ip| v4(*ip))),
             ipv6: ipv6.or_else(|| internal.iter().find_map(|ip| v6(*ip))),
-            addresses: all.into_iter().filter(|address| is_host(*address)).collect(),
+            addresses: hosts(all),
+            internal: hosts(annotated.into_iter().chain(internal.iter().copied()).collect()),
             as_number: read_annotation(meta, "ASNumber", &mut problems, as_number),
             route_reflector_cluster_id: read_annotation(
                 meta,
@@ -332,6 +334,11 @@ impl Convert for core::Node {
         };
         Ok(Converted { object: Object::Node(node), problems })
     }
+}
+
+/// Those that a host can have.
+fn hosts(addresses: BTreeSet<IpAddr>) -> Arc<[IpAddr]> {
+    addresses.into_iter().filter(|address| is_host(*address)).collect()
 }
 
 /// The list wins over the single network, which is its first.
@@ -486,6 +493,7 @@ convert_cluster_scoped!(
     GlobalNetworkPolicy,
     GlobalNetworkSet,
     HostEndpoint,
+    KubeControllersConfiguration,
     Tier,
     StagedGlobalNetworkPolicy
 );

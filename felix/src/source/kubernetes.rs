@@ -142,6 +142,7 @@ fn resources(secret_namespace: &str) -> [Kubernetes; Kind::ALL.len()] {
         Kubernetes::of::<v3::FelixConfiguration>(None),
         Kubernetes::of::<v3::BGPConfiguration>(None),
         Kubernetes::of::<v3::IPAMConfiguration>(None),
+        Kubernetes::of::<v3::KubeControllersConfiguration>(None),
         Kubernetes::of::<v3::IPPool>(None),
         Kubernetes::of::<v3::IPReservation>(None),
         Kubernetes::of::<v3::Tier>(None),

@@ -2,7 +2,7 @@
 //! stream of [`Update`]s.
 //!
 //! ```text
-//!   kubernetes: 24 tasks, one for each kind ─ list, watch ─┐
+//!   kubernetes: 25 tasks, one for each kind ─ list, watch ─┐
 //!   directory:  1 task, inotify ─ read, parse ─────────────┤
 //!                                                     Known: only real changes pass
 //!                                                          │

@@ -11,10 +11,11 @@ use crate::model::{Kind, Object, ObjectKey};
 impl Kind {
     /// All kinds. A kind comes after those that help to understand it, so that a source which
     /// yields them in this order saves the engine work.
-    pub const ALL: [Self; 24] = [
+    pub const ALL: [Self; 25] = [
         Self::FelixConfiguration,
         Self::BGPConfiguration,
         Self::IPAMConfiguration,
+        Self::KubeControllersConfiguration,
         Self::IPPool,
         Self::IPReservation,
         Self::Tier,
@@ -61,6 +62,7 @@ impl Kind {
             Self::NetworkSet => "NetworkSet",
             Self::GlobalNetworkSet => "GlobalNetworkSet",
             Self::HostEndpoint => "HostEndpoint",
+            Self::KubeControllersConfiguration => "KubeControllersConfiguration",
             Self::Tier => "Tier",
             Self::StagedNetworkPolicy => "StagedNetworkPolicy",
             Self::StagedGlobalNetworkPolicy => "StagedGlobalNetworkPolicy",
@@ -93,6 +95,7 @@ macro_rules! for_resource {
             Object::NetworkSet($o) => $then,
             Object::GlobalNetworkSet($o) => $then,
             Object::HostEndpoint($o) => $then,
+            Object::KubeControllersConfiguration($o) => $then,
             Object::Tier($o) => $then,
             Object::StagedNetworkPolicy($o) => $then,
             Object::StagedGlobalNetworkPolicy($o) => $then,
@@ -126,6 +129,7 @@ impl Object {
             Self::NetworkSet(_) => Kind::NetworkSet,
             Self::GlobalNetworkSet(_) => Kind::GlobalNetworkSet,
             Self::HostEndpoint(_) => Kind::HostEndpoint,
+            Self::KubeControllersConfiguration(_) => Kind::KubeControllersConfiguration,
             Self::Tier(_) => Kind::Tier,
             Self::StagedNetworkPolicy(_) => Kind::StagedNetworkPolicy,
             Self::StagedGlobalNetworkPolicy(_) => Kind::StagedGlobalNetworkPolicy,
@@ -220,6 +224,7 @@ carried!(
     NetworkSet,
     GlobalNetworkSet,
     HostEndpoint,
+    KubeControllersConfiguration,
     Tier,
     StagedNetworkPolicy,
     StagedGlobalNetworkPolicy,

@@ -127,7 +127,7 @@ mod tests {
         }
         assert_eq!(
             status.ready().unwrap_err(),
-            "https://api: waiting for Pod, Namespace, ServiceAccount and 21 more"
+            "https://api: waiting for Pod, Namespace, ServiceAccount and 22 more"
         );
         for (kind, s) in &mut status.kinds {
             s.listed = *kind != Kind::Node;

@@ -10,7 +10,7 @@ use crate::v3;
 type Derive = fn() -> CustomResourceDefinition;
 
 /// Every kind, in the order of their names.
-pub(crate) const KINDS: [(&str, Derive); 16] = [
+pub(crate) const KINDS: [(&str, Derive); 17] = [
     ("BGPConfiguration", v3::BGPConfiguration::crd),
     ("BGPFilter", v3::BGPFilter::crd),
     ("BGPPeer", v3::BGPPeer::crd),
@@ -21,6 +21,7 @@ pub(crate) const KINDS: [(&str, Derive); 16] = [
     ("IPAMConfiguration", v3::IPAMConfiguration::crd),
     ("IPPool", v3::IPPool::crd),
     ("IPReservation", v3::IPReservation::crd),
+    ("KubeControllersConfiguration", v3::KubeControllersConfiguration::crd),
     ("NetworkPolicy", v3::NetworkPolicy::crd),
     ("NetworkSet", v3::NetworkSet::crd),
     ("StagedGlobalNetworkPolicy", v3::StagedGlobalNetworkPolicy::crd),

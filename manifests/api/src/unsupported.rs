@@ -166,6 +166,7 @@ const ACTED_ON: &[(&str, &[&str])] = &[
     ("NetworkSet", &[]),
     ("GlobalNetworkSet", &[]),
     ("HostEndpoint", &["node", "interfaceName", "expectedIPs", "profiles", "ports"]),
+    ("KubeControllersConfiguration", &["controllers"]),
     ("BGPFilter", &["exportV4", "importV4", "exportV6", "importV6"]),
 ];
 

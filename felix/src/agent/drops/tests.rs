@@ -154,6 +154,7 @@ status: {podIP: 10.0.1.1, podIPs: [{ip: 10.0.1.1}]}
         ipv4: "172.16.0.2".parse().ok(),
         ipv6: None,
         addresses: Default::default(),
+        internal: Arc::default(),
         as_number: None,
         route_reflector_cluster_id: None,
         unschedulable: false,

@@ -17,6 +17,7 @@ mod cluster_strategies;
 mod endpoints;
 mod explain;
 mod hosts;
+mod hosts_automatic;
 mod hosts_early;
 mod hosts_random;
 mod kernel;

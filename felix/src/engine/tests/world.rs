@@ -252,6 +252,7 @@ pub(super) fn node(name: &str, addresses: &[IpAddr]) -> Node {
         ipv4: None,
         ipv6: None,
         addresses: addresses.into(),
+        internal: addresses.into(),
         as_number: None,
         route_reflector_cluster_id: None,
         unschedulable: false,
@@ -280,6 +281,9 @@ pub(super) fn parse_calico(yaml: &str) -> Object {
         "GlobalNetworkPolicy" => read::<api::v3::GlobalNetworkPolicy>(object).into(),
         "NetworkSet" => read::<api::v3::NetworkSet>(object).into(),
         "HostEndpoint" => read::<api::v3::HostEndpoint>(object).into(),
+        "KubeControllersConfiguration" => {
+            read::<api::v3::KubeControllersConfiguration>(object).into()
+        }
         "GlobalNetworkSet" => read::<api::v3::GlobalNetworkSet>(object).into(),
         other => panic!("kind {other}"),
     }

@@ -21,6 +21,7 @@ fn node(name: &str, ipv4: Option<&str>, ipv6: Option<&str>, labels: &[(&str, &st
         ipv4: ipv4.map(|a| a.parse().unwrap()),
         ipv6: ipv6.map(|a| a.parse().unwrap()),
         addresses: Arc::default(),
+        internal: Arc::default(),
         as_number: None,
         route_reflector_cluster_id: None,
         unschedulable: false,

@@ -212,6 +212,9 @@ fn nodes_have_calicos_addresses_first() {
             addresses: ["192.0.2.1", "192.0.2.9", "198.51.100.1", "2001:db8::1"]
                 .map(|text| text.parse().unwrap())
                 .into(),
+            internal: ["192.0.2.1", "192.0.2.9", "2001:db8::1"]
+                .map(|text| text.parse().unwrap())
+                .into(),
             as_number: None,
             route_reflector_cluster_id: None,
             unschedulable: false,
@@ -239,6 +242,9 @@ fn nodes_have_calicos_addresses_first() {
     let all: Vec<String> = annotated.addresses.iter().map(ToString::to_string).collect();
     let v4 = ["10.1.0.1", "10.8.1.1", "192.0.2.1", "192.0.2.9", "198.51.100.1"];
     assert_eq!(all, [v4.as_slice(), &["2001:db8::1", "fd00::1", "fd00:8::1"]].concat());
+    let internal: Vec<String> = annotated.internal.iter().map(ToString::to_string).collect();
+    let v4 = ["10.1.0.1", "10.8.1.1", "192.0.2.1", "192.0.2.9"];
+    assert_eq!(internal, [v4.as_slice(), &["2001:db8::1", "fd00::1", "fd00:8::1"]].concat());
     assert_eq!(annotated.as_number, Some(64512 << 16 | 7));
     assert_eq!(annotated.route_reflector_cluster_id, Some(Ipv4Addr::new(244, 0, 0, 1)));
 }

@@ -108,6 +108,7 @@ fn convert(object: Kubernetes) -> Result<Converted, Problem> {
         Kubernetes::NetworkSet(o) => o.convert(),
         Kubernetes::GlobalNetworkSet(o) => o.convert(),
         Kubernetes::HostEndpoint(o) => o.convert(),
+        Kubernetes::KubeControllersConfiguration(o) => o.convert(),
         Kubernetes::Tier(o) => o.convert(),
         Kubernetes::StagedNetworkPolicy(o) => o.convert(),
         Kubernetes::StagedGlobalNetworkPolicy(o) => o.convert(),

@@ -13,6 +13,13 @@ pub(super) fn cidrs(generator: &mut SchemaGenerator) -> Schema {
     list(&cidr(generator))
 }
 
+/// As [`cidrs`], at most 64.
+pub(super) fn few_cidrs(generator: &mut SchemaGenerator) -> Schema {
+    let mut schema = list(&cidr(generator));
+    schema.insert("maxItems".to_owned(), 64.into());
+    schema
+}
+
 /// Networks in CIDR notation or single addresses, of either family.
 pub(super) fn nets(_: &mut SchemaGenerator) -> Schema {
     list(&net())

@@ -30,6 +30,7 @@ pub(super) fn of_kind(kind: &str) -> Option<fn(&Value) -> Vec<FieldError>> {
         "IPAMConfiguration" => decoded::<v3::IPAMConfiguration>,
         "IPPool" => decoded::<v3::IPPool>,
         "IPReservation" => decoded::<v3::IPReservation>,
+        "KubeControllersConfiguration" => decoded::<v3::KubeControllersConfiguration>,
         "NetworkPolicy" => decoded::<v3::NetworkPolicy>,
         "NetworkSet" => decoded::<v3::NetworkSet>,
         "StagedGlobalNetworkPolicy" => decoded::<v3::StagedGlobalNetworkPolicy>,
@@ -160,6 +161,20 @@ impl Check for v3::HostEndpoint {
                 let path = format!("spec.expectedIPs[{index}]");
                 errors.add(path, format!("{ip:?} is not an IP address"));
             }
+        }
+        errors.0
+    }
+}
+
+impl Check for v3::KubeControllersConfiguration {
+    fn check(&self) -> Vec<FieldError> {
+        let mut errors = Errors::default();
+        let node = self.spec.controllers.node.as_ref();
+        let templates = node.and_then(|node| node.host_endpoint.as_ref());
+        for (number, template) in templates.into_iter().flat_map(|it| &it.templates).enumerate() {
+            let path = format!("spec.controllers.node.hostEndpoint.templates[{number}]");
+            errors.selector(&format!("{path}.nodeSelector"), &template.node_selector);
+            errors.nets(&format!("{path}.interfaceCIDRs"), &template.interface_cidrs);
         }
         errors.0
     }

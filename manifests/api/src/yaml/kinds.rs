@@ -79,6 +79,7 @@ objects! {
     NetworkSet(v3::NetworkSet) "projectcalico.org/v3" "NetworkSet",
     GlobalNetworkSet(v3::GlobalNetworkSet) "projectcalico.org/v3" "GlobalNetworkSet",
     HostEndpoint(v3::HostEndpoint) "projectcalico.org/v3" "HostEndpoint",
+    KubeControllersConfiguration(v3::KubeControllersConfiguration) "projectcalico.org/v3" "KubeControllersConfiguration",
     Tier(v3::Tier) "projectcalico.org/v3" "Tier",
     StagedNetworkPolicy(v3::StagedNetworkPolicy) "projectcalico.org/v3" "StagedNetworkPolicy",
     StagedGlobalNetworkPolicy(v3::StagedGlobalNetworkPolicy) "projectcalico.org/v3" "StagedGlobalNetworkPolicy",

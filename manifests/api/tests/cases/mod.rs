@@ -27,7 +27,9 @@ pub(crate) fn all() -> Vec<Case> {
     let mut cases = Vec::new();
     for (index, (kind, spec)) in good().into_iter().enumerate() {
         let name = match kind {
-            "IPAMConfiguration" | "BGPConfiguration" => "default".to_owned(),
+            "IPAMConfiguration" | "BGPConfiguration" | "KubeControllersConfiguration" => {
+                "default".to_owned()
+            }
             _ => format!("good-{index}"),
         };
         cases.push(Case { object: object(kind, &name, &spec), old: None, message: None });
@@ -179,6 +181,21 @@ fn good() -> Vec<(&'static str, Value)> {
             "profiles": ["p"], "ports": [{"name": "ssh", "port": 22, "protocol": "TCP"}]}),
         ),
         ("HostEndpoint", json!({"node": "n", "expectedIPs": ["fe80::1"]})),
+        (
+            "KubeControllersConfiguration",
+            json!({
+                "logSeverityScreen": "Info", "healthChecks": "Enabled", "etcdV3CompactionPeriod": "10m",
+                "prometheusMetricsPort": 9094, "debugProfilePort": 0, "controllers": {
+                    "node": {"reconcilerPeriod": "5m", "syncLabels": "Enabled", "leakGracePeriod": "15m",
+                        "hostEndpoint": {"autoCreate": "Enabled", "createDefaultHostEndpoint": "Disabled",
+                            "templates": [{"generateName": "lan", "interfaceCIDRs": ["10.0.0.0/8"],
+                                "labels": {"side": "lan"}, "nodeSelector": "has(rack)"},
+                                {"generateName": "wan", "interfacePattern": "^wan"}]}},
+                    "policy": {"reconcilerPeriod": "5m"}, "workloadEndpoint": {}, "serviceAccount": {},
+                    "namespace": {}, "loadBalancer": {"assignIPs": "RequestedServicesOnly"},
+                    "policyMigration": {"enabled": "Disabled"}},
+            }),
+        ),
         ("Tier", json!({"order": 5.5, "defaultAction": "Pass"})),
         (
             "StagedNetworkPolicy",
@@ -203,6 +220,12 @@ fn good() -> Vec<(&'static str, Value)> {
 fn bad_names() -> Vec<(&'static str, &'static str, Value, &'static str)> {
     vec![
         ("IPAMConfiguration", "other", json!({}), "the only IPAMConfiguration is named default"),
+        (
+            "KubeControllersConfiguration",
+            "other",
+            json!({}),
+            "the only KubeControllersConfiguration is named default",
+        ),
         (
             "BGPConfiguration",
             "node.a",
@@ -350,6 +373,11 @@ fn bad() -> Vec<(&'static str, Value, &'static str)> {
          "global() cannot be used in the serviceAccountSelector"),
         ("NetworkPolicy", json!({"performanceHints": ["Fast"]}), "spec.performanceHints[0]"),
         ("NetworkSet", json!({"nets": ["here"]}), "spec.nets[0]"),
+        (
+            "KubeControllersConfiguration",
+            json!({"controllers": {"node": {"hostEndpoint": {"templates": [{"generateName": "a"}]}}}}),
+            "at least one of interfaceCIDRs and interfacePattern",
+        ),
         ("HostEndpoint", json!({"node": "n"}), "at least one of interfaceName and expectedIPs"),
         ("HostEndpoint", json!({"interfaceName": "eth0"}), "spec.node"),
         ("HostEndpoint", json!({"node": "n", "interfaceName": "a".repeat(16)}), "spec.interfaceName"),

@@ -33,6 +33,7 @@ pub(super) async fn check(control_plane: &ControlPlane) {
         ("projectcalico.org", "ippools"),
         ("projectcalico.org", "ipreservations"),
         ("projectcalico.org", "ipamconfigurations"),
+        ("projectcalico.org", "kubecontrollersconfigurations"),
     ] {
         for verb in ["list", "watch"] {
             assert!(may(&own, verb, group, resource, None).await, "{verb} {resource}");

@@ -48,13 +48,14 @@ fn pod(name: &str, label: &str) -> Value {
     })
 }
 
-/// All 16 kinds of ours and one of others, from the types themselves.
+/// All 17 kinds of ours and one of others, from the types themselves.
 fn crds() -> Vec<CustomResourceDefinition> {
     use api::v3::*;
     vec![
         IPPool::crd(),
         IPReservation::crd(),
         IPAMConfiguration::crd(),
+        KubeControllersConfiguration::crd(),
         BGPConfiguration::crd(),
         BGPPeer::crd(),
         BGPFilter::crd(),
