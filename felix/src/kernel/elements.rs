@@ -292,6 +292,15 @@ fn pair(
     Encoded { set, key: with_ports(bytes, protocol, &[ports.0, sources.0]), end }
 }
 
+/// Whether the kernel goes to another chain where it finds an element with this value.
+pub(super) fn leads_to_chain(value: &Value) -> bool {
+    match value {
+        Value::Member | Value::Class(_) | Value::Table(_) | Value::Verdict(Verdict::Allow) => false,
+        Value::Verdict(_) | Value::Logged(_) => true,
+        Value::Counted { verdict, log, .. } => *log || *verdict != Verdict::Allow,
+    }
+}
+
 /// The element that a key is.
 pub(super) fn encode(key: &Key) -> Encoded {
     let set = set_of(key);

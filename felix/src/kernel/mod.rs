@@ -215,8 +215,8 @@ impl Kernel {
     /// Writes a change of policy; returns once it is in the kernel. Changes take effect in the order in
     /// which their futures are first polled; one that is dropped after that is written all the same. Up to
     /// 128 elements are written within that first poll (10 µs, and 1.5 µs for each, unless another
-    /// program keeps nf_tables busy), where nothing queues; others by a thread, and those that queue meanwhile
-    /// become one transaction. `delta.rejudge` is not looked at: see [`Kernel::flows`].
+    /// program keeps nf_tables busy), where nothing queues and the kernel has not to look for loops among
+    /// more than 1,000; others by a thread, and those that queue meanwhile become one transaction. `delta.rejudge` is not looked at: see [`Kernel::flows`].
     ///
     /// # Errors
     /// [`Error::Rejected`] names the first element of this delta that the kernel does not take; the

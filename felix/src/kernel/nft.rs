@@ -31,6 +31,10 @@ use crate::model::{Change, Class, Delta, Key, Value};
 /// Most elements that are written by whoever asks for it: some 0.2 ms, less than the engine takes to
 /// work out which they are.
 const BRIEF: usize = 128;
+/// An element that leads to a chain has the kernel look through every map of verdicts for a loop,
+/// which takes 0.2 µs for each element there is, and more where they do not fit into its caches: with more
+/// than these, that is the thread's.
+const WALKED: usize = 1000;
 /// Counters and facts for metrics and status.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct NftStatus {

@@ -3,7 +3,7 @@
 use netlink::nft::{Chain, CommitError, Subject, Transaction};
 
 use super::structure::add_rules;
-use super::{BRIEF, Channel, Step, Writer, host_part, hosts_of};
+use super::{BRIEF, Channel, Step, WALKED, Writer, host_part, hosts_of};
 use crate::kernel::layout::host::Hosts;
 use crate::kernel::layout::{self, FAMILY, TABLE};
 use crate::kernel::{Error, elements};
@@ -62,7 +62,10 @@ impl<C: Channel> Writer<C> {
             return false;
         }
         self.arrange();
-        let brief = !self.rebuilds() && !self.counting_ends() && self.attempt().is_ok();
+        let brief = !self.rebuilds()
+            && !self.is_walked()
+            && !self.counting_ends()
+            && self.attempt().is_ok();
         if brief {
             self.left_out = self.rejected.len();
         }
@@ -75,6 +78,15 @@ impl<C: Channel> Writer<C> {
         // As a rule they have come in order, which is found out in one pass.
         self.dirty.sort_unstable();
         self.dirty.dedup();
+    }
+
+    /// Whether the kernel will look through all verdicts that there are, and these are many.
+    fn is_walked(&self) -> bool {
+        self.programmed.len() > WALKED
+            && self.dirty.iter().any(|(_, key)| {
+                let after = self.target(key).filter(elements::leads_to_chain);
+                after.is_some() && after.as_ref() != self.programmed.get(key)
+            })
     }
 
     /// Whether the next transaction begins with reading what the kernel has. Chains that come or go are

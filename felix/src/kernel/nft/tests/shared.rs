@@ -91,6 +91,28 @@ fn what_needs_chains_is_the_threads() {
     });
 }
 
+/// Among many, an element that leads to a chain takes the kernel milliseconds.
+#[test]
+fn what_the_kernel_looks_for_loops_in_is_the_threads_where_there_is_much() {
+    inside(|| {
+        let few = u32::try_from(WALKED).unwrap() - 10;
+        let shared = share(workloads(100..100 + few));
+        let own = thread::current().id();
+        let port = |verdict| policy(7, None, Traffic::Port(6, 80), verdict);
+        let write = |change: Change| {
+            block(shared.commit(delta(vec![change]))).unwrap();
+            assert_eq!(kernel_has().get(&change.key), change.value.as_ref());
+            last_by(&shared) == own
+        };
+        assert!(write(port(Verdict::Deny)) && write(port(Verdict::Allow)));
+        block(shared.commit(delta(workloads(10_000..10_100)))).unwrap();
+        assert!(!write(port(Verdict::Deny)));
+        // What leads to none is brief all the same, and so is to delete one that does.
+        assert!(write(port(Verdict::Allow)) && !write(logged(port(Verdict::Allow))));
+        assert!(write(gone(port(Verdict::Allow).key)));
+    });
+}
+
 #[test]
 fn who_finds_the_writer_held_waits_and_nothing_that_was_asked_is_lost() {
     inside(|| {
