@@ -427,6 +427,35 @@ async fn what_was_sent_before_the_mode_does_not_arrive_in_it() {
     assert_eq!(held(&*plain, "next").await, [address]);
 }
 
+/// While the node enters the mode, and waits for its disk, others find that it is gone and give back
+/// what it had.
+#[tokio::test]
+async fn what_is_given_back_while_the_log_begins_is_not_given_from_it() {
+    let store = MemoryStore::default();
+    let link = Link::new(&store, None);
+    let behind_link: Arc<dyn Store> = Arc::new(link.clone());
+    let mut cluster = cluster(&behind_link);
+    cluster.config = config(false);
+    cluster.pools.truncate(1);
+    let node = cluster.node("n");
+    node.v4("early").await.unwrap();
+    node.ipam.release("early").await.unwrap();
+    let own = node.blocks(1).await;
+    let block = store.read(&[model::block_key(&own[0])]).await.unwrap();
+    let mut gone = Txn::default().delete(model::node_key("n")).delete(model::local_key("n"));
+    for entry in &block.entries {
+        gone = gone.delete(entry.key.clone());
+    }
+    gone = gone.delete(model::affinity_key("n", &own[0]));
+    link.behind_a_read(model::BLOCKS, gone);
+    node.ipam.set_config(config(true)).unwrap();
+    let address = node.v4("pod").await.unwrap();
+    mode(&node, Mode::LocalFirst).await;
+    mirrored(&node).await;
+    assert_eq!(held(&store, "pod").await, [address]);
+    assert_eq!(node.ipam.status().lost, []);
+}
+
 #[tokio::test]
 async fn a_collection_frees_what_no_pod_has() {
     let (_, plain) = memory();

@@ -55,6 +55,8 @@ struct State {
     /// The next transaction is held back.
     hold: bool,
     late: Vec<Txn>,
+    /// What somebody else does as soon as a key with this prefix was read.
+    behind_a_read: Option<(String, Txn)>,
 }
 
 impl Link {
@@ -79,6 +81,11 @@ impl Link {
     /// Transactions wait from now on, or go on.
     pub fn stall(&self, stalled: bool) {
         self.stalled.send_replace(stalled);
+    }
+
+    /// Somebody else does this as soon as the agent has read a key with this prefix.
+    pub fn behind_a_read(&self, prefix: &str, txn: Txn) {
+        self.lock().behind_a_read = Some((prefix.to_owned(), txn));
     }
 
     /// The agent dies at one of its next transactions.
@@ -199,7 +206,14 @@ impl Store for Link {
     fn read<'a>(&'a self, keys: &'a [String]) -> BoxFuture<'a, Result<Snapshot, StoreError>> {
         Box::pin(async move {
             self.whole()?;
-            self.store.read(keys).await
+            let read = self.store.read(keys).await;
+            let mine =
+                |(prefix, _): &mut (String, Txn)| keys.iter().any(|key| key.starts_with(&**prefix));
+            let behind = self.lock().behind_a_read.take_if(mine);
+            if let Some((_, txn)) = behind {
+                let _ = self.store.txn(txn).await;
+            }
+            read
         })
     }
 

@@ -126,7 +126,10 @@ impl World {
     async fn object(&mut self, n: usize) {
         let lives = self.pods.values().any(|(at, _)| *at == n);
         let local = self.machine(n).node.ipam.status().mode == Mode::LocalFirst;
-        if (lives || local) && !self.retakes(n).await {
+        // Or will be soon.
+        let mark = [model::local_key(&name(n))];
+        let marked = self.memory.read(&mark).await.is_ok_and(|read| !read.entries.is_empty());
+        if (lives || local || marked) && !self.retakes(n).await {
             self.told(format!("the pods of n{n} end"));
             self.pods.retain(|_, (at, _)| *at != n);
         }

@@ -23,6 +23,11 @@ impl World {
         if link.is_cut() || link.is_dead() || !self.retakes(n).await {
             return false;
         }
+        // It has read, too, what is left to it.
+        let status = self.machine(n).node.ipam.status();
+        if !status.ready || status.problem.is_some() {
+            return false;
+        }
         self.deposed.remove(&n);
         true
     }

@@ -57,7 +57,15 @@ impl Committer {
         self.refresh().await?;
         self.begin_log(mark).await?;
         self.local.pace.succeeded();
-        self.consulted();
+        // The disk may have taken its time. Whoever took the name meanwhile may have given back the blocks.
+        let name = model::node_key(&self.cache.node);
+        let read = self.store.read(std::slice::from_ref(&name)).await;
+        if read.is_ok_and(|read| read.get(&name).is_some_and(|it| it.mod_revision == mark)) {
+            self.consulted();
+        } else {
+            self.owner.lose();
+            (self.loaded, self.local.doubtful) = (false, true);
+        }
         tracing::info!("local-first: addresses are answered from this node's own log");
         self.show();
         Ok(true)
