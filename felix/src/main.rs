@@ -125,7 +125,8 @@ enum PolicyCommand {
     /// Which policies there are in the order of evaluation, in which revision the kernel has them and
     /// since when, and what is wrong with them
     Status {
-        /// Only those that apply to this pod of the node: NAMESPACE/NAME, or NAME in namespace default
+        /// Only those that apply to this pod of the node: NAMESPACE/NAME, or NAME in namespace default; or
+        /// to the node's host endpoints: node/NAME
         #[arg(value_name = "POD")]
         pod: Option<String>,
         #[command(flatten)]

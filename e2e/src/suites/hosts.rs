@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Context as _, Result, bail, ensure};
 use futures::FutureExt as _;
 use futures::future::BoxFuture;
 use serde_json::{Value, json};
@@ -102,6 +102,36 @@ async fn sessions(view: &View) -> Result<BTreeMap<String, u64>> {
     Ok(sessions)
 }
 
+/// What the agent says of a packet, for IPv4 and IPv6: whether it is allowed, and which policy decides at
+/// the host endpoint, null for a tier's default action. The kernel agrees.
+async fn explained(
+    view: &View,
+    [source, destination, protocol, port]: [&str; 4],
+    hook: &str,
+    expected: [(bool, Value); 2],
+) -> Result<()> {
+    let words = ["explain", source, destination, protocol, port];
+    let answer = view.felix(NODE, &words, b"").await?;
+    let flows = answer["flows"].as_array().context("no flows")?;
+    ensure!(flows.len() == expected.len(), "{answer}");
+    for flow in flows {
+        let v6 = flow["source"]["address"].as_str().is_some_and(|address| address.contains(':'));
+        let (allowed, by) = &expected[usize::from(v6)];
+        let judged = flow["host"].as_array().context("no host endpoint is said to judge")?;
+        let [judgement] = &judged[..] else { bail!("judged {} times: {flow}", judged.len()) };
+        ensure!(judgement["hook"] == hook, "{flow}");
+        ensure!((flow["verdict"] == "allow") == *allowed, "{flow}");
+        let rows = judgement["considered"].as_array().context("nothing considered")?;
+        let decides = |row: &&Value| ["allows", "denies"].iter().any(|one| row["outcome"] == *one);
+        let decided: Vec<&Value> = rows.iter().filter(decides).collect();
+        ensure!(decided.len() == 1 && decided[0]["policy"] == *by, "{flow}");
+        for element in judgement["elements"].as_array().context("no elements")? {
+            ensure!(element["agrees"] == true, "the kernel has something else: {element}");
+        }
+    }
+    Ok(())
+}
+
 fn own(lab: &mut Lab) -> BoxFuture<'_, Result<()>> {
     async move {
         let view = lab.view();
@@ -159,6 +189,28 @@ fn own(lab: &mut Lab) -> BoxFuture<'_, Result<()>> {
         expect_silence(view, &peer, &rest).await?;
         let third = view.place.netns("node3");
         expect_silence(view, &third, &targets(&v4, "tcp", PORT)).await?;
+        let by_policy = json!("GlobalNetworkPolicy hosts-web");
+        let (in_v4, in_v6) = (by_policy.clone(), json!(null));
+        let into = ["node/node2", "node/node1", "tcp", &PORT.to_string()];
+        explained(view, into, "input", [(true, in_v4), (false, in_v6.clone())]).await?;
+        let failsafe_port = FAILSAFE_PORT.to_string();
+        let open = json!("failsafe port");
+        let into = ["node/node2", "node/node1", "tcp", &failsafe_port];
+        explained(view, into, "input", [(true, open.clone()), (true, open)]).await?;
+        let profiles = json!("profiles");
+        let out_of = ["node/node1", "node/node2", "tcp", &PORT.to_string()];
+        explained(view, out_of, "output", [(false, profiles.clone()), (false, profiles)]).await?;
+        // What would be if the policy let nothing in.
+        let closed = policy("hosts-web", "all", json!({ "ingress": [{ "action": "Deny" }] }));
+        let ask = ["explain", "node/node2", "node/node1", &PORT.to_string(), "--with", "-"];
+        let answer = view.felix(NODE, &ask, closed.to_string().as_bytes()).await?;
+        let flow = &answer["flows"][0];
+        ensure!(flow["verdict"] == "allow" && flow["then"]["verdict"] == "deny", "{answer}");
+        let change = answer["changes"].as_array().and_then(|changes| changes.first());
+        ensure!(change.is_some_and(|one| one["endpoint"] == "HostEndpoint all"), "{answer}");
+        let status = view.felix(NODE, &["policy", "status", "node/node1"], b"").await?;
+        let rows = status["rows"].as_array().context("no policies")?;
+        ensure!(rows.len() == 1 && rows[0]["policy"] == by_policy, "{status}");
 
         // An endpoint of the interface's own wins, with what holds for it.
         scope.apply_global(endpoint("uplink", "eth0")).await?;

@@ -4,7 +4,7 @@
 //! takes all that has queued, lets the engine work out what follows, waits for the kernel to have
 //! it, and only then answers those who wait. What arrives meanwhile is the next transaction.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Instant;
@@ -21,9 +21,9 @@ use super::settings::Settings;
 use super::{drops, explain, links};
 use crate::cni::backend::{Failure, PodFacts};
 use crate::cni::protocol::Question;
-use crate::control::Explanation;
 use crate::engine::{
-    AppliedPolicy, Counts, Engine, HostLink, PolicyStanding, Problem, Staged, StagedStanding,
+    AppliedPolicy, Counts, Engine, HostLink, PolicyId, PolicyStanding, Problem, Staged,
+    StagedStanding,
 };
 use crate::kernel::denied::DeniedPacket;
 use crate::kernel::{self, Kernel, TrackedFlow};
@@ -57,13 +57,13 @@ pub(super) enum Command {
     /// For `felix policy status`.
     Policies { reply: oneshot::Sender<Policies> },
     /// For `felix explain`: answered when what was taken in before is in the kernel.
-    Explain { question: Box<Question>, reply: Explained },
+    Explain { question: Box<Question>, ways: explain::Ways, reply: Explained },
     /// Who denied these packets: answered when nobody else waits.
     Denied { packets: Vec<DeniedPacket>, reply: drops::Attributed },
 }
 
 /// To whom a packet is explained.
-pub(super) type Explained = oneshot::Sender<Result<Explanation, Failure>>;
+pub(super) type Explained = oneshot::Sender<Result<explain::Answer, Failure>>;
 
 /// What the brain knows, for people.
 #[derive(Debug)]
@@ -83,6 +83,10 @@ pub(super) struct Policies {
     pub(super) problems: Vec<Problem>,
     /// Which apply to each endpoint of this node.
     pub(super) endpoints: Vec<(LocalEndpoint, Vec<AppliedPolicy>)>,
+    /// And to its host endpoints.
+    pub(super) of_hosts: BTreeSet<PolicyId>,
+    /// Whether it has any.
+    pub(super) has_hosts: bool,
     pub(super) last_error: Option<String>,
 }
 
@@ -103,7 +107,7 @@ pub(super) struct Brain {
     /// Those who wait for a pod to become known.
     pub(super) waiting: Vec<(ObjectKey, String, oneshot::Sender<PodFacts>)>,
     /// Questions that wait for the end of this turn.
-    pub(super) asked: Vec<(Box<Question>, Explained)>,
+    pub(super) asked: Vec<(Box<Question>, explain::Ways, Explained)>,
     /// Packets that wait for the end of this turn.
     pub(super) denied: Vec<(Vec<DeniedPacket>, drops::Attributed)>,
     pub(super) staged: Staged,
@@ -181,10 +185,14 @@ impl Brain {
             if !was_in_sync && self.engine.in_sync() {
                 self.in_sync.send_replace(true);
             }
-            for (question, reply) in std::mem::take(&mut self.asked) {
+            for (question, ways, reply) in std::mem::take(&mut self.asked) {
                 let peering = self.fabric.peering();
-                let answer =
-                    explain::answer(&question, &self.engine, &self.staged, &peering.borrow());
+                let setting = explain::Setting {
+                    peering: &peering.borrow(),
+                    host_action: self.settings.effective().host_action,
+                    ways: &ways,
+                };
+                let answer = explain::answer(&question, &self.engine, &self.staged, &setting);
                 drop(reply.send(answer));
             }
             for answer in answers {
@@ -274,7 +282,7 @@ impl Brain {
             }
             Command::Report { reply } => drop(reply.send(self.report())),
             Command::Policies { reply } => drop(reply.send(self.policies())),
-            Command::Explain { question, reply } => self.asked.push((question, reply)),
+            Command::Explain { question, ways, reply } => self.asked.push((question, ways, reply)),
             Command::Denied { packets, reply } => self.denied.push((packets, reply)),
         }
     }
@@ -445,6 +453,8 @@ impl Brain {
             staged: self.staged.policies(),
             problems: [self.problems(), self.staged.problems()].concat(),
             endpoints: self.endpoints(),
+            of_hosts: self.engine.policies_for_hosts(),
+            has_hosts: self.engine.has_host_endpoints(),
             last_error: self.arrears.error().map(str::to_owned),
         }
     }

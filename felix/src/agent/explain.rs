@@ -1,15 +1,21 @@
 //! Answers `felix explain` from what the engine and the nodes are. Pure; what the kernel has is put
 //! beside it by [`super::report`].
 
+mod host;
+
+use std::collections::BTreeMap;
 use std::net::IpAddr;
 
 use api::v3::Protocol;
 
+use self::host::{passage, place, to_host};
 use crate::cni::backend::Failure;
 use crate::cni::protocol::Question;
 use crate::control::{Explanation, FlowAnswer, Party, Then, verdict};
-use crate::engine::{Engine, Place, Side, Staged};
-use crate::model::{Direction, Flow, ObjectKey, Update};
+use crate::engine::{Engine, Passage, Place, Side, Staged};
+use crate::kernel::HostAction;
+use crate::model::{Direction, Flow, IfIndex, ObjectKey, Update};
+
 use crate::peering::Peering;
 use crate::source;
 
@@ -21,7 +27,26 @@ struct Found {
     own_node: bool,
 }
 
-/// The answer, without what only the kernel knows.
+/// By which interfaces the kernel reaches addresses; None: by none.
+pub(super) type Ways = BTreeMap<IpAddr, Option<IfIndex>>;
+
+/// What can be said by now.
+#[derive(Debug)]
+pub(super) enum Answer {
+    /// All, but for what only the kernel knows.
+    Whole(Explanation),
+    /// First it has to be known by which interfaces these are reached.
+    Ways(Vec<IpAddr>),
+}
+
+/// What the node does with traffic, beside its policies.
+pub(super) struct Setting<'a> {
+    pub(super) peering: &'a Peering,
+    pub(super) host_action: HostAction,
+    pub(super) ways: &'a Ways,
+}
+
+/// The answer. Before it goes to people, the kernel's side is put to it by [`super::report`].
 ///
 /// # Errors
 /// [`Failure::Invalid`] names what is not known or not understood.
@@ -29,8 +54,9 @@ pub(super) fn answer(
     question: &Question,
     engine: &Engine,
     staged: &Staged,
-    peering: &Peering,
-) -> Result<Explanation, Failure> {
+    setting: &Setting<'_>,
+) -> Result<Answer, Failure> {
+    let peering = setting.peering;
     if !engine.in_sync() {
         let reason = "policy is not known yet: the source has not been read completely";
         return Err(Failure::TryAgainLater(reason.into()));
@@ -49,6 +75,8 @@ pub(super) fn answer(
     };
     let then = with_objects.as_ref().or(question.staged.then_some(base));
     let mut flows = Vec::new();
+    let mut unknown = Vec::new();
+    let own = [source.own_node, destination.own_node];
     for (from, to) in source.addresses.iter().flat_map(|from| {
         let same_family = destination.addresses.iter().filter(|to| to.is_ipv4() == from.is_ipv4());
         let carried = same_family.filter(|to| goes_over(question.protocol, to));
@@ -61,21 +89,40 @@ pub(super) fn answer(
             source_port: question.source_port.unwrap_or_default(),
             destination_port: question.port,
         };
-        let engines = [Some(engine), then].into_iter().flatten();
-        if question.source_port.is_none() && asks_source_port(engines, &flow, source.own_node) {
+        let engines = || [Some(engine), then].into_iter().flatten();
+        let judged = engines().any(Engine::has_host_endpoints);
+        let passage = if judged { passage(engine, &flow, own, setting.ways) } else { Ok(None) };
+        let passage = match passage {
+            Ok(passage) => passage,
+            Err(addresses) => {
+                unknown.extend(addresses);
+                continue;
+            }
+        };
+        let asks = || asks_source_port(engines(), &flow, own[0], passage);
+        if question.source_port.is_none() && asks() {
             let reason = "rules ask about the source port of this packet: give it by --source-port";
             return Err(Failure::Invalid(reason.into()));
         }
-        let (egress, ingress) = sides(engine, &flow, source.own_node);
+        let by_action = to_host(engine, &flow, &destination, setting.host_action);
+        let sides = |engine: &Engine| {
+            let (mut egress, mut ingress) = sides(engine, &flow, own[0]);
+            let mut host = passage.map_or(Vec::new(), |way| engine.explain_at_hosts(&flow, way));
+            host.extend(by_action.clone());
+            place(&mut egress, from, own[0], (engine, peering), &host);
+            place(&mut ingress, to, own[1], (engine, peering), &host);
+            (egress, ingress, host)
+        };
+        let (egress, ingress, host) = sides(engine);
         let then = then.map(|then| {
-            let (mut egress, mut ingress) = sides(then, &flow, source.own_node);
+            let (mut egress, mut ingress, mut host) = sides(then);
             if question.staged {
                 let both = [&mut egress, &mut ingress].into_iter();
-                let judgements = both.flat_map(|side| &mut side.judgements);
+                let judgements = both.flat_map(|side| &mut side.judgements).chain(&mut host);
                 let rows = judgements.flat_map(|judgement| &mut judgement.considered);
                 rows.flat_map(|row| &mut row.policy).for_each(|name| staged.rename(name));
             }
-            Then { verdict: verdict(&egress, &ingress), egress, ingress }
+            Then { verdict: verdict(&egress, &ingress, &host), egress, ingress, host }
         });
         flows.push(FlowAnswer {
             source: Party { name: source.name.clone(), address: from },
@@ -83,12 +130,16 @@ pub(super) fn answer(
             protocol: question.protocol,
             port: question.port,
             source_port: question.source_port,
-            verdict: verdict(&egress, &ingress),
+            verdict: verdict(&egress, &ingress, &host),
             egress,
             ingress,
+            host,
             then,
             route: String::new(),
         });
+    }
+    if !unknown.is_empty() {
+        return Ok(Answer::Ways(unknown));
     }
     if flows.is_empty() {
         return Err(Failure::Invalid(format!(
@@ -100,7 +151,7 @@ pub(super) fn answer(
     }
     let changes = then.map(|then| engine.changes(then));
     let staged = question.staged;
-    Ok(Explanation { flows, changes, staged, ..Explanation::default() })
+    Ok(Answer::Whole(Explanation { flows, changes, staged, ..Explanation::default() }))
 }
 
 /// Whether the answer of any of the engines may depend on the source port.
@@ -108,9 +159,11 @@ fn asks_source_port<'a>(
     mut engines: impl Iterator<Item = &'a Engine>,
     flow: &Flow,
     from_own_node: bool,
+    passage: Option<Passage>,
 ) -> bool {
     engines.any(|engine| {
-        engine.asks_source_port(flow, Direction::Egress)
+        passage.is_some_and(|passage| engine.asks_source_port_at_hosts(flow, passage))
+            || engine.asks_source_port(flow, Direction::Egress)
             || (!from_own_node && engine.asks_source_port(flow, Direction::Ingress))
     })
 }
@@ -142,7 +195,8 @@ fn find(text: &str, engine: &Engine, peering: &Peering) -> Result<Found, Failure
         return Ok(Found {
             name: name.unwrap_or_else(|| text.to_owned()),
             addresses: vec![address],
-            own_node: node.is_some_and(|node| Some(&node.name) == own),
+            own_node: node.is_some_and(|node| Some(&node.name) == own)
+                || engine.is_own_address(address),
         });
     }
     let key = match text.split_once('/') {
@@ -225,8 +279,21 @@ mod tests {
         }
     }
 
+    fn whole(
+        question: &Question,
+        engine: &Engine,
+        peering: &Peering,
+    ) -> Result<Explanation, Failure> {
+        let ways = &Ways::new();
+        let setting = Setting { peering, host_action: HostAction::Accept, ways };
+        match answer(question, engine, &Staged::default(), &setting)? {
+            Answer::Whole(answer) => Ok(answer),
+            Answer::Ways(addresses) => panic!("the way to {addresses:?} is of no account"),
+        }
+    }
+
     /// node1 is this one, with pod default/here; node2 has pod shop/there.
-    fn parts() -> (Engine, Peering) {
+    pub(super) fn parts() -> (Engine, Peering) {
         let (mut engine, mut peering) = (Engine::new(), Peering::new("node1", "caracal-system"));
         let proxy =
             Pod { host_network: true, ..pod("kube-system", "proxy", "node1", "172.16.0.1") };
@@ -272,7 +339,7 @@ mod tests {
             with: with.map(str::to_owned),
             staged: false,
         };
-        answer(&question, &engine, &Staged::default(), &peering)
+        whole(&question, &engine, &peering)
     }
 
     /// Names and places of both sides.
@@ -323,7 +390,7 @@ mod tests {
         }
         let question = Question::default();
         let peering = Peering::new("node1", "caracal-system");
-        let unknown = answer(&question, &Engine::new(), &Staged::default(), &peering).unwrap_err();
+        let unknown = whole(&question, &Engine::new(), &peering).unwrap_err();
         assert!(matches!(unknown, Failure::TryAgainLater(_)), "{unknown}");
     }
 
@@ -336,7 +403,7 @@ mod tests {
             let (source, destination) = ("fd00::2".into(), address.into());
             let source = if address.contains(':') { source } else { "here".to_owned() };
             let question = Question { source, destination, protocol, ..Question::default() };
-            let told = answer(&question, &engine, &Staged::default(), &peering);
+            let told = whole(&question, &engine, &peering);
             assert_eq!(
                 told.map_or(0, |told| told.flows.len()),
                 flows,
@@ -363,8 +430,7 @@ spec: {types: [Ingress], ingress: [{action: Allow, protocol: TCP, source: {ports
                 with: with.map(str::to_owned),
                 staged: false,
             };
-            answer(&question, &engine, &Staged::default(), &peering)
-                .map(|told| told.flows[0].clone())
+            whole(&question, &engine, &peering).map(|told| told.flows[0].clone())
         };
         let error = ask(80, None, Some(policy)).unwrap_err();
         assert!(

@@ -12,6 +12,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 use super::bgp::Running;
 use super::brain::{self, Command};
 use super::drops::Drops;
+use super::explain::{Answer, Ways};
 use super::revisions::Held;
 use crate::cni::backend::{Failure, Query};
 use crate::cni::protocol::Question;
@@ -25,6 +26,9 @@ use crate::kernel::{Kernel, WantedRoute};
 use crate::model::{Direction, Key, LocalEndpoint, RouteTarget};
 use crate::observe::Health;
 use crate::source::SourceStatus;
+
+/// How often the ways to addresses are asked for, which is once unless these change meanwhile.
+const TURNS: usize = 3;
 
 /// The parts that can be asked. Clones ask the same.
 #[derive(Clone)]
@@ -80,9 +84,29 @@ impl Reporter {
     async fn explain(&self, question: Box<Question>) -> Result<Explanation, Failure> {
         let ended = || Failure::Internal("the agent is ending".into());
         let brain = self.brain.upgrade().ok_or_else(ended)?;
-        let (reply, answer) = oneshot::channel();
-        brain.send(Command::Explain { question, reply }).await.map_err(|_| ended())?;
-        let mut answer = answer.await.map_err(|_| ended())??;
+        let mut ways = Ways::new();
+        let mut turns = 0..TURNS;
+        let mut answer = loop {
+            let (reply, answer) = oneshot::channel();
+            let (question, known) = (question.clone(), ways.clone());
+            let command = Command::Explain { question, ways: known, reply };
+            brain.send(command).await.map_err(|_| ended())?;
+            match answer.await.map_err(|_| ended())?? {
+                Answer::Whole(answer) => break answer,
+                Answer::Ways(_) if turns.next().is_none() => {
+                    let reason = "the addresses of what is asked about do not stay the same";
+                    return Err(Failure::TryAgainLater(reason.into()));
+                }
+                Answer::Ways(addresses) => {
+                    for address in addresses {
+                        // Without a route it is reached by none; the answer says why.
+                        let by = self.kernel.interface_to(address).await.ok().flatten();
+                        ways.insert(address, by);
+                    }
+                }
+            }
+        };
+        drop(brain);
         answer.node = self.node.to_string();
         answer.not_in_force = self.kernel_problem();
         let asked: Vec<Key> = answer.elements().filter_map(|element| element.key).collect();
@@ -222,9 +246,25 @@ impl Reporter {
         let brain = self.brain.upgrade().ok_or_else(ended)?;
         let (reply, answer) = oneshot::channel();
         brain.send(Command::Policies { reply }).await.map_err(|_| ended())?;
-        let brain::Policies { mut policies, staged, problems, endpoints, last_error } =
-            answer.await.map_err(|_| ended())?;
-        if let Some(pod) = pod {
+        let brain::Policies {
+            mut policies,
+            staged,
+            problems,
+            endpoints,
+            of_hosts,
+            has_hosts,
+            last_error,
+        } = answer.await.map_err(|_| ended())?;
+        if let Some(name) = pod.and_then(|text| text.strip_prefix("node/")) {
+            if *name != *self.node || !has_hosts {
+                let node = &self.node;
+                let why = if has_hosts { "this is" } else { "there are no host endpoints of" };
+                return Err(Failure::Invalid(format!(
+                    "{name} is not judged here: {why} node {node}"
+                )));
+            }
+            policies.retain(|(policy, _)| of_hosts.contains(&policy.id));
+        } else if let Some(pod) = pod {
             let (namespace, name) = pod.split_once('/').unwrap_or(("default", pod));
             let of_pod = |(endpoint, _): &&(LocalEndpoint, Vec<AppliedPolicy>)| {
                 endpoint.namespace == namespace && endpoint.pod == name

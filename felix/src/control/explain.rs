@@ -8,6 +8,7 @@ use api::v3::Protocol;
 use serde::{Deserialize, Serialize};
 
 use crate::engine::{Considered, Element, Judgement, Outcome, Place, Side, VerdictChange};
+use crate::model::host::HostHook;
 use crate::model::{Direction, Traffic, Verdict};
 
 /// The answer to [`crate::cni::protocol::Request::Explain`].
@@ -61,6 +62,10 @@ pub struct FlowAnswer {
     pub egress: Side,
     /// At its destination.
     pub ingress: Side,
+    /// At host endpoints of this node, in the order in which they are asked, and what becomes of what
+    /// pods send to it.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub host: Vec<Judgement>,
     /// With the objects that were given; None if none were.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub then: Option<Then>,
@@ -78,13 +83,19 @@ pub struct Then {
     pub egress: Side,
     /// At its destination.
     pub ingress: Side,
+    /// At host endpoints.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub host: Vec<Judgement>,
 }
 
 impl Explanation {
     /// What the kernel decides by now.
     pub fn elements(&mut self) -> impl Iterator<Item = &mut Element> {
-        let sides = self.flows.iter_mut().flat_map(|flow| [&mut flow.egress, &mut flow.ingress]);
-        sides.flat_map(|side| &mut side.judgements).flat_map(|one| &mut one.elements)
+        let judgements = self.flows.iter_mut().flat_map(|flow| {
+            let sides = [&mut flow.egress, &mut flow.ingress];
+            sides.into_iter().flat_map(|side| &mut side.judgements).chain(&mut flow.host)
+        });
+        judgements.flat_map(|one| &mut one.elements)
     }
 }
 
@@ -131,10 +142,10 @@ fn wrong(protocol: &str) -> String {
     )
 }
 
-/// What both sides come to: nothing is denied here.
-pub(crate) fn verdict(egress: &Side, ingress: &Side) -> Verdict {
-    let mut all = egress.judgements.iter().chain(&ingress.judgements);
-    if all.all(|one| one.verdict == Verdict::Allow) { Verdict::Allow } else { Verdict::Deny }
+/// What both sides and host endpoints come to: nothing is denied here.
+pub(crate) fn verdict(egress: &Side, ingress: &Side, host: &[Judgement]) -> Verdict {
+    let mut all = egress.judgements.iter().chain(&ingress.judgements).chain(host);
+    if all.any(|one| one.verdict == Verdict::Deny) { Verdict::Deny } else { Verdict::Allow }
 }
 
 /// `felix explain`.
@@ -152,12 +163,14 @@ pub fn explanation_text(answer: &Explanation) -> String {
         let _ = writeln!(text, "Route:    {}", flow.route);
         write_side(&mut text, "Egress", &flow.egress);
         write_side(&mut text, "Ingress", &flow.ingress);
+        write_hosts(&mut text, &flow.host);
         if let Some(then) = &flow.then {
             let would = summary(then.verdict, &then.egress, &then.ingress);
             let with = if answer.staged { "staged policies" } else { "objects given" };
             let _ = writeln!(text, "With the {with}: {would}");
             write_side(&mut text, "Egress", &then.egress);
             write_side(&mut text, "Ingress", &then.ingress);
+            write_hosts(&mut text, &then.host);
         }
         text.push('\n');
     }
@@ -191,15 +204,16 @@ fn packet(protocol: u8, port: u16, source_port: Option<u16>) -> String {
     text
 }
 
-fn word(verdict: Verdict) -> &'static str {
+fn word(hook: Option<HostHook>, verdict: Verdict) -> &'static str {
     match verdict {
+        Verdict::Allow if hook.is_some_and(HostHook::is_early) => "left to what follows",
         Verdict::Allow | Verdict::Accept => "allowed",
         Verdict::Deny => "denied",
     }
 }
 
 fn summary(verdict: Verdict, egress: &Side, ingress: &Side) -> String {
-    let mut text = word(verdict).to_owned();
+    let mut text = word(None, verdict).to_owned();
     let nodes =
         [("source", egress), ("destination", ingress)].into_iter().filter_map(|(what, side)| {
             let Place::Node(node) = &side.place else { return None };
@@ -216,7 +230,10 @@ fn write_side(text: &mut String, title: &str, side: &Side) {
     let elsewhere = match &side.place {
         Place::Here => None,
         Place::Node(node) => Some(format!("judged by the agent of node {node}: ask there")),
-        Place::Nobody => Some("not judged: not the address of a pod".to_owned()),
+        Place::Nobody => {
+            Some("not judged: neither a pod's address nor a host endpoint's".to_owned())
+        }
+        Place::HostEndpoint => Some("judged at the host endpoint, below".to_owned()),
         Place::OwnNode => Some("not judged: a node always reaches its own pods".to_owned()),
     };
     if let Some(elsewhere) = elsewhere {
@@ -227,9 +244,27 @@ fn write_side(text: &mut String, title: &str, side: &Side) {
     }
 }
 
+fn write_hosts(text: &mut String, host: &[Judgement]) {
+    host.iter().for_each(|judgement| write_judgement(text, "Host", judgement));
+}
+
+/// Which traffic of a host endpoint is judged.
+fn hook_text(hook: HostHook) -> &'static str {
+    match hook {
+        HostHook::Input => "to the host itself",
+        HostHook::Output => "from the host itself",
+        HostHook::ForwardIn => "forwarded, where it comes in",
+        HostHook::ForwardOut => "forwarded, where it goes out",
+        HostHook::PreDnat => "before destination NAT",
+        HostHook::UntrackedIn | HostHook::UntrackedOut => "before connection tracking",
+    }
+}
+
 fn write_judgement(text: &mut String, title: &str, judgement: &Judgement) {
     let Judgement { endpoint, interface, verdict, considered, .. } = judgement;
-    let _ = writeln!(text, "{title}:  {} at {endpoint} ({interface})", word(*verdict));
+    let word = word(judgement.hook, *verdict);
+    let hook = judgement.hook.map(|hook| format!(", {}", hook_text(hook))).unwrap_or_default();
+    let _ = writeln!(text, "{title}:  {word} at {endpoint} ({interface}){hook}");
     let selecting = |row: &&Considered| row.outcome != Outcome::NotSelecting;
     let mut table = super::table::table(["TIER", "POLICY", "OUTCOME", "RULE"]);
     for row in considered.iter().filter(selecting) {
@@ -243,13 +278,18 @@ fn write_judgement(text: &mut String, title: &str, judgement: &Judgement) {
         table.add_row([row.tier.clone(), policy, outcome, rule.unwrap_or_default()]);
     }
     text.push_str(&indented(&super::table::text(&table)));
-    let selected: BTreeSet<&String> =
-        considered.iter().filter(selecting).filter_map(|row| row.policy.as_ref()).collect();
-    let others = judgement.policies - selected.len();
+    let policies = considered.iter().filter(selecting).filter(|row| !row.tier.is_empty());
+    let selected: BTreeSet<&String> = policies.filter_map(|row| row.policy.as_ref()).collect();
+    // Where policy is not asked, none is listed.
+    let asked = considered.iter().any(|row| !row.tier.is_empty());
+    let others = judgement.policies.saturating_sub(selected.len());
+    let others = if asked { others } else { 0 };
     if others > 0 {
         let _ = writeln!(text, "    {others} other policies do not select it");
     }
-    let _ = writeln!(text, "    The other side is in class {}", judgement.class);
+    if !judgement.elements.is_empty() {
+        let _ = writeln!(text, "    The other side is in class {}", judgement.class);
+    }
     for membership in &judgement.memberships {
         let _ = writeln!(text, "      {membership}");
     }
@@ -271,6 +311,7 @@ fn outcome(outcome: Outcome) -> &'static str {
     match outcome {
         Outcome::NotSelecting => "does not select it",
         Outcome::OtherDirection => "not about this direction",
+        Outcome::OtherTraffic => "about other traffic of the host",
         Outcome::NoRuleMatches => "no rule matches",
         Outcome::Logs => "logs",
         Outcome::Passes => "passes",
@@ -286,12 +327,16 @@ fn write_changes(text: &mut String, node: &str, changes: &[VerdictChange]) {
         return;
     }
     let _ = writeln!(text, "On node {node} the objects given change verdicts:");
-    for VerdictChange { endpoint, direction, peers, examples } in changes {
+    for VerdictChange { endpoint, at, direction, peers, examples } in changes {
         let way = match direction {
             Direction::Ingress => "to",
             Direction::Egress => "from",
         };
-        let _ = writeln!(text, "    {way} {endpoint}, with {peers} addresses of pods");
+        let at = at.as_ref();
+        let place = at.map(|(hook, interface)| format!(" ({interface}, {})", hook_text(*hook)));
+        let place = place.unwrap_or_default();
+        let hook = at.map(|(hook, _)| *hook);
+        let _ = writeln!(text, "    {way} {endpoint}{place}, with {peers} addresses of pods");
         for example in examples {
             let peer = match (&example.pod, example.peer) {
                 (Some(pod), Some(peer)) => format!("{pod} ({peer})"),
@@ -299,7 +344,7 @@ fn write_changes(text: &mut String, node: &str, changes: &[VerdictChange]) {
                 _ => "everybody else".to_owned(),
             };
             let traffic = packet(example.protocol, example.port, example.source_port);
-            let (now, then) = (word(example.now), word(example.then));
+            let (now, then) = (word(hook, example.now), word(hook, example.then));
             let _ = writeln!(text, "      {peer}, {traffic}: {now} now, {then} then");
         }
     }
@@ -360,6 +405,7 @@ mod tests {
         let judgement = Judgement {
             endpoint: "shop/api".into(),
             interface: "cali1".into(),
+            hook: None,
             verdict: Verdict::Deny,
             considered: vec![
                 row("gate", Some("GlobalNetworkPolicy gate.a"), Outcome::NoRuleMatches, None),
@@ -401,6 +447,7 @@ mod tests {
                 verdict: Verdict::Deny,
                 egress,
                 ingress,
+                host: Vec::new(),
                 then: None,
                 route: "10.0.0.1/32 dev cali1".into(),
             }],

@@ -4,6 +4,7 @@
 //! Everything here is as of the last delta taken.
 
 mod denial;
+mod host;
 mod what_if;
 
 use std::net::IpAddr;
@@ -20,9 +21,11 @@ use super::program::Met;
 use super::table::{Header, Ruling, Step};
 use super::workloads::Local;
 use super::{Engine, slot};
+use crate::model::host::HostHook;
 use crate::model::{Class, Direction, Flow, Key, Object, ObjectKey, Traffic, Value, Verdict};
 
 pub use denial::Denial;
+pub use host::Passage;
 pub use what_if::{Example, VerdictChange};
 
 /// Most policies in one answer that do nothing to the packet, and most that is said of its other
@@ -48,8 +51,10 @@ pub enum Place {
     Here,
     /// The agent of this node, which is to be asked.
     Node(String),
-    /// Nobody: it is no pod's address.
+    /// Nobody: it is no pod's address, nor one of a node with host endpoints.
     Nobody,
+    /// A host endpoint of this node.
+    HostEndpoint,
     /// Nobody: a node reaches its own pods whatever their policies are.
     OwnNode,
 }
@@ -58,10 +63,13 @@ pub enum Place {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Judgement {
-    /// The pod, `namespace/name`.
+    /// The pod, `namespace/name`, or `HostEndpoint name`.
     pub endpoint: String,
-    /// The host's end of its link.
+    /// The host's end of its link, or the host's interface.
     pub interface: String,
+    /// Which traffic of a host endpoint it is judged as; None: it is a pod's.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub hook: Option<HostHook>,
     /// What becomes of the packet.
     pub verdict: Verdict,
     /// All policies of the cluster, rules of theirs that log the packet, and the ends of tiers that are
@@ -84,7 +92,8 @@ pub struct Judgement {
 pub struct Considered {
     /// The tier.
     pub tier: String,
-    /// Kind, namespace and name; None for the end of the tier, and of the last one.
+    /// Kind, namespace and name; None for the end of the tier, and of the last one. With no tier, what
+    /// decides at a host that is no policy: `profiles`, or why policy is not asked.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub policy: Option<String>,
     /// What came of it.
@@ -102,6 +111,9 @@ pub enum Outcome {
     NotSelecting,
     /// It does not look at this direction.
     OtherDirection,
+    /// It is about other traffic of host endpoints: forwarded or not, before connection tracking or
+    /// destination NAT, or not.
+    OtherTraffic,
     /// None of its rules matches.
     NoRuleMatches,
     /// The packet is logged, and evaluation goes on.
@@ -276,8 +288,9 @@ impl Engine {
         Judgement {
             endpoint: format!("{}/{}", local.endpoint.namespace, local.endpoint.pod),
             interface: local.endpoint.host_interface.clone(),
+            hook: None,
             verdict,
-            considered: self.considered(local, direction, &met),
+            considered: self.considered(&local.policies, (direction, None), &met),
             policies: self.policies.counts().0,
             class: class.0,
             memberships,
@@ -286,7 +299,14 @@ impl Engine {
     }
 
     /// All policies in order, and what came of each.
-    fn considered(&self, local: &Local, direction: Direction, met: &[Met<'_>]) -> Vec<Considered> {
+    fn considered(
+        &self,
+        applied: &[Revision],
+        (direction, hook): (Direction, Option<HostHook>),
+        met: &[Met<'_>],
+    ) -> Vec<Considered> {
+        // Before others that judge, no tier has an end.
+        let early = hook.is_some_and(HostHook::is_early);
         let in_order = self.policies.in_order();
         let policy = |revision: &Revision| self.policies.policy(*revision);
         let mut rows = Vec::new();
@@ -299,8 +319,9 @@ impl Engine {
             for revision in tier {
                 let Some(policy) = policy(revision) else { continue };
                 name = policy.tier.name.to_string();
-                let selects = local.policies.contains(revision);
-                let looks = policy.rules(direction).is_some();
+                let selects = applied.contains(revision);
+                let directed = policy.rules(direction).is_some();
+                let looks = directed && hook.is_none_or(|hook| policy.hosts.judges_at(hook));
                 let active = self.policies.active(*revision);
                 let (mut outcome, mut rule) = (Outcome::NoRuleMatches, None);
                 let tier = &name;
@@ -315,8 +336,10 @@ impl Engine {
                 let logged = rows.len() > before;
                 if !selects {
                     outcome = Outcome::NotSelecting;
-                } else if !looks {
+                } else if !directed {
                     outcome = Outcome::OtherDirection;
+                } else if !looks {
+                    outcome = Outcome::OtherTraffic;
                 } else if passed {
                     outcome = Outcome::NotReached;
                 } else if let Some(line) = met.next_if(|line| is_of(line, active)) {
@@ -336,6 +359,7 @@ impl Engine {
             }
             if looked
                 && !passed
+                && !early
                 && let Some(line) = met.next()
             {
                 let outcome = Outcome::of(line);
@@ -347,7 +371,8 @@ impl Engine {
         rows.extend(met.next().map(|line| Considered {
             tier: String::new(),
             policy: None,
-            outcome: Outcome::of(line),
+            // Early, it is left to those that follow.
+            outcome: if early { Outcome::Passes } else { Outcome::of(line) },
             rule: None,
         }));
         rows

@@ -46,6 +46,15 @@ impl HostTables {
         pending.set(key, was.map(Value::Table), is.map(Value::Table));
     }
 
+    /// The number of a table in use.
+    pub(super) fn id(&self, direction: Direction, table: &Table) -> Option<TableId> {
+        let tables = match direction {
+            Direction::Ingress => &self.ingress,
+            Direction::Egress => &self.egress,
+        };
+        tables.get(table).map(|(id, _)| *id)
+    }
+
     fn of(&mut self, direction: Direction) -> &mut FxHashMap<Table, (TableId, usize)> {
         match direction {
             Direction::Ingress => &mut self.ingress,

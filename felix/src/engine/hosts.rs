@@ -15,8 +15,8 @@ use super::policies::Revision;
 use super::programs::ProgramId;
 use super::shapes::{Bearer, ShapeId, ShapeKey};
 use super::workloads::Workloads;
-use crate::model::host::{HostHook, InterfaceName};
-use crate::model::{Direction, IfIndex, Key, NamedPort, Value};
+use crate::model::host::{HostHook, InterfaceName, LINK_TYPES};
+use crate::model::{Direction, Flow, IfIndex, Key, NamedPort, Value};
 use ipnet::IpNet;
 
 /// The profile of endpoints that what nothing denies may reach and leave.
@@ -25,6 +25,17 @@ const ALLOW_PROFILE: &str = "projectcalico-default-allow";
 const NAMESPACE_PROFILE: &str = "kns.";
 /// Every network namespace's own, through which the host speaks with itself.
 const LOOPBACK: &str = "lo";
+
+const ICMPV6: u8 = 58;
+
+/// Why policy is not asked about a packet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Unasked {
+    /// It is to a failsafe port, or an answer from one; the element that says so.
+    Failsafe(Key),
+    /// The link needs it.
+    Link,
+}
 
 /// A port of the host that policy does not close, or one of others that the host still reaches.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -201,17 +212,78 @@ impl Hosts {
     /// The host endpoint that judges at an interface, and by which program. None: nothing is judged
     /// there, or it is not known which interface that is.
     pub(super) fn judge_at(&self, hook: HostHook, index: IfIndex) -> Option<(&str, ProgramId)> {
-        let interface = self.links.iter().find(|link| link.index == index);
-        let name = interface.map(|link| link.name);
-        let workload = name.is_some_and(|name| self.is_workloads(name.as_str()));
-        let named = self.locals.iter().find(|(_, local)| local.interfaces.contains(&name));
-        let interface = named.and(name);
-        if name.is_none() || (workload && hook != HostHook::PreDnat) {
+        let (name, local, site) = self.endpoint_at(hook, self.name_of(index)?)?;
+        Some((name, *local.programs.get(&site)?))
+    }
+
+    /// The name of an interface of the node.
+    pub(super) fn name_of(&self, index: IfIndex) -> Option<InterfaceName> {
+        self.links.iter().find(|link| link.index == index).map(|link| link.name)
+    }
+
+    /// The node's interfaces, but for those of workloads.
+    pub(super) fn interfaces(&self) -> impl Iterator<Item = InterfaceName> {
+        let names = self.links.iter().map(|link| link.name);
+        names.filter(|name| !self.is_workloads(name.as_str()))
+    }
+
+    /// The host endpoint that an interface is, for what is judged there.
+    pub(super) fn endpoint_at(
+        &self,
+        hook: HostHook,
+        interface: InterfaceName,
+    ) -> Option<(&str, &LocalHost, HostSite)> {
+        let workload = self.is_workloads(interface.as_str());
+        if interface.as_str() == LOOPBACK || (workload && hook != HostHook::PreDnat) {
             return None;
         }
-        let site = HostSite { hook, interface };
-        let judge = self.locals.iter().find(|(_, local)| local.interfaces.contains(&interface));
-        judge.and_then(|(of, local)| Some((&**of, *local.programs.get(&site)?)))
+        let of = |interface| {
+            let mut locals = self.locals.iter();
+            let (name, local) = locals.find(|(_, local)| local.interfaces.contains(&interface))?;
+            Some((&**name, local, HostSite { hook, interface }))
+        };
+        of(Some(interface)).or_else(|| of(None))
+    }
+
+    /// Whether an address is one of the node's own.
+    pub(super) fn has_address(&self, address: IpAddr) -> bool {
+        let ours = self.links.iter().filter(|link| !self.is_workloads(link.name.as_str()));
+        ours.flat_map(|link| &link.addresses).any(|own| *own == address)
+    }
+
+    /// Whether a node has host endpoints.
+    pub(super) fn on_node(&self, node: &str) -> bool {
+        self.endpoints.values().any(|(endpoint, _)| *endpoint.node == *node)
+    }
+
+    /// Why the first packet of a flow passes a host endpoint without its policy: its own ports, and
+    /// before connection tracking those of the side that it may be an answer from.
+    pub(super) fn passes_unasked(&self, hook: HostHook, flow: &Flow) -> Option<Unasked> {
+        if hook.forwards() {
+            return None;
+        }
+        let direction = hook.direction();
+        let (peer, answers) = match direction {
+            Direction::Ingress => (flow.source, Direction::Egress),
+            Direction::Egress => (flow.destination, Direction::Ingress),
+        };
+        let failsafe = |direction, port| {
+            self.elements.iter().find(|key| match **key {
+                Key::Failsafe(of, protocol, number, net) => {
+                    (of, protocol, number) == (direction, flow.protocol, port)
+                        && net.contains(&peer)
+                }
+                _ => false,
+            })
+        };
+        let untracked = matches!(hook, HostHook::UntrackedIn | HostHook::UntrackedOut);
+        let answer = || failsafe(answers, flow.source_port).filter(|_| untracked);
+        if let Some(key) = failsafe(direction, flow.destination_port).or_else(answer) {
+            return Some(Unasked::Failsafe(*key));
+        }
+        let [kind, _] = flow.destination_port.to_be_bytes();
+        let link = flow.protocol == ICMPV6 && LINK_TYPES.contains(&kind);
+        link.then_some(Unasked::Link)
     }
 
     /// Finds out which host endpoints of this node are in force now. Returns those that are not any

@@ -68,7 +68,8 @@ use self::classes::Classes;
 use self::convert::FieldError;
 use self::counting::Counting;
 pub use self::explain::{
-    Considered, Denial, Element, Example, Judgement, Outcome, Place, RuleText, Side, VerdictChange,
+    Considered, Denial, Element, Example, Judgement, Outcome, Passage, Place, RuleText, Side,
+    VerdictChange,
 };
 use self::hosts::Hosts;
 pub use self::hosts::{Failsafe, HostLink, default_failsafe};

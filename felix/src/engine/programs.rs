@@ -15,6 +15,7 @@ use super::host_tables::{HostSite, HostTables};
 use super::pending::Pending;
 use super::program::{Program, ProgramKey};
 use super::table::{Ruling, Table};
+use crate::model::host::TableId;
 use crate::model::{Class, Decider, Direction, IfIndex, Key, Traffic, Value};
 
 /// Numbers a program. Never given twice.
@@ -168,6 +169,11 @@ impl Programs {
     /// A program.
     pub(super) fn get(&self, id: ProgramId) -> Option<&Program> {
         self.programs.get(&id)
+    }
+
+    /// The number of a host endpoint's table.
+    pub(super) fn host_table(&self, direction: Direction, table: &Table) -> Option<TableId> {
+        self.hosts.id(direction, table)
     }
 
     /// How many programs there are.

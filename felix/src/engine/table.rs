@@ -87,6 +87,11 @@ pub(super) struct Table {
 }
 
 impl Table {
+    /// The same verdict on everything.
+    pub(super) fn of_all(verdict: Verdict) -> Self {
+        Self { entries: Box::default(), any: Ruling::new(verdict, false) }
+    }
+
     /// The verdict that the kernel finds.
     pub(super) fn verdict(&self, header: Header) -> Verdict {
         self.find(header).1.verdict

@@ -28,6 +28,7 @@ use netlink::nft::{
 };
 
 use self::host::Hosts;
+use crate::model::host::LINK_TYPES;
 use crate::model::{Direction, Verdict as Policy};
 
 /// The table's name.
@@ -111,9 +112,6 @@ const LAST: i32 = 300;
 pub(super) const MASQUERADE: &str = "nat_post";
 
 /// ICMPv6 types (RFC 4861 section 4, RFC 2710 section 3, RFC 3810 section 5.2).
-const MLD_QUERY: u8 = 130;
-const MLD_REPORT: u8 = 131;
-const MLD_DONE: u8 = 132;
 const ROUTER_SOLICITATION: u8 = 133;
 const ROUTER_ADVERTISEMENT: u8 = 134;
 const NEIGHBOUR_SOLICITATION: u8 = 135;
@@ -214,16 +212,6 @@ pub(super) fn map_prefix(direction: Direction) -> &'static str {
 /// A set whose elements never change, with its elements.
 pub(super) fn fixed_sets() -> [(Set, &'static [u8]); 4] {
     const ND: [u8; 3] = [ROUTER_SOLICITATION, NEIGHBOUR_SOLICITATION, NEIGHBOUR_ADVERTISEMENT];
-    const HOST_ND: [u8; 8] = [
-        MLD_QUERY,
-        MLD_REPORT,
-        MLD_DONE,
-        ROUTER_SOLICITATION,
-        ROUTER_ADVERTISEMENT,
-        NEIGHBOUR_SOLICITATION,
-        NEIGHBOUR_ADVERTISEMENT,
-        MLD2_REPORT,
-    ];
     let mut ports = Set::new("ports", &[DataType::InetProto]);
     ports.comment = Some("protocols that have ports".into());
     let mut types = Set::new("types", &[DataType::InetProto]);
@@ -233,7 +221,7 @@ pub(super) fn fixed_sets() -> [(Set, &'static [u8]); 4] {
     let mut nd_host = Set::new("nd_host", &[DataType::Icmpv6Type]);
     nd_host.comment = Some("what the host's links need".into());
     // TCP, UDP, SCTP; ICMP, ICMPv6
-    [(ports, &[6, 17, 132]), (types, &[1, 58]), (nd, &ND), (nd_host, &HOST_ND)]
+    [(ports, &[6, 17, 132]), (types, &[1, 58]), (nd, &ND), (nd_host, &LINK_TYPES)]
 }
 
 /// The sets and maps that elements are written to.

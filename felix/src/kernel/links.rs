@@ -276,8 +276,7 @@ impl Plumber {
 impl Plumber {
     /// The route that packets to an address take now, as `ip route` has it.
     pub(super) fn route(&mut self, address: IpAddr) -> Result<String, Error> {
-        let found = route::lookup(&mut self.socket, address);
-        let found = found.map_err(|error| Error::Kernel(format!("{address}: {error}")))?;
+        let found = self.look_up(address)?;
         let (destination, bits) = found.destination;
         let mut text = match found.kind {
             Kind::Blackhole => format!("blackhole {destination}/{bits}"),
@@ -297,6 +296,17 @@ impl Plumber {
             }
         }
         Ok(text)
+    }
+
+    /// The interface of the first hop on the way to an address.
+    pub(super) fn interface_to(&mut self, address: IpAddr) -> Result<Option<IfIndex>, Error> {
+        let found = self.look_up(address)?;
+        Ok(found.hops.iter().find_map(|hop| hop.interface))
+    }
+
+    fn look_up(&mut self, address: IpAddr) -> Result<Route, Error> {
+        let found = route::lookup(&mut self.socket, address);
+        found.map_err(|error| Error::Kernel(format!("{address}: {error}")))
     }
 }
 

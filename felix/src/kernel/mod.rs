@@ -426,6 +426,14 @@ impl Kernel {
         self.links.ask(|reply| LinkCommand::Route(address, reply)).await?
     }
 
+    /// By which interface the kernel sends what goes to an address; None: by none.
+    ///
+    /// # Errors
+    /// [`Error::Kernel`], also if there is no route.
+    pub async fn interface_to(&self, address: IpAddr) -> Result<Option<IfIndex>, Error> {
+        self.links.ask(|reply| LinkCommand::InterfaceTo(address, reply)).await?
+    }
+
     /// What the kernel has under these keys, each read from it; of a range, its beginning is.
     ///
     /// # Errors

@@ -48,6 +48,7 @@ pub(super) enum LinkCommand {
     Check(Box<LocalEndpoint>, Reply<Result<Vec<String>, Error>>),
     List(Reply<Result<Vec<netlink::link::Link>, Error>>),
     Route(IpAddr, Reply<Result<String, Error>>),
+    InterfaceTo(IpAddr, Reply<Result<Option<IfIndex>, Error>>),
 }
 
 #[derive(Debug)]
@@ -165,6 +166,9 @@ pub(super) fn serve_link(plumber: &mut Plumber, command: LinkCommand) {
         }
         LinkCommand::Route(address, reply) => {
             let _ = reply.send(plumber.route(address));
+        }
+        LinkCommand::InterfaceTo(address, reply) => {
+            let _ = reply.send(plumber.interface_to(address));
         }
     }
 }

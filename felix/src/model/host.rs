@@ -2,10 +2,16 @@
 
 use std::fmt;
 
+use serde::{Deserialize, Serialize};
+
 use super::Direction;
 
 /// The longest name of an interface, in bytes (`IFNAMSIZ` without the end).
 const LONGEST: usize = 15;
+
+/// Types of ICMPv6 that the host's links need, which policy of host endpoints is not asked about: multicast
+/// listeners (RFC 2710, RFC 3810) and neighbour discovery (RFC 4861) but for redirects.
+pub const LINK_TYPES: [u8; 8] = [130, 131, 132, 133, 134, 135, 136, 143];
 
 /// The name of an interface of the host, as the kernel compares it.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -60,7 +66,8 @@ impl fmt::Debug for InterfaceName {
 }
 
 /// Where the traffic of host endpoints is judged.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
 pub enum HostHook {
     /// What comes in for the host itself.
     Input,

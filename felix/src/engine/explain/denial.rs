@@ -19,7 +19,7 @@ use crate::model::{Class, Direction, Flow, IfIndex, ObjectKey, Verdict};
 /// Most policies that are named where none of their rules decides.
 const NAMED: usize = 5;
 /// Who denies at a host endpoint what no policy decides.
-const PROFILES: &str = "profiles";
+pub(super) const PROFILES: &str = "profiles";
 
 /// Who denies a packet.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

@@ -1,15 +1,17 @@
 //! What other policies would change.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr};
 
 use rustc_hash::FxHashMap;
 use serde::{Deserialize, Serialize};
 
+use super::super::programs::ProgramId;
 use super::super::table::{Header, Table, has_ports};
 use super::super::workloads::Local;
 use super::super::{Engine, slot};
-use crate::model::{Class, Direction, ObjectKey, Traffic, Update, Verdict};
+use crate::model::host::{HostHook, InterfaceName};
+use crate::model::{Class, Direction, Flow, ObjectKey, Traffic, Update, Verdict};
 
 /// Most examples for an endpoint and direction.
 const EXAMPLES: usize = 5;
@@ -18,8 +20,11 @@ const EXAMPLES: usize = 5;
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct VerdictChange {
-    /// The pod, `namespace/name`.
+    /// The pod, `namespace/name`, or `HostEndpoint name`.
     pub endpoint: String,
+    /// Which traffic of a host endpoint, and at which interface.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub at: Option<(HostHook, String)>,
     /// Of traffic to it or from it.
     pub direction: Direction,
     /// How many addresses of pods are concerned.
@@ -101,7 +106,63 @@ impl Engine {
                 changes.extend(self.change((local, then, other), direction, &kinds, &pods));
             }
         }
+        for interface in self.hosts.interfaces() {
+            for hook in HostHook::ALL {
+                changes.extend(self.change_at_host(then, (hook, interface), &kinds, &pods));
+            }
+        }
         changes
+    }
+
+    fn change_at_host(
+        &self,
+        then: &Self,
+        (hook, interface): (HostHook, InterfaceName),
+        kinds: &Kinds,
+        pods: &Pods<'_>,
+    ) -> Option<VerdictChange> {
+        let judge = |engine: &'_ Self| {
+            let (name, local, site) = engine.hosts.endpoint_at(hook, interface)?;
+            Some((name.to_owned(), local.programs.get(&site).copied()))
+        };
+        let (now, later) = (judge(self), judge(then));
+        let program = |judge: &Option<(String, Option<ProgramId>)>| judge.as_ref()?.1;
+        let of = |engine: &'_ Self, id: Option<ProgramId>| {
+            let program = id.and_then(|id| engine.programs.get(id)).cloned();
+            // Where nothing is judged all passes.
+            let passes = Table::of_all(Verdict::Allow);
+            move |class: Class| {
+                program
+                    .as_ref()
+                    .map_or_else(|| passes.clone(), |program| (**program.table(class)).clone())
+            }
+        };
+        let (before, after) = (of(self, program(&now)), of(then, program(&later)));
+        let (mut peers, mut examples, mut differ) = (0, Vec::new(), false);
+        for ((class, other), kind) in kinds {
+            let (a, b) = (before(*class), after(*other));
+            let address = kind.example.unwrap_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED));
+            let asked = |header: Header| {
+                let flow = flow_with(address, header);
+                let unasked = |engine: &Self| engine.hosts.passes_unasked(hook, &flow).is_some();
+                // What has no endpoint has no failsafe ports.
+                !(unasked(self) || now.is_none()) || !(unasked(then) || later.is_none())
+            };
+            if a == b {
+                continue;
+            }
+            let Some(header) = witness(&a, &b, asked) else { continue };
+            differ = true;
+            peers += kind.pods;
+            if examples.len() < EXAMPLES {
+                examples.push(example((&a, &b), header, kind, pods));
+            }
+        }
+        let (name, _) = later.or(now)?;
+        let at = Some((hook, interface.to_string()));
+        let endpoint = format!("HostEndpoint {name}");
+        let direction = hook.direction();
+        differ.then_some(VerdictChange { endpoint, at, direction, peers, examples })
     }
 
     fn change(
@@ -127,36 +188,45 @@ impl Engine {
             if a == b {
                 continue;
             }
-            let Some(header) = witness(a, b) else { continue };
+            let Some(header) = witness(a, b, |_| true) else { continue };
             differ = true;
             peers += kind.pods;
             if examples.len() < EXAMPLES {
-                let Header { protocol, source, port } = header;
-                let by_source =
-                    [a, b].iter().any(|table| !source_ports(table, protocol).is_empty());
-                let pod = kind.example.and_then(|address| pods.get(&address));
-                examples.push(Example {
-                    peer: kind.example,
-                    pod: pod.map(ToString::to_string),
-                    protocol,
-                    port,
-                    source_port: by_source.then_some(source),
-                    now: a.verdict(header),
-                    then: b.verdict(header),
-                });
+                examples.push(example((a, b), header, kind, pods));
             }
         }
         let endpoint = format!("{}/{}", local.endpoint.namespace, local.endpoint.pod);
-        differ.then_some(VerdictChange { endpoint, direction, peers, examples })
+        differ.then_some(VerdictChange { endpoint, at: None, direction, peers, examples })
     }
+}
+
+fn example((a, b): (&Table, &Table), header: Header, kind: &Peers, pods: &Pods<'_>) -> Example {
+    let Header { protocol, source, port } = header;
+    let by_source = [a, b].iter().any(|table| !source_ports(table, protocol).is_empty());
+    let pod = kind.example.and_then(|address| pods.get(&address));
+    Example {
+        peer: kind.example,
+        pod: pod.map(ToString::to_string),
+        protocol,
+        port,
+        source_port: by_source.then_some(source),
+        now: a.verdict(header),
+        then: b.verdict(header),
+    }
+}
+
+/// A flow with this other side, whichever direction it has.
+fn flow_with(peer: IpAddr, header: Header) -> Flow {
+    let Header { protocol, source, port } = header;
+    Flow { protocol, source: peer, destination: peer, source_port: source, destination_port: port }
 }
 
 /// A source port that no rule is likely to ask for: the first of those that are given to clients.
 const EPHEMERAL: u16 = 49152;
 
 /// A packet on which two tables have different verdicts, if there is one; they may differ in what is
-/// logged. What an element names is tried first.
-fn witness(a: &Table, b: &Table) -> Option<Header> {
+/// logged. What an element names is tried first; of those that are not `asked` none is it.
+fn witness(a: &Table, b: &Table, asked: impl Fn(Header) -> bool) -> Option<Header> {
     let both = [a, b];
     let named =
         both.into_iter().flat_map(Table::entries).filter_map(|(traffic, _)| match *traffic {
@@ -187,7 +257,7 @@ fn witness(a: &Table, b: &Table) -> Option<Header> {
         })
     });
     let mut headers = headers;
-    headers.find(|header| a.verdict(*header) != b.verdict(*header))
+    headers.find(|header| a.verdict(*header) != b.verdict(*header) && asked(*header))
 }
 
 /// The ranges of destination ports that a table tells apart in a protocol.

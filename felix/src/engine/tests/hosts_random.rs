@@ -8,6 +8,8 @@ use proptest::option;
 use proptest::prelude::*;
 use proptest::sample::select;
 
+use super::explain::EXPLAINED;
+use super::hosts_explained::{explained, foretold, verdict_of};
 use super::world::*;
 use crate::engine::{Failsafe, HostLink};
 use crate::model::host::{HostHook, InterfaceName};
@@ -18,6 +20,7 @@ const INTERFACES: [&str; 3] = ["eth0", "eth1", "eth2"];
 const OWN: [&str; 2] = ["10.0.0.1", "10.0.1.1"];
 const PODS: [&str; 2] = ["10.244.0.1", "10.244.0.2"];
 const OUTSIDE: [&str; 2] = ["192.0.2.7", "203.0.113.9"];
+const PEERS: [&str; 4] = [PODS[0], PODS[1], OUTSIDE[0], OUTSIDE[1]];
 const NETS: [&str; 3] = ["192.0.2.0/24", "10.244.0.0/31", "0.0.0.0/0"];
 const LABELS: [&str; 2] = ["a", "b"];
 const PORTS: [u16; 3] = [22, 80, 443];
@@ -340,6 +343,7 @@ impl State {
     }
 
     fn agrees(&self, world: &World) -> Result<(), TestCaseError> {
+        let mut number = 0;
         let peers = OWN.iter().chain(&PODS).chain(&OUTSIDE);
         for peer in peers {
             for (hook, interface) in
@@ -359,10 +363,50 @@ impl State {
                         to,
                         self
                     );
+                    number += 1;
+                    if number % EXPLAINED == 0 {
+                        explained(world, (hook, interface), peer, to)?;
+                    }
                 }
             }
         }
+        for to in [TCP, UDP].into_iter().flat_map(|p| PORTS.map(|port| (p, port))) {
+            for (input, output) in [
+                (Some("eth0"), None),
+                (None, Some("eth1")),
+                (Some("eth1"), Some("eth0")),
+                (Some("eth2"), Some("eth2")),
+            ] {
+                let found = verdict_of(world, (input, output), (OUTSIDE[0], OUTSIDE[1]), to);
+                let wanted = self.passes(input, output, to);
+                prop_assert_eq!(found, wanted, "{:?} {:?} {:?}: {:#?}", input, output, to, self);
+            }
+        }
         Ok(())
+    }
+
+    /// May a packet between two outside addresses, or one of the node's own, pass all the places on its
+    /// way?
+    fn passes(&self, input: Option<&str>, output: Option<&str>, to: (u8, u16)) -> bool {
+        use HostHook::{ForwardIn, ForwardOut, Input, Output, PreDnat, UntrackedIn, UntrackedOut};
+        let side = |early: &[HostHook], last, interface: &str, peer| {
+            for hook in early {
+                match self.judges(*hook, interface, peer, to) {
+                    Verdict::Accept => return true,
+                    Verdict::Deny => return false,
+                    Verdict::Allow => {}
+                }
+            }
+            self.judges(last, interface, peer, to) == Verdict::Allow
+        };
+        let [source, destination] = OUTSIDE;
+        let into = |last, at: &str| side(&[UntrackedIn, PreDnat], last, at, source);
+        match (input, output) {
+            (Some(at), None) => into(Input, at),
+            (None, Some(at)) => side(&[UntrackedOut], Output, at, destination),
+            (Some(at), Some(out)) => into(ForwardIn, at) && side(&[], ForwardOut, out, destination),
+            (None, None) => true,
+        }
     }
 }
 
@@ -378,8 +422,10 @@ proptest! {
         for event in &events {
             state.happen(event, &mut world);
             if matches!(event, Event::Settle) {
+                let before = (world.engine.clone(), world.kernel.clone());
                 world.settle();
                 state.agrees(&world)?;
+                foretold((&before.0, &before.1), &world, &PEERS, &PORTS)?;
             }
         }
         world.settle();

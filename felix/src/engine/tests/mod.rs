@@ -19,6 +19,7 @@ mod explain;
 mod hosts;
 mod hosts_automatic;
 mod hosts_early;
+mod hosts_explained;
 mod hosts_random;
 mod kernel;
 mod names;
