@@ -107,6 +107,11 @@ impl World {
                 continue;
             }
             self.object(n).await;
+            // Also if it is told of nothing, or of a failure, it may be done.
+            let unreachable = self.machine(n).link.is_cut() || self.machine(n).link.is_dead();
+            if unreachable {
+                self.deposed.insert(n);
+            }
             let Machine { node, link } = self.machine(asker);
             let retired = tokio::select! {
                 biased;
@@ -114,9 +119,6 @@ impl World {
                 retired = node.ipam.retire(&of, &self.kubernetes) => retired,
             };
             self.told(format!("n{asker} retires n{n}: {retired:?}"));
-            if self.machine(n).link.is_cut() {
-                self.deposed.insert(n);
-            }
         }
         self.bury().await;
     }

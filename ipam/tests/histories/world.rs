@@ -76,7 +76,7 @@ pub struct World {
     boots: [u32; NODES],
     /// Machines whose predecessor of the same name may still own that.
     anew: BTreeSet<usize>,
-    /// Machines that lost what they held while they were cut off, and may not know it yet.
+    /// Machines that lost what they held while they were cut off or down, and may not know it yet.
     deposed: BTreeSet<usize>,
     history: Vec<String>,
 }
