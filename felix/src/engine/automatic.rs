@@ -15,7 +15,7 @@ use super::convert::FieldError;
 use crate::model::{Labels, Node};
 
 /// The only object of the kind that counts.
-const DEFAULT: &str = "default";
+pub(super) const DEFAULT: &str = "default";
 /// How names end.
 const SUFFIX: &str = "auto-hep";
 /// The label, and its value, of all of them.
@@ -55,6 +55,8 @@ pub(super) struct Automatic {
     rules: Rules,
     /// By node, those that there would be if none were written.
     made: BTreeMap<Arc<str>, BTreeMap<Arc<str>, Arc<v3::HostEndpoint>>>,
+    /// By name, the nodes that have one of it.
+    nodes: BTreeMap<Arc<str>, BTreeSet<Arc<str>>>,
     /// The names of those that are written.
     written: BTreeSet<Arc<str>>,
 }
@@ -97,7 +99,19 @@ impl Automatic {
     /// One of this name is not written any more. Returns the one in its place.
     pub(super) fn erase(&mut self, name: &str) -> Option<Arc<v3::HostEndpoint>> {
         self.written.remove(name);
-        self.made.values().find_map(|made| made.get(name)).cloned()
+        self.now(name)
+    }
+
+    /// Names that those of several nodes would have, and the nodes, of which only the first one's is
+    /// made: node `a` with template `b` and node `a-b` have one name.
+    pub(super) fn clashes(&self) -> impl Iterator<Item = (&Arc<str>, &BTreeSet<Arc<str>>)> {
+        self.nodes.iter().filter(|(_, nodes)| nodes.len() > 1)
+    }
+
+    /// The one that is made under this name.
+    fn now(&self, name: &str) -> Option<Arc<v3::HostEndpoint>> {
+        let node = self.nodes.get(name)?.first()?;
+        self.made.get(node)?.get(name).cloned()
     }
 
     fn replace(
@@ -105,17 +119,30 @@ impl Automatic {
         node: &str,
         made: BTreeMap<Arc<str>, Arc<v3::HostEndpoint>>,
     ) -> Vec<Change> {
-        let before = self.made.remove(node).unwrap_or_default();
-        let gone = before.keys().filter(|name| !made.contains_key(*name));
-        let gone = gone.map(|name| (name, Change::Remove(name.clone())));
-        let now = made.iter().filter(|(name, object)| before.get(*name) != Some(*object));
-        let now = now.map(|(name, object)| (name, Change::Set(object.clone())));
-        let changes = gone.chain(now).filter(|(name, _)| !self.written.contains(*name));
-        let changes = changes.map(|(_, change)| change).collect();
-        if !made.is_empty() {
+        let before = self.made.get(node).into_iter().flat_map(BTreeMap::keys);
+        let names: BTreeSet<Arc<str>> = before.chain(made.keys()).cloned().collect();
+        let before: Vec<_> = names.iter().map(|name| self.now(name)).collect();
+        for name in &names {
+            let nodes = self.nodes.entry(name.clone()).or_default();
+            if made.contains_key(name) {
+                nodes.insert(node.into());
+            } else {
+                nodes.remove(node);
+            }
+            if nodes.is_empty() {
+                self.nodes.remove(name);
+            }
+        }
+        if made.is_empty() {
+            self.made.remove(node);
+        } else {
             self.made.insert(node.into(), made);
         }
-        changes
+        let changed = names.into_iter().zip(before).filter_map(|(name, before)| {
+            let after = self.now(&name);
+            (after != before && !self.written.contains(&name)).then_some((name, after))
+        });
+        changed.map(|(name, after)| after.map_or(Change::Remove(name), Change::Set)).collect()
     }
 }
 

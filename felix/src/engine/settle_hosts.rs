@@ -5,12 +5,12 @@ use std::sync::Arc;
 
 use smallvec::SmallVec;
 
-use super::Engine;
 use super::host_tables::HostSite;
 use super::policies::Revision;
 use super::program::{ProgramKey, Role};
 use super::programs::{Site, User};
 use super::report::Problem;
+use super::{Engine, automatic};
 use crate::model::host::HostHook;
 use crate::model::{Direction, Kind, ObjectKey};
 
@@ -147,6 +147,15 @@ impl Engine {
             reason: error.reason.clone(),
         });
         let mut problems: Vec<Problem> = idle.collect();
+        problems.extend(self.automatic.clashes().map(|(name, nodes)| Problem {
+            kind: Kind::KubeControllersConfiguration,
+            key: ObjectKey::cluster(automatic::DEFAULT),
+            field: "spec.controllers.node.hostEndpoint.templates".into(),
+            reason: format!(
+                "{name} is the name of host endpoints of {}: only the first is made",
+                nodes.iter().map(|node| &**node).collect::<Vec<_>>().join(", ")
+            ),
+        }));
         let applied: BTreeSet<Revision> =
             self.hosts.locals().flat_map(|(_, local)| local.policies.iter().copied()).collect();
         for policy in applied.into_iter().filter_map(|revision| self.policies.policy(revision)) {

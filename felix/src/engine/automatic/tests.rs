@@ -138,6 +138,30 @@ fn what_is_wrong_with_a_template_is_told_and_the_others_go_on() {
     assert_eq!(changes.len(), 1);
 }
 
+/// The one of the first node is in force, and the other's once that is gone.
+#[test]
+fn a_name_is_one_nodes() {
+    let both =
+        "{autoCreate: Enabled, templates: [{generateName: '1', interfaceCIDRs: [10.0.0.0/8]}]}";
+    let (first, second) = (node("w", &[], &["10.0.0.1"]), node("w-1", &[], &["192.0.2.9"]));
+    for order in [[&first, &second], [&second, &first]] {
+        let mut automatic = Automatic::default();
+        automatic.configure(Some(&configuration("default", both)), [].into_iter());
+        let mut there = BTreeMap::new();
+        for node in order {
+            follow(&mut there, automatic.set_node(node));
+        }
+        assert_eq!(there["w-1-auto-hep"].spec.node, "w");
+        assert_eq!(
+            automatic.clashes().map(|(name, _)| &**name).collect::<Vec<_>>(),
+            ["w-1-auto-hep"]
+        );
+        follow(&mut there, automatic.remove_node("w"));
+        assert_eq!(there["w-1-auto-hep"].spec.node, "w-1");
+        assert_eq!(automatic.clashes().count(), 0);
+    }
+}
+
 #[derive(Clone, Debug)]
 enum Step {
     Node(usize, usize),
@@ -162,7 +186,8 @@ proptest! {
     /// for those that are written; and nothing is said twice.
     #[test]
     fn what_there_is_depends_on_the_present_alone(steps in prop::collection::vec(step(), 1..40)) {
-        const NAMES: [&str; 3] = ["a", "b", "c"];
+        // The template's name for the first is the second's own.
+        const NAMES: [&str; 3] = ["a", "a-t", "c"];
         let version = |name, version: usize| match version {
             0 => node(name, &[], &["192.0.2.1"]),
             1 => node(name, &[("rack", "r1")], &["192.0.2.1", "10.0.0.1"]),
