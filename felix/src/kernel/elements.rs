@@ -74,7 +74,10 @@ impl Raw {
                 None => RawData::None,
                 Some(Data::Value(value)) => RawData::Value(value.to_vec()),
                 Some(Data::Verdict(NftVerdict::Return)) => RawData::Verdict(Verdict::Allow),
-                Some(Data::Verdict(NftVerdict::Goto(DENY))) => RawData::Verdict(Verdict::Deny),
+                // The second is as agents wrote it once, and says the same.
+                Some(Data::Verdict(NftVerdict::Continue | NftVerdict::Goto(DENY))) => {
+                    RawData::Verdict(Verdict::Deny)
+                }
                 Some(Data::Verdict(NftVerdict::Goto(ACCEPTED))) => {
                     RawData::Verdict(Verdict::Accept)
                 }
@@ -295,9 +298,10 @@ fn pair(
 /// Whether the kernel goes to another chain where it finds an element with this value.
 pub(super) fn leads_to_chain(value: &Value) -> bool {
     match value {
-        Value::Member | Value::Class(_) | Value::Table(_) | Value::Verdict(Verdict::Allow) => false,
-        Value::Verdict(_) | Value::Logged(_) => true,
-        Value::Counted { verdict, log, .. } => *log || *verdict != Verdict::Allow,
+        Value::Member | Value::Class(_) | Value::Table(_) => false,
+        Value::Logged(_) => true,
+        Value::Verdict(verdict) => *verdict == Verdict::Accept,
+        Value::Counted { verdict, log, .. } => *log || *verdict == Verdict::Accept,
     }
 }
 
@@ -380,7 +384,7 @@ impl Encoded {
                 Some(Data::Value(&class))
             }
             Value::Verdict(Verdict::Allow) => Some(Data::Verdict(NftVerdict::Return)),
-            Value::Verdict(Verdict::Deny) => Some(Data::Verdict(NftVerdict::Goto(DENY))),
+            Value::Verdict(Verdict::Deny) => Some(Data::Verdict(NftVerdict::Continue)),
             Value::Verdict(Verdict::Accept) => Some(Data::Verdict(NftVerdict::Goto(ACCEPTED))),
             Value::Logged(verdict) => {
                 let egress = EGRESS.contains(&self.set) || host::is_egress(self.set, &self.key);

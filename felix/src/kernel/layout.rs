@@ -14,7 +14,8 @@
 //! Host endpoints are judged by chains of their own, in `layout/host.rs`.
 //!
 //! `judge` runs egress, then ingress policy. Both classify the other side's address into the packet's
-//! mark, then look for a verdict, most specific key first: allowed is `return`, denied is `goto deny`; where a
+//! mark, then look for a verdict, most specific key first: allowed is `return`; denied is `continue`, so that the
+//! rule goes on to its own `goto deny`; where a
 //! policy logs the packet, a chain between does that, as often as its limit allows. Of what is denied the
 //! agent is told a sample (`denied.rs`).
 //! The packet's mark is scratch memory only here. One that was set before is kept in the flow's mark
@@ -43,7 +44,7 @@ pub const DENIED: u32 = 0x0010_0000;
 /// packet has passed the host endpoint. Other programs must not set it.
 pub const TAKEN: u32 = 0x0020_0000;
 
-/// The chain that elements with verdict deny go to.
+/// The chain that denied packets go to.
 pub(super) const DENY: &str = "deny";
 /// Where packets go that a policy logs: `nfnetlink_log`'s group, as in `tcpdump -i nflog:3234`.
 pub const LOG_GROUP: u16 = 3234;
@@ -366,6 +367,22 @@ fn from_endpoint6() -> Chain {
     )
 }
 
+fn deny() -> Rule {
+    Rule::new().verdict(Verdict::Goto(DENY))
+}
+
+/// Looks for a verdict. What says `continue` is denied by the rule itself: did an element lead to the
+/// chain, the kernel would look through every map of verdicts for a loop, before each transaction that
+/// adds one.
+fn decide(key: &[Field], map: &str) -> Rule {
+    Rule::new().vmap(key, map).verdict(Verdict::Goto(DENY))
+}
+
+/// As [`decide`], where the map's keys are ranges.
+fn decide_ranges(key: &[Field], map: &str) -> Rule {
+    Rule::new().vmap_ranges(key, map).verdict(Verdict::Goto(DENY))
+}
+
 /// One direction's policy: a chain for protocols that have ports, one for ICMP, whose type and code
 /// are looked up in the same maps as one number in the place of the port, and the one before them.
 fn policy(direction: Direction, names: bool) -> [Chain; 3] {
@@ -381,8 +398,6 @@ fn policy(direction: Direction, names: bool) -> [Chain; 3] {
     let (ports, icmp) = (format!("{name}_ports"), format!("{name}_icmp"));
     let map = |suffix: &str| format!("{prefix}{suffix}");
     let (classed, any) = ([index, Field::Mark, Field::L4Proto], [index, Field::L4Proto]);
-    let deny = || Rule::new().verdict(Verdict::Goto(DENY));
-
     // What is looked for among ports, and beside it among ranges of them.
     let with_number = |name: &str, number: Field, other: Field| {
         let (with_class, without) =
@@ -391,14 +406,14 @@ fn policy(direction: Direction, names: bool) -> [Chain; 3] {
         plain(
             name,
             [
-                Rule::new().vmap(&with_class, &map("")),
-                Rule::new().vmap_ranges(&pair(&with_class), &map("_range")),
-                Rule::new().vmap(&classed, &map("_proto")),
-                Rule::new().vmap(&classed[..2], &map("_any")),
-                Rule::new().vmap(&without, &map("_dport")),
-                Rule::new().vmap_ranges(&pair(&without), &map("_drange")),
-                Rule::new().vmap(&any, &map("_dproto")),
-                Rule::new().vmap(&any[..1], &map("_dfl")),
+                decide(&with_class, &map("")),
+                decide_ranges(&pair(&with_class), &map("_range")),
+                decide(&classed, &map("_proto")),
+                decide(&classed[..2], &map("_any")),
+                decide(&without, &map("_dport")),
+                decide_ranges(&pair(&without), &map("_drange")),
+                decide(&any, &map("_dproto")),
+                decide(&any[..1], &map("_dfl")),
                 deny(),
             ],
         )
@@ -424,10 +439,10 @@ fn policy(direction: Direction, names: bool) -> [Chain; 3] {
     first.extend([
         Rule::new().is_in(&[Field::L4Proto], "ports").verdict(Verdict::Goto(&ports)),
         Rule::new().is_in(&[Field::L4Proto], "types").verdict(Verdict::Goto(&icmp)),
-        Rule::new().vmap(&classed, &map("_proto")),
-        Rule::new().vmap(&classed[..2], &map("_any")),
-        Rule::new().vmap(&any, &map("_dproto")),
-        Rule::new().vmap(&any[..1], &map("_dfl")),
+        decide(&classed, &map("_proto")),
+        decide(&classed[..2], &map("_any")),
+        decide(&any, &map("_dproto")),
+        decide(&any[..1], &map("_dfl")),
         deny(),
     ]);
     [with_ports, with_types, plain(name, first)]

@@ -130,6 +130,7 @@ fn chains() -> Vec<Chain> {
                 Rule::new().vmap(&by_source, "egr"),
                 Rule::new().vmap_ranges(&by_source, "egr_range"),
                 Rule::new().vmap(&[Field::Iif], "dfl"),
+                Rule::new().vmap(&key, "egr").verdict(Verdict::Goto("deny")),
                 Rule::new().verdict(Verdict::Goto("deny")),
             ],
         ),
@@ -203,6 +204,7 @@ table inet caracal {
         iif . meta mark . meta l4proto . th sport vmap @egr
         iif . meta mark . meta l4proto . th sport vmap @egr_range
         iif vmap @dfl
+        iif . meta mark . meta l4proto . th dport vmap @egr goto deny
         goto deny
     }
     chain nat_post { type nat hook postrouting priority srcnat; policy accept;

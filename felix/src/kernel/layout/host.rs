@@ -19,7 +19,9 @@
 
 use netlink::nft::{Chain, DataType, Field, Hook, Rule, Set, Value, Verdict, ct_state};
 
-use super::{DENY, MANGLE, RAW, TAKEN, base, drop_counted, from_workload, plain};
+use super::{
+    MANGLE, RAW, TAKEN, base, decide, decide_ranges, deny, drop_counted, from_workload, plain,
+};
 use crate::model::Direction;
 use crate::model::host::{HostHook, TableId};
 
@@ -438,7 +440,7 @@ fn judge(hook: HostHook, hosts: Hosts) -> Vec<Chain> {
         rules.push(Rule::new().set_mark(0));
         rules.push(Rule::new().set_mark_from_all(fields, map).verdict(verdict()));
         if !hook.forwards() && !hook.is_early() {
-            rules.push(Rule::new().verdict(Verdict::Goto(DENY)));
+            rules.push(deny());
         }
         rules
     };
@@ -464,18 +466,12 @@ fn judge(hook: HostHook, hosts: Hosts) -> Vec<Chain> {
 fn verdicts() -> [Chain; 3] {
     let [port_map, range_map, protocol_map, any_map] = VERDICTS;
     let key = [Field::Mark, Field::L4Proto];
-    let rest = || {
-        [
-            Rule::new().vmap(&key, protocol_map),
-            Rule::new().vmap(&key[..1], any_map),
-            Rule::new().verdict(Verdict::Goto(DENY)),
-        ]
-    };
+    let rest = || [decide(&key, protocol_map), decide(&key[..1], any_map), deny()];
     let with_number = |name: &str, number: Field, other: Field| {
         let [table, protocol] = key;
         let mut rules = vec![
-            Rule::new().vmap(&[table, protocol, number], port_map),
-            Rule::new().vmap_ranges(&[table, protocol, number, other], range_map),
+            decide(&[table, protocol, number], port_map),
+            decide_ranges(&[table, protocol, number, other], range_map),
         ];
         rules.extend(rest());
         plain(name, rules)
