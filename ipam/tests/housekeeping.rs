@@ -1,5 +1,5 @@
 //! What the allocator does beside the requests: giving blocks back, looking for what is its own,
-//! collecting what nobody has. None of it may keep a request from its answer.
+//! collecting what nobody has. None of it may keep a request from its answer, nor requests it.
 #![allow(
     clippy::unwrap_used,
     clippy::panic,
@@ -12,11 +12,13 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use api::selector::Selector;
+use ipam::allocator::Mode;
 use ipam::{AssignRequest, Families, Live, Pool, Tunnel};
 
 mod common;
 use common::cluster::{Cluster, all, consistent, ip, memory, net, pool};
 use common::counting::Counting;
+use common::eventually;
 
 fn elsewhere(pool: Pool) -> Pool {
     Pool { node_selector: Selector::parse("rack == 'other'").unwrap(), ..pool }
@@ -187,4 +189,47 @@ async fn a_collection_searches_the_store_once() {
     let live = Live::none(node.ipam.epoch());
     assert!(node.ipam.collect(live).await.unwrap().is_empty());
     assert_eq!(counting.settled().await, (done.0 + 4, done.1));
+}
+
+/// Pods that come and go as fast as they can, not all at once: what one asks for is written while
+/// another one asks.
+#[tokio::test]
+async fn requests_without_end_keep_nothing_else_waiting() {
+    for local_first in [false, true] {
+        let (counting, store) = Counting::shared();
+        counting.answer_late();
+        let pools = vec![pool("near", "10.0.0.0/24", 28), pool("far", "10.1.0.0/24", 28)];
+        let cluster = Cluster::on(&store, pools);
+        let cluster = if local_first { cluster.local_first() } else { cluster };
+        let node = cluster.node("n");
+        let mode = if local_first { Mode::LocalFirst } else { Mode::Synchronous };
+        let mut status = node.ipam.watch_status();
+        let in_force = status.wait_for(|status| status.mode == mode);
+        tokio::time::timeout(Duration::from_secs(20), in_force).await.unwrap().unwrap();
+        node.v4("first").await.unwrap();
+        let churn = async |task: u32| {
+            tokio::time::sleep(Duration::from_millis(5) * task).await;
+            for n in 0.. {
+                let pod = format!("pod{task}-{n}");
+                node.v4(&pod).await.unwrap();
+                node.ipam.release(&pod).await.unwrap();
+            }
+        };
+        // It needs a search, and with a log of its own the store gets it later.
+        let beside = async {
+            tokio::time::sleep(Duration::from_millis(100)).await;
+            let mut far = node.request("far", Families::V4);
+            far.requested_ips = vec![ip("10.1.0.7")];
+            let given = node.ipam.assign(far).await.unwrap();
+            assert_eq!(given.addresses, [net("10.1.0.7/32")]);
+            eventually("the store has it", async || {
+                consistent(&*store).await.contains_key(&ip("10.1.0.7")).then_some(())
+            })
+            .await;
+        };
+        tokio::select! {
+            () = async { tokio::join!(churn(0), churn(1), churn(2), churn(3)); } => {}
+            () = beside => {}
+        }
+    }
 }

@@ -216,27 +216,32 @@ impl Committer {
     /// Serves until the last handle is dropped or someone closes it.
     pub(crate) async fn run(mut self) {
         // Own the name and read the blocks before the first request needs them.
-        self.round().await;
+        let mut again = self.round().await;
         while self.closed.is_none() {
+            // Requests that never end must not keep waiting what is beside them, nor, on a thread of
+            // its own, the connection to the store.
+            tokio::task::yield_now().await;
             let (retry, named, due) = (self.retry_at, self.named.not_before, self.local.due);
             let look = self.restored.look_at;
             tokio::select! {
+                biased;
+                Some((search, finished)) = self.searches.next() => self.searched(&search, finished),
+                result = end_of(&mut self.local.in_air) => self.landed(result).await,
+                result = end_of(&mut self.local.probe) => self.probed(result),
+                (what, result) = saved(&mut self.saving) => self.saved(what, result),
+                () = sleep_until(retry), if retry.is_some() => self.retry_at = None,
+                () = sleep_until(named), if named.is_some() => self.named.not_before = None,
+                () = sleep_until(due), if due.is_some() => {}
+                () = sleep_until(look), if look.is_some() => self.restored.look_at = None,
+                event = next(&mut self.events) => self.observed(event),
                 message = self.queue.recv() => match message {
                     Some(message) => self.accept(message),
                     None => break,
                 },
-                Some((search, finished)) = self.searches.next() => self.searched(&search, finished),
-                event = next(&mut self.events) => self.observed(event),
-                () = sleep_until(retry), if retry.is_some() => self.retry_at = None,
-                () = sleep_until(named), if named.is_some() => self.named.not_before = None,
-                (what, result) = saved(&mut self.saving) => self.saved(what, result),
-                result = end_of(&mut self.local.in_air) => self.landed(result).await,
-                result = end_of(&mut self.local.probe) => self.probed(result),
-                () = sleep_until(due), if due.is_some() => {}
-                () = sleep_until(look), if look.is_some() => self.restored.look_at = None,
+                () = std::future::ready(()), if again => {}
             }
             self.accept_waiting();
-            self.round().await;
+            again = self.round().await;
         }
         self.save_at_the_end().await;
         let closed = self.closed.take();
@@ -247,20 +252,24 @@ impl Committer {
         }
     }
 
-    /// Does all that can be done now, with the store as far as it can be used.
-    async fn round(&mut self) {
+    /// Does what can be done now, with the store as far as it can be used. True if there may be more
+    /// to do.
+    async fn round(&mut self) -> bool {
         self.serve_locally().await;
-        if self.retry_at.is_none() && !self.must_probe() {
-            self.work().await;
+        let usable = self.retry_at.is_none() && !self.must_probe();
+        let again = usable && self.work().await;
+        if !self.pending.is_empty() {
+            // The store may have said what the log waited for.
+            self.serve_locally().await;
         }
         self.depart();
+        again
     }
 
-    /// Takes all messages that are there. True if there were any. Those who were answered together
+    /// Takes all messages that are there. Those who were answered together
     /// mostly ask again together, and then share the next transaction too: a thread that is the
     /// allocator's own waits a moment for them.
-    fn accept_waiting(&mut self) -> bool {
-        let mut any = false;
+    fn accept_waiting(&mut self) {
         let expected = std::mem::take(&mut self.answered);
         let until = Instant::now() + COMPANY;
         loop {
@@ -268,11 +277,10 @@ impl Committer {
                 && let Ok(message) = self.queue.try_recv()
             {
                 self.accept(message);
-                any = true;
             }
             let alone = expected < FEW || self.pending.len() >= expected;
             if !self.own_thread || alone || self.closed.is_some() || Instant::now() >= until {
-                return any;
+                return;
             }
             std::thread::yield_now();
         }
@@ -341,36 +349,28 @@ impl Committer {
         Timestamp::from((self.clock)())
     }
 
-    /// Does all that can be done now with the store.
-    async fn work(&mut self) {
-        loop {
-            self.forget_the_abandoned();
-            let result = self.advance().await;
-            let again = match result {
-                Ok(again) => {
-                    self.backoff = BACKOFF.0;
-                    self.refusal = None;
-                    self.reachable(None);
-                    again
-                }
-                Err(error) => {
-                    self.troubled(&error);
-                    false
-                }
-            };
-            let told = self.accept_waiting();
-            self.serve_locally().await;
-            let more = again || told;
-            if !more || self.retry_at.is_some() || self.closed.is_some() {
-                break;
+    /// One step with the store. True if there may be more to do.
+    async fn work(&mut self) -> bool {
+        self.forget_the_abandoned();
+        let again = match self.advance().await {
+            Ok(again) => {
+                self.backoff = BACKOFF.0;
+                self.refusal = None;
+                self.reachable(None);
+                again
             }
-        }
+            Err(error) => {
+                self.troubled(&error);
+                false
+            }
+        };
         self.seek_named();
         self.seek_spares();
         self.publish();
+        again && self.retry_at.is_none()
     }
 
-    /// One round: be ready, know, plan, commit. True if there may be more to do.
+    /// Be ready, know, plan, commit. True if there may be more to do.
     async fn advance(&mut self) -> Result<bool, Error> {
         if self.is_set_back() {
             self.begin_reassertion();
