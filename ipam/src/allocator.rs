@@ -41,7 +41,7 @@ pub use committer::Clock;
 pub use request::{AssignRequest, Assignment, Epoch, Families, Held, Live, Tunnel};
 pub use status::{BlockStatus, CorruptKey, Frozen, Mode, Status};
 
-use committer::{Committer, Message, Parts};
+use committer::{Committer, Desk, Message, Parts};
 use log::Log;
 use state::StateDir;
 
@@ -74,7 +74,9 @@ pub struct Options {
     /// restored from an older copy.
     pub awaits_held: bool,
     /// Whether the allocator has a thread to itself, where it waits for the disk without handing its
-    /// place to another one: less work for each address. Else it is a task of the runtime that
+    /// place to another one: less work for each address. A single request that its log suffices
+    /// for is then answered by the thread of who asks, which waits for the disk meanwhile
+    /// (a worker of tokio lets another one take its place). Else it is a task of the runtime that
     /// opens it.
     pub own_thread: bool,
     /// How long a request waits for its answer.
@@ -125,6 +127,8 @@ pub struct Ipam {
 struct Shared {
     node: String,
     queue: mpsc::UnboundedSender<Message>,
+    desk: Arc<Desk>,
+    own_thread: bool,
     blocks: watch::Receiver<Arc<[IpNet]>>,
     borrowed: watch::Receiver<Arc<[IpAddr]>>,
     status: watch::Receiver<Status>,
@@ -174,6 +178,7 @@ impl Ipam {
         }
         let log = Log::open(&state.log(), &node, &state.instance)?;
         let (queue, messages) = mpsc::unbounded_channel();
+        let desk = Arc::new(Desk::default());
         let (blocks, own_blocks) = watch::channel(remembered.blocks.as_slice().into());
         let (borrowed, own_borrowed) =
             watch::channel(remembered.borrowed_addresses.as_slice().into());
@@ -192,6 +197,7 @@ impl Ipam {
             own_thread,
             log,
             queue: messages,
+            queued: desk.queued(),
             blocks,
             borrowed,
             status,
@@ -199,15 +205,18 @@ impl Ipam {
             remembered,
         });
         if own_thread {
-            run_apart(committer).map_err(|error| Error::Thread { reason: error.to_string() })?;
+            run_apart(committer, desk.clone())
+                .map_err(|error| Error::Thread { reason: error.to_string() })?;
         } else {
-            tokio::spawn(committer.run());
+            tokio::spawn(committer.run(desk.clone()));
         }
         let (blocks, borrowed, status) = (own_blocks, own_borrowed, own_status);
         let (store, config) = (shared_store, Mutex::default());
         let shared = Shared {
             node,
             queue,
+            desk,
+            own_thread,
             blocks,
             borrowed,
             status,
@@ -349,8 +358,8 @@ impl Ipam {
     }
 
     fn send(&self, message: Message) {
-        // After the end, the dropped reply tells the caller.
-        let _ = self.shared.queue.send(message);
+        let Shared { queue, desk, own_thread, .. } = &*self.shared;
+        desk.send(queue, message, *own_thread);
     }
 
     async fn answer<T>(
@@ -376,9 +385,9 @@ impl Ipam {
 }
 
 /// Runs it on a thread of its own, which ends with it.
-fn run_apart(committer: Committer) -> std::io::Result<()> {
+fn run_apart(committer: Committer, desk: Arc<Desk>) -> std::io::Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let thread = std::thread::Builder::new().name("ipam".to_owned());
-    thread.spawn(move || runtime.block_on(committer.run()))?;
+    thread.spawn(move || runtime.block_on(committer.run(desk)))?;
     Ok(())
 }

@@ -142,6 +142,26 @@ async fn the_log_alone_serves_after_a_restart() {
     });
 }
 
+/// Who asks alone has the answer of its own thread; what was said before counts there too.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_was_said_before_a_request_counts_for_it() {
+    let (_, plain) = memory();
+    let pools = vec![pool("four", "10.0.0.0/16", 22)];
+    let cluster = Cluster { own_thread: true, ..Cluster::on(&plain, pools).local_first() };
+    let node = cluster.node("n");
+    mode(&node, Mode::LocalFirst).await;
+    let mut last = node.v4("first").await.unwrap();
+    let mut reserved = Vec::new();
+    for pod in 0..200 {
+        let IpAddr::V4(address) = last else { panic!("{last}") };
+        let next = |by| IpAddr::from(std::net::Ipv4Addr::from_bits(address.to_bits() + by));
+        reserved.push(next(1).into());
+        node.ipam.set_reservations(reserved.clone());
+        last = node.v4(&format!("pod{pod}")).await.unwrap();
+        assert_eq!(last, next(2));
+    }
+}
+
 /// As in the agent.
 #[tokio::test]
 async fn an_allocator_on_a_thread_of_its_own() {

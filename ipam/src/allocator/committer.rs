@@ -11,7 +11,7 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::net::IpAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::{Duration, SystemTime};
 
 use futures::StreamExt;
@@ -37,6 +37,7 @@ use crate::store::{Entry, Event, Outcome, Revision, Store, StoreError};
 use crate::timestamp::Timestamp;
 
 mod commit;
+mod desk;
 mod learn;
 mod local;
 mod pace;
@@ -45,11 +46,13 @@ mod publish;
 mod restored;
 mod search;
 
-use local::{Local, end_of};
+pub(crate) use desk::Desk;
+use desk::Woken;
+use local::Local;
 use pace::Pace;
 pub(crate) use pending::Message;
 use pending::{Pending, Reply, Search, Waiting};
-use publish::{Saving, saved};
+use publish::Saving;
 use restored::Restored;
 
 /// Between attempts while the store does not answer.
@@ -60,6 +63,8 @@ const TAKEN_RETRY: Duration = Duration::from_secs(5);
 const COMPANY: Duration = Duration::from_micros(60);
 /// Fewer that were answered together are not waited for.
 const FEW: usize = 4;
+/// Who was answered together with others a shorter time ago has company.
+const ALONE: Duration = Duration::from_millis(5);
 /// Calico's `datastoreRetries`: conflicts that one request survives.
 const MOST_CONFLICTS: u32 = 100;
 /// After a search that found nothing, how long no spare block is looked for.
@@ -75,6 +80,8 @@ pub(crate) struct Committer {
     /// Whether this thread may wait for the disk.
     own_thread: bool,
     queue: mpsc::UnboundedReceiver<Message>,
+    /// How many messages are on their way.
+    queued: Arc<AtomicUsize>,
     blocks: watch::Sender<Arc<[IpNet]>>,
     borrowed: watch::Sender<Arc<[IpAddr]>>,
     status: watch::Sender<Status>,
@@ -119,6 +126,8 @@ pub(crate) struct Committer {
     assigned: HashMap<String, u64>,
     /// How many were answered together last.
     answered: usize,
+    /// When several were last answered together.
+    together: Option<Instant>,
 
     backoff: Duration,
     retry_at: Option<Instant>,
@@ -144,6 +153,7 @@ pub(crate) struct Parts {
     pub(crate) own_thread: bool,
     pub(crate) log: Option<Log>,
     pub(crate) queue: mpsc::UnboundedReceiver<Message>,
+    pub(crate) queued: Arc<AtomicUsize>,
     pub(crate) blocks: watch::Sender<Arc<[IpNet]>>,
     pub(crate) borrowed: watch::Sender<Arc<[IpAddr]>>,
     pub(crate) status: watch::Sender<Status>,
@@ -164,6 +174,7 @@ impl Committer {
             own_thread,
             log,
             queue,
+            queued,
             blocks,
             borrowed,
             status,
@@ -181,6 +192,7 @@ impl Committer {
             clock,
             own_thread,
             queue,
+            queued,
             blocks,
             borrowed,
             status,
@@ -206,6 +218,7 @@ impl Committer {
             giving_up: Pace::default(),
             assigned: HashMap::new(),
             answered: 0,
+            together: None,
             backoff: BACKOFF.0,
             retry_at: None,
             refusal: None,
@@ -213,39 +226,34 @@ impl Committer {
         }
     }
 
-    /// Serves until the last handle is dropped or someone closes it.
-    pub(crate) async fn run(mut self) {
+    /// Serves until the last handle is dropped or someone closes it. It waits on the desk.
+    pub(crate) async fn run(self, desk: Arc<Desk>) {
+        let mut committer = Box::new(self);
+        let mut timer = Box::pin(tokio::time::sleep(Duration::ZERO));
         // Own the name and read the blocks before the first request needs them.
-        let mut again = self.round().await;
-        while self.closed.is_none() {
+        let mut again = committer.round().await;
+        while committer.closed.is_none() {
             // Requests that never end must not keep waiting what is beside them, nor, on a thread of
             // its own, the connection to the store.
             tokio::task::yield_now().await;
-            let (retry, named, due) = (self.retry_at, self.named.not_before, self.local.due);
-            let look = self.restored.look_at;
-            tokio::select! {
-                biased;
-                Some((search, finished)) = self.searches.next() => self.searched(&search, finished),
-                result = end_of(&mut self.local.in_air) => self.landed(result).await,
-                result = end_of(&mut self.local.probe) => self.probed(result),
-                (what, result) = saved(&mut self.saving) => self.saved(what, result),
-                () = sleep_until(retry), if retry.is_some() => self.retry_at = None,
-                () = sleep_until(named), if named.is_some() => self.named.not_before = None,
-                () = sleep_until(due), if due.is_some() => {}
-                () = sleep_until(look), if look.is_some() => self.restored.look_at = None,
-                event = next(&mut self.events) => self.observed(event),
-                message = self.queue.recv() => match message {
-                    Some(message) => self.accept(message),
-                    None => break,
-                },
-                () = std::future::ready(()), if again => {}
+            let Some((back, woken)) = desk.wait(committer, &mut timer, again).await else { return };
+            committer = back;
+            match woken {
+                Woken::Searched(search, finished) => committer.searched(&search, *finished),
+                Woken::Landed(result) => committer.landed(result).await,
+                Woken::Probed(result) => committer.probed(result),
+                Woken::Saved(what, result) => committer.saved(what, result),
+                Woken::Observed(event) => committer.observed(event),
+                Woken::Told(Some(message)) => committer.take(message),
+                Woken::Told(None) => break,
+                Woken::Again => {}
             }
-            self.accept_waiting();
-            again = self.round().await;
+            committer.accept_waiting();
+            again = committer.round().await;
         }
-        self.save_at_the_end().await;
-        let closed = self.closed.take();
-        drop(self);
+        committer.save_at_the_end().await;
+        let closed = committer.closed.take();
+        drop(committer);
         if let Some(closed) = closed {
             // Who does not wait for the end does not care.
             let _ = closed.send(());
@@ -276,7 +284,7 @@ impl Committer {
             while self.closed.is_none()
                 && let Ok(message) = self.queue.try_recv()
             {
-                self.accept(message);
+                self.take(message);
             }
             let alone = expected < FEW || self.pending.len() >= expected;
             if !self.own_thread || alone || self.closed.is_some() || Instant::now() >= until {
@@ -284,6 +292,12 @@ impl Committer {
             }
             std::thread::yield_now();
         }
+    }
+
+    /// Accepts a message of the queue.
+    fn take(&mut self, message: Message) {
+        self.queued.fetch_sub(1, Ordering::SeqCst);
+        self.accept(message);
     }
 
     fn accept(&mut self, message: Message) {
@@ -437,21 +451,5 @@ impl Committer {
         self.local.paused = false;
         self.count(|status| status.store_errors += 1);
         self.reachable(Some(error));
-    }
-}
-
-async fn next(events: &mut Option<BoxStream<'static, Event>>) -> Event {
-    match events {
-        Some(events) => match events.next().await {
-            Some(event) => event,
-            None => std::future::pending().await,
-        },
-        None => std::future::pending().await,
-    }
-}
-
-async fn sleep_until(at: Option<Instant>) {
-    if let Some(at) = at {
-        tokio::time::sleep_until(at).await;
     }
 }

@@ -91,6 +91,8 @@ impl World {
             cluster = cluster.strict();
         }
         cluster.local_first = random.random_bool(0.6);
+        // As in the agent: what is done then by whom depends on how fast the machine is.
+        cluster.own_thread = seed % 4 == 3;
         cluster.deadline = Duration::from_millis(100);
         let mut world = Self {
             random,

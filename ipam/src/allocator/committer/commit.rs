@@ -260,6 +260,9 @@ impl Committer {
             }
         }
         self.answered = done.len();
+        if done.len() > 1 {
+            self.together = Some(Instant::now());
+        }
         // Highest first: removing one does not move those still to come.
         for (index, outcome) in done.into_iter().rev() {
             let Some(pending) = self.pending.remove(index) else { continue };

@@ -133,14 +133,6 @@ async fn off_worker<T: Send + 'static>(
     }
 }
 
-/// Awaits what is under way.
-pub(super) async fn end_of<T>(awaited: &mut Option<Awaited<T>>) -> Result<T, StoreError> {
-    match awaited {
-        Some(future) => future.await,
-        None => std::future::pending().await,
-    }
-}
-
 impl Committer {
     /// True if requests are answered from the log now.
     pub(super) fn serves_locally(&self) -> bool {

@@ -124,11 +124,3 @@ impl Committer {
         }
     }
 }
-
-/// Awaits the end of what is being written.
-pub(super) async fn saved(saving: &mut Option<Saving>) -> (Remembered, Result<(), String>) {
-    match saving {
-        Some(saving) => saving.await,
-        None => std::future::pending().await,
-    }
-}
