@@ -117,6 +117,10 @@ pub(crate) struct Draft<'a> {
     assigning: BTreeSet<String>,
     /// Nodes whose blocks give addresses to others.
     lenders: BTreeSet<String>,
+    /// Blocks that were found without a free address, and not changed since.
+    full: BTreeSet<IpNet>,
+    /// The node's own blocks of each pool, by its network.
+    own: BTreeMap<IpNet, Vec<IpNet>>,
     /// Blocks that do not exist yet and are claimed with the addresses that are given of them.
     claims: BTreeSet<IpNet>,
     /// Only blocks that may be answered for without the store are given from.
@@ -174,6 +178,7 @@ impl<'a> Draft<'a> {
         now: Timestamp,
     ) -> Self {
         let (blocks, relied_on, handles, assigning, lenders, claims) = Default::default();
+        let (full, own) = Default::default();
         Self {
             cache,
             settings,
@@ -184,6 +189,8 @@ impl<'a> Draft<'a> {
             handles,
             assigning,
             lenders,
+            full,
+            own,
             claims,
             local: false,
         }
@@ -204,6 +211,7 @@ impl<'a> Draft<'a> {
 
     /// Claims a block that does not exist: addresses may be given of it.
     pub(crate) fn claim(&mut self, block: Block) {
+        self.own.clear();
         self.claims.insert(block.cidr());
         self.blocks.insert(block.cidr(), (block, true));
     }
@@ -255,6 +263,7 @@ impl<'a> Draft<'a> {
 
     /// Changes a block, which counts as changed if the function returns Some.
     fn change<T>(&mut self, cidr: IpNet, f: impl FnOnce(&mut Block) -> Option<T>) -> Option<T> {
+        self.full.remove(&cidr);
         let (block, changed) = self.open(cidr)?;
         let result = f(block)?;
         *changed = true;
@@ -270,6 +279,16 @@ impl<'a> Draft<'a> {
             .filter(|cidr| !borrowed || self.lends(cidr));
         let claimed = self.claims.iter().filter(|_| !borrowed);
         known.chain(claimed).filter(|cidr| pool.cidr.contains(*cidr)).copied().collect()
+    }
+
+    /// The node's own blocks of a pool.
+    fn own_blocks_of(&mut self, pool: &Pool) -> Vec<IpNet> {
+        if let Some(own) = self.own.get(&pool.cidr) {
+            return own.clone();
+        }
+        let own = self.blocks_of(pool, false);
+        self.own.insert(pool.cidr, own.clone());
+        own
     }
 
     /// The node that the block belongs to, if that is another one.
@@ -336,9 +355,12 @@ impl<'a> Draft<'a> {
 
     /// What a handle holds in the known blocks, and where, in address order.
     fn held(&self, handle: &str) -> Vec<(IpAddr, IpNet)> {
-        let known = self.cache.blocks.of(handle).filter(|cidr| !self.blocks.contains_key(cidr));
-        let mut cidrs: Vec<IpNet> = known.chain(self.blocks.keys()).copied().collect();
+        let mut cidrs: Vec<IpNet> = self.cache.blocks.of(handle).copied().collect();
+        if self.assigning.contains(handle) {
+            cidrs.extend(self.blocks.keys());
+        }
         cidrs.sort_unstable();
+        cidrs.dedup();
         let blocks = cidrs.iter().filter_map(|cidr| Some((*cidr, self.block(cidr)?)));
         blocks
             .flat_map(|(cidr, block)| {
@@ -363,7 +385,7 @@ impl<'a> Draft<'a> {
             intended_use: request.intended_use,
         };
         let pools = pool::choose(&settings.pools, family, asker).map_err(Planned::Failed)?;
-        let own: Vec<_> = pools.iter().flat_map(|pool| self.blocks_of(pool, false)).collect();
+        let own: Vec<_> = pools.iter().flat_map(|pool| self.own_blocks_of(pool)).collect();
         if let Some(cidr) = self.first_free(&own) {
             return Ok(cidr);
         }
@@ -392,10 +414,19 @@ impl<'a> Draft<'a> {
     }
 
     /// The first of these with an address that is free, or has rested long enough.
-    fn first_free(&self, blocks: &[IpNet]) -> Option<IpNet> {
+    fn first_free(&mut self, blocks: &[IpNet]) -> Option<IpNet> {
         let (cooldown, reserved) = (self.settings.config.cooldown(), &self.settings.reservations);
         let has_free = |block: &Block| block.has_free_by(self.now, cooldown, reserved);
-        blocks.iter().copied().find(|cidr| self.block(cidr).is_some_and(has_free))
+        for cidr in blocks {
+            if self.full.contains(cidr) {
+                continue;
+            }
+            if self.block(cidr).is_some_and(has_free) {
+                return Some(*cidr);
+            }
+            self.full.insert(*cidr);
+        }
+        None
     }
 
     /// The block to take this very address from, which can then be taken.
