@@ -38,13 +38,14 @@ pub(crate) fn next(cache: &Cache, node: Revision, mark: Revision) -> Option<Flig
         }
         let (mut some, mut all) = (BTreeSet::new(), true);
         for difference in base.differences(&seen.value) {
-            let mut with = touched.clone();
-            with.extend(difference.handles.into_iter().flatten());
-            if blocks.len() + 1 + with.len() > most {
+            let mut handles: Vec<&str> = difference.handles.into_iter().flatten().collect();
+            handles.retain(|handle| !touched.contains(handle));
+            handles.dedup();
+            if blocks.len() + 1 + touched.len() + handles.len() > most {
                 all = false;
                 break;
             }
-            touched = with;
+            touched.extend(handles);
             some.insert(difference.ordinal);
         }
         let goal = if all { seen.value.clone() } else { base.toward(&seen.value, &some) };
