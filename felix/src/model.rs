@@ -486,8 +486,8 @@ pub enum Value {
     Logged(Verdict),
     /// Of [`Key::HostTable`].
     Table(TableId),
-    /// Of [`Key::Policy`] where packets are counted: [`Value::Logged`] or [`Value::Verdict`], and who
-    /// decides.
+    /// Of [`Key::Policy`] and [`Key::HostPolicy`] where packets are counted: [`Value::Logged`] or
+    /// [`Value::Verdict`], and who decides.
     Counted {
         /// What becomes of the packet.
         verdict: Verdict,

@@ -319,6 +319,9 @@ fn forwarded(lab: &mut Lab) -> BoxFuture<'_, Result<()>> {
         // Not what comes from the node itself, nor what goes out through it.
         now(view, &node, &udp).await?;
         now(view, &view.netns_of_pod(&pods[0]), &pod_targets(&pods[1], "udp", PORT)).await?;
+        scope.apply_global(counting("Enabled")).await?;
+        counted(view, &far, [&udp, &tcp]).await?;
+        scope.apply_global(counting("Disabled")).await?;
 
         let mut only_own = through;
         only_own["applyOnForward"] = json!(false);
@@ -328,6 +331,44 @@ fn forwarded(lab: &mut Lab) -> BoxFuture<'_, Result<()>> {
         scope.end().await
     }
     .boxed()
+}
+
+fn counting(counters: &str) -> Value {
+    json!({
+        "apiVersion": "projectcalico.org/v3",
+        "kind": "FelixConfiguration",
+        "metadata": { "name": format!("node.{NODE}") },
+        "spec": { "policyCounters": counters },
+    })
+}
+
+/// What is sent to these targets counts as the first rule's, which denies it, and the second one's,
+/// which does not.
+async fn counted(view: &View, from: &Netns, [denied, allowed]: [&[String]; 2]) -> Result<()> {
+    let counts = async || {
+        let report = view.felix(NODE, &["policy", "counters"], b"").await?;
+        let rows = report["rows"].as_array().context("no rows")?;
+        let of = |rule: &str| {
+            let is = |row: &&Value| {
+                row["policy"] == "GlobalNetworkPolicy hosts-through" && row["rule"] == rule
+            };
+            rows.iter().find(is).and_then(|row| row["packets"].as_u64())
+        };
+        anyhow::Ok(of("spec.ingress[0]").zip(of("spec.ingress[1]")))
+    };
+    let before = wait::until("host endpoints to be counted", IN_FORCE, || async {
+        counts().await?.context("no row for the rules")
+    })
+    .await?;
+    expect_silence(view, from, denied).await?;
+    now(view, from, allowed).await?;
+    let least = |targets: &[String]| u64::try_from(targets.len()).unwrap_or_default();
+    wait::until("packets to be counted", IN_FORCE, || async {
+        let (no, yes) = counts().await?.context("no row for the rules")?;
+        ensure!(no >= before.0 + least(denied) && yes >= before.1 + least(allowed), "{no} {yes}");
+        Ok(())
+    })
+    .await
 }
 
 /// The node's agent says who denies what is sent to these targets.

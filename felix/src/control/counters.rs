@@ -69,7 +69,7 @@ pub fn counters_text(report: &CountersReport) -> String {
             Direction::Egress => "egress",
         };
         let (policy, rule) = match (&by.tier, &by.policy) {
-            (None, _) => ("no policy", ""),
+            (None, _) => ("no policy", by.rule.as_deref().unwrap_or_default()),
             (Some(_), None) => ("default action", ""),
             (Some(_), Some(policy)) => (policy.as_str(), by.rule.as_deref().unwrap_or_default()),
         };

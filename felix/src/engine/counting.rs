@@ -3,13 +3,14 @@
 
 use std::sync::Arc;
 
-use rustc_hash::FxHashMap;
+use rustc_hash::{FxHashMap, FxHashSet};
 
 use super::active::ActivePolicy;
 use super::explain::field;
 use super::policies::Policies;
-use super::program::ProgramKey;
+use super::program::{ProgramKey, Role};
 use super::programs::Programs;
+use super::stable_hash::StableHasher;
 use crate::model::{Decider, Decision, Direction};
 
 /// More numbers than this that nobody may use any more are looked for and forgotten.
@@ -20,7 +21,7 @@ const IDLE: usize = 1024;
 pub(super) struct Counting {
     on: bool,
     numbers: FxHashMap<Arc<Decision>, Decider>,
-    last: u32,
+    taken: FxHashSet<Decider>,
     /// Those that no delta has told of.
     news: Vec<(Decider, Arc<Decision>)>,
     /// How many were left by the last sweep.
@@ -49,6 +50,7 @@ impl Counting {
             return Box::default();
         }
         let direction = key.direction;
+        let early = key.role == Role::Early;
         let mut deciders = Vec::new();
         let mut revisions = key.policies.iter();
         for tier in active.chunk_by(|a, b| a.tier == b.tier) {
@@ -65,22 +67,35 @@ impl Counting {
                     }));
                 }
             }
-            deciders.push(self.end(name, direction));
+            if !early {
+                deciders.push(self.end(name, direction, None));
+            }
         }
-        deciders.push(self.end(None, direction));
+        deciders.push(match key.role {
+            // What is judged once more counts there.
+            Role::Early => Decider::NOBODY,
+            Role::Host { .. } => self.end(None, direction, Some(Decision::PROFILES.to_owned())),
+            Role::Workload | Role::Forward => self.end(None, direction, None),
+        });
         deciders.into()
     }
 
-    fn end(&mut self, tier: Option<String>, direction: Direction) -> Decider {
-        self.number(Decision { tier, policy: None, direction, rule: None })
+    fn end(&mut self, tier: Option<String>, direction: Direction, rule: Option<String>) -> Decider {
+        self.number(Decision { tier, policy: None, direction, rule })
     }
 
     fn number(&mut self, decision: Decision) -> Decider {
         if let Some(known) = self.numbers.get(&decision) {
             return *known;
         }
-        self.last += 1;
-        let (number, decision) = (Decider(self.last), Arc::new(decision));
+        // Made from what it stands for, so that a restarted agent numbers as before: tables of host
+        // endpoints are named by what they say. Where it is taken, the next that is free.
+        let mut number = Decider(hash(&decision));
+        while number == Decider::NOBODY || self.taken.contains(&number) {
+            number = Decider(number.0.wrapping_add(1));
+        }
+        self.taken.insert(number);
+        let decision = Arc::new(decision);
         self.numbers.insert(decision.clone(), number);
         self.news.push((number, decision));
         number
@@ -96,7 +111,19 @@ impl Counting {
         if self.numbers.len() > 2 * self.swept + IDLE {
             let used = programs.deciders();
             self.numbers.retain(|_, number| used.contains(number));
+            self.taken.retain(|number| used.contains(number));
             self.swept = self.numbers.len();
         }
     }
+}
+
+fn hash(decision: &Decision) -> u32 {
+    let Decision { tier, policy, direction, rule } = decision;
+    let mut hasher = StableHasher::default();
+    for part in [tier, policy, rule] {
+        hasher.write(part.as_deref().unwrap_or_default().as_bytes());
+        hasher.write(&[0]);
+    }
+    hasher.write(&[u8::from(*direction == Direction::Egress)]);
+    hasher.finish()
 }

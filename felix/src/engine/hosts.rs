@@ -142,6 +142,11 @@ impl Hosts {
         self.changed = true;
     }
 
+    /// What is in force for them may be something else.
+    pub(super) fn touch(&mut self) {
+        self.changed = true;
+    }
+
     /// The node's interfaces are these.
     pub(super) fn set_links(&mut self, links: Vec<HostLink>) {
         if self.links != links {

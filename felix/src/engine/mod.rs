@@ -224,12 +224,13 @@ impl Engine {
         self.hosts.set_failsafe(ports);
     }
 
-    /// Whether packets of workloads are counted by who decides about them, from the next delta on; at
-    /// first they are not. Where they are, more is told apart, which costs elements; verdicts are the
-    /// same.
+    /// Whether packets of workloads and of host endpoints are counted by who decides about them, from
+    /// the next delta on; at first they are not. Where they are, more is told apart, which costs
+    /// elements; verdicts are the same.
     pub fn set_counting(&mut self, on: bool) {
         if self.counting.set(on) {
             self.workloads.touch_locals();
+            self.hosts.touch();
         }
     }
 

@@ -114,7 +114,10 @@ impl Engine {
         let ports = self.own_ports(local.shape, &policies, direction).into();
         let own = Box::default();
         let policies = revisions.into();
-        Some(ProgramKey { direction, role, policies, ports, own, counted: false })
+        // What is not tracked is looked up once more after it.
+        let untracked = matches!(hook, HostHook::UntrackedIn | HostHook::UntrackedOut);
+        let counted = self.counting.is_on() && !untracked;
+        Some(ProgramKey { direction, role, policies, ports, own, counted })
     }
 
     fn assign_host(&mut self, name: &str, site: HostSite, key: ProgramKey) {
@@ -122,13 +125,14 @@ impl Engine {
         let before = local.programs.get(&site).copied();
         let active = key.policies.iter().filter_map(|revision| self.policies.active(*revision));
         let policies: Vec<_> = active.cloned().collect();
+        let deciders = self.counting.of_lines(&key, &policies, &self.policies);
         let user = User { site: Site::Host(site), addresses: SmallVec::new() };
         // Established flows of the host itself go on, as with Calico.
         let (program, _) = self.programs.assign(
             &user,
             before,
             key,
-            (&policies, Box::default()),
+            (&policies, deciders),
             &self.classes,
             &mut self.pending,
         );

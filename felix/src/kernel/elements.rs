@@ -12,7 +12,7 @@ use netlink::nft::{Counter, Data, Element, Transaction, Verdict as NftVerdict};
 use smallvec::SmallVec;
 
 use super::Count;
-use super::layout::host::ACCEPTED;
+use super::layout::host::{ACCEPTED, VERDICTS};
 use super::layout::{DENY, log_chain};
 use crate::model::host::TableId;
 use crate::model::{Class, Decider, Direction, Key, Traffic, Value, Verdict};
@@ -256,16 +256,20 @@ pub(super) fn check(key: &Key, value: &Value) -> Result<(), &'static str> {
         }
         _ => {}
     }
-    let accepts = matches!(value, Value::Verdict(Verdict::Accept) | Value::Logged(Verdict::Accept));
+    let accepts = matches!(
+        value,
+        Value::Verdict(Verdict::Accept)
+            | Value::Logged(Verdict::Accept)
+            | Value::Counted { verdict: Verdict::Accept, .. }
+    );
     if accepts && !matches!(key, Key::HostPolicy { .. }) {
         return Err("a verdict of host endpoints");
     }
     let fits = match key {
         Key::Class(_) | Key::ClassRange(..) | Key::Learned(..) => matches!(value, Value::Class(_)),
-        Key::Policy { .. } => {
+        Key::Policy { .. } | Key::HostPolicy { .. } => {
             matches!(value, Value::Verdict(_) | Value::Logged(_) | Value::Counted { .. })
         }
-        Key::HostPolicy { .. } => matches!(value, Value::Verdict(_) | Value::Logged(_)),
         Key::HostTable { .. } => matches!(value, Value::Table(_)),
         _ => matches!(value, Value::Member),
     };
@@ -496,7 +500,7 @@ pub(super) fn counts(set: &str, elements: &[Raw]) -> Vec<(Key, Count)> {
 
 /// The names of the maps whose elements may count.
 pub(super) fn counted_sets() -> impl Iterator<Item = &'static str> {
-    EGRESS.into_iter().chain(INGRESS)
+    EGRESS.into_iter().chain(INGRESS).chain(VERDICTS)
 }
 
 fn decode_value(key: &Key, raw: &Raw) -> Option<Value> {

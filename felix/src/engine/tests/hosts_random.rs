@@ -2,18 +2,19 @@
 //! obvious evaluator says, written from the description of the API alone, and the same elements
 //! come about whatever happened before.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use proptest::option;
 use proptest::prelude::*;
 use proptest::sample::select;
 
 use super::explain::EXPLAINED;
+use super::hosts::host_elements;
 use super::hosts_explained::{explained, foretold, verdict_of};
 use super::world::*;
 use crate::engine::{Failsafe, HostLink};
 use crate::model::host::{HostHook, InterfaceName};
-use crate::model::{Direction, Kind, ObjectKey, Verdict};
+use crate::model::{Decision, Direction, Key, Kind, ObjectKey, Verdict};
 
 const NODE: &str = "node1";
 const INTERFACES: [&str; 3] = ["eth0", "eth1", "eth2"];
@@ -65,7 +66,18 @@ enum Event {
     Pod(usize, Option<&'static str>),
     /// Which interface has which of the node's own addresses.
     Links([usize; 2]),
+    Counting(bool),
     Settle,
+}
+
+/// Who decides.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum By {
+    /// A policy by its number, and its rule.
+    Rule(usize, usize),
+    Tier,
+    Profiles,
+    Nobody,
 }
 
 /// What there is.
@@ -75,6 +87,7 @@ struct State {
     hosts: BTreeMap<usize, Host>,
     pods: BTreeMap<usize, &'static str>,
     links: [usize; 2],
+    counting: bool,
 }
 
 fn rule() -> impl Strategy<Value = Rule> {
@@ -126,6 +139,7 @@ fn event() -> impl Strategy<Value = Event> {
         4 => (0usize..3, option::weighted(0.8, host())).prop_map(|(n, h)| Event::Host(n, h)),
         1 => (0usize..2, option::of(select(LABELS.to_vec()))).prop_map(|(n, l)| Event::Pod(n, l)),
         1 => (0usize..3, 0usize..3).prop_map(|(a, b)| Event::Links([a, b])),
+        1 => any::<bool>().prop_map(Event::Counting),
         2 => Just(Event::Settle),
     ]
 }
@@ -256,6 +270,10 @@ impl State {
                 world.engine.set_host_links(links(at));
                 self.links = at;
             }
+            Event::Counting(on) => {
+                world.engine.set_counting(on);
+                self.counting = on;
+            }
             Event::Settle => {}
         }
     }
@@ -280,10 +298,22 @@ impl State {
 
     /// May this packet pass?
     fn judges(&self, hook: HostHook, interface: &str, peer: &str, to: (u8, u16)) -> Verdict {
+        self.decides(hook, interface, peer, to).0
+    }
+
+    /// What becomes of a packet, and who decides: the policy and the number of its rule, a tier, or
+    /// profiles. Nobody where it is not asked for, or where others follow who decide.
+    fn decides(
+        &self,
+        hook: HostHook,
+        interface: &str,
+        peer: &str,
+        to: (u8, u16),
+    ) -> (Verdict, Option<By>) {
         use HostHook::{Input, PreDnat, UntrackedIn, UntrackedOut};
-        let Some(host) = self.host_of(interface) else { return Verdict::Allow };
+        let Some(host) = self.host_of(interface) else { return (Verdict::Allow, None) };
         if matches!(hook, Input | PreDnat | UntrackedIn) && to == (TCP, 22) {
-            return Verdict::Allow;
+            return (Verdict::Allow, None);
         }
         let when = match hook {
             PreDnat => Some("preDNAT"),
@@ -304,28 +334,39 @@ impl State {
             .map(|(number, policy)| (*number, policy))
             .collect();
         if hook.forwards() && asked.is_empty() {
-            return Verdict::Allow;
+            return (Verdict::Allow, None);
         }
         asked.sort_by_key(|(number, policy)| (!policy.passing_tier, policy.order, *number));
         for passing in [true, false] {
             let mut of_tier =
                 asked.iter().filter(|(_, policy)| policy.passing_tier == passing).peekable();
             let any = of_tier.peek().is_some();
-            let decided = of_tier.find_map(|(_, policy)| {
-                rules(policy).into_iter().flatten().find_map(|rule| self.says(&rule, peer, to))
+            let decided = of_tier.find_map(|(number, policy)| {
+                let rules = rules(policy).into_iter().flatten().enumerate();
+                let mut said = rules.filter_map(|(at, rule)| {
+                    Some((self.says(&rule, peer, to)?, Some(By::Rule(*number, at))))
+                });
+                said.next()
             });
             match decided {
-                Some("Allow") if when.is_some() => return Verdict::Accept,
-                Some("Allow") => return Verdict::Allow,
-                Some("Deny") => return Verdict::Deny,
+                Some(("Allow", by)) if when.is_some() => return (Verdict::Accept, by),
+                Some(("Allow", by)) => return (Verdict::Allow, by),
+                Some(("Deny", by)) => return (Verdict::Deny, by),
                 Some(_) => {}
                 // Early, no tier has an end.
-                None if any && !passing && when.is_none() => return Verdict::Deny,
+                None if any && !passing && when.is_none() => {
+                    return (Verdict::Deny, Some(By::Tier));
+                }
                 None => {}
             }
         }
         let passes = when.is_some() || hook.forwards() || host.allows;
-        if passes { Verdict::Allow } else { Verdict::Deny }
+        let by = match when {
+            Some(_) => None,
+            None if hook.forwards() => Some(By::Nobody),
+            None => Some(By::Profiles),
+        };
+        (if passes { Verdict::Allow } else { Verdict::Deny }, by)
     }
 
     /// What a rule does with a packet, if it decides.
@@ -363,6 +404,8 @@ impl State {
                         to,
                         self
                     );
+                    let by = world.kernel.host_decision(hook, interface, ip(peer), to.0, ports);
+                    self.counts(by, hook, interface, peer, to)?;
                     number += 1;
                     if number % EXPLAINED == 0 {
                         explained(world, (hook, interface), peer, to)?;
@@ -382,6 +425,39 @@ impl State {
                 prop_assert_eq!(found, wanted, "{:?} {:?} {:?}: {:#?}", input, output, to, self);
             }
         }
+        Ok(())
+    }
+
+    /// Packets are counted as those of who decides about them.
+    fn counts(
+        &self,
+        found: Option<&Decision>,
+        hook: HostHook,
+        interface: &str,
+        peer: &str,
+        to: (u8, u16),
+    ) -> Result<(), TestCaseError> {
+        use HostHook::{UntrackedIn, UntrackedOut};
+        let counted = self.counting && !matches!(hook, UntrackedIn | UntrackedOut);
+        let by = self.decides(hook, interface, peer, to).1.filter(|_| counted);
+        let rule = |at: usize| match hook.direction() {
+            Direction::Ingress => format!("spec.ingress[{at}]"),
+            Direction::Egress => format!("spec.egress[{at}]"),
+        };
+        let wanted = by.map(|by| match by {
+            By::Rule(number, at) => {
+                let name = &name_of(number, &self.policies[&number]).name;
+                (Some(format!("GlobalNetworkPolicy {name}")), Some(rule(at)))
+            }
+            By::Profiles => (None, Some(Decision::PROFILES.to_owned())),
+            By::Tier | By::Nobody => (None, None),
+        });
+        let has_tier = matches!(by, Some(By::Rule(..) | By::Tier));
+        if let Some(found) = found {
+            prop_assert_eq!((found.direction, found.tier.is_some()), (hook.direction(), has_tier));
+        }
+        let found = found.map(|found| (found.policy.clone(), found.rule.clone()));
+        prop_assert_eq!(found, wanted, "{:?} {} {} {:?}", hook, interface, peer, to);
         Ok(())
     }
 
@@ -434,7 +510,7 @@ proptest! {
         // Another agent that learns only what there is now.
         let (mut fresh, mut again) = (self::world(), State::default());
         let now = state.clone();
-        let objects = [Event::Links(now.links)]
+        let objects = [Event::Links(now.links), Event::Counting(now.counting)]
             .into_iter()
             .chain(now.pods.into_iter().map(|(n, label)| Event::Pod(n, Some(label))))
             .chain(now.policies.into_iter().map(|(n, policy)| Event::Policy(n, Some(policy))))
@@ -444,6 +520,12 @@ proptest! {
         }
         fresh.settle();
         prop_assert_eq!(fresh.kernel.canonical(), world.kernel.canonical());
+        // It finds the tables in the kernel under the names that it would give them.
+        let tables = |world: &World| -> BTreeSet<Key> {
+            let keys = host_elements(world).into_iter();
+            keys.filter(|key| matches!(key, Key::HostPolicy { .. })).collect()
+        };
+        prop_assert_eq!(tables(&fresh), tables(&world));
 
         // Nothing is left of what is gone.
         for number in 0..3 {

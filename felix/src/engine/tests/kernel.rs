@@ -115,7 +115,10 @@ impl Kernel {
                     }
                     tables.insert(table);
                 }
-                (Key::HostPolicy { table, .. }, Value::Verdict(_) | Value::Logged(_)) => {
+                (
+                    Key::HostPolicy { table, .. },
+                    Value::Verdict(_) | Value::Logged(_) | Value::Counted { .. },
+                ) => {
                     filled.insert(table);
                 }
                 other => panic!("value of another kind: {other:?}"),
@@ -277,9 +280,40 @@ impl Kernel {
         interface: &str,
         peer: IpAddr,
         protocol: u8,
-        (source, port): (u16, u16),
+        ports: (u16, u16),
     ) -> (Verdict, bool) {
-        let allowed = (Verdict::Allow, false);
+        match self.host_found(hook, interface, peer, protocol, ports) {
+            Value::Verdict(verdict) => (verdict, false),
+            Value::Logged(verdict) => (verdict, true),
+            Value::Counted { verdict, log, .. } => (verdict, log),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    /// Who decides about it, where that is counted.
+    pub(super) fn host_decision(
+        &self,
+        hook: HostHook,
+        interface: &str,
+        peer: IpAddr,
+        protocol: u8,
+        ports: (u16, u16),
+    ) -> Option<&Decision> {
+        match self.host_found(hook, interface, peer, protocol, ports) {
+            Value::Counted { by, .. } => Some(self.deciders.get(&by).unwrap()),
+            _ => None,
+        }
+    }
+
+    fn host_found(
+        &self,
+        hook: HostHook,
+        interface: &str,
+        peer: IpAddr,
+        protocol: u8,
+        (source, port): (u16, u16),
+    ) -> Value {
+        let (allowed, denied) = (Value::Verdict(Verdict::Allow), Value::Verdict(Verdict::Deny));
         let name = InterfaceName::new(interface).unwrap();
         let named = self.elements.contains_key(&Key::HostInterface(name));
         let table = |interface, class| match self.elements.get(&Key::HostTable {
@@ -309,13 +343,9 @@ impl Kernel {
         let Some(table) = table(interface, self.class(peer)).or_else(|| table(interface, Class(0)))
         else {
             let passes = hook.forwards() || hook.is_early();
-            return if passes { allowed } else { (Verdict::Deny, false) };
+            return if passes { allowed } else { denied };
         };
-        let ruling = |traffic| match self.elements.get(&Key::HostPolicy { table, traffic })? {
-            Value::Verdict(verdict) => Some((*verdict, false)),
-            Value::Logged(verdict) => Some((*verdict, true)),
-            other => panic!("{other:?}"),
-        };
+        let ruling = |traffic| self.elements.get(&Key::HostPolicy { table, traffic }).copied();
         let in_range = || {
             self.elements.keys().find_map(|key| {
                 let Key::HostPolicy { table: of, traffic } = *key else { return None };
@@ -338,7 +368,7 @@ impl Kernel {
         found
             .or_else(|| ruling(Traffic::Protocol(protocol)))
             .or_else(|| ruling(Traffic::Any))
-            .unwrap_or((Verdict::Deny, false))
+            .unwrap_or(denied)
     }
 
     /// The elements with classes numbered by who is in them, so that two engines can be compared.

@@ -25,7 +25,13 @@ pub(super) struct Counts {
 
 impl Counts {
     pub(super) fn learn(&mut self, deciders: &[(Decider, Arc<Decision>)]) {
-        self.names.extend(deciders.iter().cloned());
+        for (decider, name) in deciders {
+            let before = self.names.insert(*decider, name.clone());
+            if before.is_some_and(|before| before != *name) {
+                // Somebody else's number, whom the engine has forgotten.
+                self.past.remove(decider);
+            }
+        }
     }
 
     pub(super) fn add(&mut self, counted: Vec<(Decider, Count)>) {
@@ -86,7 +92,6 @@ impl<C: Channel> Writer<C> {
         let mut named: BTreeMap<Arc<Decision>, Count> = BTreeMap::new();
         for (decider, name) in &self.counts.names {
             let count = totals.get(decider);
-            // One that was forgotten and came back has another number.
             if count.is_some() || counting.contains(decider) {
                 named.entry(name.clone()).or_default().add(count.copied().unwrap_or_default());
             }

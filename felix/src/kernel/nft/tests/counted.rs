@@ -21,10 +21,10 @@ fn counted(plain: &[Change]) -> Delta {
     for change in plain {
         let by = Decider(u32::try_from(delta.deciders.len() + 1).unwrap());
         let value = match (change.key, change.value) {
-            (Key::Policy { .. }, Some(Value::Verdict(verdict))) => {
+            (Key::Policy { .. } | Key::HostPolicy { .. }, Some(Value::Verdict(verdict))) => {
                 Some(Value::Counted { verdict, log: false, by })
             }
-            (Key::Policy { .. }, Some(Value::Logged(verdict))) => {
+            (Key::Policy { .. } | Key::HostPolicy { .. }, Some(Value::Logged(verdict))) => {
                 Some(Value::Counted { verdict, log: true, by })
             }
             (_, other) => other,
