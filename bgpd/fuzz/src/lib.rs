@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 /// Names the folder that a target puts what it starts from into.
-pub const SEEDS: &str = "BGPD_FUZZ_SEEDS";
+pub const SEEDS: &str = "FUZZ_SEEDS";
 
 /// Makes one function of `bgpd::fuzz` a target of libFuzzer.
 #[macro_export]

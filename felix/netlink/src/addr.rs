@@ -84,7 +84,7 @@ pub fn is_removal(message: &Message<'_>) -> bool {
     message.kind == DEL
 }
 
-fn parse(message: &Message<'_>) -> Option<Address> {
+pub(crate) fn parse(message: &Message<'_>) -> Option<Address> {
     if message.kind != NEW {
         return None;
     }

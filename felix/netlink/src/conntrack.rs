@@ -207,7 +207,7 @@ fn identify(batch: &mut Batch, entry: &Entry) {
     });
 }
 
-fn parse(message: &Message<'_>) -> Option<Entry> {
+pub(crate) fn parse(message: &Message<'_>) -> Option<Entry> {
     if message.kind != NEW {
         return None;
     }

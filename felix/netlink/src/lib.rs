@@ -19,6 +19,8 @@ pub mod addr;
 pub mod buffer;
 pub mod conntrack;
 mod error;
+#[cfg(any(test, feature = "fuzzing"))]
+pub mod fuzz;
 pub mod headers;
 pub mod link;
 pub mod neigh;

@@ -263,7 +263,7 @@ pub fn event(message: &Message<'_>) -> Option<Event> {
     }
 }
 
-fn parse(message: &Message<'_>) -> Option<Link> {
+pub(crate) fn parse(message: &Message<'_>) -> Option<Link> {
     if message.kind == NEW { parse_payload(message) } else { None }
 }
 

@@ -50,7 +50,7 @@ pub fn list(socket: &mut Socket) -> Result<Vec<Neighbour>> {
     socket.dump(&mut request, parse)
 }
 
-fn parse(message: &Message<'_>) -> Option<Neighbour> {
+pub(crate) fn parse(message: &Message<'_>) -> Option<Neighbour> {
     let state = buffer::ne16(message.payload.get(8..)?)?;
     if message.kind != NEW || state & PERMANENT == 0 {
         return None;

@@ -440,8 +440,8 @@ impl AsRawFd for Socket {
 }
 
 /// None for an acknowledgement, which is an error message with the number 0.
-fn parse_error(message: &Message<'_>) -> Option<KernelError> {
-    let errno = -buffer::ne32(message.payload)?.cast_signed();
+pub(crate) fn parse_error(message: &Message<'_>) -> Option<KernelError> {
+    let errno = buffer::ne32(message.payload)?.cast_signed().saturating_neg();
     if errno == 0 {
         return None;
     }

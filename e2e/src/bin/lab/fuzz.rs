@@ -1,4 +1,4 @@
-//! `cargo lab fuzz`: the targets of `bgpd/fuzz` with libFuzzer, on the stable compiler.
+//! `cargo lab fuzz`: the targets of `bgpd/fuzz` and `felix/fuzz` with libFuzzer, on the stable compiler.
 //!
 //! libFuzzer needs to be told which branches were taken. cargo-fuzz asks the compiler for that with an
 //! option that only a nightly one has; the LLVM pass behind it can be had from any.
@@ -10,6 +10,8 @@ use std::process::Command;
 
 use anyhow::{Context as _, Result, bail};
 
+/// Where there are targets.
+const CRATES: [&str; 2] = ["bgpd/fuzz", "felix/fuzz"];
 /// Counters at the branches, a table of them, and what is compared with what.
 const RUSTFLAGS: &[&str] = &[
     "-Cpasses=sancov-module",
@@ -57,15 +59,25 @@ impl Wish {
 /// Fails when a target cannot be built or finds something.
 pub(crate) fn run(root: &Path, args: &[&str]) -> Result<()> {
     let wish = Wish::parse(args)?;
-    let crate_ = root.join("bgpd/fuzz");
-    let all = targets(&crate_)?;
-    let chosen: Vec<&String> =
-        all.iter().filter(|name| wish.target.as_ref().is_none_or(|t| t == *name)).collect();
-    if chosen.is_empty() {
-        bail!("there is no such target; there are {}", all.join(", "));
+    let mut all = Vec::new();
+    for crate_ in CRATES.map(|name| root.join(name)) {
+        let names = targets(&crate_)?;
+        all.push((crate_, names));
     }
+    let is_wanted = |name: &String| wish.target.as_ref().is_none_or(|target| target == name);
     let folders = Folders::find()?;
-    build(&crate_, &folders, &chosen)?;
+    let mut chosen = Vec::new();
+    for (crate_, names) in &all {
+        let of_crate: Vec<&String> = names.iter().filter(|name| is_wanted(name)).collect();
+        if !of_crate.is_empty() {
+            build(crate_, &folders, &of_crate)?;
+        }
+        chosen.extend(of_crate);
+    }
+    if chosen.is_empty() {
+        let names: Vec<&str> = all.iter().flat_map(|(_, names)| names).map(|n| &**n).collect();
+        bail!("there is no such target; there are {}", names.join(", "));
+    }
     let mut found = Vec::new();
     for name in chosen {
         super::say(&format!("{name}: {} s", wish.seconds));
@@ -155,7 +167,7 @@ fn fuzz(folders: &Folders, name: &str, seconds: u32) -> Result<Ending> {
         .args(LIMITS)
         .args([MAX_LEN, "-print_final_stats=1", &format!("-max_total_time={seconds}")])
         .arg(format!("-artifact_prefix={}/", findings.display()))
-        .env("BGPD_FUZZ_SEEDS", &seeds)
+        .env("FUZZ_SEEDS", &seeds)
         .stdout(output.try_clone()?)
         .stderr(output)
         .status()
@@ -218,12 +230,22 @@ mod tests {
 
     #[test]
     fn every_target_is_a_program_of_the_crate() {
-        let crate_ = Path::new(env!("CARGO_MANIFEST_DIR")).join("../bgpd/fuzz");
-        let manifest = fs::read_to_string(crate_.join("Cargo.toml")).unwrap();
-        let names = targets(&crate_).unwrap();
-        assert!(names.len() >= 8);
-        for name in names {
-            assert!(manifest.contains(&format!("path = \"fuzz_targets/{name}.rs\"")), "{name}");
+        let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
+        let mut all = Vec::new();
+        for crate_ in CRATES.map(|name| root.join(name)) {
+            let manifest = fs::read_to_string(crate_.join("Cargo.toml")).unwrap();
+            let names = targets(&crate_).unwrap();
+            assert!(names.len() >= 4);
+            for name in &names {
+                let path = format!("path = \"fuzz_targets/{name}.rs\"");
+                assert!(manifest.contains(&path), "{name}");
+            }
+            all.extend(names);
         }
+        // They are asked for by their names alone.
+        let of_all = all.len();
+        all.sort();
+        all.dedup();
+        assert_eq!(all.len(), of_all);
     }
 }

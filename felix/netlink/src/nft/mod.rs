@@ -14,6 +14,8 @@ pub use expr::{
     Base, Counter, Ct, Expr, FULLY_RANDOM, Field, Meta, Register, Verdict, VerdictBuf,
     ct_direction, ct_state,
 };
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) use read::anything;
 pub use read::{Event, Ruleset, element, elements, event, generation, ruleset, table};
 pub use rule::Rule;
 pub use set::{Data, Element, Set, Value};

@@ -207,6 +207,17 @@ pub fn event(message: &Message<'_>, family: Family, table: &str) -> Event {
     if ours { Event::Changed } else { Event::Other }
 }
 
+/// Reads a message as each answer that it may be.
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) fn anything(message: &Message<'_>) {
+    let all = message.attrs(FAMILY_HEADER);
+    drop((chain(&all), rule(&all), Set::decode(&all)));
+    let _ = UserData::find_comment(&all, attr::TABLE_USERDATA, udata::COMMENT);
+    let list = all.find(attr::ELEMENTS_LIST).unwrap_or_default();
+    let _ = Attrs(list).filter_map(|(_, element)| Element::decode(element)).count();
+    let _ = event(message, Family::Inet, "caracal");
+}
+
 fn chain(attrs: &Attrs<'_>) -> Option<Chain> {
     let base = attrs.find(attr::CHAIN_HOOK).and_then(|hook| {
         let number = |kind| Attrs(hook).find(kind).and_then(buffer::be32);

@@ -11,6 +11,7 @@ use proptest::sample::select;
 use super::explain::EXPLAINED;
 use super::hosts::host_elements;
 use super::hosts_explained::{explained, foretold, verdict_of};
+use super::random::cases;
 use super::world::*;
 use crate::engine::{Failsafe, HostLink};
 use crate::model::host::{HostHook, InterfaceName};
@@ -487,7 +488,7 @@ impl State {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(300))]
+    #![proptest_config(cases(300))]
 
     #[test]
     fn any_history_of_host_endpoints_comes_to_what_the_api_says(
