@@ -100,7 +100,7 @@ fn own() -> Vec<felix::model::Object> {
 
 fn node() -> Engine {
     let mut engine = Engine::new();
-    engine.set_node("n", "cali");
+    engine.set_node("node1", "cali");
     let addresses = ["10.0.0.1", "fd00::1"].into_iter().filter_map(|text| text.parse().ok());
     engine.endpoint_set(LocalEndpoint {
         id: EndpointId { container_id: "c".into(), ifname: "eth0".into() },
