@@ -89,7 +89,8 @@ impl Counting {
             return *known;
         }
         // Made from what it stands for, so that a restarted agent numbers as before: tables of host
-        // endpoints are named by what they say. Where it is taken, the next that is free.
+        // endpoints are named by what they say. Where it is taken, the next that is free: tables of such
+        // deciders may have other names then, and are written anew.
         let mut number = Decider(hash(&decision));
         while number == Decider::NOBODY || self.taken.contains(&number) {
             number = Decider(number.0.wrapping_add(1));
