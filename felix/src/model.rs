@@ -19,7 +19,7 @@ use serde::{Deserialize, Serialize};
 use smallvec::SmallVec;
 
 pub use self::decider::{Decider, Decision};
-use self::host::{HostHook, InterfaceName, TableId};
+use self::host::{HostHook, InterfaceName, TableId, View};
 
 /// A Linux interface index, as in `if_nametoindex(3)`.
 pub type IfIndex = u32;
@@ -349,6 +349,11 @@ pub enum Direction {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Class(pub u32);
 
+impl Class {
+    /// The bits that numbers have: the others of a mark are [`host::View`]'s.
+    pub const MASK: u32 = 0x0fff_ffff;
+}
+
 /// What becomes of a flow's first packet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
@@ -402,7 +407,18 @@ pub enum Key {
         hook: HostHook,
         /// None: the interfaces that have no host endpoint of their own (`*`).
         interface: Option<InterfaceName>,
+        /// What is true of the own side.
+        view: View,
         /// The class of the other side.
+        class: Class,
+    },
+    /// In the same maps: what is true of the own side, where policy asks.
+    HostView {
+        /// Where it is looked up.
+        hook: HostHook,
+        /// As above.
+        interface: Option<InterfaceName>,
+        /// The class of the own side.
         class: Class,
     },
     /// `hv*`: flattened policy, shared by all that have the same.
@@ -486,6 +502,8 @@ pub enum Value {
     Logged(Verdict),
     /// Of [`Key::HostTable`].
     Table(TableId),
+    /// Of [`Key::HostView`].
+    View(View),
     /// Of [`Key::Policy`] and [`Key::HostPolicy`] where packets are counted: [`Value::Logged`] or
     /// [`Value::Verdict`], and who decides.
     Counted {

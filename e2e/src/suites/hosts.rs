@@ -412,13 +412,17 @@ fn pre_dnat(lab: &mut Lab) -> BoxFuture<'_, Result<()>> {
         let (web, failsafe) = (targets(&[own], "tcp", PORT), targets(&[own], "tcp", FAILSAFE_PORT));
         soon(view, &peer, &[open.clone(), closed.clone(), web.clone()].concat(), true).await?;
 
-        scope.apply_global(endpoint("all", "*")).await?;
+        let mut all = endpoint("all", "*");
+        all["spec"]["expectedIPs"] = json!([own]);
+        scope.apply_global(all).await?;
         let away = v4(&view.plan.topology.nodes[1].addresses()).context("no IPv4 address")?;
         let rules = json!({ "preDNAT": true, "applyOnForward": true, "ingress": [
             { "action": "Allow", "protocol": "TCP", "source": { "nets": [format!("{away}/32")] },
-              "destination": { "ports": [NODE_PORTS[0], PORT] } },
+              "destination": { "selector": "hep == 'all'", "ports": [NODE_PORTS[0], PORT] } },
             { "action": "Deny", "protocol": "TCP",
               "destination": { "ports": [NODE_PORTS[0], NODE_PORTS[1], FAILSAFE_PORT] } },
+            { "action": "Deny", "protocol": "TCP",
+              "destination": { "nets": [format!("{pod}/32")], "ports": [PORT] } },
         ] });
         scope.apply_global(policy("hosts-node-ports", "all", rules)).await?;
         soon(view, &peer, &closed, false).await?;
@@ -427,13 +431,18 @@ fn pre_dnat(lab: &mut Lab) -> BoxFuture<'_, Result<()>> {
             "policy": "GlobalNetworkPolicy hosts-node-ports", "rule": "spec.ingress[1]" });
         told(view, &third, &open, &denied).await?;
         // What is let through there is not asked of ordinary policy, of which there is none.
-        soon(view, &peer, &[open, web.clone()].concat(), true).await?;
+        soon(view, &peer, &[open.clone(), web.clone()].concat(), true).await?;
         expect_silence(view, &third, &web).await?;
         now(view, &third, &failsafe).await?;
-        // Of the pod's own port nothing is said.
-        now(view, &third, &pod_targets(&pods[0], "tcp", PORT)).await?;
+        // The pod's own port is the pod's, whoever sends: only through the node is it reached.
+        let direct = targets(&[pod], "tcp", PORT);
+        let denied = json!({ "direction": "Ingress", "endpoint": "HostEndpoint all", "tier": "default",
+            "policy": "GlobalNetworkPolicy hosts-node-ports", "rule": "spec.ingress[2]" });
+        told(view, &third, &direct, &denied).await?;
+        expect_silence(view, &peer, &direct).await?;
+        now(view, &peer, &open).await?;
         scope.apply_global(endpoint("all", "eth9")).await?;
-        soon(view, &third, &closed, true).await?;
+        soon(view, &third, &[closed, direct].concat(), true).await?;
         inside(&node, &["nft", "delete", "table", "ip", "node_ports"]).await?;
         scope.end().await
     }

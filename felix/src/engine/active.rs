@@ -35,6 +35,8 @@ pub(super) struct ActiveRule {
     pub(super) peers: Option<Vec<Condition>>,
     /// What the endpoint's own address of a family must be.
     own: Option<(Family, Condition)>,
+    /// As `unknown`, of the endpoint's own address.
+    own_unknown: Option<AtomId>,
     /// Asked where the rule must not wait for the labels of a namespace: is the namespace of the
     /// peer unknown?
     pub(super) unknown: Option<AtomId>,
@@ -150,10 +152,11 @@ impl ActivePolicy {
         &self,
         direction: Direction,
     ) -> impl Iterator<Item = (Family, AtomId)> {
-        self.rules(direction)
-            .iter()
-            .filter_map(|rule| rule.own.as_ref())
-            .flat_map(|(family, own)| own.all.iter().chain(&own.none).map(|id| (*family, *id)))
+        self.rules(direction).iter().filter_map(|rule| Some((rule, rule.own.as_ref()?))).flat_map(
+            |(rule, (family, own))| {
+                own.all.iter().chain(&own.none).chain(&rule.own_unknown).map(|id| (*family, *id))
+            },
+        )
     }
 }
 
@@ -172,6 +175,9 @@ impl ActiveRule {
                 (Some(peers), unknown)
             }
         };
+        let waits = |own: &&Own| waits_for_namespace(rule.action, &own.address);
+        let own_unknown =
+            rule.own.as_ref().filter(waits).map(|_| acquire(Question::NamespaceUnknown));
         let own = rule
             .own
             .as_ref()
@@ -185,7 +191,7 @@ impl ActiveRule {
             Traffics::OneOf(list) => listed(list, false),
             Traffics::AllBut(list) => listed(list, true),
         };
-        Self { action: rule.action, peers, own, unknown, traffic }
+        Self { action: rule.action, peers, own, own_unknown, unknown, traffic }
     }
 
     /// Whether it matches peers of these memberships.
@@ -203,7 +209,16 @@ impl ActiveRule {
     pub(super) fn matches_own(&self, truths: &[(Family, AtomId)]) -> bool {
         self.own.as_ref().is_none_or(|(family, own)| {
             own.holds(|id| truths.binary_search(&(*family, *id)).is_ok())
+                || self.is_own_unknown(truths)
         })
+    }
+
+    /// Whether it is not known yet what it asks about the endpoint's own address.
+    pub(super) fn is_own_unknown(&self, truths: &[(Family, AtomId)]) -> bool {
+        self.own
+            .as_ref()
+            .zip(self.own_unknown)
+            .is_some_and(|((family, _), id)| truths.binary_search(&(*family, id)).is_ok())
     }
 }
 

@@ -73,12 +73,12 @@ impl Classes {
         for atom in atoms {
             hasher.write(&atom.to_bytes());
         }
-        let mut number = hasher.finish();
+        let mut number = hasher.finish() & Class::MASK;
         while number == 0
             || self.entries.contains_key(&Class(number))
             || self.retired.contains(&number)
         {
-            number = number.wrapping_add(1);
+            number = number.wrapping_add(1) & Class::MASK;
         }
         Class(number)
     }

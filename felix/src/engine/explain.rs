@@ -188,6 +188,7 @@ impl Element {
             }
             Some(Value::Logged(Verdict::Accept)) => ": log, then accept".to_owned(),
             Some(Value::Table(table)) => format!(": table {}", table.number()),
+            Some(Value::View(view)) => format!(": view {}", view.number()),
             None => ": none, so that it is denied".to_owned(),
         };
         let text = format!("{}{value_text}", describe(&key));
@@ -467,9 +468,17 @@ fn describe(key: &Key) -> String {
         Key::Asks(index) => format!("interface {index}: its DNS answers are read"),
         Key::Learned(index, address) => format!("address {address} for interface {index}"),
         Key::HostInterface(name) => format!("interface {name} is a host endpoint"),
-        Key::HostTable { hook, interface, class: Class(number) } => {
+        Key::HostTable { hook, interface, view, class: Class(number) } => {
             let interface = interface.map_or("all others".into(), |name| name.to_string());
-            format!("{hook:?} of interface {interface}, class {number}")
+            let view = match view.number() {
+                0 => String::new(),
+                number => format!(", view {number}"),
+            };
+            format!("{hook:?} of interface {interface}{view}, class {number}")
+        }
+        Key::HostView { hook, interface, class: Class(number) } => {
+            let interface = interface.map_or("all others".into(), |name| name.to_string());
+            format!("{hook:?} of interface {interface}, own side of class {number}")
         }
         Key::HostPolicy { table, traffic } => format!("table {}, {traffic}", table.number()),
         Key::Failsafe(direction, protocol, port, net) => {

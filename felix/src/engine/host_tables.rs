@@ -7,7 +7,7 @@ use rustc_hash::{FxHashMap, FxHashSet, FxHasher};
 
 use super::pending::Pending;
 use super::table::Table;
-use crate::model::host::{HostHook, InterfaceName, TableId};
+use crate::model::host::{HostHook, InterfaceName, TableId, View};
 use crate::model::{Class, Direction, Key, Value};
 
 /// Where a host endpoint's program is in force.
@@ -16,6 +16,8 @@ pub(super) struct HostSite {
     pub(super) hook: HostHook,
     /// None: all that have none of their own.
     pub(super) interface: Option<InterfaceName>,
+    /// For packets of whose own side this is true.
+    pub(super) view: View,
 }
 
 /// The tables in use, by direction.
@@ -41,8 +43,9 @@ impl HostTables {
         // First, so that a table that stays is not written again.
         let is = now.map(|table| self.acquire(direction, table, pending));
         let was = before.and_then(|table| self.release(direction, table, pending));
-        let HostSite { hook, interface } = site;
-        let key = Key::HostTable { hook, interface, class: class.unwrap_or_default() };
+        let HostSite { hook, interface, view } = site;
+        let class = class.unwrap_or_default();
+        let key = Key::HostTable { hook, interface, view, class };
         pending.set(key, was.map(Value::Table), is.map(Value::Table));
     }
 

@@ -14,9 +14,10 @@ use super::pending::Pending;
 use super::policies::Revision;
 use super::programs::ProgramId;
 use super::shapes::{Bearer, ShapeId, ShapeKey};
+use super::views::Views;
 use super::workloads::Workloads;
-use crate::model::host::{HostHook, InterfaceName, LINK_TYPES};
-use crate::model::{Direction, Flow, IfIndex, Key, NamedPort, Value};
+use crate::model::host::{HostHook, InterfaceName, LINK_TYPES, View};
+use crate::model::{Class, Direction, Flow, IfIndex, Key, NamedPort, Value};
 use ipnet::IpNet;
 
 /// The profile of endpoints that what nothing denies may reach and leave.
@@ -114,6 +115,17 @@ pub(super) struct LocalHost {
     /// The policies that apply, in evaluation order.
     pub(super) policies: Vec<Revision>,
     pub(super) programs: BTreeMap<HostSite, ProgramId>,
+    /// What policy asks about the own side of packets.
+    pub(super) views: BTreeMap<HostHook, Views>,
+    /// The elements that say of which.
+    pub(super) own_sides: BTreeMap<Key, View>,
+}
+
+impl LocalHost {
+    /// The view of packets whose own side is of a class.
+    pub(super) fn view(&self, hook: HostHook, own: Class) -> View {
+        self.views.get(&hook).map(|views| views.of(own)).unwrap_or_default()
+    }
 }
 
 /// All host endpoints.
@@ -214,10 +226,15 @@ impl Hosts {
         self.locals.get(name)
     }
 
-    /// The host endpoint that judges at an interface, and by which program. None: nothing is judged
-    /// there, or it is not known which interface that is.
-    pub(super) fn judge_at(&self, hook: HostHook, index: IfIndex) -> Option<(&str, ProgramId)> {
-        let (name, local, site) = self.endpoint_at(hook, self.name_of(index)?)?;
+    /// The host endpoint that judges packets with an own side of this class at an interface, and by which
+    /// program. None: nothing is judged there, or it is not known which interface that is.
+    pub(super) fn judge_at(
+        &self,
+        hook: HostHook,
+        index: IfIndex,
+        own: Class,
+    ) -> Option<(&str, ProgramId)> {
+        let (name, local, site) = self.endpoint_at(hook, self.name_of(index)?, own)?;
         Some((name, *local.programs.get(&site)?))
     }
 
@@ -232,11 +249,13 @@ impl Hosts {
         names.filter(|name| !self.is_workloads(name.as_str()))
     }
 
-    /// The host endpoint that an interface is, for what is judged there.
+    /// The host endpoint that an interface is, for packets with an own side of this class that are judged
+    /// there.
     pub(super) fn endpoint_at(
         &self,
         hook: HostHook,
         interface: InterfaceName,
+        own: Class,
     ) -> Option<(&str, &LocalHost, HostSite)> {
         let workload = self.is_workloads(interface.as_str());
         if interface.as_str() == LOOPBACK || (workload && hook != HostHook::PreDnat) {
@@ -245,7 +264,8 @@ impl Hosts {
         let of = |interface| {
             let mut locals = self.locals.iter();
             let (name, local) = locals.find(|(_, local)| local.interfaces.contains(&interface))?;
-            Some((&**name, local, HostSite { hook, interface }))
+            let view = local.view(hook, own);
+            Some((&**name, local, HostSite { hook, interface, view }))
         };
         of(Some(interface)).or_else(|| of(None))
     }
@@ -348,6 +368,8 @@ impl Hosts {
                 interfaces: BTreeSet::new(),
                 policies: Vec::new(),
                 programs: BTreeMap::new(),
+                views: BTreeMap::new(),
+                own_sides: BTreeMap::new(),
             });
             (local.allows, local.interfaces) = (allows, interfaces);
         }

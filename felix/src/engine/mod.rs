@@ -55,6 +55,7 @@ mod terms;
 #[cfg(test)]
 mod tests;
 mod tiers;
+mod views;
 mod workloads;
 
 use std::collections::{BTreeMap, BTreeSet};

@@ -17,8 +17,7 @@ use super::ranges::{Family, subtract};
 use super::table::{ALL_PORTS, Flattener, Header, Step, Table};
 use crate::model::{Class, Decider, Direction, NamedPort, Verdict};
 
-/// Whose traffic a program judges: what holds for what no policy decides, and whether it is known
-/// which address the endpoint itself has in a packet.
+/// Whose traffic a program judges: what holds for what no policy decides.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(super) enum Role {
     /// A workload's: what nothing denies is allowed.
@@ -42,12 +41,6 @@ impl Role {
             Self::Host { allows: false } => Verdict::Deny,
         }
     }
-
-    /// Whether a rule may not ask about the endpoint's own address: a host has several, and forwards
-    /// for any. Such a rule allows nothing.
-    fn has_no_own(self) -> bool {
-        self != Self::Workload
-    }
 }
 
 /// What makes two programs the same.
@@ -59,8 +52,9 @@ pub(super) struct ProgramKey {
     pub(super) policies: Box<[u64]>,
     /// The endpoint's own named ports, as far as these policies ask for them. Sorted.
     pub(super) ports: Box<[NamedPort]>,
-    /// What these policies ask about the endpoint's own addresses and is true of them. Sorted.
-    pub(super) own: Box<[(Family, AtomId)]>,
+    /// What these policies ask about the endpoint's own side of a packet and is true of it. Sorted. None:
+    /// that is not known, and rules that ask allow nothing.
+    pub(super) own: Option<Box<[(Family, AtomId)]>>,
     /// Packets are counted by who decides.
     pub(super) counted: bool,
 }
@@ -132,7 +126,7 @@ impl Program {
                 always.push(number);
                 continue;
             };
-            if !key.role.has_no_own() && !rule.matches_own(&key.own) {
+            if key.own.as_ref().is_some_and(|own| !rule.matches_own(own)) {
                 continue;
             }
             for name in rule.traffic.of.iter().flat_map(ActiveTraffic::names) {
@@ -264,7 +258,7 @@ impl Program {
                 }
                 continue;
             };
-            let Some(step) = step_for(self.key.role, line, rule, signature) else { continue };
+            let Some(step) = self.step_for(line, rule, signature) else { continue };
             if rule.traffic.others {
                 let listed: SmallVec<[u8; 4]> =
                     rule.traffic.of.iter().map(|of| of.protocol).collect();
@@ -298,9 +292,7 @@ impl Program {
             let line = &self.lines[place as usize];
             let step = match line.rule(self.key.direction) {
                 None => Some(line.step),
-                Some(rule) if self.covers(rule, header, atoms) => {
-                    step_for(self.key.role, line, rule, atoms)
-                }
+                Some(rule) if self.covers(rule, header, atoms) => self.step_for(line, rule, atoms),
                 Some(_) => None,
             };
             let Some(step) = step.filter(|_| place >= from) else { continue };
@@ -323,7 +315,7 @@ impl Program {
             let rule = line.rule(self.key.direction);
             rule.is_some_and(|rule| {
                 let of = rule.traffic.of.iter().find(|of| of.protocol == protocol);
-                step_for(self.key.role, line, rule, atoms).is_some()
+                self.step_for(line, rule, atoms).is_some()
                     && of.is_some_and(|of| {
                         of.source.asks() && self.has(&of.destination, protocol, port, atoms)
                     })
@@ -339,6 +331,24 @@ impl Program {
         };
         self.has(&of.destination, protocol, port, signature)
             && self.has(&of.source, protocol, source, signature)
+    }
+
+    /// What a line does with a peer of these answers; None if its rule does not match.
+    fn step_for(&self, line: &Line, rule: &ActiveRule, signature: &[Atom]) -> Option<Step> {
+        let matches = || rule.matches_peer(signature);
+        let closes = match &self.key.own {
+            Some(own) => rule.is_own_unknown(own),
+            None => rule.asks_own(),
+        };
+        let is_unknown = rule.unknown.is_some_and(|id| !answers(signature, id).is_empty());
+        match (is_unknown, rule.action) {
+            (true, Action::Allow | Action::Log) => None,
+            // Whether it denies, or leaves to a later tier, what then must not be allowed.
+            (true, Action::Deny | Action::Pass) => Some(Step::Decide(Verdict::Deny)),
+            (_, Action::Allow | Action::Log) if closes => None,
+            _ if closes => matches().then_some(Step::Decide(Verdict::Deny)),
+            _ => matches().then_some(line.step),
+        }
     }
 
     fn has(&self, of: &ActiveMatch, protocol: u8, port: u16, signature: &[Atom]) -> bool {
@@ -413,21 +423,6 @@ impl Line {
     fn rule(&self, direction: Direction) -> Option<&ActiveRule> {
         let (policy, number) = self.rule.as_ref()?;
         policy.rules(direction).get(*number as usize)
-    }
-}
-
-/// What a line does with a peer of these answers; None if its rule does not match.
-fn step_for(role: Role, line: &Line, rule: &ActiveRule, signature: &[Atom]) -> Option<Step> {
-    let matches = || rule.matches_peer(signature);
-    let closes = role.has_no_own() && rule.asks_own();
-    let is_unknown = rule.unknown.is_some_and(|id| !answers(signature, id).is_empty());
-    match (is_unknown, rule.action) {
-        (true, Action::Allow | Action::Log) => None,
-        // Whether it denies, or leaves to a later tier, what then must not be allowed.
-        (true, Action::Deny | Action::Pass) => Some(Step::Decide(Verdict::Deny)),
-        (_, Action::Allow | Action::Log) if closes => None,
-        _ if closes => matches().then_some(Step::Decide(Verdict::Deny)),
-        _ => matches().then_some(line.step),
     }
 }
 

@@ -18,7 +18,7 @@ use crate::model::{Direction, EndpointId, NamedPort};
 impl Engine {
     /// Works out what follows from everything recorded, from the policies down to the elements.
     pub(super) fn settle(&mut self) {
-        let (mut reassigned, hosts) = self.reapply_policies();
+        let (mut reassigned, mut hosts) = self.reapply_policies();
         self.policies.settle(&mut self.atoms);
 
         let changes = self.atoms.take_changes();
@@ -56,6 +56,7 @@ impl Engine {
         let news = moves.into_iter().filter(|moved| !self.is_new_here(moved));
         let moves: Vec<addresses::Move> = news.collect();
         self.programs.classes_changed(&class_changes, &moves, &self.classes, &mut self.pending);
+        hosts.extend(self.hosts_asking(&class_changes));
         self.classes.retire(&class_changes.emptied);
 
         for id in reassigned {
@@ -110,7 +111,7 @@ impl Engine {
 
     /// Finds the policies of every endpoint that may have others than before, and returns the
     /// endpoints whose programs must be looked at, in order: those of workloads, and of the host.
-    fn reapply_policies(&mut self) -> (BTreeSet<EndpointId>, Vec<Arc<str>>) {
+    fn reapply_policies(&mut self) -> (BTreeSet<EndpointId>, BTreeSet<Arc<str>>) {
         let dirty = self.workloads.take_dirty();
         let changes = self.policies.take_changes();
         let hosts = self.reapply_to_hosts(!changes.is_empty());
@@ -159,7 +160,7 @@ impl Engine {
                 .filter_map(|revision| self.policies.active(*revision).cloned())
                 .collect();
             let ports = self.own_ports(local.shape, &policies, direction).into();
-            let own = self.own_truths(local, &policies, direction).into();
+            let own = Some(self.own_truths(local, &policies, direction).into());
             let key = ProgramKey {
                 direction,
                 role: Role::Workload,

@@ -1,32 +1,38 @@
 //! What follows for the host endpoints of this node.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use smallvec::SmallVec;
 
+use super::classes::ClassChanges;
 use super::host_tables::HostSite;
+use super::hosts::LocalHost;
 use super::policies::Revision;
 use super::program::{ProgramKey, Role};
 use super::programs::{Site, User};
 use super::report::Problem;
+use super::views::Views;
 use super::{Engine, automatic};
-use crate::model::host::HostHook;
-use crate::model::{Direction, Kind, ObjectKey};
+use crate::model::host::{HostHook, View};
+use crate::model::{Key, Kind, ObjectKey, Value};
 
 impl Engine {
     /// Finds the host endpoints that are in force and their policies. Returns those whose programs
     /// must be looked at.
-    pub(super) fn reapply_to_hosts(&mut self, policies_changed: bool) -> Vec<Arc<str>> {
+    pub(super) fn reapply_to_hosts(&mut self, policies_changed: bool) -> BTreeSet<Arc<str>> {
         let (gone, changed) = self.hosts.settle(&mut self.pending);
         for local in gone {
             self.policies.reapply(&local.policies, &[]);
+            for (key, view) in local.own_sides {
+                self.pending.set(key, Some(Value::View(view)), None);
+            }
             for (site, program) in local.programs {
                 self.programs.unassign(Site::Host(site), program, &mut self.pending);
             }
         }
         if !changed && !policies_changed {
-            return Vec::new();
+            return BTreeSet::new();
         }
         self.leave_interfaces();
         let shapes = &self.workloads.shapes;
@@ -35,12 +41,12 @@ impl Engine {
             .locals()
             .map(|(name, local)| (name.clone(), self.policies.applicable(shapes, local.shape)))
             .collect();
-        let mut names = Vec::new();
+        let mut names = BTreeSet::new();
         for (name, list) in lists {
             if let Some(local) = self.hosts.local_mut(&name) {
                 self.policies.reapply(&local.policies, &list);
                 local.policies = list;
-                names.push(name);
+                names.insert(name);
             }
         }
         names
@@ -53,9 +59,15 @@ impl Engine {
             let Some(local) = self.hosts.local(&name) else { continue };
             let lost = |site: &HostSite| !local.interfaces.contains(&site.interface);
             let lost: Vec<HostSite> = local.programs.keys().copied().filter(lost).collect();
+            let mut kept = local.own_sides.clone();
+            kept.retain(|key, _| match key {
+                Key::HostView { interface, .. } => local.interfaces.contains(interface),
+                _ => false,
+            });
             for site in lost {
                 self.leave(&name, site);
             }
+            self.show_own_sides(&name, kept);
         }
     }
 
@@ -71,15 +83,27 @@ impl Engine {
         let Some(local) = self.hosts.local(name) else { return };
         let interfaces = local.interfaces.clone();
         let mut wanted: BTreeSet<HostSite> = BTreeSet::new();
+        let mut views: BTreeMap<HostHook, Views> = BTreeMap::new();
+        let mut own_sides: BTreeMap<Key, View> = BTreeMap::new();
         for hook in HostHook::ALL {
-            let Some(key) = self.host_program(name, hook) else { continue };
-            for interface in &interfaces {
-                let site = HostSite { hook, interface: *interface };
-                wanted.insert(site);
-                self.assign_host(name, site, key.clone());
+            let Some((at_hook, key)) = self.host_program(name, hook) else { continue };
+            for interface in interfaces.iter().copied() {
+                for (view, own) in at_hook.all() {
+                    let site = HostSite { hook, interface, view };
+                    wanted.insert(site);
+                    self.assign_host(name, site, ProgramKey { own, ..key.clone() });
+                }
+                own_sides.extend(
+                    at_hook
+                        .classes()
+                        .map(|(class, view)| (Key::HostView { hook, interface, class }, view)),
+                );
             }
+            views.insert(hook, at_hook);
         }
+        self.show_own_sides(name, own_sides);
         let Some(local) = self.hosts.local_mut(name) else { return };
+        local.views = views;
         let stale: Vec<HostSite> =
             local.programs.keys().filter(|site| !wanted.contains(site)).copied().collect();
         for site in stale {
@@ -87,8 +111,36 @@ impl Engine {
         }
     }
 
-    /// What is in force for a host endpoint at a hook. None: everything passes there.
-    fn host_program(&self, name: &str, hook: HostHook) -> Option<ProgramKey> {
+    /// Has the own sides that a host endpoint's policy tells apart in the kernel.
+    fn show_own_sides(&mut self, name: &str, now: BTreeMap<Key, View>) {
+        let Some(local) = self.hosts.local_mut(name) else { return };
+        let before = std::mem::replace(&mut local.own_sides, now);
+        let now = &local.own_sides;
+        for (key, was) in &before {
+            if !now.contains_key(key) {
+                self.pending.set(*key, Some(Value::View(*was)), None);
+            }
+        }
+        for (key, is) in now {
+            let was = before.get(key);
+            if was != Some(is) {
+                self.pending.set(*key, was.copied().map(Value::View), Some(Value::View(*is)));
+            }
+        }
+    }
+
+    /// The host endpoints whose policy asks something about the own side that classes which have come or
+    /// gone are told apart by.
+    pub(super) fn hosts_asking(&self, changes: &ClassChanges) -> Vec<Arc<str>> {
+        let asks = |local: &LocalHost| {
+            local.views.values().any(|views| views.depend_on(changes, &self.classes))
+        };
+        let asking = self.hosts.locals().filter(|(_, local)| asks(local));
+        asking.map(|(name, _)| name.clone()).collect()
+    }
+
+    /// What is in force for a host endpoint at a hook, in its views. None: everything passes there.
+    fn host_program(&self, name: &str, hook: HostHook) -> Option<(Views, ProgramKey)> {
         let local = self.hosts.local(name)?;
         let direction = hook.direction();
         let looks = |revision: &Revision| {
@@ -112,12 +164,13 @@ impl Engine {
             .filter_map(|revision| self.policies.active(*revision).cloned())
             .collect();
         let ports = self.own_ports(local.shape, &policies, direction).into();
-        let own = Box::default();
+        let asked = policies.iter().flat_map(|policy| policy.own_questions(direction)).collect();
+        let views = Views::new(asked, &self.classes);
         let policies = revisions.into();
         // What is not tracked is looked up once more after it.
         let untracked = matches!(hook, HostHook::UntrackedIn | HostHook::UntrackedOut);
         let counted = self.counting.is_on() && !untracked;
-        Some(ProgramKey { direction, role, policies, ports, own, counted })
+        Some((views, ProgramKey { direction, role, policies, ports, own: None, counted }))
     }
 
     fn assign_host(&mut self, name: &str, site: HostSite, key: ProgramKey) {
@@ -160,31 +213,19 @@ impl Engine {
                 nodes.iter().map(|node| &**node).collect::<Vec<_>>().join(", ")
             ),
         }));
-        let applied: BTreeSet<Revision> =
-            self.hosts.locals().flat_map(|(_, local)| local.policies.iter().copied()).collect();
-        for policy in applied.into_iter().filter_map(|revision| self.policies.policy(revision)) {
-            for (direction, side, own) in [
-                (Direction::Ingress, "ingress", "destination"),
-                (Direction::Egress, "egress", "source"),
-            ] {
-                let rules = policy.rules(direction).into_iter().flatten();
-                let numbers: BTreeSet<u32> = rules
-                    .filter(|rule| rule.own.is_some())
-                    .filter_map(|rule| rule.number)
-                    .collect();
-                problems.extend(numbers.into_iter().map(|number| {
-                    Problem {
-                        kind: policy.id.kind,
-                        key: policy.id.key.clone(),
-                        field: format!("spec.{side}[{number}].{own}"),
-                        reason:
-                            "for host endpoints the address of the host's own side is not looked \
-                             at yet: there the rule allows nothing, and denies if it does not allow"
-                                .into(),
-                    }
-                }));
-            }
-        }
+        let crowded =
+            self.hosts.locals().filter(|(_, local)| local.views.values().any(Views::overflows));
+        problems.extend(crowded.map(|(name, _)| Problem {
+            kind: Kind::HostEndpoint,
+            key: ObjectKey::cluster(name),
+            field: "spec".into(),
+            reason: format!(
+                "the rules of its policies tell more than {} kinds of own addresses apart \
+                 (destinations of ingress, sources of egress): for those beyond, rules that ask \
+                 for them allow nothing, and deny if they do not allow",
+                View::NUMBERED
+            ),
+        }));
         problems
     }
 }

@@ -14,7 +14,7 @@ use smallvec::SmallVec;
 use super::Count;
 use super::layout::host::{ACCEPTED, VERDICTS};
 use super::layout::{DENY, log_chain};
-use crate::model::host::TableId;
+use crate::model::host::{TableId, View};
 use crate::model::{Class, Decider, Direction, Key, Traffic, Value, Verdict};
 
 /// The longest key: an IPv6 address and an interface index, or five words.
@@ -174,6 +174,7 @@ pub(super) fn set_of(key: &Key) -> &'static str {
         }
         Key::HostInterface(_)
         | Key::HostTable { .. }
+        | Key::HostView { .. }
         | Key::HostPolicy { .. }
         | Key::Failsafe(..) => host::set_of(key).unwrap_or_default(),
     }
@@ -271,6 +272,7 @@ pub(super) fn check(key: &Key, value: &Value) -> Result<(), &'static str> {
             matches!(value, Value::Verdict(_) | Value::Logged(_) | Value::Counted { .. })
         }
         Key::HostTable { .. } => matches!(value, Value::Table(_)),
+        Key::HostView { .. } => matches!(value, Value::View(view) if *view != View::PLAIN),
         _ => matches!(value, Value::Member),
     };
     if fits { Ok(()) } else { Err("a value of another kind") }
@@ -302,7 +304,7 @@ fn pair(
 /// Whether the kernel goes to another chain where it finds an element with this value.
 pub(super) fn leads_to_chain(value: &Value) -> bool {
     match value {
-        Value::Member | Value::Class(_) | Value::Table(_) => false,
+        Value::Member | Value::Class(_) | Value::Table(_) | Value::View(_) => false,
         Value::Logged(_) => true,
         Value::Verdict(verdict) => *verdict == Verdict::Accept,
         Value::Counted { verdict, log, .. } => *log || *verdict == Verdict::Accept,
@@ -359,6 +361,7 @@ pub(super) fn encode(key: &Key) -> Encoded {
         // Encoded above.
         Key::HostInterface(_)
         | Key::HostTable { .. }
+        | Key::HostView { .. }
         | Key::HostPolicy { .. }
         | Key::Failsafe(..) => Encoded { set, key: Bytes::new(), end: End::None },
     }
@@ -385,6 +388,10 @@ impl Encoded {
             }
             Value::Table(table) => {
                 class = table.number().to_ne_bytes();
+                Some(Data::Value(&class))
+            }
+            Value::View(view) => {
+                class = view.mark().to_ne_bytes();
                 Some(Data::Value(&class))
             }
             Value::Verdict(Verdict::Allow) => Some(Data::Verdict(NftVerdict::Return)),
@@ -510,6 +517,9 @@ fn decode_value(key: &Key, raw: &Raw) -> Option<Value> {
             let number = u32::from_ne_bytes(bytes.as_slice().try_into().ok()?);
             match key {
                 Key::HostTable { .. } => Value::Table(TableId::from_number(number)),
+                Key::HostView { .. } => {
+                    Value::View(View::of_mark(number).filter(|view| view.mark() == number)?)
+                }
                 _ => Value::Class(Class(number)),
             }
         }

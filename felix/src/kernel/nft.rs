@@ -8,6 +8,7 @@
 mod channel;
 mod counts;
 mod flush;
+mod host_parts;
 mod shared;
 mod structure;
 
@@ -20,13 +21,12 @@ use rustc_hash::FxHashMap;
 use self::channel::OWNED;
 pub(super) use self::channel::{Channel, queue};
 use self::counts::Counts;
+use self::host_parts::HostParts;
 pub(super) use self::shared::{Shared, Write, open};
 use super::elements;
-use super::layout::host::Hosts;
 use super::layout::{FAMILY, HostAction, LogRules, Params, TABLE};
 use super::{Error, Rejected};
-use crate::model::host::HostHook;
-use crate::model::{Change, Class, Delta, Key, Value};
+use crate::model::{Change, Delta, Key, Value};
 
 /// Most elements that are written by whoever asks for it: some 0.2 ms, less than the engine takes to
 /// work out which they are.
@@ -86,8 +86,8 @@ pub(super) struct Writer<C> {
     rejected: FxHashMap<Key, String>,
     /// How many masqueraded networks are programmed; the nat chain is there if this is not 0.
     masquerading: usize,
-    /// How many elements of each [`HostPart`] are programmed.
-    hosts: [usize; 5],
+    /// Of the elements that are programmed.
+    hosts: HostParts,
     /// How many interfaces are programmed whose DNS answers are read; the chain for that is there if this
     /// is not 0.
     asking: usize,
@@ -125,7 +125,7 @@ impl<C: Channel> Writer<C> {
             dirty: Vec::new(),
             rejected: FxHashMap::default(),
             masquerading: 0,
-            hosts: [0; 5],
+            hosts: HostParts::default(),
             asking: 0,
             in_sync: false,
             counts: Counts::default(),
@@ -368,29 +368,6 @@ impl<C: Channel> Writer<C> {
             return self.programmed.get(key).copied();
         }
         self.wanted.get(key).or_else(|| self.retained.get(key)).copied()
-    }
-}
-
-/// What an element says of the chains that host endpoints need: interfaces by name, all
-/// interfaces, traffic that is forwarded, before destination NAT, before connection tracking.
-fn host_part(key: &Key) -> Option<usize> {
-    match key {
-        Key::HostInterface(_) => Some(0),
-        Key::HostTable { hook, class: Class(0), .. } if hook.forwards() => Some(2),
-        Key::HostTable { hook: HostHook::PreDnat, class: Class(0), .. } => Some(3),
-        Key::HostTable { hook, class: Class(0), .. } if hook.is_early() => Some(4),
-        Key::HostTable { interface: None, class: Class(0), .. } => Some(1),
-        _ => None,
-    }
-}
-
-fn hosts_of([named, all, forward, pre_dnat, untracked]: [usize; 5]) -> Hosts {
-    Hosts {
-        named: named > 0,
-        all: all > 0,
-        forward: forward > 0,
-        pre_dnat: pre_dnat > 0,
-        untracked: untracked > 0,
     }
 }
 

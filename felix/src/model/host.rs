@@ -4,7 +4,7 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-use super::Direction;
+use super::{Class, Direction};
 
 /// The longest name of an interface, in bytes (`IFNAMSIZ` without the end).
 const LONGEST: usize = 15;
@@ -113,6 +113,50 @@ impl HostHook {
     /// Whether the traffic neither begins nor ends at the host.
     pub fn forwards(self) -> bool {
         matches!(self, Self::ForwardIn | Self::ForwardOut)
+    }
+}
+
+/// What is true of the host's own side of a packet, as far as policy at a hook asks about that: a number for
+/// the truths, which stands in the upper bits of a mark beside the class of the other side.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct View(u8);
+
+impl View {
+    /// Nothing that is asked is true.
+    pub const PLAIN: Self = Self(0);
+    /// More is told apart than there are numbers for: rules that ask open nothing.
+    pub const CLOSED: Self = Self(14);
+    /// How many numbers there are between these.
+    pub const NUMBERED: u8 = Self::CLOSED.0 - 1;
+    /// How many there are beside [`Self::PLAIN`].
+    pub const TOLD_APART: usize = Self::CLOSED.0 as usize;
+    /// The bits of a mark that say which. All set: the class beside them is that of the own side, which is
+    /// being looked up.
+    pub const MASK: u32 = !Class::MASK;
+
+    /// By its number; None if no view has it.
+    pub fn new(number: u8) -> Option<Self> {
+        (number <= Self::CLOSED.0).then_some(Self(number))
+    }
+
+    /// All but [`Self::PLAIN`].
+    pub fn told_apart() -> impl Iterator<Item = Self> {
+        (Self::PLAIN.0 + 1..=Self::CLOSED.0).map(Self)
+    }
+
+    /// Its number.
+    pub fn number(self) -> u8 {
+        self.0
+    }
+
+    /// The bits of a mark.
+    pub fn mark(self) -> u32 {
+        u32::from(self.0) << Self::MASK.trailing_zeros()
+    }
+
+    /// From the bits of a mark, whose other bits are not looked at.
+    pub fn of_mark(mark: u32) -> Option<Self> {
+        Self::new(u8::try_from(mark >> Self::MASK.trailing_zeros()).ok()?)
     }
 }
 

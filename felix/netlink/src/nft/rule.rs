@@ -284,6 +284,16 @@ impl Rule {
         self
     }
 
+    /// `meta mark set meta mark | BITS`.
+    #[must_use]
+    pub fn set_mark_bits(mut self, bits: u32) -> Self {
+        let (mask, xor) = ((!bits).to_ne_bytes().to_vec(), bits.to_ne_bytes().to_vec());
+        self.push(Expr::Meta { key: Meta::Mark, to: 1 });
+        self.push(Expr::Bitwise { from: 1, to: 1, mask, xor });
+        self.push(Expr::SetMeta { key: Meta::Mark, from: 1 });
+        self
+    }
+
     /// `ct mark set VALUE`.
     #[must_use]
     pub fn set_ct_mark(mut self, value: u32) -> Self {

@@ -85,9 +85,10 @@ impl Engine {
                 Direction::Ingress => input,
                 Direction::Egress => output,
             };
-            let (name, program) = self.hosts.judge_at(*hook, index?)?;
+            let (own, peer) = ends(flow, direction);
+            let own = self.workloads.addresses.class(own);
+            let (name, program) = self.hosts.judge_at(*hook, index?, own)?;
             let program = self.programs.get(program)?;
-            let (_, peer) = ends(flow, program.key().direction);
             let class = self.workloads.addresses.class(peer);
             let mut denial =
                 self.denial_by(program, format!("HostEndpoint {name}"), class, flow)?;

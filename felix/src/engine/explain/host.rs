@@ -11,7 +11,7 @@ use super::super::table::{Header, Ruling};
 use super::super::{Engine, PolicyId};
 use super::denial::PROFILES;
 use super::{Considered, Element, Judgement, LISTED, Outcome, ends};
-use crate::model::host::HostHook;
+use crate::model::host::{HostHook, View};
 use crate::model::{Flow, IfIndex, Key, Traffic, Value, Verdict};
 
 /// The way of a packet through this node, by the indices of its interfaces.
@@ -90,9 +90,10 @@ impl Engine {
     /// source port.
     pub fn asks_source_port_at_hosts(&self, flow: &Flow, passage: Passage) -> bool {
         passage.hooks().into_iter().any(|(hook, index)| {
-            let program = self.hosts.judge_at(hook, index);
+            let (own, peer) = ends(flow, hook.direction());
+            let own = self.workloads.addresses.class(own);
+            let program = self.hosts.judge_at(hook, index, own);
             let program = program.and_then(|(_, program)| self.programs.get(program));
-            let (_, peer) = ends(flow, hook.direction());
             let atoms = self.classes.atoms(self.workloads.addresses.class(peer));
             self.hosts.passes_unasked(hook, flow).is_none()
                 && program.is_some_and(|program| {
@@ -109,7 +110,8 @@ impl Engine {
         flow: &Flow,
     ) -> Option<Judgement> {
         let name = self.hosts.name_of(index)?;
-        let (endpoint, local, site) = self.hosts.endpoint_at(hook, name)?;
+        let own = self.workloads.addresses.class(ends(flow, hook.direction()).0);
+        let (endpoint, local, site) = self.hosts.endpoint_at(hook, name, own)?;
         let program = self.programs.get(*local.programs.get(&site)?)?;
         let unasked = self.hosts.passes_unasked(hook, flow);
         if unasked.is_some() && hook.is_early() {
@@ -154,14 +156,23 @@ impl Engine {
     fn judge_by(
         &self,
         program: &Program,
-        HostSite { hook, interface }: HostSite,
+        HostSite { hook, interface, view }: HostSite,
         applied: &[Revision],
         flow: &Flow,
         judgement: &mut Judgement,
     ) {
         let direction = hook.direction();
-        let (_, peer) = ends(flow, direction);
+        let (own, peer) = ends(flow, direction);
         let addresses = &self.workloads.addresses;
+        if view != View::PLAIN {
+            let class = addresses.class(own);
+            let element = |key, value| Element::new(key, Some(value));
+            judgement
+                .elements
+                .extend(addresses.element(own).map(|key| element(key, Value::Class(class))));
+            let key = Key::HostView { hook, interface, class };
+            judgement.elements.push(element(key, Value::View(view)));
+        }
         let class = addresses.class(peer);
         let atoms = self.classes.atoms(class);
         let header = Header::of(flow);
@@ -172,7 +183,7 @@ impl Engine {
         }
         if let Some(number) = self.programs.host_table(direction, table) {
             let told_apart = program.told_apart(class).map(|_| class).unwrap_or_default();
-            let key = Key::HostTable { hook, interface, class: told_apart };
+            let key = Key::HostTable { hook, interface, view, class: told_apart };
             judgement.elements.push(Element::new(key, Some(Value::Table(number))));
             let silent = traffic == Traffic::Any && ruling == Ruling::DENY;
             let key = Key::HostPolicy { table: number, traffic };

@@ -1,7 +1,7 @@
 //! What other policies would change.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use rustc_hash::FxHashMap;
 use serde::{Deserialize, Serialize};
@@ -40,7 +40,11 @@ pub struct Example {
     /// The other side; None for all addresses of which no policy asks anything.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub peer: Option<IpAddr>,
-    /// The pod that has the address, if one does.
+    /// The host endpoint's side, where that may make a difference: the destination of ingress, the source of
+    /// egress. None: an address of which no policy asks anything.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub own: Option<IpAddr>,
+    /// The pod that has the peer's address, if one does.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub pod: Option<String>,
     /// IP protocol number.
@@ -60,10 +64,17 @@ pub struct Example {
 #[derive(Debug, Default)]
 struct Peers {
     example: Option<IpAddr>,
+    of_family: ByFamily,
     pods: usize,
 }
 
 type Kinds = BTreeMap<(Class, Class), Peers>;
+/// An address of each: IPv4 and IPv6.
+type ByFamily = [Option<IpAddr>; 2];
+/// What judges packets before and after, and whose: addresses of the host endpoint's own side.
+type Sides = BTreeMap<[Option<ProgramId>; 2], ByFamily>;
+/// Where nothing is asked of the first address of a family, it stands for all of which nothing is.
+const FIRST: [IpAddr; 2] = [IpAddr::V4(Ipv4Addr::UNSPECIFIED), IpAddr::V6(Ipv6Addr::UNSPECIFIED)];
 type Pods<'a> = FxHashMap<IpAddr, &'a ObjectKey>;
 
 impl Engine {
@@ -83,11 +94,14 @@ impl Engine {
         let pods: Pods<'_> = self.workloads.pods().collect();
         let (a, b) = (&self.workloads.addresses, &then.workloads.addresses);
         let mut kinds = Kinds::new();
-        // What is in no class of either.
-        kinds.insert((Class(0), Class(0)), Peers::default());
+        for first in FIRST {
+            let peers = kinds.entry((a.class(first), b.class(first))).or_default();
+            peers.of_family[usize::from(first.is_ipv6())] = Some(first);
+        }
         for address in a.samples().chain(b.samples()) {
             let peers = kinds.entry((a.class(address), b.class(address))).or_default();
             peers.example.get_or_insert(address);
+            peers.of_family[usize::from(address.is_ipv6())].get_or_insert(address);
         }
         for address in pods.keys() {
             if let Some(peers) = kinds.get_mut(&(a.class(*address), b.class(*address))) {
@@ -121,48 +135,72 @@ impl Engine {
         kinds: &Kinds,
         pods: &Pods<'_>,
     ) -> Option<VerdictChange> {
-        let judge = |engine: &'_ Self| {
-            let (name, local, site) = engine.hosts.endpoint_at(hook, interface)?;
-            Some((name.to_owned(), local.programs.get(&site).copied()))
+        let name = |engine: &'_ Self| {
+            let (name, ..) = engine.hosts.endpoint_at(hook, interface, Class(0))?;
+            Some(name.to_owned())
         };
-        let (now, later) = (judge(self), judge(then));
-        let program = |judge: &Option<(String, Option<ProgramId>)>| judge.as_ref()?.1;
-        let of = |engine: &'_ Self, id: Option<ProgramId>| {
-            let program = id.and_then(|id| engine.programs.get(id)).cloned();
-            // Where nothing is judged all passes.
-            let passes = Table::of_all(Verdict::Allow);
-            move |class: Class| {
-                program
-                    .as_ref()
-                    .map_or_else(|| passes.clone(), |program| (**program.table(class)).clone())
-            }
+        let (now, later) = (name(self), name(then));
+        // Where nothing is judged all passes.
+        let passes = Table::of_all(Verdict::Allow);
+        let table = |engine: &'_ Self, id: Option<ProgramId>, class| {
+            let program = id.and_then(|id| engine.programs.get(id));
+            program.map_or_else(|| passes.clone(), |program| (**program.table(class)).clone())
         };
-        let (before, after) = (of(self, program(&now)), of(then, program(&later)));
+        let sides = self.sides(then, (hook, interface), kinds);
         let (mut peers, mut examples, mut differ) = (0, Vec::new(), false);
-        for ((class, other), kind) in kinds {
-            let (a, b) = (before(*class), after(*other));
-            let address = kind.example.unwrap_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED));
-            let asked = |header: Header| {
-                let flow = flow_with(address, header);
-                let unasked = |engine: &Self| engine.hosts.passes_unasked(hook, &flow).is_some();
-                // What has no endpoint has no failsafe ports.
-                !(unasked(self) || now.is_none()) || !(unasked(then) || later.is_none())
-            };
-            if a == b {
-                continue;
-            }
-            let Some(header) = witness(&a, &b, asked) else { continue };
+        for (classes, kind) in kinds {
+            let found = sides.iter().find_map(|(programs, side)| {
+                let (own, peer) = meeting(side, kind)?;
+                let a = table(self, programs[0], classes.0);
+                let b = table(then, programs[1], classes.1);
+                if a == b {
+                    return None;
+                }
+                let address = peer.unwrap_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED));
+                let asked = |header: Header| {
+                    let flow = flow_with(address, header);
+                    let unasked =
+                        |engine: &Self| engine.hosts.passes_unasked(hook, &flow).is_some();
+                    // What has no endpoint has no failsafe ports.
+                    !(unasked(self) || now.is_none()) || !(unasked(then) || later.is_none())
+                };
+                let header = witness(&a, &b, asked)?;
+                let own = own.filter(|_| sides.len() > 1);
+                Some(Example { own, ..example((&a, &b), header, peer, pods) })
+            });
+            let Some(found) = found else { continue };
             differ = true;
             peers += kind.pods;
             if examples.len() < EXAMPLES {
-                examples.push(example((&a, &b), header, kind, pods));
+                examples.push(found);
             }
         }
-        let (name, _) = later.or(now)?;
+        let endpoint = format!("HostEndpoint {}", later.or(now)?);
         let at = Some((hook, interface.to_string()));
-        let endpoint = format!("HostEndpoint {name}");
         let direction = hook.direction();
         differ.then_some(VerdictChange { endpoint, at, direction, peers, examples })
+    }
+
+    /// What judges the packets of a host endpoint.
+    fn sides(
+        &self,
+        then: &Self,
+        (hook, interface): (HostHook, InterfaceName),
+        kinds: &Kinds,
+    ) -> Sides {
+        let judge = |engine: &'_ Self, own| {
+            let (_, local, site) = engine.hosts.endpoint_at(hook, interface, own)?;
+            local.programs.get(&site).copied()
+        };
+        let mut sides = Sides::new();
+        for (classes, kind) in kinds {
+            let programs = [judge(self, classes.0), judge(then, classes.1)];
+            let known = sides.entry(programs).or_default();
+            for (known, one) in known.iter_mut().zip(kind.of_family) {
+                *known = known.or(one);
+            }
+        }
+        sides
     }
 
     fn change(
@@ -192,7 +230,7 @@ impl Engine {
             differ = true;
             peers += kind.pods;
             if examples.len() < EXAMPLES {
-                examples.push(example((a, b), header, kind, pods));
+                examples.push(example((a, b), header, kind.example, pods));
             }
         }
         let endpoint = format!("{}/{}", local.endpoint.namespace, local.endpoint.pod);
@@ -200,12 +238,18 @@ impl Engine {
     }
 }
 
-fn example((a, b): (&Table, &Table), header: Header, kind: &Peers, pods: &Pods<'_>) -> Example {
+fn example(
+    (a, b): (&Table, &Table),
+    header: Header,
+    peer: Option<IpAddr>,
+    pods: &Pods<'_>,
+) -> Example {
     let Header { protocol, source, port } = header;
     let by_source = [a, b].iter().any(|table| !source_ports(table, protocol).is_empty());
-    let pod = kind.example.and_then(|address| pods.get(&address));
+    let pod = peer.and_then(|address| pods.get(&address));
     Example {
-        peer: kind.example,
+        peer,
+        own: None,
         pod: pod.map(ToString::to_string),
         protocol,
         port,
@@ -213,6 +257,17 @@ fn example((a, b): (&Table, &Table), header: Header, kind: &Peers, pods: &Pods<'
         now: a.verdict(header),
         then: b.verdict(header),
     }
+}
+
+/// Addresses of both sides, of one family. None: no packet has such sides. An address that stands for all
+/// that nothing is asked of is not named.
+fn meeting(own: &ByFamily, peers: &Peers) -> Option<(Option<IpAddr>, Option<IpAddr>)> {
+    let (own, peer) = own.iter().zip(peers.of_family).find_map(|(own, peer)| (*own).zip(peer))?;
+    let peer = peers.example.map(|example| match example.is_ipv6() == own.is_ipv6() {
+        true => example,
+        false => peer,
+    });
+    Some((Some(own).filter(|own| !FIRST.contains(own)), peer))
 }
 
 /// A flow with this other side, whichever direction it has.

@@ -292,7 +292,7 @@ proptest! {
             role: Role::Workload,
             policies: Box::default(),
             ports: ports.collect(),
-            own: Box::default(),
+            own: Some(Box::default()),
             counted: false,
         };
         let program = Program::new(key, &policies, Box::default(), &classes);

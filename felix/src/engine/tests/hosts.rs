@@ -9,6 +9,7 @@ use crate::model::{Direction, Key, Kind, ObjectKey, Traffic, Value, Verdict};
 const NODE: &str = "node1";
 pub(super) const OUTSIDE: &str = "203.0.113.9";
 pub(super) const OFFICE: &str = "192.0.2.7";
+pub(super) const OWN: &str = "10.0.0.1";
 
 /// This node has no host endpoints yet.
 pub(super) fn world() -> World {
@@ -28,6 +29,11 @@ fn link(name: &str, addresses: &[&str]) -> HostLink {
     HostLink { name, index, addresses }
 }
 
+/// eth0 and eth1.
+pub(super) fn links() -> Vec<HostLink> {
+    vec![link("eth0", &[OWN]), link("eth1", &["10.0.1.1"])]
+}
+
 /// Whether the first packet of a flow passes at an interface.
 pub(super) fn passes(
     world: &World,
@@ -36,8 +42,18 @@ pub(super) fn passes(
     peer: &str,
     to: (u8, u16),
 ) -> bool {
-    let ports = (SOURCE_PORT, to.1);
-    world.kernel.host_ruling(hook, interface, ip(peer), to.0, ports).0 == Verdict::Allow
+    passes_between(world, (hook, interface), (OWN, peer), to)
+}
+
+/// The same, whichever the addresses of the host's own side and of the other are.
+pub(super) fn passes_between(
+    world: &World,
+    (hook, interface): (HostHook, &str),
+    (own, peer): (&str, &str),
+    to: (u8, u16),
+) -> bool {
+    let (sides, ports) = ((ip(own), ip(peer)), (SOURCE_PORT, to.1));
+    world.kernel.host_ruling(hook, interface, sides, to.0, ports).0 == Verdict::Allow
 }
 
 pub(super) fn endpoint(name: &str, rest: &str) -> String {
@@ -52,6 +68,7 @@ pub(super) fn host_elements(world: &World) -> Vec<Key> {
             key,
             Key::HostInterface(_)
                 | Key::HostTable { .. }
+                | Key::HostView { .. }
                 | Key::HostPolicy { .. }
                 | Key::Failsafe(..)
         )
@@ -303,35 +320,6 @@ spec: {selector: role == 'eth0', ingress: [{action: Allow, protocol: TCP, source
     assert!(!passes(&world, Input, "eth0", "10.244.9.1", (TCP, 9101)));
     world.remove(Kind::Pod, ObjectKey::namespaced("shop", "prometheus"));
     assert!(!passes(&world, Input, "eth0", "10.244.9.1", (TCP, 9100)));
-}
-
-#[test]
-fn what_asks_for_the_hosts_own_address_allows_nothing_and_is_named() {
-    let mut world = world();
-    world.calico(&endpoint("eth0", "interfaceName: eth0, expectedIPs: [10.0.0.1]"));
-    world.calico(
-        "
-kind: GlobalNetworkPolicy
-metadata: {name: own}
-spec:
-  selector: role == 'eth0'
-  ingress:
-  - {action: Deny, protocol: TCP, source: {nets: [192.0.2.0/24]}, destination: {nets: [10.0.0.9/32]}}
-  - {action: Allow, protocol: UDP, destination: {nets: [10.0.0.1/32]}}
-  - {action: Allow, protocol: TCP}
-",
-    );
-    assert!(!passes(&world, Input, "eth0", OFFICE, (TCP, 80)), "denied, whatever it goes to");
-    assert!(passes(&world, Input, "eth0", OUTSIDE, (TCP, 80)));
-    assert!(!passes(&world, Input, "eth0", OUTSIDE, (UDP, 80)));
-    let problems = world.problems();
-    assert_eq!(problems.len(), 2, "{problems:?}");
-    assert!(
-        problems[0].starts_with("GlobalNetworkPolicy own: spec.ingress[0].destination: for host")
-    );
-    assert!(
-        problems[1].starts_with("GlobalNetworkPolicy own: spec.ingress[1].destination: for host")
-    );
 }
 
 #[test]

@@ -1,6 +1,6 @@
 //! Policy of host endpoints before destination NAT and before connection tracking.
 
-use super::hosts::{OFFICE, OUTSIDE, endpoint, host_elements, passes, world};
+use super::hosts::{OFFICE, OUTSIDE, OWN, endpoint, host_elements, passes, world};
 use super::world::*;
 use crate::model::host::HostHook::{
     self, ForwardIn, Input, Output, PreDnat, UntrackedIn, UntrackedOut,
@@ -9,7 +9,8 @@ use crate::model::{Key, Kind, ObjectKey, Verdict};
 
 /// What policy before destination NAT or connection tracking does with the first packet of a flow.
 fn early(world: &World, hook: HostHook, interface: &str, peer: &str, to: (u8, u16)) -> Verdict {
-    world.kernel.host_ruling(hook, interface, ip(peer), to.0, (SOURCE_PORT, to.1)).0
+    let sides = (ip(OWN), ip(peer));
+    world.kernel.host_ruling(hook, interface, sides, to.0, (SOURCE_PORT, to.1)).0
 }
 
 /// One rule denies, one allows; what matches neither goes on to ordinary policy, whatever the tier's
@@ -81,15 +82,15 @@ spec:
   ingress: [{action: Log}, {action: Allow, protocol: UDP, destination: {ports: [53]}}]
 ",
     );
+    let sides = (ip(OWN), ip(OUTSIDE));
     let ruling = |to: (u8, u16)| {
-        world.kernel.host_ruling(UntrackedIn, "eth0", ip(OUTSIDE), to.0, (SOURCE_PORT, to.1))
+        world.kernel.host_ruling(UntrackedIn, "eth0", sides, to.0, (SOURCE_PORT, to.1))
     };
     assert_eq!(ruling((UDP, 53)), (Verdict::Accept, true), "passed on, logged, allowed");
     assert_eq!(ruling((UDP, 54)), (Verdict::Allow, true));
     assert_eq!(ruling((TCP, 2)), (Verdict::Allow, true), "a tier's default action is not asked");
     assert_eq!(ruling((TCP, 1)), (Verdict::Deny, false));
-    let out =
-        |source| world.kernel.host_ruling(UntrackedOut, "eth0", ip(OUTSIDE), UDP, (source, 1000)).0;
+    let out = |source| world.kernel.host_ruling(UntrackedOut, "eth0", sides, UDP, (source, 1000)).0;
     assert_eq!((out(53), out(54)), (Verdict::Accept, Verdict::Allow));
 }
 

@@ -2,24 +2,30 @@
 
 use proptest::prelude::*;
 
-use super::hosts::{OFFICE, OUTSIDE, endpoint, world};
+use super::hosts::{OFFICE, OUTSIDE, OWN, endpoint, links, world};
 use super::kernel::Kernel;
 use super::world::*;
-use crate::engine::{Engine, Failsafe, HostLink, Judgement, Outcome, Passage};
-use crate::model::host::{HostHook, InterfaceName};
+use crate::engine::{Engine, Failsafe, Judgement, Outcome, Passage};
+use crate::model::host::HostHook;
 use crate::model::{Direction, Flow, IfIndex, Verdict};
-
-const OWN: &str = "10.0.0.1";
 
 /// Of eth0 it is 1, of eth1 2.
 fn index(interface: &str) -> IfIndex {
     1 + interface.bytes().next_back().map_or(0, |last| u32::from(last - b'0'))
 }
 
-fn flow(direction: Direction, peer: &str, (protocol, port): (u8, u16)) -> Flow {
+fn flow(direction: Direction, peer: &str, to: (u8, u16)) -> Flow {
+    flow_between(direction, (OWN, peer), to)
+}
+
+fn flow_between(
+    direction: Direction,
+    (own, peer): (&str, &str),
+    (protocol, port): (u8, u16),
+) -> Flow {
     let (source, destination) = match direction {
-        Direction::Ingress => (ip(peer), ip(OWN)),
-        Direction::Egress => (ip(OWN), ip(peer)),
+        Direction::Ingress => (ip(peer), ip(own)),
+        Direction::Egress => (ip(own), ip(peer)),
     };
     Flow { protocol, source, destination, source_port: SOURCE_PORT, destination_port: port }
 }
@@ -29,12 +35,12 @@ fn flow(direction: Direction, peer: &str, (protocol, port): (u8, u16)) -> Flow {
 pub(super) fn explained(
     world: &World,
     (hook, interface): (HostHook, &str),
-    peer: &str,
+    (own, peer): (&str, &str),
     to: (u8, u16),
 ) -> Result<(), TestCaseError> {
-    let ports = (SOURCE_PORT, to.1);
-    let (done, logged) = world.kernel.host_ruling(hook, interface, ip(peer), to.0, ports);
-    let (flow, index) = (flow(hook.direction(), peer, to), index(interface));
+    let (sides, ports) = ((ip(own), ip(peer)), (SOURCE_PORT, to.1));
+    let (done, logged) = world.kernel.host_ruling(hook, interface, sides, to.0, ports);
+    let (flow, index) = (flow_between(hook.direction(), (own, peer), to), index(interface));
     let what = || format!("{hook:?} {interface} {flow:?}");
     let Some(said) = world.engine.judge_at_host(hook, index, &flow) else {
         prop_assert_eq!((done, logged), (Verdict::Allow, false), "{}", what());
@@ -80,12 +86,12 @@ pub(super) fn explained(
 pub(super) fn foretold(
     (now, kernel): (&Engine, &Kernel),
     then: &World,
-    peers: &[&str],
+    (owns, peers): (&[&str], &[&str]),
     ports: &[u16],
 ) -> Result<(), TestCaseError> {
     let changes = now.changes(&then.engine);
-    let verdict = |kernel: &Kernel, hook, interface: &str, peer, (protocol, port)| {
-        kernel.host_ruling(hook, interface, peer, protocol, (SOURCE_PORT, port)).0
+    let verdict = |kernel: &Kernel, hook, interface: &str, sides, (protocol, port)| {
+        kernel.host_ruling(hook, interface, sides, protocol, (SOURCE_PORT, port)).0
     };
     for (hook, interface) in
         HostHook::ALL.into_iter().flat_map(|hook| ["eth0", "eth1", "eth2"].map(|of| (hook, of)))
@@ -93,23 +99,26 @@ pub(super) fn foretold(
         let at = Some((hook, interface.to_owned()));
         let said = changes.iter().find(|change| change.at == at);
         for to in [TCP, UDP].into_iter().flat_map(|of| ports.iter().map(move |port| (of, *port))) {
-            for peer in peers.iter().map(|peer| ip(peer)) {
-                let before = verdict(kernel, hook, interface, peer, to);
-                let after = verdict(&then.kernel, hook, interface, peer, to);
+            let sides = peers.iter().zip(owns.iter().cycle());
+            for sides in sides.map(|(peer, own)| (ip(own), ip(peer))) {
+                let before = verdict(kernel, hook, interface, sides, to);
+                let after = verdict(&then.kernel, hook, interface, sides, to);
                 prop_assert!(
                     before == after || said.is_some(),
-                    "{hook:?} {interface} {peer} {to:?}: {before:?}, then {after:?}"
+                    "{hook:?} {interface} {sides:?} {to:?}: {before:?}, then {after:?}"
                 );
             }
         }
         for example in said.iter().flat_map(|change| &change.examples) {
             let Some(peer) = example.peer else { continue };
             let to = (example.protocol, example.port);
+            // One of which no policy asks anything, if there are others.
+            let own = example.own.unwrap_or(ip("0.0.0.0"));
             // A failsafe port's verdict is not of the tables; it is an example where there is no
             // endpoint in one of the two.
             let (before, after) = (
-                verdict(kernel, hook, interface, peer, to),
-                verdict(&then.kernel, hook, interface, peer, to),
+                verdict(kernel, hook, interface, (own, peer), to),
+                verdict(&then.kernel, hook, interface, (own, peer), to),
             );
             prop_assert_eq!((before, after), (example.now, example.then), "{:?}", example);
         }
@@ -134,12 +143,7 @@ pub(super) fn verdict_of(
 /// With interfaces eth0 and eth1.
 fn with_links() -> World {
     let mut world = world();
-    let link = |name: &str, address: &str| HostLink {
-        name: InterfaceName::new(name).unwrap(),
-        index: index(name),
-        addresses: vec![ip(address)],
-    };
-    world.engine.set_host_links(vec![link("eth0", OWN), link("eth1", "10.0.1.1")]);
+    world.engine.set_host_links(links());
     world.settle();
     world
 }

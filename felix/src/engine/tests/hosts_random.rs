@@ -23,6 +23,9 @@ const OWN: [&str; 2] = ["10.0.0.1", "10.0.1.1"];
 const PODS: [&str; 2] = ["10.244.0.1", "10.244.0.2"];
 const OUTSIDE: [&str; 2] = ["192.0.2.7", "203.0.113.9"];
 const PEERS: [&str; 4] = [PODS[0], PODS[1], OUTSIDE[0], OUTSIDE[1]];
+/// Of the host's own side: its own, and those of whom it forwards for. Not as many as there are peers or
+/// ports, so that each meets each.
+const OWN_SIDE: [&str; 5] = [OWN[0], OWN[1], PODS[0], OUTSIDE[0], OUTSIDE[1]];
 const NETS: [&str; 3] = ["192.0.2.0/24", "10.244.0.0/31", "0.0.0.0/0"];
 const LABELS: [&str; 2] = ["a", "b"];
 const PORTS: [u16; 3] = [22, 80, 443];
@@ -34,8 +37,16 @@ struct Rule {
     port: Option<u16>,
     net: Option<&'static str>,
     selector: Option<&'static str>,
-    /// It asks for the host's own address.
-    own: bool,
+    own: Option<Own>,
+}
+
+/// What a rule asks of the host's own side.
+#[derive(Clone, Copy, Debug)]
+enum Own {
+    Net(&'static str),
+    NotNet(&'static str),
+    Selector(&'static str),
+    NotSelector(&'static str),
 }
 
 #[derive(Clone, Debug)]
@@ -96,7 +107,13 @@ fn rule() -> impl Strategy<Value = Rule> {
     let traffic = (option::of(select(vec![TCP, UDP])), option::of(select(PORTS.to_vec())));
     let (net, label) =
         (option::of(select(NETS.to_vec())), option::weighted(0.3, select(LABELS.to_vec())));
-    (action, traffic, net, label, prop::bool::weighted(0.1)).prop_map(
+    let own = prop_oneof![
+        select(vec!["10.0.0.1/32", "10.0.0.0/15"]).prop_map(Own::Net),
+        select(vec!["10.0.1.1/32", "203.0.113.0/24"]).prop_map(Own::NotNet),
+        select(LABELS.to_vec()).prop_map(Own::Selector),
+        select(LABELS.to_vec()).prop_map(Own::NotSelector),
+    ];
+    (action, traffic, net, label, option::weighted(0.3, own)).prop_map(
         |(action, (protocol, port), net, selector, own)| {
             let port = port.filter(|_| protocol.is_some());
             Rule { action, protocol, port, net, selector, own }
@@ -159,7 +176,12 @@ fn yaml_of(number: usize, policy: &Policy) -> String {
                 let ports = rule.port.map(|port| format!("ports: [{port}]"));
                 let nets = rule.net.map(|net| format!("nets: ['{net}']"));
                 let selector = rule.selector.map(|label| format!("selector: app == '{label}'"));
-                let asked = rule.own.then(|| "nets: ['10.0.0.1/32']".to_owned());
+                let asked = rule.own.map(|own| match own {
+                    Own::Net(net) => format!("nets: ['{net}']"),
+                    Own::NotNet(net) => format!("notNets: ['{net}']"),
+                    Own::Selector(label) => format!("selector: app == '{label}'"),
+                    Own::NotSelector(label) => format!("notSelector: app == '{label}'"),
+                });
                 let (mut of_peer, mut of_own): (Vec<String>, Vec<String>) =
                     (nets.into_iter().chain(selector).collect(), asked.into_iter().collect());
                 // The destination has the port.
@@ -298,8 +320,14 @@ impl State {
     }
 
     /// May this packet pass?
-    fn judges(&self, hook: HostHook, interface: &str, peer: &str, to: (u8, u16)) -> Verdict {
-        self.decides(hook, interface, peer, to).0
+    fn judges(
+        &self,
+        hook: HostHook,
+        interface: &str,
+        sides: (&str, &str),
+        to: (u8, u16),
+    ) -> Verdict {
+        self.decides(hook, interface, sides, to).0
     }
 
     /// What becomes of a packet, and who decides: the policy and the number of its rule, a tier, or
@@ -308,7 +336,7 @@ impl State {
         &self,
         hook: HostHook,
         interface: &str,
-        peer: &str,
+        sides: (&str, &str),
         to: (u8, u16),
     ) -> (Verdict, Option<By>) {
         use HostHook::{Input, PreDnat, UntrackedIn, UntrackedOut};
@@ -345,7 +373,7 @@ impl State {
             let decided = of_tier.find_map(|(number, policy)| {
                 let rules = rules(policy).into_iter().flatten().enumerate();
                 let mut said = rules.filter_map(|(at, rule)| {
-                    Some((self.says(&rule, peer, to)?, Some(By::Rule(*number, at))))
+                    Some((self.says(&rule, sides, to)?, Some(By::Rule(*number, at))))
                 });
                 said.next()
             });
@@ -371,45 +399,55 @@ impl State {
     }
 
     /// What a rule does with a packet, if it decides.
-    fn says(&self, rule: &Rule, peer: &str, (protocol, port): (u8, u16)) -> Option<&'static str> {
-        let is_in = |net: &str| net.parse::<ipnet::IpNet>().unwrap().contains(&ip(peer));
+    fn says(
+        &self,
+        rule: &Rule,
+        (own, peer): (&str, &str),
+        (protocol, port): (u8, u16),
+    ) -> Option<&'static str> {
+        let is_in = |net: &str, of| net.parse::<ipnet::IpNet>().unwrap().contains(&ip(of));
         let matches = rule.protocol.is_none_or(|wanted| wanted == protocol)
             && rule.port.is_none_or(|wanted| wanted == port)
-            && rule.net.is_none_or(is_in)
-            && rule.selector.is_none_or(|label| self.has_label(peer, label));
-        match (rule.action, rule.own) {
-            ("Log", _) | ("Allow", true) => None,
-            (_, true) => matches.then_some("Deny"),
-            (action, false) => matches.then_some(action),
-        }
+            && rule.net.is_none_or(|net| is_in(net, peer))
+            && rule.selector.is_none_or(|label| self.has_label(peer, label))
+            && rule.own.is_none_or(|asked| match asked {
+                Own::Net(net) => is_in(net, own),
+                Own::NotNet(net) => !is_in(net, own),
+                Own::Selector(label) => self.has_label(own, label),
+                Own::NotSelector(label) => !self.has_label(own, label),
+            });
+        (matches && rule.action != "Log").then_some(rule.action)
     }
 
     fn agrees(&self, world: &World) -> Result<(), TestCaseError> {
         let mut number = 0;
         let peers = OWN.iter().chain(&PODS).chain(&OUTSIDE);
+        let mut own = OWN_SIDE.iter().copied().cycle();
         for peer in peers {
             for (hook, interface) in
                 HostHook::ALL.into_iter().flat_map(|hook| INTERFACES.map(|name| (hook, name)))
             {
                 for to in [TCP, UDP, SCTP].into_iter().flat_map(|p| PORTS.map(|port| (p, port))) {
                     let ports = (SOURCE_PORT, to.1);
-                    let found = world.kernel.host_ruling(hook, interface, ip(peer), to.0, ports).0;
-                    let wanted = self.judges(hook, interface, peer, to);
+                    let sides = (own.next().unwrap(), *peer);
+                    let of = (ip(sides.0), ip(sides.1));
+                    let found = world.kernel.host_ruling(hook, interface, of, to.0, ports).0;
+                    let wanted = self.judges(hook, interface, sides, to);
                     prop_assert_eq!(
                         found,
                         wanted,
-                        "{:?} {} {} {:?}: {:#?}",
+                        "{:?} {} {:?} {:?}: {:#?}",
                         hook,
                         interface,
-                        peer,
+                        sides,
                         to,
                         self
                     );
-                    let by = world.kernel.host_decision(hook, interface, ip(peer), to.0, ports);
-                    self.counts(by, hook, interface, peer, to)?;
+                    let by = world.kernel.host_decision(hook, interface, of, to.0, ports);
+                    self.counts(by, (hook, interface), sides, to)?;
                     number += 1;
                     if number % EXPLAINED == 0 {
-                        explained(world, (hook, interface), peer, to)?;
+                        explained(world, (hook, interface), sides, to)?;
                     }
                 }
             }
@@ -433,14 +471,13 @@ impl State {
     fn counts(
         &self,
         found: Option<&Decision>,
-        hook: HostHook,
-        interface: &str,
-        peer: &str,
+        (hook, interface): (HostHook, &str),
+        sides: (&str, &str),
         to: (u8, u16),
     ) -> Result<(), TestCaseError> {
         use HostHook::{UntrackedIn, UntrackedOut};
         let counted = self.counting && !matches!(hook, UntrackedIn | UntrackedOut);
-        let by = self.decides(hook, interface, peer, to).1.filter(|_| counted);
+        let by = self.decides(hook, interface, sides, to).1.filter(|_| counted);
         let rule = |at: usize| match hook.direction() {
             Direction::Ingress => format!("spec.ingress[{at}]"),
             Direction::Egress => format!("spec.egress[{at}]"),
@@ -458,7 +495,7 @@ impl State {
             prop_assert_eq!((found.direction, found.tier.is_some()), (hook.direction(), has_tier));
         }
         let found = found.map(|found| (found.policy.clone(), found.rule.clone()));
-        prop_assert_eq!(found, wanted, "{:?} {} {} {:?}", hook, interface, peer, to);
+        prop_assert_eq!(found, wanted, "{:?} {} {:?} {:?}", hook, interface, sides, to);
         Ok(())
     }
 
@@ -466,22 +503,23 @@ impl State {
     /// way?
     fn passes(&self, input: Option<&str>, output: Option<&str>, to: (u8, u16)) -> bool {
         use HostHook::{ForwardIn, ForwardOut, Input, Output, PreDnat, UntrackedIn, UntrackedOut};
-        let side = |early: &[HostHook], last, interface: &str, peer| {
+        let side = |early: &[HostHook], last, interface: &str, sides| {
             for hook in early {
-                match self.judges(*hook, interface, peer, to) {
+                match self.judges(*hook, interface, sides, to) {
                     Verdict::Accept => return true,
                     Verdict::Deny => return false,
                     Verdict::Allow => {}
                 }
             }
-            self.judges(last, interface, peer, to) == Verdict::Allow
+            self.judges(last, interface, sides, to) == Verdict::Allow
         };
         let [source, destination] = OUTSIDE;
-        let into = |last, at: &str| side(&[UntrackedIn, PreDnat], last, at, source);
+        let (to_own, from_own) = ((destination, source), (source, destination));
+        let into = |last, at: &str| side(&[UntrackedIn, PreDnat], last, at, to_own);
         match (input, output) {
             (Some(at), None) => into(Input, at),
-            (None, Some(at)) => side(&[UntrackedOut], Output, at, destination),
-            (Some(at), Some(out)) => into(ForwardIn, at) && side(&[], ForwardOut, out, destination),
+            (None, Some(at)) => side(&[UntrackedOut], Output, at, from_own),
+            (Some(at), Some(out)) => into(ForwardIn, at) && side(&[], ForwardOut, out, from_own),
             (None, None) => true,
         }
     }
@@ -502,7 +540,7 @@ proptest! {
                 let before = (world.engine.clone(), world.kernel.clone());
                 world.settle();
                 state.agrees(&world)?;
-                foretold((&before.0, &before.1), &world, &PEERS, &PORTS)?;
+                foretold((&before.0, &before.1), &world, (&OWN_SIDE, &PEERS), &PORTS)?;
             }
         }
         world.settle();

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use crate::model::host::{HostHook, InterfaceName};
+use crate::model::host::{HostHook, InterfaceName, View};
 use crate::model::{
     Class, Decider, Decision, Delta, Direction, IfIndex, Key, Traffic, Value, Verdict,
 };
@@ -106,12 +106,16 @@ impl Kernel {
                     assert_ne!(class, Class(0));
                     classes.insert(class);
                 }
-                (Key::HostTable { hook, interface, class }, Value::Table(table)) => {
+                (Key::HostView { hook, interface, class }, Value::View(view)) => {
+                    assert_ne!((class, view), (Class(0), View::PLAIN), "{key:?}");
+                    host_classes.insert((hook, interface, view, class));
+                }
+                (Key::HostTable { hook, interface, view, class }, Value::Table(table)) => {
                     assert_eq!(table.direction(), hook.direction(), "{key:?}");
                     if class == Class(0) {
-                        defaults.insert((hook, interface));
+                        defaults.insert((hook, interface, view));
                     } else {
-                        host_classes.insert((hook, interface, class));
+                        host_classes.insert((hook, interface, view, class));
                     }
                     tables.insert(table);
                 }
@@ -124,9 +128,12 @@ impl Kernel {
                 other => panic!("value of another kind: {other:?}"),
             }
         }
-        for (hook, interface, class) in host_classes {
+        for (hook, interface, view, class) in host_classes {
             assert!(classes.contains(&class), "no address is in {class:?}");
-            assert!(defaults.contains(&(hook, interface)), "{hook:?} of {interface:?}");
+            for view in [view, View::PLAIN] {
+                let what = || format!("{view:?} at {hook:?} of {interface:?}");
+                assert!(defaults.contains(&(hook, interface, view)), "{}", what());
+            }
         }
         assert!(filled.is_subset(&tables), "tables that nothing leads to");
         let meet = |a: (u16, u16), b: (u16, u16)| a.0 <= b.1 && b.0 <= a.1;
@@ -278,11 +285,11 @@ impl Kernel {
         &self,
         hook: HostHook,
         interface: &str,
-        peer: IpAddr,
+        (own, peer): (IpAddr, IpAddr),
         protocol: u8,
         ports: (u16, u16),
     ) -> (Verdict, bool) {
-        match self.host_found(hook, interface, peer, protocol, ports) {
+        match self.host_found(hook, interface, (own, peer), protocol, ports) {
             Value::Verdict(verdict) => (verdict, false),
             Value::Logged(verdict) => (verdict, true),
             Value::Counted { verdict, log, .. } => (verdict, log),
@@ -295,11 +302,11 @@ impl Kernel {
         &self,
         hook: HostHook,
         interface: &str,
-        peer: IpAddr,
+        (own, peer): (IpAddr, IpAddr),
         protocol: u8,
         ports: (u16, u16),
     ) -> Option<&Decision> {
-        match self.host_found(hook, interface, peer, protocol, ports) {
+        match self.host_found(hook, interface, (own, peer), protocol, ports) {
             Value::Counted { by, .. } => Some(self.deciders.get(&by).unwrap()),
             _ => None,
         }
@@ -309,22 +316,29 @@ impl Kernel {
         &self,
         hook: HostHook,
         interface: &str,
-        peer: IpAddr,
+        (own, peer): (IpAddr, IpAddr),
         protocol: u8,
         (source, port): (u16, u16),
     ) -> Value {
         let (allowed, denied) = (Value::Verdict(Verdict::Allow), Value::Verdict(Verdict::Deny));
         let name = InterfaceName::new(interface).unwrap();
         let named = self.elements.contains_key(&Key::HostInterface(name));
+        let interface = named.then_some(name);
+        let class = self.class(own);
+        let view = match self.elements.get(&Key::HostView { hook, interface, class }) {
+            None => View::PLAIN,
+            Some(Value::View(view)) => *view,
+            other => panic!("{other:?}"),
+        };
         let table = |interface, class| match self.elements.get(&Key::HostTable {
             hook,
             interface,
+            view,
             class,
         })? {
             Value::Table(table) => Some(*table),
             other => panic!("{other:?}"),
         };
-        let interface = named.then_some(name);
         if !hook.forwards() {
             if !named && table(None, Class(0)).is_none() {
                 return allowed;
@@ -400,8 +414,11 @@ impl Kernel {
                     Key::Policy { direction, index, class: Some(class), traffic } => {
                         Key::Policy { direction, index, class: Some(names[&class]), traffic }
                     }
-                    Key::HostTable { hook, interface, class } if class != Class(0) => {
-                        Key::HostTable { hook, interface, class: names[&class] }
+                    Key::HostTable { hook, interface, view, class } if class != Class(0) => {
+                        Key::HostTable { hook, interface, view, class: names[&class] }
+                    }
+                    Key::HostView { hook, interface, class } => {
+                        Key::HostView { hook, interface, class: names[&class] }
                     }
                     other => other,
                 };

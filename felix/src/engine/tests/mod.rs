@@ -20,6 +20,7 @@ mod hosts;
 mod hosts_automatic;
 mod hosts_early;
 mod hosts_explained;
+mod hosts_own;
 mod hosts_random;
 mod kernel;
 mod names;

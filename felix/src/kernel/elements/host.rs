@@ -7,7 +7,7 @@ use super::{
     ALL_PORTS, Bytes, Encoded, End, Raw, by_family, ip, octets, pair, prefix_length, with_ports,
 };
 use crate::kernel::layout::host::{FAILSAFE, VERDICTS, maps};
-use crate::model::host::{HostHook, InterfaceName, TableId};
+use crate::model::host::{HostHook, InterfaceName, TableId, View};
 use crate::model::{Class, Direction, Key, Traffic};
 
 /// The names of the sets of host endpoints.
@@ -21,7 +21,7 @@ pub(super) fn set_names() -> impl Iterator<Item = &'static str> {
 pub(super) fn set_of(key: &Key) -> Option<&'static str> {
     Some(match key {
         Key::HostInterface(_) => "hep",
-        Key::HostTable { hook, interface, .. } => {
+        Key::HostTable { hook, interface, .. } | Key::HostView { hook, interface, .. } => {
             let (named, all) = maps(*hook);
             if interface.is_some() { named } else { all }
         }
@@ -45,13 +45,11 @@ pub(super) fn encode(key: &Key) -> Option<Encoded> {
     let single = |key: Bytes| Encoded { set, key, end: End::None };
     Some(match *key {
         Key::HostInterface(name) => single(Bytes::from_slice(name.bytes())),
-        Key::HostTable { interface, class: Class(class), .. } => {
-            let mut bytes = Bytes::new();
-            if let Some(name) = interface {
-                bytes.extend_from_slice(name.bytes());
-            }
-            bytes.extend_from_slice(&class.to_ne_bytes());
-            single(bytes)
+        Key::HostTable { interface, view, class: Class(class), .. } => {
+            single(at_interface(interface, view.mark() | class))
+        }
+        Key::HostView { interface, class: Class(class), .. } => {
+            single(at_interface(interface, View::MASK | class))
         }
         Key::HostPolicy { table, traffic } => {
             let number = table.number();
@@ -80,6 +78,15 @@ pub(super) fn encode(key: &Key) -> Option<Encoded> {
         }
         _ => return None,
     })
+}
+
+fn at_interface(interface: Option<InterfaceName>, mark: u32) -> Bytes {
+    let mut bytes = Bytes::new();
+    if let Some(name) = interface {
+        bytes.extend_from_slice(name.bytes());
+    }
+    bytes.extend_from_slice(&mark.to_ne_bytes());
+    bytes
 }
 
 /// Whether the packets that an element of [`Key::HostPolicy`] judges leave the host.
@@ -117,15 +124,20 @@ fn decode_key(set: &str, element: &Raw) -> Option<Key> {
     }
     for hook in HostHook::ALL {
         let (named, all) = maps(hook);
-        if set == named {
-            let interface = Some(name(bytes.get(..16)?)?);
-            let class = Class(u32::from_ne_bytes(word(16)?));
-            return Some(Key::HostTable { hook, interface, class });
+        let (interface, mark) = if set == named {
+            (Some(name(bytes.get(..16)?)?), word(16)?)
+        } else if set == all {
+            (None, word(0)?)
+        } else {
+            continue;
+        };
+        let mark = u32::from_ne_bytes(mark);
+        let class = Class(mark & Class::MASK);
+        if mark & View::MASK == View::MASK {
+            return Some(Key::HostView { hook, interface, class });
         }
-        if set == all {
-            let class = Class(u32::from_ne_bytes(word(0)?));
-            return Some(Key::HostTable { hook, interface: None, class });
-        }
+        let view = View::of_mark(mark)?;
+        return Some(Key::HostTable { hook, interface, view, class });
     }
     if let Some(kind) = VERDICTS.iter().position(|name| *name == set) {
         let number = word(0)?;

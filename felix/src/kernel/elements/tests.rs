@@ -6,7 +6,7 @@ use proptest::prelude::*;
 
 use super::super::layout::{FAMILY, TABLE};
 use super::*;
-use crate::model::host::{HostHook, InterfaceName};
+use crate::model::host::{HostHook, InterfaceName, View};
 
 fn address() -> impl Strategy<Value = IpAddr> {
     prop_oneof![
@@ -56,7 +56,11 @@ fn element() -> impl Strategy<Value = (Key, Value)> {
     let policy = (any::<bool>(), any::<u32>(), any::<Option<u32>>(), traffic(), ruling);
     let name = || "[a-z][a-z0-9.-]{0,14}".prop_map(|text| InterfaceName::new(&text).unwrap());
     let hook = (0usize..7).prop_map(|number| HostHook::ALL[number]);
-    let table = (hook, proptest::option::of(name()), any::<[u32; 2]>());
+    let view = || (0..=View::CLOSED.number()).prop_map(|number| View::new(number).unwrap());
+    let near = (0..=Class::MASK).prop_map(Class);
+    let own = (0usize..7).prop_map(|number| HostHook::ALL[number]);
+    let own = (own, proptest::option::of(name()), near.clone(), view());
+    let table = (hook, proptest::option::of(name()), (near, any::<u32>()), view());
     let direction =
         || any::<bool>().prop_map(|e| if e { Direction::Egress } else { Direction::Ingress });
     let failsafe = (direction(), any::<u8>(), any::<u16>(), net());
@@ -69,9 +73,13 @@ fn element() -> impl Strategy<Value = (Key, Value)> {
                 .prop_map(|(d, protocol, port, net)| Key::Failsafe(d, protocol, port, net))
                 .boxed()
         ),
-        table.prop_map(|(hook, interface, [class, table])| {
-            let key = Key::HostTable { hook, interface, class: Class(class) };
+        table.prop_map(|(hook, interface, (class, table), view)| {
+            let key = Key::HostTable { hook, interface, view, class };
             (key, Value::Table(TableId::from_number(table)))
+        }),
+        own.prop_map(|(hook, interface, class, view)| {
+            let view = if view == View::PLAIN { View::CLOSED } else { view };
+            (Key::HostView { hook, interface, class }, Value::View(view))
         }),
         host_policy.prop_map(|(table, traffic, verdict, log)| {
             let value = if log { Value::Logged(verdict) } else { Value::Verdict(verdict) };

@@ -16,14 +16,19 @@
 //! The other side's class and the interface give a table of verdicts, in one lookup, or in a second
 //! one if the class is not told apart; the table and the packet give the verdict. So the number of
 //! chains is fixed, and endpoints with the same policy share its elements.
+//!
+//! Where rules ask about the host's own side, its class is looked up first, in the same map with all of
+//! [`View::MASK`] set: that gives the view, if anything that is asked is true. Each view has a chain that does the
+//! rest with its number beside the other side's class.
+
+mod judge;
 
 use netlink::nft::{Chain, DataType, Field, Hook, Rule, Set, Value, Verdict, ct_state};
 
-use super::{
-    MANGLE, RAW, TAKEN, base, decide, decide_ranges, deny, drop_counted, from_workload, plain,
-};
+use self::judge::{judge, judged, verdicts};
+use super::{MANGLE, RAW, TAKEN, base, drop_counted, from_workload, plain};
 use crate::model::Direction;
-use crate::model::host::{HostHook, TableId};
+use crate::model::host::{HostHook, TableId, View};
 
 /// The maps from classes to tables of a hook: of interfaces by name, and of all others.
 pub(in crate::kernel) fn maps(hook: HostHook) -> (&'static str, &'static str) {
@@ -63,6 +68,32 @@ pub(in crate::kernel) struct Hosts {
     pub(in crate::kernel) pre_dnat: bool,
     /// There is policy before connection tracking.
     pub(in crate::kernel) untracked: bool,
+    /// What is told apart of the own side.
+    pub(in crate::kernel) views: Views,
+}
+
+/// The views that are told apart, by hook.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(in crate::kernel) struct Views([u16; HostHook::ALL.len()]);
+
+impl Views {
+    /// None.
+    #[cfg(test)]
+    pub(in crate::kernel) const NONE: Self = Self([0; HostHook::ALL.len()]);
+
+    /// One is told apart at a hook.
+    pub(in crate::kernel) fn add(&mut self, hook: HostHook, view: View) {
+        for (bits, _) in self.0.iter_mut().zip(HostHook::ALL).filter(|(_, other)| *other == hook) {
+            *bits |= 1 << view.number();
+        }
+    }
+
+    /// Those at a hook.
+    fn at(self, hook: HostHook) -> impl Iterator<Item = View> {
+        let found = HostHook::ALL.into_iter().zip(self.0).find(|(other, _)| *other == hook);
+        let bits = found.map_or(0, |(_, bits)| bits);
+        View::told_apart().filter(move |view| bits & (1 << view.number()) != 0)
+    }
 }
 
 impl Hosts {
@@ -119,6 +150,8 @@ struct Way {
     index: Field,
     other4: Field,
     other6: Field,
+    own4: Field,
+    own6: Field,
     failsafe: [&'static str; 2],
     /// The failsafe ports of the other direction.
     answers: [&'static str; 2],
@@ -131,6 +164,8 @@ fn way(direction: Direction) -> Way {
             index: Field::Iif,
             other4: Field::Ip4Source,
             other6: Field::Ip6Source,
+            own4: Field::Ip4Destination,
+            own6: Field::Ip6Destination,
             failsafe: FAILSAFE[0],
             answers: FAILSAFE[1],
         },
@@ -139,6 +174,8 @@ fn way(direction: Direction) -> Way {
             index: Field::Oif,
             other4: Field::Ip4Destination,
             other6: Field::Ip6Destination,
+            own4: Field::Ip4Source,
+            own6: Field::Ip6Source,
             failsafe: FAILSAFE[1],
             answers: FAILSAFE[0],
         },
@@ -410,80 +447,4 @@ fn again_at(hook: HostHook) -> &'static str {
         Direction::Ingress => "host_untracked_in",
         Direction::Egress => "host_untracked_out",
     }
-}
-
-fn judged(name: &str) -> String {
-    format!("{name}_judge")
-}
-
-/// From the interface and the other side to the table of verdicts. Forwarded traffic for which
-/// there is none passes, as does that which is judged later.
-fn judge(hook: HostHook, hosts: Hosts) -> Vec<Chain> {
-    let way = way(hook.direction());
-    let name = judged(name(hook));
-    let by_name = format!("{name}_named");
-    let (named, all) = maps(hook);
-    let classify = || {
-        [
-            Rule::new().set_mark(0),
-            Rule::new().set_mark_from(way.other4, "cls4n"),
-            Rule::new().set_mark_from(way.other4, "cls4"),
-            Rule::new().set_mark_from(way.other6, "cls6n"),
-            Rule::new().set_mark_from(way.other6, "cls6"),
-        ]
-    };
-    let verdict = || Verdict::Goto("host_verdict");
-    // A class that is not told apart is judged as 0 is.
-    let tables = |fields: &[Field], map: &str| {
-        let mut rules = classify().to_vec();
-        rules.push(Rule::new().set_mark_from_all(fields, map).verdict(verdict()));
-        rules.push(Rule::new().set_mark(0));
-        rules.push(Rule::new().set_mark_from_all(fields, map).verdict(verdict()));
-        if !hook.forwards() && !hook.is_early() {
-            rules.push(deny());
-        }
-        rules
-    };
-    let mut chains = Vec::new();
-    let mut rules = Vec::new();
-    if hook.forwards() || hook == HostHook::UntrackedIn {
-        // Workloads have policy of their own.
-        rules.push(Rule::new().is_in(&[way.index], "wl").verdict(Verdict::Return));
-    }
-    if hosts.named {
-        chains.push(plain(&by_name, tables(&[way.name, Field::Mark], named)));
-        let rule = Rule::new().is_in(&[way.name], "hep");
-        rules.push(rule.verdict(Verdict::Goto(&by_name)));
-    }
-    if hosts.all {
-        rules.extend(tables(&[Field::Mark], all));
-    }
-    chains.push(plain(&name, rules));
-    chains
-}
-
-/// From the table and the packet to the verdict.
-fn verdicts() -> [Chain; 3] {
-    let [port_map, range_map, protocol_map, any_map] = VERDICTS;
-    let key = [Field::Mark, Field::L4Proto];
-    let rest = || [decide(&key, protocol_map), decide(&key[..1], any_map), deny()];
-    let with_number = |name: &str, number: Field, other: Field| {
-        let [table, protocol] = key;
-        let mut rules = vec![
-            decide(&[table, protocol, number], port_map),
-            decide_ranges(&[table, protocol, number, other], range_map),
-        ];
-        rules.extend(rest());
-        plain(name, rules)
-    };
-    let mut first = vec![
-        Rule::new().is_in(&[Field::L4Proto], "ports").verdict(Verdict::Goto("host_ports")),
-        Rule::new().is_in(&[Field::L4Proto], "types").verdict(Verdict::Goto("host_icmp")),
-    ];
-    first.extend(rest());
-    [
-        with_number("host_ports", Field::DestinationPort, Field::SourcePort),
-        with_number("host_icmp", Field::SourcePort, Field::DestinationPort),
-        plain("host_verdict", first),
-    ]
 }

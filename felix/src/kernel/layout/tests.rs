@@ -5,7 +5,9 @@ use netlink::netns::Netns;
 use netlink::nft::{self, Element, Transaction};
 use netlink::{Protocol, Socket};
 
+use super::host::Views;
 use super::*;
+use crate::model::host::{HostHook, View};
 
 fn params() -> Params {
     Params {
@@ -60,8 +62,14 @@ fn inside<T: Send>(work: impl FnOnce(&mut Socket) -> T + Send) -> T {
     netns.run(|| work(&mut Socket::open(Protocol::Netfilter).unwrap())).unwrap()
 }
 
-const NO_HOSTS: Hosts =
-    Hosts { named: false, all: false, forward: false, pre_dnat: false, untracked: false };
+const NO_HOSTS: Hosts = Hosts {
+    named: false,
+    all: false,
+    forward: false,
+    pre_dnat: false,
+    untracked: false,
+    views: Views::NONE,
+};
 const LATE_HOSTS: Hosts = Hosts { named: true, all: true, forward: true, ..NO_HOSTS };
 const ALL_HOSTS: Hosts = Hosts { pre_dnat: true, untracked: true, ..LATE_HOSTS };
 
@@ -73,7 +81,12 @@ fn nft_lists_it_and_loads_it_again() {
 
 #[test]
 fn nft_lists_and_loads_the_chains_of_host_endpoints_too() {
-    listed_and_loaded(ALL_HOSTS, include_str!("listing-hosts.nft"));
+    let mut views = Views::NONE;
+    let mut told = View::told_apart();
+    views.add(HostHook::Input, told.next().unwrap());
+    views.add(HostHook::Input, told.next().unwrap());
+    views.add(HostHook::UntrackedOut, View::CLOSED);
+    listed_and_loaded(Hosts { views, ..ALL_HOSTS }, include_str!("listing-hosts.nft"));
 }
 
 /// Not more than what is in use: policy before destination NAT or connection tracking is rare.
@@ -90,6 +103,12 @@ fn chains_of_early_policy_are_there_only_while_there_is_any() {
     let untracked = names(Hosts { untracked: true, ..LATE_HOSTS });
     assert!(!untracked.iter().any(|name| name.contains("dnat") || name == "host_pre"));
     assert!(untracked.iter().any(|name| name == "raw_out"));
+    assert!(!untracked.iter().any(|name| name.contains("view")));
+    let mut views = Views::NONE;
+    views.add(HostHook::Input, View::CLOSED);
+    let viewed = names(Hosts { views, ..LATE_HOSTS });
+    let viewed: Vec<&String> = viewed.iter().filter(|name| name.contains("view")).collect();
+    assert_eq!(viewed, ["host_in_judge_named_view14", "host_in_judge_view14"]);
 }
 
 fn listed_and_loaded(hosts: Hosts, expected: &str) {
@@ -128,12 +147,16 @@ fn every_variant_is_accepted_by_the_kernel() {
     for host_action in [HostAction::Accept, HostAction::Return, HostAction::Drop] {
         for bits in 0..64 {
             let bit = |number: u32| bits & 1 << number != 0;
+            let mut views = Views::NONE;
+            let pairs = HostHook::ALL.into_iter().zip(View::told_apart().skip(bits % 14));
+            pairs.filter(|_| bits % 5 == 0).for_each(|(hook, view)| views.add(hook, view));
             let hosts = Hosts {
                 named: bit(0),
                 all: bit(1),
                 forward: bit(2),
                 pre_dnat: bit(4),
                 untracked: bit(5),
+                views,
             };
             let sampling = bits % 3 == 0;
             let limit = sampling.then_some((9999, 86400));

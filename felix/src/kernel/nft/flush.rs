@@ -3,7 +3,7 @@
 use netlink::nft::{Chain, CommitError, Subject, Transaction};
 
 use super::structure::add_rules;
-use super::{BRIEF, Channel, Step, WALKED, Writer, host_part, hosts_of};
+use super::{BRIEF, Channel, HostParts, Step, WALKED, Writer};
 use crate::kernel::layout::host::Hosts;
 use crate::kernel::layout::{self, FAMILY, TABLE};
 use crate::kernel::{Error, elements};
@@ -161,10 +161,7 @@ impl<C: Channel> Writer<C> {
                 self.asking -= usize::from(before.is_some());
                 self.asking += usize::from(after.is_some());
             }
-            if let Some(part) = host_part(key) {
-                self.hosts[part] -= usize::from(before.is_some());
-                self.hosts[part] += usize::from(after.is_some());
-            }
+            self.hosts.note(key, before.is_some(), after.is_some());
         }
         self.settled();
     }
@@ -265,14 +262,12 @@ impl<C: Channel> Writer<C> {
     /// Whether what is to be written needs chains of host endpoints that are not there, or leaves
     /// some without use.
     fn hosts_change(&self) -> bool {
-        let mut after = self.hosts;
-        for (_, key) in &self.dirty {
-            if let Some(part) = host_part(key) {
-                after[part] += usize::from(self.target(key).is_some());
-                // What is programmed was counted.
-                after[part] -= usize::from(self.programmed.contains_key(key));
-            }
+        let mut after = None;
+        for (_, key) in self.dirty.iter().filter(|(_, key)| HostParts::concerns(key)) {
+            let after = after.get_or_insert(self.hosts);
+            // What is programmed was counted.
+            after.note(key, self.programmed.contains_key(key), self.target(key).is_some());
         }
-        hosts_of(after) != hosts_of(self.hosts)
+        after.is_some_and(|after| after.hosts() != self.hosts.hosts())
     }
 }

@@ -4,7 +4,7 @@
 use netlink::nft::{Chain, Element, Ruleset, Set, Table, Transaction, table_flags};
 
 use super::counts::known_as;
-use super::{Channel, OWNED, Step, Writer, host_part, hosts_of};
+use super::{Channel, HostParts, OWNED, Step, Writer};
 use crate::kernel::Error;
 use crate::kernel::elements::{self, Raw};
 use crate::kernel::layout::{self, TABLE};
@@ -28,7 +28,7 @@ impl<C: Channel> Writer<C> {
             |error: netlink::Error| Error::Kernel(format!("reading table inet {TABLE}: {error}"));
         let before = std::mem::take(&mut self.programmed);
         self.masquerading = 0;
-        self.hosts = [0; 5];
+        self.hosts = HostParts::default();
         self.asking = 0;
         let mut found = Found { table: self.channel.table().map_err(reading)?, ..Found::default() };
         let Some(table) = &found.table else { return Ok(found) };
@@ -46,9 +46,7 @@ impl<C: Channel> Writer<C> {
             self.masquerading +=
                 known.iter().filter(|(key, _)| matches!(key, Key::Masquerade(_))).count();
             self.asking += known.iter().filter(|(key, _)| matches!(key, Key::Asks(_))).count();
-            for part in known.iter().filter_map(|(key, _)| host_part(key)) {
-                self.hosts[part] += 1;
-            }
+            known.iter().for_each(|(key, _)| self.hosts.note(key, false, true));
             let known = known.into_iter().map(|(key, value)| {
                 // Who decides is not in the kernel.
                 (key, known_as(value, before.get(&key)))
@@ -82,11 +80,11 @@ impl<C: Channel> Writer<C> {
         let each = || keys.iter().map(|(_, key)| key);
         let masquerade =
             each().filter(|key| matches!(key, Key::Masquerade(_))).any(|key| wanted(&key));
-        let mut hosts = [0; 5];
-        each().filter(wanted).filter_map(host_part).for_each(|part| hosts[part] += 1);
+        let mut hosts = HostParts::default();
+        each().filter(wanted).for_each(|key| hosts.note(key, false, true));
         let names = each().filter(|key| matches!(key, Key::Asks(_))).any(|key| wanted(&key));
         self.params.names = names;
-        let chains = self.chains(hosts_of(hosts), masquerade);
+        let chains = self.chains(hosts.hosts(), masquerade);
         let empty = Ruleset { chains: Vec::new(), sets: Vec::new(), other_sets: Vec::new() };
         let ruleset = found.ruleset.as_ref().unwrap_or(&empty);
 
@@ -103,7 +101,7 @@ impl<C: Channel> Writer<C> {
             }
             self.programmed.clear();
             self.masquerading = 0;
-            self.hosts = [0; 5];
+            self.hosts = HostParts::default();
             self.asking = 0;
             return self.build(&chains, &keys, tx);
         }

@@ -5,6 +5,7 @@ mod shared;
 use netlink::nft;
 use netlink::{Protocol, Socket};
 
+use super::super::layout::host::Hosts;
 use super::super::layout::{self, HostAction};
 use super::channel::{others_changed, ownership};
 use super::*;
@@ -56,7 +57,7 @@ fn what_is_wanted_is_in_the_kernel() {
         // So do those of host endpoints, with the elements that need them, in one transaction.
         let hosts: Vec<Change> = everything()
             .into_iter()
-            .filter(|change| host_part(&change.key).is_some())
+            .filter(|change| HostParts::concerns(&change.key))
             .map(|change| gone(change.key))
             .collect();
         let (before, reads) = (generation(), writer.channel.reads);
@@ -65,7 +66,7 @@ fn what_is_wanted_is_in_the_kernel() {
         assert_eq!((generation(), writer.channel.reads), (before + 1, reads + 1));
         kernel_has();
         let back: Vec<Change> =
-            everything().into_iter().filter(|change| host_part(&change.key).is_some()).collect();
+            everything().into_iter().filter(|change| HostParts::concerns(&change.key)).collect();
         writer.change(&delta(back));
         writer.flush().unwrap();
         assert_eq!(generation(), before + 2);

@@ -11,7 +11,7 @@ use super::*;
 use crate::model::host::HostHook::{
     self, ForwardIn, ForwardOut, Input, Output, PreDnat, UntrackedIn, UntrackedOut,
 };
-use crate::model::host::{InterfaceName, TableId};
+use crate::model::host::{InterfaceName, TableId, View};
 use crate::model::{Class, Direction, Traffic, Verdict};
 
 const NODE: &str = "192.0.2.1";
@@ -114,11 +114,16 @@ impl Lab {
     /// Whether what the peer sends to a port of the node arrives where it should: at this port of
     /// the node itself, or of the neighbour behind.
     fn arrives(&self, port: u16, at: &Netns, as_port: u16, open: bool) {
+        self.arrives_by((NODE, port), at, as_port, open);
+    }
+
+    /// The same of what the peer sends to a port of whoever has this address.
+    fn arrives_by(&self, (to, port): (&str, u16), at: &Netns, as_port: u16, open: bool) {
         let (wanted, control) = (Self::receiver(at, as_port), Self::receiver(&self.node, FAILSAFE));
         let sender = Self::receiver(&self.peer, 0);
-        sender.send_to(b"?", (NODE, port)).unwrap();
+        sender.send_to(b"?", (to, port)).unwrap();
         let mut buffer = [0; 8];
-        let what = || format!("port {port}, {}", String::from_utf8_lossy(&state()));
+        let what = || format!("{to} port {port}, {}", String::from_utf8_lossy(&state()));
         if open {
             assert!(wanted.recv(&mut buffer).is_ok(), "{}", what());
             return;
@@ -159,11 +164,14 @@ fn eth(number: u8) -> InterfaceName {
     InterfaceName::new(&format!("eth{number}")).unwrap()
 }
 
+fn in_view((hook, interface): (HostHook, Option<InterfaceName>), view: View, class: Class) -> Key {
+    Key::HostTable { hook, interface, view, class }
+}
+
 /// The same table at each of these; `all`: for all interfaces without one.
 fn at(hooks: &[(HostHook, Option<InterfaceName>)], table: TableId) -> Vec<(Key, Value)> {
     let place = |(hook, interface): &(HostHook, Option<InterfaceName>)| {
-        let key = Key::HostTable { hook: *hook, interface: *interface, class: Class(0) };
-        (key, Value::Table(table))
+        (in_view((*hook, *interface), View::PLAIN, Class(0)), Value::Table(table))
     };
     hooks.iter().map(place).collect()
 }
@@ -413,6 +421,69 @@ fn marks_of_others_survive_and_mean_nothing_to_policy() {
             sender.send_to(b"?", (PEER, 53)).unwrap();
             assert!(wanted.recv(&mut [0; 8]).is_ok(), "sent, {marks}");
             assert!(sender.send_to(b"?", (PEER, 54)).is_err(), "not sent, {marks}");
+        });
+    }
+}
+
+/// Where something is asked of the host's own side, it is judged by what is true of that; and the other side
+/// is told apart there as elsewhere.
+#[test]
+fn the_own_side_chooses_the_tables() {
+    use Traffic::{Any, Port};
+    let (of_node, of_peer, of_far) = (Class(5), Class(6), Class(Class::MASK));
+    let classes = [(NODE, of_node), (PEER, of_peer), (FAR, of_far)];
+    let classes = classes.map(|(of, class)| (Key::Class(of.parse().unwrap()), Value::Class(class)));
+    let [early, left, closed, some] = [10, 12, 20, 30].map(|of| table(of, Direction::Ingress));
+    let [out, shut] = [40, 42].map(|of| table(of, Direction::Egress));
+    let last = View::told_apart().last().unwrap();
+    let first = View::told_apart().next().unwrap();
+    let elements = |[eth0, eth1]: [Option<InterfaceName>; 2]| {
+        let own = |hook, interface, class, view| {
+            (Key::HostView { hook, interface, class }, Value::View(view))
+        };
+        let table = |hook, interface, (view, class), table| {
+            (in_view((hook, interface), view, class), Value::Table(table))
+        };
+        let (plain, any) = (View::PLAIN, Class(0));
+        vec![
+            // Before destination NAT what is for the node itself, to one port.
+            own(PreDnat, eth0, of_node, first),
+            table(PreDnat, eth0, (first, any), early),
+            table(PreDnat, eth0, (plain, any), left),
+            table(Input, eth0, (plain, any), closed),
+            // Through it what is from the peer for the far one, and out what is from the peer.
+            own(ForwardIn, eth0, of_far, last),
+            table(ForwardIn, eth0, (last, of_peer), some),
+            table(ForwardIn, eth0, (last, any), closed),
+            table(ForwardIn, eth0, (plain, any), closed),
+            own(ForwardOut, eth1, of_peer, first),
+            table(ForwardOut, eth1, (first, any), out),
+            table(ForwardOut, eth1, (plain, any), shut),
+        ]
+    };
+    let policy = [
+        rules(early, &[(Port(UDP, 80), Verdict::Accept), (Any, Verdict::Allow)]),
+        rules(left, &[(Any, Verdict::Allow)]),
+        rules(some, &[(Port(UDP, 81), Verdict::Allow), (Port(UDP, 82), Verdict::Allow)]),
+        rules(out, &[(Port(UDP, 81), Verdict::Allow), (Port(UDP, 83), Verdict::Allow)]),
+        classes.to_vec(),
+    ]
+    .concat();
+    let named = [endpoints(), elements([Some(eth(0)), Some(eth(1))])].concat();
+    let everywhere = [endpoints().split_off(2), elements([None; 2])].concat();
+    for (places, marks) in [&named, &everywhere].into_iter().flat_map(|p| MARKS.map(|m| (p, m))) {
+        let lab = Lab::new();
+        lab.with(&[places.clone(), policy.clone()].concat(), |lab| {
+            nft(&format!(
+                "table ip other {{
+                    chain marks {{ type filter hook prerouting priority -160; {marks}; }}
+                }}"
+            ));
+            lab.arrives(80, &lab.node, 80, true);
+            lab.arrives(81, &lab.node, 81, false);
+            for (port, open) in [(80, false), (81, true), (82, false), (83, false)] {
+                lab.arrives_by((FAR, port), &lab.far, port, open);
+            }
         });
     }
 }

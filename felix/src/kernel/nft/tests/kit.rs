@@ -11,7 +11,8 @@ use rustc_hash::FxHashSet;
 
 use super::super::super::elements::Raw;
 use super::*;
-use crate::model::host::{HostHook, InterfaceName, TableId};
+use crate::kernel::layout::host::{Hosts, Views};
+use crate::model::host::{HostHook, InterfaceName, TableId, View};
 use crate::model::{Class, Direction, Traffic, Verdict};
 
 /// The kernel, failing at will.
@@ -130,8 +131,22 @@ pub(super) fn interface(name: &str) -> InterfaceName {
 }
 
 pub(super) fn host_table(hook: HostHook, name: Option<&str>, class: u32, table: u32) -> Change {
-    let key = Key::HostTable { hook, interface: name.map(interface), class: Class(class) };
+    in_view(hook, name, (View::PLAIN, class), table)
+}
+
+pub(super) fn in_view(
+    hook: HostHook,
+    name: Option<&str>,
+    (view, class): (View, u32),
+    table: u32,
+) -> Change {
+    let key = Key::HostTable { hook, interface: name.map(interface), view, class: Class(class) };
     Change { key, value: Some(Value::Table(TableId::from_number(table))) }
+}
+
+pub(super) fn own_side(hook: HostHook, name: Option<&str>, class: u32, view: View) -> Change {
+    let key = Key::HostView { hook, interface: name.map(interface), class: Class(class) };
+    Change { key, value: Some(Value::View(view)) }
 }
 
 pub(super) fn host_policy(table: u32, traffic: Traffic, value: Value) -> Change {
@@ -208,6 +223,11 @@ pub(super) fn everything() -> Vec<Change> {
         host_table(HostHook::PreDnat, Some("eth0"), 1, 24),
         host_table(HostHook::UntrackedIn, Some("eth0"), 0, 24),
         host_table(HostHook::UntrackedOut, None, 0, 25),
+        own_side(HostHook::Input, Some("eth0"), 1, View::CLOSED),
+        in_view(HostHook::Input, Some("eth0"), (View::CLOSED, 0), 20),
+        in_view(HostHook::Input, Some("eth0"), (View::CLOSED, 2), 22),
+        own_side(HostHook::PreDnat, None, 2, View::CLOSED),
+        in_view(HostHook::PreDnat, None, (View::CLOSED, 0), 24),
         host_policy(24, Port(6, 80), Value::Verdict(Accept)),
         host_policy(24, Any, Value::Verdict(Allow)),
         host_policy(25, Protocol(17), Value::Logged(Accept)),
@@ -260,9 +280,9 @@ pub(super) fn kernel_has() -> FxHashMap<Key, Value> {
         named: is(|key| matches!(key, Key::HostInterface(_))),
         all: is(|key| {
             let class = Class(0);
-            let interface = None;
+            let (interface, view) = (None, View::PLAIN);
             matches!(key, Key::HostTable { hook: HostHook::Input, .. })
-                && *key == Key::HostTable { hook: HostHook::Input, interface, class }
+                && *key == Key::HostTable { hook: HostHook::Input, interface, view, class }
         }),
         forward: is(|key| {
             use HostHook::{ForwardIn, ForwardOut};
@@ -274,6 +294,14 @@ pub(super) fn kernel_has() -> FxHashMap<Key, Value> {
         untracked: is(|key| {
             use HostHook::{UntrackedIn, UntrackedOut};
             matches!(key, Key::HostTable { hook: UntrackedIn | UntrackedOut, class: Class(0), .. })
+        }),
+        views: all.keys().fold(Views::NONE, |mut views, key| {
+            if let Key::HostTable { hook, view, class: Class(0), .. } = *key
+                && view != View::PLAIN
+            {
+                views.add(hook, view);
+            }
+            views
         }),
     };
     let params = Params { names: is(|key| matches!(key, Key::Asks(_))), ..params() };
