@@ -3,6 +3,7 @@
 
 mod cluster;
 mod counters;
+mod rejected;
 mod rules;
 
 use std::time::{Duration, Instant};
@@ -30,6 +31,7 @@ pub(super) const TESTS: &[Test] = &[
     Test { name: "policy::log", bed: &RACKS, body: rules::log },
     Test { name: "policy::source_ports", bed: &RACKS, body: rules::source_ports },
     Test { name: "policy::counters_by_rule", bed: &RACKS, body: counters::by_rule },
+    Test { name: "policy::denied_packets_are_rejected", bed: &RACKS, body: rejected::as_set },
     Test { name: "policy::services_from_a_directory", bed: &DIRECTORY, body: rules::services },
     Test { name: "policy::cluster_tiers", bed: &RACKS, body: cluster::tiers },
     Test { name: "policy::cluster_tiers_from_a_directory", bed: &DIRECTORY, body: cluster::tiers },

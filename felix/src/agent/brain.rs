@@ -217,6 +217,9 @@ impl Brain {
         if let Err(error) = self.kernel.set_host_action(settings.host_action).await {
             tracing::error!(%error, "FelixConfiguration: spec.defaultEndpointToHostAction is not in force");
         }
+        if let Err(error) = self.kernel.set_deny_action(settings.deny).await {
+            tracing::error!(%error, "FelixConfiguration: spec.nftablesFilterDenyAction is not in force");
+        }
         if let Err(error) = self.kernel.set_log_rules(settings.log).await {
             tracing::error!(%error, "FelixConfiguration: how Log rules log is not as spec has it");
         }

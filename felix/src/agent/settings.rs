@@ -6,7 +6,7 @@ use std::sync::Arc;
 use api::v3::{self, EndpointToHostAction, FelixConfigurationSpec, ProtoPort, Switch};
 
 use crate::engine::{Failsafe, default_failsafe};
-use crate::kernel::{HostAction, LogRules};
+use crate::kernel::{DenyAction, HostAction, LogRules};
 use crate::model::{Direction, Kind, Object, Update};
 
 /// The settings that the agent acts on.
@@ -16,6 +16,8 @@ pub(super) struct Effective {
     pub(super) severity: Option<String>,
     /// `defaultEndpointToHostAction`.
     pub(super) host_action: HostAction,
+    /// `nftablesFilterDenyAction`.
+    pub(super) deny: DenyAction,
     /// `failsafeInboundHostPorts` and `failsafeOutboundHostPorts`.
     pub(super) failsafe: Vec<Failsafe>,
     /// `logPrefix`, `logActionRateLimit`, `logActionRateLimitBurst`.
@@ -73,6 +75,10 @@ impl Settings {
                 // As Calico's manifests set it. Its code's own default, Drop, cuts pods off from
                 // the node's DNS and API server where nobody has set anything.
                 Some(EndpointToHostAction::Accept) | None => HostAction::Accept,
+            },
+            deny: match self.field(|spec| spec.nftables_filter_deny_action) {
+                Some(v3::DenyAction::Reject) => DenyAction::Reject,
+                Some(v3::DenyAction::Drop) | None => DenyAction::Drop,
             },
             failsafe: [
                 failsafe(Direction::Ingress, self.field(|s| s.failsafe_inbound_host_ports.clone())),
@@ -219,7 +225,12 @@ mod tests {
         assert!(!before.counting);
         assert!(settings.apply(&set(
             "default",
-            serde_json::json!({"logSeverityScreen": "Warning", "defaultEndpointToHostAction": "Drop"})
+            serde_json::json!({
+                "logSeverityScreen": "Warning",
+                "defaultEndpointToHostAction": "Drop",
+                "nftablesFilterDenyAction": "Reject",
+                "iptablesFilterDenyAction": "Drop",
+            })
         )));
         assert!(settings.apply(&set(
             "node.node1",
@@ -231,6 +242,7 @@ mod tests {
         let effective = settings.effective();
         assert_eq!(effective.severity.as_deref(), Some("Debug"));
         assert_eq!(effective.host_action, HostAction::Drop);
+        assert_eq!((before.deny, effective.deny), (DenyAction::Drop, DenyAction::Reject));
         assert!(effective.counting);
         assert!(
             settings

@@ -8,6 +8,7 @@ use rustc_hash::{FxHashMap, FxHashSet};
 use super::atoms::{Atom, AtomId};
 use super::stable_hash::StableHasher;
 use crate::model::Class;
+use crate::model::host::TableId;
 
 /// A set of memberships, ascending and without duplicates.
 pub(super) type AtomSet = Arc<[Atom]>;
@@ -74,7 +75,7 @@ impl Classes {
             hasher.write(&atom.to_bytes());
         }
         let mut number = hasher.finish() & Class::MASK;
-        while number == 0
+        while number <= TableId::DENIED
             || self.entries.contains_key(&Class(number))
             || self.retired.contains(&number)
         {

@@ -15,7 +15,7 @@ use netlink::poll::{self, Waker};
 use netlink::{Protocol, Socket, headers};
 use tokio::sync::mpsc::{self, error::TrySendError};
 
-use super::layout::{ALLOWED, DENIED_CUT, DENIED_GROUP};
+use super::layout::deny::{ALLOWED, DENIED_CUT, DENIED_GROUP};
 use super::{Error, worker};
 use crate::model::{Flow, IfIndex};
 

@@ -12,8 +12,9 @@ use netlink::nft::{Counter, Data, Element, Transaction, Verdict as NftVerdict};
 use smallvec::SmallVec;
 
 use super::Count;
+use super::layout::deny::DENY;
 use super::layout::host::{ACCEPTED, VERDICTS};
-use super::layout::{DENY, log_chain};
+use super::layout::log_chain;
 use crate::model::host::{TableId, View};
 use crate::model::{Class, Decider, Direction, Key, Traffic, Value, Verdict};
 

@@ -11,7 +11,8 @@
 //! ```
 //! What a name stands for is learned by each endpoint for itself: `names4` and `names6` give the class that
 //! an address is in for what comes from one interface.
-//! Host endpoints are judged by chains of their own, in `layout/host.rs`.
+//! Host endpoints are judged by chains of their own, in `layout/host.rs`; what becomes of denied packets is in
+//! `layout/deny.rs`.
 //!
 //! `judge` runs egress, then ingress policy. Both classify the other side's address into the packet's
 //! mark, then look for a verdict, most specific key first: allowed is `return`; denied is `continue`, so that the
@@ -21,6 +22,7 @@
 //! The packet's mark is scratch memory only here. One that was set before is kept in the flow's mark
 //! meanwhile; as a rule there is none, and the flow's mark is not touched.
 
+pub(super) mod deny;
 pub(super) mod host;
 
 use netlink::nft::{
@@ -28,6 +30,8 @@ use netlink::nft::{
     ct_state,
 };
 
+pub use self::deny::DenyAction;
+use self::deny::{ALLOWED, DENY, decide, decide_ranges, deny, tell};
 use self::host::Hosts;
 use crate::model::host::LINK_TYPES;
 use crate::model::{Direction, Verdict as Policy};
@@ -44,22 +48,8 @@ pub const DENIED: u32 = 0x0010_0000;
 /// packet has passed the host endpoint. Other programs must not set it.
 pub const TAKEN: u32 = 0x0020_0000;
 
-/// The chain that denied packets go to.
-pub(super) const DENY: &str = "deny";
 /// Where packets go that a policy logs: `nfnetlink_log`'s group, as in `tcpdump -i nflog:3234`.
 pub const LOG_GROUP: u16 = 3234;
-/// Where a sample of the packets goes that policy denies: the agent itself listens, so that the other
-/// group is free for others.
-pub(super) const DENIED_GROUP: u16 = 3235;
-/// Of these: how many a second at most, and at once. It bounds what the agent does with them.
-const DENIED_RATE: (u64, u32) = (100, 200);
-/// What is said of a packet that begins a flow, and of one of a flow that was allowed once.
-pub(super) const DENIED_NEW: &str = "caracal denied ";
-/// As above.
-pub(super) const DENIED_CUT: &str = "caracal cut ";
-/// Of one that begins a flow and is let through; told of only where it is asked for.
-pub(super) const ALLOWED: &str = "caracal allowed ";
-
 /// The chain that elements go to whose packets are logged before their verdict.
 pub(super) fn log_chain(direction: Direction, verdict: Policy) -> &'static str {
     match (direction, verdict) {
@@ -90,12 +80,6 @@ fn log(direction: Direction, of: Policy, how: &LogRules) -> Chain {
     let mut rules = vec![rule.log(&how.line(&format!("{way} {verdict} ")), LOG_GROUP).counter()];
     rules.extend(then.map(|chain| Rule::new().verdict(Verdict::Goto(chain))));
     plain(log_chain(direction, of), rules)
-}
-
-/// Tells the agent of as many of these packets as the limit allows.
-fn tell(rule: Rule, prefix: &str) -> Rule {
-    let (rate, burst) = DENIED_RATE;
-    rule.limit_per_second(rate, burst).log(prefix, DENIED_GROUP)
 }
 
 /// Where DNS answers wait until the agent has read them: a queue of `nfnetlink_queue`.
@@ -182,6 +166,8 @@ pub struct Params {
     pub host_action: HostAction,
     /// The agent is told of a sample of the packets that begin flows and are let through.
     pub sampling: bool,
+    /// For packets that policy denies.
+    pub deny: DenyAction,
     /// For rules that log.
     pub log: LogRules,
     /// How a rule hands packets to the agent here.
@@ -285,28 +271,11 @@ fn drop_counted(rule: Rule, comment: &str) -> Rule {
 /// All chains, in an order in which each is only reached from later ones. With `masquerade`,
 /// [`MASQUERADE`] is among them, as the last.
 pub(super) fn chains(params: &Params, hosts: Hosts, masquerade: bool) -> Vec<Chain> {
-    let mut chains = vec![
-        plain(
-            DENY,
-            [
-                // What judge_marked kept of the packet's mark.
-                Rule::new().set_ct_mark(0),
-                tell(Rule::new(), DENIED_NEW),
-                drop_counted(Rule::new(), "denied by policy"),
-            ],
-        ),
+    let mut chains = params.deny.chains();
+    chains.extend([
         host::accepted(),
         plain("unknown", [drop_counted(Rule::new(), "endpoint not known")]),
-        plain(
-            "cut",
-            [Field::Iif, Field::Oif]
-                .into_iter()
-                .flat_map(|side| {
-                    let ours = || Rule::new().is_in(&[side], "wl");
-                    [tell(ours(), DENIED_CUT), drop_counted(ours(), "established, now denied")]
-                })
-                .collect::<Vec<_>>(),
-        ),
+        deny::cut(),
         from_endpoint6(),
         plain(
             "from_endpoint",
@@ -317,15 +286,15 @@ pub(super) fn chains(params: &Params, hosts: Hosts, masquerade: bool) -> Vec<Cha
                 drop_counted(Rule::new(), "source address not its own"),
             ],
         ),
-    ];
+    ]);
     for direction in [Direction::Egress, Direction::Ingress] {
         let verdicts = [Policy::Allow, Policy::Deny, Policy::Accept];
         chains.extend(verdicts.map(|of| log(direction, of, &params.log)));
         chains.extend(policy(direction, params.names));
     }
-    chains.extend(judge(params.sampling));
-    chains.push(to_host(params.host_action, params.sampling));
-    chains.extend(host::chains(hosts));
+    chains.extend(judge(params.sampling, params.deny));
+    chains.push(to_host(params));
+    chains.extend(host::chains(hosts, params.deny));
     chains.extend(hooks(&params.prefix, hosts));
     chains.extend(host::bases(hosts));
     chains.extend(params.names.then(|| answers(params.queue)).flatten());
@@ -365,22 +334,6 @@ fn from_endpoint6() -> Chain {
             drop_counted(Rule::new(), "source address not its own"),
         ],
     )
-}
-
-fn deny() -> Rule {
-    Rule::new().verdict(Verdict::Goto(DENY))
-}
-
-/// Looks for a verdict. What says `continue` is denied by the rule itself: did an element lead to the
-/// chain, the kernel would look through every map of verdicts for a loop, before each transaction that
-/// adds one.
-fn decide(key: &[Field], map: &str) -> Rule {
-    Rule::new().vmap(key, map).verdict(Verdict::Goto(DENY))
-}
-
-/// As [`decide`], where the map's keys are ranges.
-fn decide_ranges(key: &[Field], map: &str) -> Rule {
-    Rule::new().vmap_ranges(key, map).verdict(Verdict::Goto(DENY))
 }
 
 /// One direction's policy: a chain for protocols that have ports, one for ICMP, whose type and code
@@ -449,13 +402,19 @@ fn policy(direction: Direction, names: bool) -> [Chain; 3] {
 }
 
 /// A packet that is the first of its flow, to or from a workload.
-fn judge(sampling: bool) -> [Chain; 2] {
-    let both = || {
-        [
-            Rule::new().is_in(&[Field::Iif], "wl").verdict(Verdict::Jump("egress")),
-            Rule::new().is_in(&[Field::Oif], "wl").verdict(Verdict::Jump("ingress")),
-        ]
-    };
+fn judge(sampling: bool, deny: DenyAction) -> Vec<Chain> {
+    let (mut chains, mut both) = (Vec::new(), Vec::new());
+    for (side, policy) in [(Field::Iif, "egress"), (Field::Oif, "ingress")] {
+        let asked = format!("{policy}_asked");
+        let rules = deny.ask(policy);
+        // Without a second rule there is no need of a chain.
+        let first = if rules.len() > 1 { &asked } else { policy };
+        both.push(Rule::new().is_in(&[side], "wl").verdict(Verdict::Jump(first)));
+        if rules.len() > 1 {
+            chains.push(plain(&asked, rules));
+        }
+    }
+    let both = || both.clone();
     let accept = Rule::new().verdict(Verdict::Accept);
     let sample = || sampling.then(|| tell(Rule::new(), ALLOWED));
     let mut marked = vec![Rule::new().save_mark()];
@@ -475,11 +434,13 @@ fn judge(sampling: bool) -> [Chain; 2] {
     unmarked.extend(both());
     unmarked.extend(sample());
     unmarked.extend([Rule::new().set_mark(0), accept]);
-    [plain("judge_marked", marked), plain("judge", unmarked)]
+    chains.extend([plain("judge_marked", marked), plain("judge", unmarked)]);
+    chains
 }
 
 /// From a workload to its own node.
-fn to_host(action: HostAction, sampling: bool) -> Chain {
+fn to_host(params: &Params) -> Chain {
+    let Params { host_action: action, sampling, .. } = *params;
     let verdict = match action {
         HostAction::Accept => Rule::new().verdict(Verdict::Accept),
         HostAction::Return => Rule::new().verdict(Verdict::Return),
@@ -488,9 +449,9 @@ fn to_host(action: HostAction, sampling: bool) -> Chain {
     let mut rules = vec![
         Rule::new().is_in(&[Field::Icmp6Type], "nd").verdict(Verdict::Accept),
         drop_counted(Rule::new().ct_state(ct_state::INVALID), "invalid"),
-        // A mark that the packet had is lost only here: it decided the route already.
-        Rule::new().verdict(Verdict::Jump("egress")),
     ];
+    // A mark that the packet had is lost only here: it decided the route already.
+    rules.extend(params.deny.ask("egress"));
     rules.extend((sampling && action != HostAction::Drop).then(|| tell(Rule::new(), ALLOWED)));
     rules.extend([Rule::new().set_mark(0), verdict]);
     plain("to_host", rules)

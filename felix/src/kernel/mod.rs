@@ -42,7 +42,7 @@ use netlink::Socket;
 use tracing::warn;
 
 pub use self::flows::TrackedFlow;
-pub use self::layout::{HostAction, LogRules, Queue};
+pub use self::layout::{DenyAction, HostAction, LogRules, Queue};
 pub use self::links::PreparedLink;
 pub use self::nft::NftStatus;
 pub use self::routes::{RouteStatus, WantedRoute};
@@ -185,6 +185,7 @@ impl Kernel {
         let params = Params {
             prefix: prefix.clone(),
             host_action: *host_action,
+            deny: DenyAction::default(),
             sampling: false,
             log: LogRules::default(),
             queue,
@@ -258,6 +259,21 @@ impl Kernel {
     /// As [`Kernel::commit`].
     pub async fn set_host_action(&self, action: HostAction) -> Result<(), Error> {
         self.nft.write(Write::HostAction(action)).await
+    }
+
+    /// Changes what becomes of packets that policy denies.
+    ///
+    /// # Errors
+    /// As [`Kernel::commit`]; and the kernel has no rules that reject, then they go on being dropped.
+    pub async fn set_deny_action(&self, action: DenyAction) -> Result<(), Error> {
+        if action == DenyAction::Reject {
+            let rejects = tokio::task::spawn_blocking(nft::rejects).await;
+            if !rejects.is_ok_and(|rejects| rejects) {
+                let reason = "this kernel lacks nft_reject_inet: what policy denies is dropped";
+                return Err(Error::Kernel(reason.into()));
+            }
+        }
+        self.nft.write(Write::DenyAction(action)).await
     }
 
     /// Has the agent told of a sample of the packets that begin flows and are let through, or not any

@@ -19,12 +19,12 @@ use netlink::nft::Transaction;
 use rustc_hash::FxHashMap;
 
 use self::channel::OWNED;
-pub(super) use self::channel::{Channel, queue};
+pub(super) use self::channel::{Channel, queue, rejects};
 use self::counts::Counts;
 use self::host_parts::HostParts;
 pub(super) use self::shared::{Shared, Write, open};
 use super::elements;
-use super::layout::{FAMILY, HostAction, LogRules, Params, TABLE};
+use super::layout::{DenyAction, FAMILY, HostAction, LogRules, Params, TABLE};
 use super::{Error, Rejected};
 use crate::model::{Change, Delta, Key, Value};
 
@@ -291,6 +291,14 @@ impl<C: Channel> Writer<C> {
     pub(super) fn set_host_action(&mut self, action: HostAction) {
         if action != self.params.host_action {
             self.params.host_action = action;
+            self.known = false;
+        }
+    }
+
+    /// Changes what becomes of packets that policy denies.
+    pub(super) fn set_deny_action(&mut self, action: DenyAction) {
+        if action != self.params.deny {
+            self.params.deny = action;
             self.known = false;
         }
     }

@@ -167,11 +167,14 @@ pub struct TableId(u32);
 impl TableId {
     /// The mark of packets that are accepted: no table has this number.
     pub const ACCEPTED: u32 = 1;
+    /// The mark of packets that are denied and wait for what becomes of them. No table has this number,
+    /// and no class.
+    pub const DENIED: u32 = 3;
 
     /// One for a direction; of any two numbers that differ by 1 the same may come.
     pub fn new(number: u32, direction: Direction) -> Self {
         match number & !1 | u32::from(direction == Direction::Egress) {
-            Self::ACCEPTED => Self(Self::ACCEPTED + 2),
+            number @ (Self::ACCEPTED | Self::DENIED) => Self(number + 4),
             number => Self(number),
         }
     }
@@ -209,9 +212,10 @@ mod tests {
     #[test]
     fn a_table_knows_its_direction() {
         for direction in [Direction::Ingress, Direction::Egress] {
-            for number in [0, 1, 7, u32::MAX] {
+            for number in [0, 1, 2, 3, 7, u32::MAX] {
                 assert_eq!(TableId::new(number, direction).direction(), direction);
-                assert_ne!(TableId::new(number, direction).number(), TableId::ACCEPTED);
+                let number = TableId::new(number, direction).number();
+                assert!(![TableId::ACCEPTED, TableId::DENIED].contains(&number));
             }
         }
     }

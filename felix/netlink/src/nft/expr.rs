@@ -18,6 +18,9 @@ const VERDICT_CHAIN: u16 = 2;
 const LOOKUP_INVERT: u32 = 1;
 /// `NFT_LIMIT_PKTS`.
 const LIMIT_PACKETS: u32 = 0;
+/// `NFT_REJECT_ICMPX_UNREACH`, and `NFT_REJECT_ICMPX_PORT_UNREACH`.
+const REJECT_ICMPX: u32 = 2;
+const REJECT_PORT: u8 = 1;
 
 /// What a rule, a base chain's policy or a verdict map's element does with a packet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -282,6 +285,8 @@ pub enum Expr {
     },
     /// No flow is made of the packet, if there is none yet.
     NoTrack,
+    /// The packet is gone, and its sender gets an ICMP error of its family: port unreachable.
+    Reject,
     /// Something that this crate does not write; by its name.
     Other(String),
 }
@@ -352,6 +357,7 @@ impl Expr {
             Self::QueueTarget { .. } => "target",
             Self::Masquerade { .. } => "masq",
             Self::NoTrack => "notrack",
+            Self::Reject => "reject",
             Self::Other(name) => name,
         }
     }
@@ -463,6 +469,10 @@ impl Expr {
                     batch.be32(1, *flags);
                 }
             }
+            Self::Reject => {
+                batch.be32(1, REJECT_ICMPX);
+                batch.attr(2, &[REJECT_PORT]);
+            }
             Self::NoTrack | Self::Other(_) => {}
         }
     }
@@ -569,6 +579,9 @@ impl Expr {
                 Self::QueueTarget { number: queue }
             }
             "notrack" => Self::NoTrack,
+            "reject" if (number(1)?, data.find(2)?) == (REJECT_ICMPX, &[REJECT_PORT]) => {
+                Self::Reject
+            }
             "masq" if number(2).is_none() => Self::Masquerade { flags: number(1).unwrap_or(0) },
             _ => return None,
         })

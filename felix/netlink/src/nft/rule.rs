@@ -387,6 +387,13 @@ impl Rule {
         self
     }
 
+    /// `reject`: not after routing of what goes out.
+    #[must_use]
+    pub fn reject(mut self) -> Self {
+        self.push(Expr::Reject);
+        self
+    }
+
     /// `notrack`: before conntrack (priority -200), of packets that come in or that the host sends.
     #[must_use]
     pub fn notrack(mut self) -> Self {

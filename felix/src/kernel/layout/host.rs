@@ -26,7 +26,7 @@ mod judge;
 use netlink::nft::{Chain, DataType, Field, Hook, Rule, Set, Value, Verdict, ct_state};
 
 use self::judge::{judge, judged, verdicts};
-use super::{MANGLE, RAW, TAKEN, base, drop_counted, from_workload, plain};
+use super::{DenyAction, MANGLE, RAW, TAKEN, base, drop_counted, from_workload, plain};
 use crate::model::Direction;
 use crate::model::host::{HostHook, TableId, View};
 
@@ -183,46 +183,45 @@ fn way(direction: Direction) -> Way {
 }
 
 /// The chains that others only go to, in an order in which each is only reached from later ones.
-pub(super) fn chains(hosts: Hosts) -> Vec<Chain> {
+pub(super) fn chains(hosts: Hosts, deny: DenyAction) -> Vec<Chain> {
     if !hosts.any() {
         return Vec::new();
     }
     let mut chains: Vec<Chain> = verdicts().into();
     if hosts.tracks_not() {
-        chains.extend(untracked(hosts));
+        chains.extend(untracked(hosts, deny));
     }
     if hosts.dnat() {
-        chains.extend(pre_dnat(hosts));
+        chains.extend(pre_dnat(hosts, deny));
     }
     for hook in [HostHook::Input, HostHook::Output] {
-        let name = name(hook);
-        chains.extend(judge(hook, hosts));
-        chains.extend(keeping_mark(name, before(hook, hosts), &[name]));
+        chains.extend(judge(hook, hosts, deny));
+        chains.extend(keeping_mark(name(hook), before(hook, hosts), &ask(hook, deny)));
     }
-    let [into, out] = [HostHook::ForwardIn, HostHook::ForwardOut].map(name);
+    let [into, out] = [HostHook::ForwardIn, HostHook::ForwardOut].map(|hook| ask(hook, deny));
     let invalid = || drop_counted(Rule::new().ct_state(ct_state::INVALID), "invalid");
     let mut first: Vec<Rule> = already_accepted(hosts, "host_forward_accepted").collect();
     if hosts.forwards() {
         let hooks = [HostHook::ForwardIn, HostHook::ForwardOut];
-        chains.extend(hooks.into_iter().flat_map(|hook| judge(hook, hosts)));
+        chains.extend(hooks.into_iter().flat_map(|hook| judge(hook, hosts, deny)));
     }
     if hosts.dnat() {
         chains.push(plain("host_in_accepted", [forget_accepted(), from_workload()]));
         let rules = vec![forget_accepted()];
         if hosts.forwards() {
-            chains.extend(keeping_mark("host_forward_accepted", rules, &[out]));
+            chains.extend(keeping_mark("host_forward_accepted", rules, &out));
         } else {
             chains.push(plain("host_forward_accepted", rules));
         }
     }
     if hosts.forwards() {
         if hosts.tracks_not() {
-            chains.push(plain("host_forward_untracked", untracked_forwards()));
+            chains.push(plain("host_forward_untracked", untracked_forwards(deny)));
             let rule = Rule::new().ct_state(ct_state::UNTRACKED);
             first.push(rule.verdict(Verdict::Goto("host_forward_untracked")));
         }
         first.push(invalid());
-        chains.extend(keeping_mark("host_forward", first, &[into, out]));
+        chains.extend(keeping_mark("host_forward", first, &[into, out].concat()));
     } else if hosts.dnat() {
         chains.push(plain("host_forward", first));
     }
@@ -266,21 +265,17 @@ fn forget_accepted() -> Rule {
 }
 
 /// Before connection tracking: what is accepted is not tracked.
-fn untracked(hosts: Hosts) -> Vec<Chain> {
+fn untracked(hosts: Hosts, deny: DenyAction) -> Vec<Chain> {
     let mut chains = vec![plain("host_notrack", [Rule::new().set_mark(0).notrack()])];
     for hook in [HostHook::UntrackedIn, HostHook::UntrackedOut] {
-        chains.extend(judge(hook, hosts));
-        let jump = || Rule::new().verdict(Verdict::Jump(&judged(name(hook))));
+        chains.extend(judge(hook, hosts, deny));
         // Whoever else has it not tracked has not decided for us.
-        let again = vec![
-            jump(),
-            accepted_is().set_mark(0).verdict(Verdict::Accept),
-            Rule::new().set_mark(0),
-        ];
+        let mut again = ask(hook, deny);
+        again.extend([accepted_is().set_mark(0).verdict(Verdict::Accept), Rule::new().set_mark(0)]);
         chains.push(plain(again_at(hook), again));
         let mut rules = before(hook, hosts);
+        rules.extend(ask(hook, deny));
         rules.extend([
-            jump(),
             accepted_is().verdict(Verdict::Goto("host_notrack")),
             Rule::new().set_mark(0),
         ]);
@@ -291,15 +286,13 @@ fn untracked(hosts: Hosts) -> Vec<Chain> {
 
 /// What passes the host untracked: policy on forward is asked of the way in only where what comes
 /// before connection tracking does not accept it.
-fn untracked_forwards() -> [Rule; 5] {
-    let jump = |hook| Rule::new().verdict(Verdict::Jump(&judged(name(hook))));
-    [
-        jump(HostHook::ForwardOut),
-        jump(HostHook::UntrackedIn),
-        accepted_is().set_mark(0).verdict(Verdict::Return),
-        jump(HostHook::ForwardIn),
-        Rule::new().set_mark(0),
-    ]
+fn untracked_forwards(deny: DenyAction) -> Vec<Rule> {
+    let ask = |hook| ask(hook, deny);
+    let mut rules = [ask(HostHook::ForwardOut), ask(HostHook::UntrackedIn)].concat();
+    rules.push(accepted_is().set_mark(0).verdict(Verdict::Return));
+    rules.extend(ask(HostHook::ForwardIn));
+    rules.push(Rule::new().set_mark(0));
+    rules
 }
 
 fn accepted_is() -> Rule {
@@ -307,10 +300,10 @@ fn accepted_is() -> Rule {
 }
 
 /// Before destination NAT. A new flow that is accepted keeps that in its mark, beside what was there.
-fn pre_dnat(hosts: Hosts) -> Vec<Chain> {
+fn pre_dnat(hosts: Hosts, deny: DenyAction) -> Vec<Chain> {
     let hook = HostHook::PreDnat;
-    let mut chains = judge(hook, hosts);
-    let jump = || Rule::new().verdict(Verdict::Jump(&judged(name(hook))));
+    let mut chains = judge(hook, hosts, deny);
+    let ask = || ask(hook, deny);
     let goto = |chain| accepted_is().verdict(Verdict::Goto(chain));
     let restore = || [Rule::new().set_mark(0), Rule::new().restore_mark()];
     let keep = || Rule::new().set_ct_mark_bits(TAKEN);
@@ -319,10 +312,9 @@ fn pre_dnat(hosts: Hosts) -> Vec<Chain> {
         // Of a packet that was sent before, or somebody else's.
         Rule::new().ct_mark_has(TAKEN).clear_ct_mark_bits(TAKEN),
         Rule::new().mark_is_set().verdict(Verdict::Goto("host_dnat_marked")),
-        jump(),
-        goto("host_dnat_taken"),
-        Rule::new().set_mark(0),
     ]);
+    rules.extend(ask());
+    rules.extend([goto("host_dnat_taken"), Rule::new().set_mark(0)]);
     let [zero, kept] = restore();
     chains.extend([
         plain("host_dnat_taken", [Rule::new().set_mark(0), keep()]),
@@ -332,17 +324,15 @@ fn pre_dnat(hosts: Hosts) -> Vec<Chain> {
     let only = Rule::new().set_ct_mark(TAKEN);
     chains.push(plain("host_dnat_marked_taken", [zero, kept, only]));
     let [zero, kept] = restore();
-    chains.push(plain("host_dnat_kept", [jump(), goto("host_dnat_kept_taken"), zero, kept]));
+    let and_then = [goto("host_dnat_kept_taken"), zero, kept];
+    chains.push(plain("host_dnat_kept", [&ask()[..], &and_then].concat()));
     let [zero, kept] = restore();
-    let marked = [
+    let mut marked = vec![
         Rule::new().ct_mark_is_set().verdict(Verdict::Goto("host_dnat_kept")),
         Rule::new().save_mark(),
-        jump(),
-        goto("host_dnat_marked_taken"),
-        zero,
-        kept,
-        Rule::new().set_ct_mark(0),
     ];
+    marked.extend(ask());
+    marked.extend([goto("host_dnat_marked_taken"), zero, kept, Rule::new().set_ct_mark(0)]);
     chains.extend([plain("host_dnat_marked", marked), plain("host_dnat", rules)]);
     chains
 }
@@ -419,16 +409,15 @@ fn before(hook: HostHook, hosts: Hosts) -> Vec<Rule> {
     rules
 }
 
-/// A chain that runs `judges` with the packet's mark as scratch memory. A mark that was set is kept
+/// A chain that asks with the packet's mark as scratch memory. A mark that was set is kept
 /// in the flow's, unless that has one: then, as is usual where both are used, it is the same one.
-fn keeping_mark(name: &str, mut first: Vec<Rule>, judges: &[&str]) -> [Chain; 3] {
+fn keeping_mark(name: &str, mut first: Vec<Rule>, ask: &[Rule]) -> [Chain; 3] {
     let (marked, kept) = (format!("{name}_marked"), format!("{name}_kept"));
-    let jumps = || judges.iter().map(|name| Rule::new().verdict(Verdict::Jump(&judged(name))));
-    let mut with_kept: Vec<Rule> = jumps().collect();
+    let mut with_kept = ask.to_vec();
     with_kept.extend([Rule::new().set_mark(0), Rule::new().restore_mark()]);
     let mut with_mark =
         vec![Rule::new().ct_mark_is_set().verdict(Verdict::Goto(&kept)), Rule::new().save_mark()];
-    with_mark.extend(jumps());
+    with_mark.extend_from_slice(ask);
     // What is not tracked has no flow to keep it in: its mark is lost.
     with_mark.extend([
         Rule::new().set_mark(0),
@@ -436,9 +425,22 @@ fn keeping_mark(name: &str, mut first: Vec<Rule>, judges: &[&str]) -> [Chain; 3]
         Rule::new().set_ct_mark(0),
     ]);
     first.push(Rule::new().mark_is_set().verdict(Verdict::Goto(&marked)));
-    first.extend(jumps());
+    first.extend_from_slice(ask);
     first.push(Rule::new().set_mark(0));
     [plain(&kept, with_kept), plain(&marked, with_mark), plain(name, first)]
+}
+
+/// Asks for the verdict at a hook.
+fn ask(hook: HostHook, deny: DenyAction) -> Vec<Rule> {
+    let chain = judged(name(hook));
+    match hook {
+        HostHook::Output | HostHook::UntrackedIn | HostHook::UntrackedOut => {
+            deny.ask_or_drop(&chain)
+        }
+        HostHook::Input | HostHook::ForwardIn | HostHook::ForwardOut | HostHook::PreDnat => {
+            deny.ask(&chain)
+        }
+    }
 }
 
 /// The chain that asks the tables of packets that are not tracked again.

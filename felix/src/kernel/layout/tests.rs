@@ -13,6 +13,7 @@ fn params() -> Params {
     Params {
         prefix: "cali".into(),
         host_action: HostAction::Accept,
+        deny: DenyAction::Drop,
         sampling: false,
         log: LogRules::default(),
         queue: Queue::Target,
@@ -111,15 +112,38 @@ fn chains_of_early_policy_are_there_only_while_there_is_any() {
     assert_eq!(viewed, ["host_in_judge_named_view14", "host_in_judge_view14"]);
 }
 
+/// Where packets are rejected, those who ask for a verdict look at what comes back. Elements lead to all chains
+/// that log, and to none that rejects.
+#[test]
+fn nft_lists_and_loads_chains_that_reject() {
+    let params = Params { deny: DenyAction::Reject, ..params() };
+    let listing = loaded_again(&params, ALL_HOSTS);
+    let rules = |name: &str| {
+        let (_, chain) = listing.split_once(&format!("chain {name} {{\n")).unwrap();
+        let (rules, _) = chain.split_once('}').unwrap();
+        rules.lines().map(str::trim).filter(|line| !line.is_empty()).collect::<Vec<_>>()
+    };
+    assert_eq!(rules("rejected"), ["meta mark set 0x00000000", "reject"]);
+    assert_eq!(rules("deny").last(), Some(&"meta mark set 0x00000003"));
+    assert_eq!(rules("egress_asked"), ["jump egress", "meta mark 0x00000003 goto rejected"]);
+    assert!(rules("judge").contains(&"iif @wl jump egress_asked"));
+    assert!(rules("host_in").contains(&"meta mark 0x00000003 goto rejected"));
+    assert!(rules("host_out").contains(&"meta mark 0x00000003 drop"));
+}
+
 fn listed_and_loaded(hosts: Hosts, expected: &str) {
+    assert_eq!(loaded_again(&params(), hosts), expected);
+}
+
+/// What nft lists is what it writes when it is given that.
+fn loaded_again(params: &Params, hosts: Hosts) -> String {
     let (listing, ruleset) = inside(|socket| {
-        write(socket, &params(), hosts, true);
+        write(socket, params, hosts, true);
         let listing = nft_program(&["list", "ruleset"], "");
         (listing, nft::ruleset(socket, FAMILY, TABLE).unwrap())
     });
-    let wanted = chains(&params(), hosts, true);
+    let wanted = chains(params, hosts, true);
     assert_eq!(ruleset.chains, wanted, "what is read is what was written");
-    assert_eq!(listing, expected);
 
     // nft, given its own listing, writes the very rules and sets that we did.
     let (again, by_nft) = inside(|socket| {
@@ -140,6 +164,7 @@ fn listed_and_loaded(hosts: Hosts, expected: &str) {
         assert_eq!(theirs, ours);
     }
     assert_eq!(by_nft.sets, ruleset.sets);
+    listing
 }
 
 #[test]
@@ -163,7 +188,8 @@ fn every_variant_is_accepted_by_the_kernel() {
             let log = LogRules { prefix: "\u{e9}%\"'".repeat(40), limit, burst: 9999 };
             let (queue, names) = (Queue::Target, bit(0));
             let prefix = "elevenbytes".into();
-            let params = Params { prefix, host_action, sampling, log, queue, names };
+            let deny = if bits % 2 == 0 { DenyAction::Reject } else { DenyAction::Drop };
+            let params = Params { prefix, host_action, deny, sampling, log, queue, names };
             let read = inside(|socket| {
                 write(socket, &params, hosts, bit(3));
                 nft::ruleset(socket, FAMILY, TABLE).unwrap()

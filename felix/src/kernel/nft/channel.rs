@@ -70,28 +70,35 @@ pub(in super::super) fn ownership() -> bool {
         .is_ok_and(|result| result.is_some())
 }
 
-/// How a rule can hand packets to user space here, found out in a namespace made for it.
+/// How a rule can hand packets to user space here.
 pub(in super::super) fn queue() -> Queue {
-    let accepted = |rule: Rule| {
-        let probe = || {
-            let mut socket = Socket::open(Protocol::Netfilter).ok()?;
-            let mut tx = Transaction::new(FAMILY, TABLE);
-            tx.add_table(0, None);
-            tx.add_chain(&Chain { name: "probe".into(), base: None, rules: Vec::new() });
-            tx.add_rule("probe", &rule);
-            tx.commit(&mut socket).ok()
-        };
-        netlink::netns::Netns::create()
-            .and_then(|netns| netns.run(probe))
-            .is_ok_and(|result| result.is_some())
-    };
-    if accepted(Rule::new().queue(ANSWERS)) {
+    if takes(&Rule::new().queue(ANSWERS)) {
         Queue::Expression
-    } else if accepted(Rule::new().queue_by_target(ANSWERS)) {
+    } else if takes(&Rule::new().queue_by_target(ANSWERS)) {
         Queue::Target
     } else {
         Queue::Missing
     }
+}
+
+/// Whether rules can reject packets here.
+pub(in super::super) fn rejects() -> bool {
+    takes(&Rule::new().reject())
+}
+
+/// Whether the kernel takes a rule, found out in a namespace made for it.
+fn takes(rule: &Rule) -> bool {
+    let probe = || {
+        let mut socket = Socket::open(Protocol::Netfilter).ok()?;
+        let mut tx = Transaction::new(FAMILY, TABLE);
+        tx.add_table(0, None);
+        tx.add_chain(&Chain { name: "probe".into(), base: None, rules: Vec::new() });
+        tx.add_rule("probe", rule);
+        tx.commit(&mut socket).ok()
+    };
+    netlink::netns::Netns::create()
+        .and_then(|netns| netns.run(probe))
+        .is_ok_and(|result| result.is_some())
 }
 
 /// Reads all notifications; whether one says that another program changed the table, or may have.

@@ -16,7 +16,7 @@ use std::sync::{Arc, Mutex};
 use netlink::{Protocol, Socket};
 use tracing::{debug, info, warn};
 
-use super::super::layout::{self, HostAction, LogRules, Params};
+use super::super::layout::{self, DenyAction, HostAction, LogRules, Params};
 use super::super::worker::{self, Inbox, Mailbox};
 use super::super::writers::{Committed, RETRY, Reply};
 use super::super::{Counted, Error};
@@ -33,6 +33,7 @@ pub(in super::super) enum Write {
     /// The delta makes what is wanted complete.
     Sync(Delta),
     HostAction(HostAction),
+    DenyAction(DenyAction),
     Sampling(bool),
     LogRules(LogRules),
 }
@@ -228,6 +229,7 @@ fn take_in<C: Channel>(writer: &mut Writer<C>, what: Write) -> Vec<Key> {
             return keys(&delta);
         }
         Write::HostAction(action) => writer.set_host_action(action),
+        Write::DenyAction(action) => writer.set_deny_action(action),
         Write::Sampling(sampling) => writer.set_sampling(sampling),
         Write::LogRules(log) => writer.set_log_rules(log),
     }

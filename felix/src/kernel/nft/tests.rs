@@ -6,7 +6,7 @@ use netlink::nft;
 use netlink::{Protocol, Socket};
 
 use super::super::layout::host::Hosts;
-use super::super::layout::{self, HostAction};
+use super::super::layout::{self, DenyAction, HostAction};
 use super::channel::{others_changed, ownership};
 use super::*;
 use crate::model::{Traffic, Verdict};
@@ -467,7 +467,7 @@ fn a_lost_answer_is_found_out() {
 }
 
 #[test]
-fn the_action_for_packets_to_the_node_can_change() {
+fn what_becomes_of_packets_can_change() {
     inside(|| {
         let mut writer = start(true);
         writer.change(&delta(everything()));
@@ -482,6 +482,11 @@ fn the_action_for_packets_to_the_node_can_change() {
         assert!(expected.contains(to_host));
         assert_eq!(writer.status().repairs, 0);
         writer.set_host_action(HostAction::Accept);
+        writer.set_deny_action(DenyAction::Reject);
+        writer.flush().unwrap();
+        let chains = Channel::ruleset(&mut socket).unwrap().chains;
+        assert!(chains.iter().any(|chain| chain.name == "rejected"));
+        writer.set_deny_action(DenyAction::Drop);
         writer.flush().unwrap();
         assert_eq!(kernel_has(), wanted(&everything()));
     });

@@ -83,12 +83,23 @@ impl Lab {
 
     /// Runs while these elements are in the kernel.
     fn with(&self, elements: &[(Key, Value)], work: impl FnOnce(&Self) + Send) {
+        self.with_action(DenyAction::Drop, elements, work);
+    }
+
+    /// The same, where this becomes of denied packets.
+    fn with_action(
+        &self,
+        action: DenyAction,
+        elements: &[(Key, Value)],
+        work: impl FnOnce(&Self) + Send,
+    ) {
         let change = |(key, value): &(Key, Value)| Change { key: *key, value: Some(*value) };
         let delta = Delta { elements: elements.iter().map(change).collect(), ..Delta::default() };
         let run = || {
             let kernel = Kernel::start(Options::default()).unwrap();
             let runtime =
                 tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+            runtime.block_on(kernel.set_deny_action(action)).unwrap();
             runtime.block_on(kernel.sync(delta)).unwrap();
             work(self);
         };
@@ -130,6 +141,19 @@ impl Lab {
         }
         sender.send_to(b"!", (NODE, FAILSAFE)).unwrap();
         assert!(control.recv(&mut buffer).is_ok(), "failsafe; {}", what());
+        wanted.set_nonblocking(true).unwrap();
+        assert!(wanted.recv(&mut buffer).is_err(), "it came through: {}", what());
+    }
+
+    /// What the peer sends to a port is refused, though somebody listens, and it is told.
+    fn refuses(&self, (to, port): (&str, u16), at: &Netns) {
+        let (wanted, sender) = (Self::receiver(at, port), Self::receiver(&self.peer, 0));
+        sender.connect((to, port)).unwrap();
+        sender.send(b"?").unwrap();
+        let mut buffer = [0; 8];
+        let told = sender.recv(&mut buffer).map_err(|error| error.kind());
+        let what = || format!("{to} port {port}, {}", String::from_utf8_lossy(&state()));
+        assert_eq!(told, Err(ErrorKind::ConnectionRefused), "{}", what());
         wanted.set_nonblocking(true).unwrap();
         assert!(wanted.recv(&mut buffer).is_err(), "it came through: {}", what());
     }
@@ -484,6 +508,97 @@ fn the_own_side_chooses_the_tables() {
             for (port, open) in [(80, false), (81, true), (82, false), (83, false)] {
                 lab.arrives_by((FAR, port), &lab.far, port, open);
             }
+        });
+    }
+}
+
+/// The index of the node's interface to the far neighbour.
+fn far_index() -> u32 {
+    let output = Command::new("ip").args(["-o", "link", "show", "eth1"]).output().unwrap();
+    let text = String::from_utf8(output.stdout).unwrap();
+    text.split(':').next().unwrap().parse().unwrap()
+}
+
+/// At every hook, whoever denies; but what the node itself sends is dropped, and its program is told by
+/// the kernel.
+#[test]
+fn what_is_denied_can_be_rejected() {
+    use Traffic::{Any, Port};
+    let [early, untracked, ingress, forward] =
+        [10, 12, 20, 22].map(|number| table(number, Direction::Ingress));
+    let [out, forward_out] = [30, 32].map(|number| table(number, Direction::Egress));
+    let at_hooks = |[eth0, eth1]: [Option<InterfaceName>; 2]| {
+        let at = |hook, interface, table| at(&[(hook, interface)], table);
+        [
+            at(PreDnat, eth0, early),
+            at(UntrackedIn, eth0, untracked),
+            at(Input, eth0, ingress),
+            at(ForwardIn, eth0, forward),
+            at(ForwardOut, eth1, forward_out),
+            at(Output, eth0, out),
+        ]
+        .concat()
+    };
+    let logged =
+        (Key::HostPolicy { table: ingress, traffic: Port(UDP, 94) }, Value::Logged(Verdict::Deny));
+    let policy = [
+        rules(early, &[(Port(UDP, 90), Verdict::Deny), (Any, Verdict::Allow)]),
+        rules(untracked, &[(Port(UDP, 92), Verdict::Deny), (Any, Verdict::Allow)]),
+        rules(ingress, &[(Port(UDP, 80), Verdict::Allow)]),
+        rules(forward, &[(Port(UDP, 82), Verdict::Deny), (Any, Verdict::Allow)]),
+        rules(forward_out, &[(Port(UDP, 83), Verdict::Deny), (Any, Verdict::Allow)]),
+        rules(out, &[(Port(UDP, 80), Verdict::Allow)]),
+        vec![logged],
+    ]
+    .concat();
+    let named = [endpoints(), at_hooks([Some(eth(0)), Some(eth(1))])].concat();
+    let everywhere = [endpoints().split_off(2), at_hooks([None; 2])].concat();
+    // The mark that denied packets wait with is nothing when it is another's.
+    let marks =
+        MARKS.into_iter().chain(["meta mark set 0x3", "ct mark set 0x3; meta mark set 0x3"]);
+    for (places, marks) in marks.flat_map(|marks| [(&named, marks), (&everywhere, marks)]) {
+        let lab = Lab::new();
+        lab.with_action(DenyAction::Reject, &[places.clone(), policy.clone()].concat(), |lab| {
+            nft(&format!(
+                "table ip other {{
+                    chain marks {{ type filter hook prerouting priority -160; {marks}; }}
+                }}"
+            ));
+            std::fs::write("/proc/sys/net/ipv4/icmp_ratelimit", "0").unwrap();
+            lab.arrives(80, &lab.node, 80, true);
+            for denied in [90, 91, 94] {
+                lab.refuses((NODE, denied), &lab.node);
+            }
+            lab.arrives(92, &lab.node, 92, false);
+            lab.arrives_by((FAR, 81), &lab.far, 81, true);
+            for denied in [82, 83] {
+                lab.refuses((FAR, denied), &lab.far);
+            }
+            let sent = |port| Lab::receiver(&lab.node, 0).send_to(b"!", (PEER, port)).is_ok();
+            assert_eq!((sent(80), sent(81)), (true, false));
+        });
+    }
+}
+
+#[test]
+fn what_workloads_may_not_get_can_be_rejected() {
+    let lab = Lab::new();
+    let index = lab.node.run(far_index).unwrap();
+    let traffic = Traffic::Port(UDP, 81);
+    let allowed = Key::Policy { direction: Direction::Ingress, index, class: None, traffic };
+    let elements =
+        [(Key::Workload(index), Value::Member), (allowed, Value::Verdict(Verdict::Allow))];
+    for marks in ["", "meta mark set 0x3", "ct mark set 0x3"] {
+        lab.with_action(DenyAction::Reject, &elements, |lab| {
+            nft(&format!(
+                "table ip other {{
+                    chain marks {{ type filter hook prerouting priority -160; {marks}; }}
+                }}"
+            ));
+            std::fs::write("/proc/sys/net/ipv4/icmp_ratelimit", "0").unwrap();
+            lab.arrives_by((FAR, 81), &lab.far, 81, true);
+            lab.refuses((FAR, 82), &lab.far);
+            nft("delete table ip other");
         });
     }
 }

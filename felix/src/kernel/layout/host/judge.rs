@@ -3,7 +3,8 @@
 
 use netlink::nft::{Chain, Field, Rule, Verdict};
 
-use super::super::{decide, decide_ranges, deny, plain};
+use super::super::deny::{DenyAction, decide, decide_ranges, deny};
+use super::super::plain;
 use super::{Hosts, VERDICTS, maps, name, way};
 use crate::model::host::{HostHook, View};
 
@@ -14,7 +15,7 @@ pub(super) fn judged(name: &str) -> String {
 
 /// From the interface and the other side to the table of verdicts. Forwarded traffic for which
 /// there is none passes, as does that which is judged later.
-pub(super) fn judge(hook: HostHook, hosts: Hosts) -> Vec<Chain> {
+pub(super) fn judge(hook: HostHook, hosts: Hosts, action: DenyAction) -> Vec<Chain> {
     let way = way(hook.direction());
     let name = judged(name(hook));
     let by_name = format!("{name}_named");
@@ -63,7 +64,7 @@ pub(super) fn judge(hook: HostHook, hosts: Hosts) -> Vec<Chain> {
             (chains, rules)
         };
     let mut chains = Vec::new();
-    let mut rules = Vec::new();
+    let mut rules: Vec<Rule> = action.clear_mark().into_iter().collect();
     if hook.forwards() || hook == HostHook::UntrackedIn {
         // Workloads have policy of their own.
         rules.push(Rule::new().is_in(&[way.index], "wl").verdict(Verdict::Return));

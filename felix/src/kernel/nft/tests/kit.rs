@@ -89,6 +89,7 @@ pub(super) fn params() -> Params {
     Params {
         prefix: "cali".into(),
         host_action: HostAction::Accept,
+        deny: DenyAction::Drop,
         sampling: false,
         log: LogRules::default(),
         queue: layout::Queue::Target,
