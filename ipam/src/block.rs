@@ -28,6 +28,7 @@ mod merge;
 #[cfg(test)]
 mod tests;
 
+pub(crate) use cooldown::Vacancy;
 pub(crate) use delta::Delta;
 pub use json::DecodeError;
 pub(crate) use json::encode as encode_json;

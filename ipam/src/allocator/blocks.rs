@@ -2,22 +2,31 @@
 //! cost more because the node has many.
 
 use std::collections::{BTreeMap, HashMap};
+use std::sync::{Mutex, PoisonError};
 
 use ipnet::IpNet;
 
 use super::cache::Seen;
-use crate::block::Block;
+use crate::block::{Block, Vacancy};
 use crate::store::Revision;
 
 /// Where each handle holds addresses, and how many.
 #[derive(Debug, Default)]
 struct Holders(HashMap<String, Vec<(IpNet, u32)>>);
 
+/// What blocks have to give, as far as it was asked: of those that do not change it is found once.
+#[derive(Debug, Default)]
+struct Vacancies {
+    reserved: Vec<IpNet>,
+    known: HashMap<IpNet, Vacancy>,
+}
+
 /// Blocks by their networks.
 #[derive(Debug, Default)]
 pub(crate) struct Blocks {
     known: BTreeMap<IpNet, Seen<Block>>,
     holders: Holders,
+    vacancies: Mutex<Vacancies>,
 }
 
 impl Blocks {
@@ -54,10 +63,31 @@ impl Blocks {
         self.holders.0.get(handle).into_iter().flatten().map(|(cidr, _)| cidr)
     }
 
+    /// What a block has to give beside these reserved networks.
+    pub(crate) fn vacancy(&self, cidr: &IpNet, reserved: &[IpNet]) -> Option<Vacancy> {
+        // What is in it holds, whoever panicked with it.
+        let mut vacancies = self.vacancies.lock().unwrap_or_else(PoisonError::into_inner);
+        if vacancies.reserved != reserved {
+            *vacancies = Vacancies { reserved: reserved.to_vec(), known: HashMap::new() };
+        }
+        if let Some(known) = vacancies.known.get(cidr) {
+            return Some(*known);
+        }
+        let found = self.known.get(cidr)?.value.vacancy(reserved);
+        vacancies.known.insert(*cidr, found);
+        Some(found)
+    }
+
+    fn forget_vacancy(&mut self, cidr: &IpNet) {
+        let vacancies = self.vacancies.get_mut().unwrap_or_else(PoisonError::into_inner);
+        vacancies.known.remove(cidr);
+    }
+
     /// Puts a block in the place of what was known of it, which is returned.
     pub(crate) fn insert(&mut self, cidr: IpNet, seen: Seen<Block>) -> Option<Seen<Block>> {
+        self.forget_vacancy(&cidr);
         let before = self.known.insert(cidr, seen);
-        let Self { known, holders } = self;
+        let Self { known, holders, .. } = self;
         let after = known.get(&cidr).map(|seen| &seen.value);
         match (&before, after) {
             (Some(before), Some(after)) => {
@@ -93,6 +123,7 @@ impl Blocks {
     }
 
     pub(crate) fn remove(&mut self, cidr: &IpNet) {
+        self.forget_vacancy(cidr);
         if let Some(seen) = self.known.remove(cidr) {
             for handle in seen.value.handles() {
                 self.holders.lose(handle, cidr);
@@ -164,7 +195,13 @@ mod tests {
             let name = |handle: usize| format!("pod-{handle}");
             let new = |at| Block::new(cidr(at), None, now).unwrap();
             let mut blocks = Blocks::default();
-            for step in steps {
+            for (number, step) in steps.into_iter().enumerate() {
+                // Reservations change once in a while, and are asked about after every step.
+                let reserved: &[IpNet] = if number % 10 < 7 { &[] } else { &[cidr(1)] };
+                for at in 0..3 {
+                    let known = blocks.get(&cidr(at)).map(|seen| seen.value.vacancy(reserved));
+                    prop_assert_eq!(blocks.vacancy(&cidr(at), reserved), known);
+                }
                 let (Step::Give(at, _) | Step::Take(at, _) | Step::Forget(at) | Step::Anew(at)) = step;
                 let known = blocks.get(&cidr(at)).map(|seen| seen.value.clone());
                 let mut block = known.unwrap_or_else(|| new(at));

@@ -11,7 +11,7 @@ use ipnet::IpNet;
 use super::cache::{Cache, Knowledge};
 use super::claim::Census;
 use super::request::{AssignRequest, Assignment, Live};
-use crate::block::{AddressState, Attribute, Block, Release};
+use crate::block::{AddressState, Attribute, Block, Release, Vacancy};
 use crate::error::Error;
 use crate::model::{self, Attachment, Handle, IpamConfig};
 use crate::net::Family;
@@ -117,8 +117,8 @@ pub(crate) struct Draft<'a> {
     assigning: BTreeSet<String>,
     /// Nodes whose blocks give addresses to others.
     lenders: BTreeSet<String>,
-    /// Blocks that were found without a free address, and not changed since.
-    full: BTreeSet<IpNet>,
+    /// What blocks of these have to give, as far as it was asked since they changed.
+    vacancies: BTreeMap<IpNet, Vacancy>,
     /// The node's own blocks of each pool, by its network.
     own: BTreeMap<IpNet, Vec<IpNet>>,
     /// Blocks that do not exist yet and are claimed with the addresses that are given of them.
@@ -178,7 +178,7 @@ impl<'a> Draft<'a> {
         now: Timestamp,
     ) -> Self {
         let (blocks, relied_on, handles, assigning, lenders, claims) = Default::default();
-        let (full, own) = Default::default();
+        let (vacancies, own) = Default::default();
         Self {
             cache,
             settings,
@@ -189,7 +189,7 @@ impl<'a> Draft<'a> {
             handles,
             assigning,
             lenders,
-            full,
+            vacancies,
             own,
             claims,
             local: false,
@@ -263,7 +263,7 @@ impl<'a> Draft<'a> {
 
     /// Changes a block, which counts as changed if the function returns Some.
     fn change<T>(&mut self, cidr: IpNet, f: impl FnOnce(&mut Block) -> Option<T>) -> Option<T> {
-        self.full.remove(&cidr);
+        self.vacancies.remove(&cidr);
         let (block, changed) = self.open(cidr)?;
         let result = f(block)?;
         *changed = true;
@@ -394,10 +394,8 @@ impl<'a> Draft<'a> {
             return Err(Planned::Needs(Need::Block { family, pools }));
         };
         // The oldest resting address of all own blocks, before its time.
-        let resting = own.iter().filter_map(|cidr| {
-            let block = self.block(cidr)?;
-            Some((block.oldest_resting(&settings.reservations)?, *cidr))
-        });
+        let resting =
+            own.iter().filter_map(|cidr| Some((self.vacancy(cidr)?.oldest_resting?, *cidr)));
         if let Some((_, cidr)) = resting.min() {
             self.change(cidr, |block| block.expire_oldest(&settings.reservations));
             return Ok(cidr);
@@ -415,18 +413,19 @@ impl<'a> Draft<'a> {
 
     /// The first of these with an address that is free, or has rested long enough.
     fn first_free(&mut self, blocks: &[IpNet]) -> Option<IpNet> {
-        let (cooldown, reserved) = (self.settings.config.cooldown(), &self.settings.reservations);
-        let has_free = |block: &Block| block.has_free_by(self.now, cooldown, reserved);
-        for cidr in blocks {
-            if self.full.contains(cidr) {
-                continue;
-            }
-            if self.block(cidr).is_some_and(has_free) {
-                return Some(*cidr);
-            }
-            self.full.insert(*cidr);
-        }
-        None
+        let (now, cooldown) = (self.now, self.settings.config.cooldown());
+        let mut blocks = blocks.iter().copied();
+        blocks.find(|cidr| self.vacancy(cidr).is_some_and(|has| has.has_free_by(now, cooldown)))
+    }
+
+    /// What a block has to give. The node may have many: those that are not changed are not looked through
+    /// for each request.
+    fn vacancy(&mut self, cidr: &IpNet) -> Option<Vacancy> {
+        let reserved = &self.settings.reservations;
+        let Some((block, _)) = self.blocks.get(cidr) else {
+            return self.cache.blocks.vacancy(cidr, reserved);
+        };
+        Some(*self.vacancies.entry(*cidr).or_insert_with(|| block.vacancy(reserved)))
     }
 
     /// The block to take this very address from, which can then be taken.

@@ -2,7 +2,31 @@
 
 use super::*;
 
+/// What a block has to give: the same for as long as the block and the reservations are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Vacancy {
+    /// An address that is not reserved is free.
+    free: bool,
+    /// Since when the longest resting address that is not reserved has rested.
+    pub(crate) oldest_resting: Option<Timestamp>,
+}
+
+impl Vacancy {
+    /// True if an address is free, or has rested long enough.
+    pub(crate) fn has_free_by(self, now: Timestamp, cooldown: Duration) -> bool {
+        self.free || self.oldest_resting.is_some_and(|since| since.plus(cooldown) <= now)
+    }
+}
+
 impl Block {
+    /// What it has to give.
+    pub(crate) fn vacancy(&self, reserved: &[IpNet]) -> Vacancy {
+        Vacancy {
+            free: self.free(reserved).next().is_some(),
+            oldest_resting: self.oldest(reserved).map(|(since, _)| since),
+        }
+    }
+
     /// Number of addresses that were released and rest.
     pub fn resting_count(&self) -> usize {
         self.resting().count()
@@ -13,19 +37,6 @@ impl Block {
         let rested = self.resting().filter(|(since, _)| since.plus(cooldown) <= now);
         let rested = rested.filter(|(_, o)| !is_reserved(self.address(*o), reserved));
         self.free(reserved).count() + rested.count()
-    }
-
-    /// True if an address that is not reserved is free, or has rested long enough to be.
-    pub(crate) fn has_free_by(
-        &self,
-        now: Timestamp,
-        cooldown: Duration,
-        reserved: &[IpNet],
-    ) -> bool {
-        self.free(reserved).next().is_some()
-            || self.resting().any(|(since, ordinal)| {
-                since.plus(cooldown) <= now && !is_reserved(self.address(ordinal), reserved)
-            })
     }
 
     /// True if nothing is allocated, and nothing rests that has not rested long enough.
@@ -55,11 +66,6 @@ impl Block {
         self.free_ordinal(ordinal);
         self.prune();
         Some(self.address(ordinal))
-    }
-
-    /// Since when the longest resting address that is not reserved has rested.
-    pub fn oldest_resting(&self, reserved: &[IpNet]) -> Option<Timestamp> {
-        self.oldest(reserved).map(|(since, _)| since)
     }
 
     fn oldest(&self, reserved: &[IpNet]) -> Option<(Timestamp, u32)> {

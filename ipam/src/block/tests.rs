@@ -293,7 +293,7 @@ proptest! {
                     prop_assert_eq!(block.expire(now, cooldown), due - model.resting.len());
                 }
                 Step::ExpireOldest => {
-                    let oldest = block.oldest_resting(&reserved);
+                    let oldest = block.vacancy(&reserved).oldest_resting;
                     if let Some(address) = block.expire_oldest(&reserved) {
                         let since = model.resting.remove(&block.ordinal(address).unwrap());
                         prop_assert_eq!(since, oldest);
@@ -307,6 +307,10 @@ proptest! {
             prop_assert_eq!(&Block::decode(&block.encode()).unwrap(), &block);
             prop_assert_eq!(block.in_use(), model.held.len() + model.resting.len());
             prop_assert_eq!(block.is_empty(), block.in_use() == 0);
+            for cooldown in [0, 1, 60].map(Duration::from_secs) {
+                let has_free = block.vacancy(&reserved).has_free_by(now, cooldown);
+                prop_assert_eq!(has_free, block.free_by(now, cooldown, &reserved) > 0);
+            }
             // Attributes: each is used, none is there twice.
             for (index, attribute) in block.attributes.iter().enumerate() {
                 prop_assert!(block.allocations.contains(&Some(u32::try_from(index).unwrap())));

@@ -259,7 +259,9 @@ impl Committer {
                 outcome => done.push((index, outcome)),
             }
         }
-        self.answered = done.len();
+        // Those who asked meanwhile are company too: else two halves would take turns for good.
+        let company = done.len() + self.queued.load(Ordering::SeqCst);
+        self.answered = if done.is_empty() { 0 } else { company };
         if done.len() > 1 {
             self.together = Some(Instant::now());
         }
