@@ -2,7 +2,7 @@
 //!
 //! ```text
 //!   file    frame* zero*
-//!   frame   length: u32 LE | CRC-32 of the payload: u32 LE | payload: line*
+//!   frame   length: u32 LE | CRC-32 (IEEE 802.3) of the payload: u32 LE | payload: line*
 //!   line    begins {JSON}                     whose log it is
 //!           block {JSON} STORED LOCAL         fields by tabs; blocks in Calico's JSON, LOCAL empty if equal
 //!           stored CIDR {JSON} CHANGES        as the store has it now
@@ -22,6 +22,7 @@ use std::io;
 use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
 
+use crc32fast::hash as crc32;
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
@@ -430,30 +431,6 @@ fn damaged(path: &Path, offset: usize, reason: &str) -> Error {
          read: drain the node before the file is removed"
     );
     Error::State { path: path.to_owned(), reason }
-}
-
-/// The CRC-32 of IEEE 802.3 (reflected, polynomial 0xEDB88320).
-fn crc32(bytes: &[u8]) -> u32 {
-    const TABLE: [u32; 256] = table();
-    !bytes
-        .iter()
-        .fold(!0, |sum, byte| TABLE[((sum ^ u32::from(*byte)) & 0xff) as usize] ^ (sum >> 8))
-}
-
-#[allow(clippy::cast_possible_truncation, reason = "below 256")]
-const fn table() -> [u32; 256] {
-    let mut table = [0; 256];
-    let mut index = 0;
-    while index < 256 {
-        let (mut value, mut bit) = (index as u32, 0);
-        while bit < 8 {
-            value = if value & 1 == 1 { 0xedb8_8320 ^ (value >> 1) } else { value >> 1 };
-            bit += 1;
-        }
-        table[index] = value;
-        index += 1;
-    }
-    table
 }
 
 #[cfg(test)]

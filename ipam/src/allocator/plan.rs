@@ -386,23 +386,22 @@ impl<'a> Draft<'a> {
         };
         let pools = pool::choose(&settings.pools, family, asker).map_err(Planned::Failed)?;
         let own: Vec<_> = pools.iter().flat_map(|pool| self.own_blocks_of(pool)).collect();
-        if let Some(cidr) = self.first_free(&own) {
-            return Ok(cidr);
-        }
+        let oldest = match self.first_free(&own) {
+            Ok(cidr) => return Ok(cidr),
+            Err(oldest) => oldest,
+        };
         let Effort::Scarce(reason) = effort else {
             let pools = pools.iter().map(|pool| pool.name.clone()).collect();
             return Err(Planned::Needs(Need::Block { family, pools }));
         };
         // The oldest resting address of all own blocks, before its time.
-        let resting =
-            own.iter().filter_map(|cidr| Some((self.vacancy(cidr)?.oldest_resting?, *cidr)));
-        if let Some((_, cidr)) = resting.min() {
+        if let Some(cidr) = oldest {
             self.change(cidr, |block| block.expire_oldest(&settings.reservations));
             return Ok(cidr);
         }
         if !settings.config.strict_affinity && self.cache.frozen.is_none() {
             let others: Vec<_> = pools.iter().flat_map(|pool| self.blocks_of(pool, true)).collect();
-            if let Some(cidr) = self.first_free(&others) {
+            if let Ok(cidr) = self.first_free(&others) {
                 return Ok(cidr);
             }
         }
@@ -411,11 +410,20 @@ impl<'a> Draft<'a> {
         Err(Planned::Failed(corrupt.unwrap_or_else(|| reason.clone())))
     }
 
-    /// The first of these with an address that is free, or has rested long enough.
-    fn first_free(&mut self, blocks: &[IpNet]) -> Option<IpNet> {
+    /// The first of these with an address that is free, or has rested long enough; else the one with the
+    /// address that has rested longest.
+    fn first_free(&mut self, blocks: &[IpNet]) -> Result<IpNet, Option<IpNet>> {
         let (now, cooldown) = (self.now, self.settings.config.cooldown());
-        let mut blocks = blocks.iter().copied();
-        blocks.find(|cidr| self.vacancy(cidr).is_some_and(|has| has.has_free_by(now, cooldown)))
+        let mut oldest: Option<(Timestamp, IpNet)> = None;
+        for cidr in blocks {
+            let Some(vacancy) = self.vacancy(cidr) else { continue };
+            if vacancy.has_free_by(now, cooldown) {
+                return Ok(*cidr);
+            }
+            let resting = vacancy.oldest_resting.map(|since| (since, *cidr));
+            oldest = [oldest, resting].into_iter().flatten().min();
+        }
+        Err(oldest.map(|(_, cidr)| cidr))
     }
 
     /// What a block has to give. The node may have many: those that are not changed are not looked through
