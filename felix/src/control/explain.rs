@@ -343,9 +343,10 @@ fn write_changes(text: &mut String, node: &str, changes: &[VerdictChange]) {
                 (None, Some(peer)) => peer.to_string(),
                 _ => "everybody else".to_owned(),
             };
+            let own = example.own.map(|own| format!(" {way} {own}")).unwrap_or_default();
             let traffic = packet(example.protocol, example.port, example.source_port);
             let (now, then) = (word(hook, example.now), word(hook, example.then));
-            let _ = writeln!(text, "      {peer}, {traffic}: {now} now, {then} then");
+            let _ = writeln!(text, "      {peer}{own}, {traffic}: {now} now, {then} then");
         }
     }
 }
@@ -353,7 +354,39 @@ fn write_changes(text: &mut String, node: &str, changes: &[VerdictChange]) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::engine::RuleText;
+    use crate::engine::{Example, RuleText};
+
+    #[test]
+    fn a_change_names_the_sides_that_it_depends_on() {
+        let example = Example {
+            peer: Some("203.0.113.9".parse().unwrap()),
+            own: Some("10.0.0.9".parse().unwrap()),
+            pod: None,
+            protocol: 6,
+            port: 80,
+            source_port: None,
+            now: Verdict::Allow,
+            then: Verdict::Deny,
+        };
+        let others = Example { peer: None, own: None, ..example.clone() };
+        let change = VerdictChange {
+            endpoint: "HostEndpoint eth0".into(),
+            at: Some((HostHook::Input, "eth0".into())),
+            direction: Direction::Ingress,
+            peers: 0,
+            examples: vec![example, others],
+        };
+        let mut text = String::new();
+        write_changes(&mut text, "node1", &[change]);
+        let lines: Vec<&str> = text.lines().skip(2).map(str::trim).collect();
+        assert_eq!(
+            lines,
+            [
+                "203.0.113.9 to 10.0.0.9, TCP port 80: allowed now, denied then",
+                "everybody else, TCP port 80: allowed now, denied then"
+            ]
+        );
+    }
 
     #[test]
     fn traffic_is_a_protocol_and_a_port() {

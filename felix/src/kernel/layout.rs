@@ -3,7 +3,7 @@
 //!
 //! ```text
 //! prerouting -300  from our interfaces: known? source address its own? else dropped
-//! forward       0  cut flows dropped; established accepted; to or from a workload: judge
+//! forward       0  cut flows dropped; established accepted; to a workload: judge_to; from one: judge
 //! input         0  from workloads: neighbour discovery, egress policy, then host_action
 //! output        0  cut flows dropped; to an unknown interface of ours: dropped. The host reaches its pods.
 //! postrouting 100  only while a pool is masqueraded
@@ -14,7 +14,7 @@
 //! Host endpoints are judged by chains of their own, in `layout/host.rs`; what becomes of denied packets is in
 //! `layout/deny.rs`.
 //!
-//! `judge` runs egress, then ingress policy. Both classify the other side's address into the packet's
+//! `judge_to` runs egress, then ingress policy, `judge` egress policy alone. Both classify the other side's address into the packet's
 //! mark, then look for a verdict, most specific key first: allowed is `return`; denied is `continue`, so that the
 //! rule goes on to its own `goto deny`; where a
 //! policy logs the packet, a chain between does that, as often as its limit allows. Of what is denied the
@@ -337,8 +337,9 @@ fn from_endpoint6() -> Chain {
 }
 
 /// One direction's policy: a chain for protocols that have ports, one for ICMP, whose type and code
-/// are looked up in the same maps as one number in the place of the port, and the one before them.
-fn policy(direction: Direction, names: bool) -> [Chain; 3] {
+/// are looked up in the same maps as one number in the place of the port, the one before them, and the first,
+/// which finds the class.
+fn policy(direction: Direction, names: bool) -> [Chain; 4] {
     let prefix = map_prefix(direction);
     let (index, other4, other6) = match direction {
         Direction::Egress => (Field::Iif, Field::Ip4Destination, Field::Ip6Destination),
@@ -375,21 +376,8 @@ fn policy(direction: Direction, names: bool) -> [Chain; 3] {
     // Where other protocols have their source port, ICMP has its type and its code; in the other
     // port's place it has its checksum, of which no range asks anything.
     let with_types = with_number(&icmp, Field::SourcePort, Field::DestinationPort);
-    let mut first = vec![
-        // A lookup that finds nothing leaves the mark as it is: first the default, then ranges,
-        // then single addresses, which win.
-        Rule::new().set_mark(0),
-        Rule::new().set_mark_from(other4, "cls4n"),
-        Rule::new().set_mark_from(other4, "cls4"),
-        Rule::new().set_mark_from(other6, "cls6n"),
-        Rule::new().set_mark_from(other6, "cls6"),
-    ];
-    if names && direction == Direction::Egress {
-        // And over these what the endpoint itself has learned.
-        first.push(Rule::new().set_mark_from_all(&[index, other4], "names4"));
-        first.push(Rule::new().set_mark_from_all(&[index, other6], "names6"));
-    }
-    first.extend([
+    let verdict = format!("{name}_verdict");
+    let rest = [
         Rule::new().is_in(&[Field::L4Proto], "ports").verdict(Verdict::Goto(&ports)),
         Rule::new().is_in(&[Field::L4Proto], "types").verdict(Verdict::Goto(&icmp)),
         decide(&classed, &map("_proto")),
@@ -397,44 +385,64 @@ fn policy(direction: Direction, names: bool) -> [Chain; 3] {
         decide(&any, &map("_dproto")),
         decide(&any[..1], &map("_dfl")),
         deny(),
+    ];
+    // What the endpoint itself has learned wins over single addresses, and these over ranges.
+    let mut classes = Vec::new();
+    if names && direction == Direction::Egress {
+        classes.push(Rule::new().set_mark_from_all(&[index, other4], "names4"));
+        classes.push(Rule::new().set_mark_from_all(&[index, other6], "names6"));
+    }
+    classes.extend([
+        Rule::new().set_mark_from(other4, "cls4"),
+        Rule::new().set_mark_from(other4, "cls4n"),
+        Rule::new().set_mark_from(other6, "cls6"),
+        Rule::new().set_mark_from(other6, "cls6n"),
     ]);
-    [with_ports, with_types, plain(name, first)]
+    // A lookup that finds nothing leaves the mark as it is.
+    let mut first = vec![Rule::new().set_mark(0)];
+    let goto = || Verdict::Goto(&verdict);
+    first.extend(classes.into_iter().map(|rule| rule.verdict(goto())));
+    first.push(Rule::new().verdict(goto()));
+    [with_ports, with_types, plain(&verdict, rest), plain(name, first)]
 }
 
-/// A packet that is the first of its flow, to or from a workload.
+/// A packet that is the first of its flow: `judge_to` to a workload, from another one of this node or from
+/// elsewhere, `judge` from a workload to elsewhere.
 fn judge(sampling: bool, deny: DenyAction) -> Vec<Chain> {
-    let (mut chains, mut both) = (Vec::new(), Vec::new());
-    for (side, policy) in [(Field::Iif, "egress"), (Field::Oif, "ingress")] {
-        let asked = format!("{policy}_asked");
-        let rules = deny.ask(policy);
-        // Without a second rule there is no need of a chain.
-        let first = if rules.len() > 1 { &asked } else { policy };
-        both.push(Rule::new().is_in(&[side], "wl").verdict(Verdict::Jump(first)));
-        if rules.len() > 1 {
-            chains.push(plain(&asked, rules));
+    let (mut chains, egress) = (Vec::new(), deny.ask("egress"));
+    // From a workload too: where it takes more than a rule it is a chain.
+    let first = match &egress[..] {
+        [_] => "egress",
+        _ => {
+            chains.push(plain("egress_asked", egress.clone()));
+            "egress_asked"
         }
+    };
+    let from = Rule::new().is_in(&[Field::Iif], "wl").verdict(Verdict::Jump(first));
+    let both = [vec![from], deny.ask("ingress")].concat();
+    for (name, policy) in [("judge_to", both), ("judge", egress)] {
+        let accept = Rule::new().verdict(Verdict::Accept);
+        let sample = || sampling.then(|| tell(Rule::new(), ALLOWED));
+        let marked_name = format!("{name}_marked");
+        let mut marked = vec![Rule::new().save_mark()];
+        marked.extend_from_slice(&policy);
+        marked.extend(sample());
+        // What is not tracked has no flow to keep it in: its mark is lost.
+        marked.extend([
+            Rule::new().set_mark(0),
+            Rule::new().restore_mark(),
+            Rule::new().set_ct_mark(0),
+            accept.clone(),
+        ]);
+        let mut unmarked = vec![
+            drop_counted(Rule::new().ct_state(ct_state::INVALID), "invalid"),
+            Rule::new().mark_is_set().verdict(Verdict::Goto(&marked_name)),
+        ];
+        unmarked.extend(policy);
+        unmarked.extend(sample());
+        unmarked.extend([Rule::new().set_mark(0), accept]);
+        chains.extend([plain(&marked_name, marked), plain(name, unmarked)]);
     }
-    let both = || both.clone();
-    let accept = Rule::new().verdict(Verdict::Accept);
-    let sample = || sampling.then(|| tell(Rule::new(), ALLOWED));
-    let mut marked = vec![Rule::new().save_mark()];
-    marked.extend(both());
-    marked.extend(sample());
-    // What is not tracked has no flow to keep it in: its mark is lost.
-    marked.extend([
-        Rule::new().set_mark(0),
-        Rule::new().restore_mark(),
-        Rule::new().set_ct_mark(0),
-        accept.clone(),
-    ]);
-    let mut unmarked = vec![
-        drop_counted(Rule::new().ct_state(ct_state::INVALID), "invalid"),
-        Rule::new().mark_is_set().verdict(Verdict::Goto("judge_marked")),
-    ];
-    unmarked.extend(both());
-    unmarked.extend(sample());
-    unmarked.extend([Rule::new().set_mark(0), accept]);
-    chains.extend([plain("judge_marked", marked), plain("judge", unmarked)]);
     chains
 }
 
@@ -479,14 +487,15 @@ fn hooks(prefix: &str, hosts: Hosts) -> [Chain; 4] {
     if hosts.any() {
         input.push(Rule::new().verdict(Verdict::Goto("host_in")));
     }
-    let mut forward = vec![cut(), known(), to_unknown()];
+    let mut forward = vec![cut(), known()];
     if hosts.forwards() || hosts.dnat() {
         forward.push(Rule::new().verdict(Verdict::Jump("host_forward")));
     }
-    forward.extend(
-        [Field::Iif, Field::Oif]
-            .map(|index| Rule::new().is_in(&[index], "wl").verdict(Verdict::Goto("judge"))),
-    );
+    forward.extend([
+        Rule::new().is_in(&[Field::Oif], "wl").verdict(Verdict::Goto("judge_to")),
+        Rule::new().oifname_starts(prefix).verdict(Verdict::Goto("unknown")),
+        Rule::new().is_in(&[Field::Iif], "wl").verdict(Verdict::Goto("judge")),
+    ]);
     let mut raw = vec![Rule::new().iifname_starts(prefix).verdict(Verdict::Goto("from_endpoint"))];
     if hosts.tracks_not() {
         raw.push(Rule::new().verdict(Verdict::Goto("host_raw_in")));

@@ -350,6 +350,8 @@ fn a_layout_with_fewer_chains_is_brought_up_to_date() {
             "flush chain inet caracal egress; flush chain inet caracal ingress;
              add rule inet caracal egress iif vmap @egr_dfl;
              add rule inet caracal ingress goto deny;
+             flush chain inet caracal egress_verdict; delete chain inet caracal egress_verdict;
+             flush chain inet caracal ingress_verdict; delete chain inet caracal ingress_verdict;
              flush chain inet caracal egress_icmp; delete chain inet caracal egress_icmp;
              flush chain inet caracal ingress_icmp; delete chain inet caracal ingress_icmp;
              delete set inet caracal types"

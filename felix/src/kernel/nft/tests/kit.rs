@@ -3,6 +3,7 @@
 use std::io::Write;
 use std::process::{Command, Stdio};
 use std::thread::ThreadId;
+use std::time::{Duration, Instant};
 
 use netlink::netns::Netns;
 use netlink::nft::{self, CommitError, Element, Ruleset, Table};
@@ -98,7 +99,14 @@ pub(super) fn params() -> Params {
 }
 
 pub(super) fn start(owned: bool) -> Writer<Faulty> {
-    Writer::start(Faulty::new(), params(), owned).unwrap()
+    let deadline = Instant::now() + Duration::from_secs(20);
+    loop {
+        match Writer::start(Faulty::new(), params(), owned) {
+            // A program that another test is starting has the socket of before until it is executed.
+            Err(Error::Held { .. }) if Instant::now() < deadline => std::thread::yield_now(),
+            done => return done.unwrap(),
+        }
+    }
 }
 
 pub(super) fn nft_program(text: &str) -> bool {
