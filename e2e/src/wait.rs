@@ -31,18 +31,23 @@ where
 {
     let start = Instant::now();
     let mut pause = Duration::from_millis(5);
+    let mut before: Option<anyhow::Error> = None;
     loop {
         let left = within.saturating_sub(start.elapsed());
         let outcome = match tokio::time::timeout(left.max(pause), attempt()).await {
             Ok(Ok(value)) => return Ok(value),
             Ok(Err(error)) if error.is::<Hopeless>() => return Err(error.context(what.to_owned())),
             Ok(Err(error)) => error,
-            Err(_) => anyhow::anyhow!("no answer within {} ms", left.as_millis()),
+            // The one before had its time, and says more.
+            Err(_) => before
+                .take()
+                .unwrap_or_else(|| anyhow::anyhow!("no answer within {} ms", left.as_millis())),
         };
         if start.elapsed() + pause >= within {
             return Err(outcome)
                 .with_context(|| format!("{what}: not within {:.1} s", within.as_secs_f64()));
         }
+        before = Some(outcome);
         tokio::time::sleep(pause).await;
         pause = (pause * 2).min(Duration::from_millis(100));
     }

@@ -2,7 +2,8 @@
 //! open whatever it says.
 
 use std::collections::BTreeMap;
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv6Addr, SocketAddr, TcpStream};
+use std::process::Stdio;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail, ensure};
@@ -57,10 +58,27 @@ fn policy(name: &str, endpoint: &str, rest: Value) -> Value {
     policy
 }
 
+/// Returns once they listen.
 async fn serve(on: &Netns, ports: &[u16]) -> Result<Child> {
     let mut server = Command::new(crate::agent::program("probe")?);
-    server.arg("serve").args(ports.iter().map(|port| format!("--port={port}"))).kill_on_drop(true);
-    process::spawn(server, Some(on)).await
+    server.arg("serve").args(ports.iter().map(|port| format!("--port={port}")));
+    server.stderr(Stdio::piped()).kill_on_drop(true);
+    let mut server = process::spawn(server, Some(on)).await?;
+    let listen = || async {
+        for port in ports.iter().copied() {
+            let connect = move || Ok(TcpStream::connect((Ipv6Addr::LOCALHOST, port))?);
+            on.enter(connect).await?;
+        }
+        Ok(())
+    };
+    match wait::until(&format!("servers at {ports:?} of {}", on.name()), IN_FORCE, listen).await {
+        Ok(()) => Ok(server),
+        Err(error) => {
+            server.start_kill()?;
+            let output = server.wait_with_output().await?;
+            Err(error.context(String::from_utf8_lossy(&output.stderr).into_owned()))
+        }
+    }
 }
 
 fn targets(addresses: &[IpAddr], protocol: &str, port: u16) -> Vec<String> {
