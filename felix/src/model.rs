@@ -7,6 +7,7 @@
 //! ```
 
 mod decider;
+mod delta;
 pub mod host;
 
 use std::collections::BTreeMap;
@@ -19,6 +20,7 @@ use serde::{Deserialize, Serialize};
 use smallvec::SmallVec;
 
 pub use self::decider::{Decider, Decision};
+pub use self::delta::{Change, Delta, Parties};
 use self::host::{HostHook, InterfaceName, TableId, View};
 
 /// A Linux interface index, as in `if_nametoindex(3)`.
@@ -514,27 +516,6 @@ pub enum Value {
         /// Whose packets they are counted as.
         by: Decider,
     },
-}
-
-/// One element wanted (`Some`) or no longer wanted (`None`).
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Change {
-    /// Which element.
-    pub key: Key,
-    /// Its new value.
-    pub value: Option<Value>,
-}
-
-/// What the engine wants changed in the kernel: one nftables transaction.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Delta {
-    /// Changes, at most one for a key.
-    pub elements: Vec<Change>,
-    /// Addresses whose flows are judged again once the transaction is in the kernel: those of local
-    /// endpoints whose policy changed, and peers that a policy now sees as something else.
-    pub rejudge: Vec<IpAddr>,
-    /// Who the new numbers in [`Value::Counted`] stand for.
-    pub deciders: Vec<(Decider, Arc<Decision>)>,
 }
 
 /// A route wanted in the main table (`Some`) or no longer wanted (`None`).

@@ -1,8 +1,8 @@
 //! What the kernel does not have as it should: refused policy, flows that could not be judged.
 
-use std::collections::BTreeSet;
-use std::net::IpAddr;
 use std::time::{Duration, Instant};
+
+use crate::model::Parties;
 
 /// After this the kernel is asked again, or told again.
 const RETRY: Duration = Duration::from_secs(1);
@@ -12,7 +12,7 @@ const RETRY: Duration = Duration::from_secs(1);
 pub(super) struct Arrears {
     error: Option<String>,
     retry_at: Option<Instant>,
-    unjudged: BTreeSet<IpAddr>,
+    unjudged: Parties,
 }
 
 /// How policy is, compared with how it was.
@@ -44,24 +44,20 @@ impl Arrears {
         self.error.as_deref()
     }
 
-    /// These addresses' flows are to be judged once policy is in the kernel.
-    pub(super) fn judge(&mut self, addresses: impl IntoIterator<Item = IpAddr>) {
-        self.unjudged.extend(addresses);
+    /// Their flows are to be judged once policy is in the kernel.
+    pub(super) fn judge(&mut self, parties: Parties) {
+        self.unjudged.extend(parties);
     }
 
     /// The same, for another attempt: without waiting for a change of policy.
-    pub(super) fn judge_again(
-        &mut self,
-        addresses: impl IntoIterator<Item = IpAddr>,
-        now: Instant,
-    ) {
-        self.judge(addresses);
+    pub(super) fn judge_again(&mut self, parties: Parties, now: Instant) {
+        self.judge(parties);
         self.retry_at.get_or_insert(now + RETRY);
     }
 
     /// Policy is in the kernel: whose flows are judged now.
-    pub(super) fn take_unjudged(&mut self) -> Vec<IpAddr> {
-        std::mem::take(&mut self.unjudged).into_iter().collect()
+    pub(super) fn take_unjudged(&mut self) -> Parties {
+        std::mem::take(&mut self.unjudged)
     }
 
     /// Takes how policy is now.
@@ -84,6 +80,8 @@ impl Arrears {
 
 #[cfg(test)]
 mod tests {
+    use std::net::IpAddr;
+
     use super::*;
 
     #[test]
@@ -107,24 +105,27 @@ mod tests {
     fn flows_that_could_not_be_judged_are_not_forgotten() {
         let (start, mut arrears) = (Instant::now(), Arrears::default());
         let [a, b]: [IpAddr; 2] = [[10, 0, 0, 1].into(), [10, 0, 0, 2].into()];
-        arrears.judge([b, a, b]);
+        let of = |addresses: &[IpAddr]| addresses.iter().copied().collect::<Parties>();
+        let range = Parties { ranges: [(a, b)].into(), ..Parties::default() };
+        arrears.judge(of(&[b, a, b]));
         assert_eq!(arrears.retry_at(), None, "they go with the change that made them due");
         // The kernel took that change.
-        assert_eq!(arrears.take_unjudged(), [a, b]);
+        assert_eq!(arrears.take_unjudged(), of(&[a, b]));
         arrears.settle(Ok(()), start);
         assert_eq!(arrears.retry_at(), None);
         // It could not say which flows there are.
-        arrears.judge_again([a], start);
+        arrears.judge_again(of(&[a]), start);
         assert!(arrears.due(start + RETRY));
         // A second failure does not put the first one off.
-        arrears.judge_again([b], start + RETRY / 2);
+        arrears.judge_again(range.clone(), start + RETRY / 2);
         assert!(arrears.due(start + RETRY));
         // Nor does policy that is well.
         arrears.settle(Ok(()), start);
         assert!(arrears.due(start + RETRY));
         // Refused policy keeps them, too.
         arrears.settle(Err("no memory".into()), start);
-        assert_eq!(arrears.take_unjudged(), [a, b]);
+        let both = Parties { ranges: range.ranges, ..of(&[a]) };
+        assert_eq!(arrears.take_unjudged(), both);
         assert!(arrears.take_unjudged().is_empty());
     }
 }

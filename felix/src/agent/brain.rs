@@ -5,7 +5,6 @@
 //! it, and only then answers those who wait. What arrives meanwhile is the next transaction.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -26,9 +25,10 @@ use crate::engine::{
     StagedStanding,
 };
 use crate::kernel::denied::DeniedPacket;
+use crate::kernel::flows::Rejudged;
 use crate::kernel::{self, Kernel, TrackedFlow};
 use crate::model::{
-    EndpointId, Kind, LocalEndpoint, Namespace, Object, ObjectKey, Pod, Update, Verdict,
+    EndpointId, Flow, Kind, LocalEndpoint, Namespace, Object, ObjectKey, Parties, Pod, Update,
 };
 use crate::observe::health::{Condition, Heartbeat};
 use crate::observe::logging::Logging;
@@ -49,9 +49,9 @@ pub(super) enum Command {
     /// An endpoint is going: answered when its policy is out of the kernel.
     Remove { id: EndpointId, reply: oneshot::Sender<Result<(), Failure>> },
     /// Flows of endpoints whose policy changed, as the kernel tracks them now.
-    Judge { flows: Vec<TrackedFlow> },
-    /// Flows of these addresses could not be judged: to be tried again.
-    Unjudged { addresses: Vec<IpAddr> },
+    Judge { parties: Parties, flows: Vec<TrackedFlow> },
+    /// Their flows could not be judged: to be tried again.
+    Unjudged { parties: Parties },
     /// For `felix status` and `felix endpoints`.
     Report { reply: oneshot::Sender<Report> },
     /// For `felix policy status`.
@@ -279,9 +279,9 @@ impl Brain {
                 self.names.forget(&id);
                 answers.push(reply);
             }
-            Command::Judge { flows } => self.judge(flows).await,
-            Command::Unjudged { addresses } => {
-                self.arrears.judge_again(addresses, Instant::now());
+            Command::Judge { parties, flows } => self.judge(&parties, flows).await,
+            Command::Unjudged { parties } => {
+                self.arrears.judge_again(parties, Instant::now());
             }
             Command::Report { reply } => drop(reply.send(self.report())),
             Command::Policies { reply } => drop(reply.send(self.policies())),
@@ -333,7 +333,7 @@ impl Brain {
             return Ok(());
         }
         let delta = delta.unwrap_or_default();
-        self.arrears.judge(delta.rejudge.iter().copied());
+        self.arrears.judge(Parties::of(&delta));
         let writing = Instant::now();
         let written =
             if first { self.kernel.sync(delta).await } else { self.kernel.commit(delta).await };
@@ -385,21 +385,20 @@ impl Brain {
         outcome.map_err(Failure::TryAgainLater)
     }
 
-    /// Has the flows of the addresses concerned looked up, off the path that pods and policies wait
+    /// Has the flows of those concerned looked up, off the path that pods and policies wait
     /// on.
     fn rejudge(&mut self) {
-        let addresses = self.arrears.take_unjudged();
-        if addresses.is_empty() {
+        let parties = self.arrears.take_unjudged();
+        if parties.is_empty() {
             return;
         }
         let (kernel, own) = (self.kernel.clone(), self.own.clone());
         tokio::spawn(async move {
-            let command = match kernel.flows(addresses.clone()).await {
-                Ok(flows) if flows.is_empty() => return,
-                Ok(flows) => Command::Judge { flows },
+            let command = match kernel.flows(parties.clone()).await {
+                Ok(flows) => Command::Judge { parties, flows },
                 Err(error) => {
                     tracing::error!(%error, "established flows could not be judged again yet");
-                    Command::Unjudged { addresses }
+                    Command::Unjudged { parties }
                 }
             };
             if let Some(own) = own.upgrade() {
@@ -410,19 +409,13 @@ impl Brain {
     }
 
     /// Cuts the flows that policy now denies, and lets those go on that it allows again.
-    async fn judge(&mut self, flows: Vec<TrackedFlow>) {
-        let (mut deny, mut allow) = (Vec::new(), Vec::new());
-        for flow in flows {
-            match (self.engine.verdict_on_established(&flow.flow), flow.denied) {
-                (Verdict::Deny, false) => deny.push(flow),
-                (Verdict::Allow, true) => allow.push(flow),
-                _ => {}
-            }
-        }
-        let concerned = |flows: &[TrackedFlow]| -> Vec<IpAddr> {
-            flows.iter().flat_map(|flow| [flow.flow.source, flow.flow.destination]).collect()
-        };
-        let (ended, addresses) = (deny.len(), [concerned(&deny), concerned(&allow)].concat());
+    async fn judge(&mut self, of: &Parties, flows: Vec<TrackedFlow>) {
+        let verdict = |flow: &Flow| self.engine.verdict_on_established(flow);
+        let Rejudged { deny, allow, denied_destinations } = Rejudged::of(flows, verdict);
+        self.engine.flows_judged(of, denied_destinations);
+        let all = deny.iter().chain(&allow);
+        let parties = all.flat_map(|flow| [flow.flow.source, flow.flow.destination]).collect();
+        let ended = deny.len();
         let (denied, cleared) =
             (self.kernel.mark_denied(deny).await, self.kernel.clear_denied(allow).await);
         match denied.and(cleared) {
@@ -431,7 +424,7 @@ impl Brain {
             }
             Err(error) => {
                 tracing::error!(%error, "not all established flows could be marked yet");
-                self.arrears.judge_again(addresses, Instant::now());
+                self.arrears.judge_again(parties, Instant::now());
             }
         }
     }

@@ -37,6 +37,15 @@ pub(super) struct Move {
     pub(super) is_new: bool,
 }
 
+/// All addresses of a range are in another range's class now.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct RangeMove {
+    pub(super) first: IpAddr,
+    pub(super) last: IpAddr,
+    pub(super) before: Class,
+    pub(super) now: Class,
+}
+
 /// All addresses of workloads and of the Services and nodes asked for, and the active networks.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Addresses {
@@ -147,16 +156,17 @@ impl Addresses {
     }
 
     /// Brings classes and elements up to date. Returns the addresses whose class changed, in
-    /// ascending order; the classes they had can be read until they are retired.
+    /// ascending order, and the ranges; the classes they had can be read until they are retired.
     pub(super) fn settle(
         &mut self,
         shapes: &Shapes,
         classes: &mut Classes,
         pending: &mut Pending,
-    ) -> Vec<Move> {
+    ) -> (Vec<Move>, Vec<RangeMove>) {
+        let mut range_moves = Vec::new();
         if std::mem::take(&mut self.networks_changed) {
             for family in Family::ALL {
-                self.settle_ranges(family, shapes, classes, pending);
+                range_moves.extend(self.settle_ranges(family, shapes, classes, pending));
             }
         }
         let mut dirty: Vec<IpAddr> = std::mem::take(&mut self.dirty).into_iter().collect();
@@ -209,7 +219,7 @@ impl Addresses {
                 self.book.remove(&address);
             }
         }
-        moves
+        (moves, range_moves)
     }
 
     /// The class that the kernel finds for an address.
@@ -260,14 +270,14 @@ impl Addresses {
     }
 
     /// Cuts the active networks, and those of the sets that active selectors find, into disjoint ranges, and marks the addresses in those that are
-    /// not what they were.
+    /// not what they were. Returns what is in another class now.
     fn settle_ranges(
         &mut self,
         family: Family,
         shapes: &Shapes,
         classes: &mut Classes,
         pending: &mut Pending,
-    ) {
+    ) -> Vec<RangeMove> {
         let mut spans: Vec<(Span, AtomId)> = self
             .networks
             .iter()
@@ -299,14 +309,28 @@ impl Addresses {
         for (span, class) in ranges {
             changes.entry(span).or_default().1 = class;
         }
+        // Each with whether it is so now.
+        let mut differing: Vec<(Span, (bool, Class))> = Vec::new();
         for (span, (before, now)) in changes {
             if before == now {
                 continue;
             }
+            let of = [(false, before), (true, now)].into_iter();
+            differing.extend(of.filter(|it| it.1 != Class(0)).map(|it| (span, it)));
             let (first, last) = (family.address(span.first), family.address(span.last));
             pending.set(Key::ClassRange(first, last), element(before), element(now));
             self.dirty.extend(self.book.range(first..=last).map(|(address, _)| *address));
         }
+        let moved = flatten(&differing).into_iter().map(|(span, of)| {
+            let class = |now: bool| of.iter().find(|it| it.0 == now).map_or(Class(0), |it| it.1);
+            RangeMove {
+                first: family.address(span.first),
+                last: family.address(span.last),
+                before: class(false),
+                now: class(true),
+            }
+        });
+        moved.filter(|moved| moved.before != moved.now).collect()
     }
 }
 

@@ -91,7 +91,7 @@ use self::tiers::Tiers;
 use self::workloads::{Local, Workloads};
 use crate::model::{
     Class, Delta, Direction, EndpointId, Flow, IfIndex, Kind, LocalEndpoint, Object, ObjectKey,
-    Pod, Update, Verdict,
+    Parties, Pod, Update, Verdict,
 };
 use crate::names::learned;
 
@@ -236,12 +236,19 @@ impl Engine {
     }
 
     /// Something else is known of what names stand for, by the DNS answers of an endpoint; one that is not
-    /// on this node is passed over. Established flows are not looked at again.
+    /// on this node is passed over. Established flows are not looked at again, unless they are cut.
     pub fn learn(&mut self, change: learned::Change) {
         if let Some(local) = self.workloads.local(&change.endpoint) {
             let index = local.endpoint.host_index;
             self.names.learn(&change.endpoint, index, change.address, change.known);
         }
+    }
+
+    /// All flows of these were judged again, and those to these destinations are cut. A change of policy
+    /// looks at all flows that it concerns; names that are learned only let more through, and so only at
+    /// those that are cut.
+    pub fn flows_judged(&mut self, of: &Parties, cut: impl IntoIterator<Item = IpAddr>) {
+        self.names.judged(&of.addresses, cut);
     }
 
     /// The endpoint at an interface of this node.

@@ -32,6 +32,10 @@ struct Entry {
     addresses: BTreeMap<IpAddr, Address>,
 }
 
+/// Addresses beyond which it is not remembered whose flows are cut: those are looked at again with the next
+/// change of policy only.
+const CUT: usize = 65_536;
+
 /// All endpoints that ask of names, or learned any.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Names {
@@ -39,6 +43,8 @@ pub(super) struct Names {
     by_address: FxHashMap<IpAddr, BTreeSet<EndpointId>>,
     /// Whether, if the class is another one, established flows are to be looked at again.
     dirty: BTreeMap<(EndpointId, IpAddr), bool>,
+    /// To whom flows are cut: they go on when an answer says that they may.
+    cut: BTreeSet<IpAddr>,
 }
 
 impl Names {
@@ -81,6 +87,19 @@ impl Names {
         of.or_insert_with(|| Address { known: Known::default(), class: Class(0) }).known = known;
         self.by_address.entry(address).or_default().insert(id.clone());
         self.dirty.entry((id.clone(), address)).or_insert(false);
+    }
+
+    /// All flows of these addresses were judged, and those to these destinations are cut.
+    pub(super) fn judged(
+        &mut self,
+        addresses: &BTreeSet<IpAddr>,
+        cut: impl IntoIterator<Item = IpAddr>,
+    ) {
+        for address in addresses {
+            self.cut.remove(address);
+        }
+        let room = CUT - self.cut.len();
+        self.cut.extend(cut.into_iter().take(room));
     }
 
     /// The endpoint is gone.
@@ -128,7 +147,8 @@ impl Names {
             let before = known.class;
             pending.set(Key::Learned(entry.index, address), element(before), element(now));
             classes.release(before);
-            if rejudge && (before != now || !known.known.lapsed.is_empty()) {
+            let may_matter = before != now || !known.known.lapsed.is_empty();
+            if may_matter && (rejudge || self.cut.contains(&address)) {
                 pending.rejudge(address);
             }
             if known.known.is_empty() {

@@ -13,6 +13,7 @@ pub(super) struct Pending {
     /// For each key touched: its value when the last delta was taken, and now.
     elements: FxHashMap<Key, (Option<Value>, Option<Value>)>,
     rejudge: BTreeSet<IpAddr>,
+    rejudge_ranges: BTreeSet<(IpAddr, IpAddr)>,
 }
 
 impl Pending {
@@ -32,6 +33,11 @@ impl Pending {
         self.rejudge.insert(address);
     }
 
+    /// The same of all addresses from `first` to `last`, of one family.
+    pub(super) fn rejudge_range(&mut self, first: IpAddr, last: IpAddr) {
+        self.rejudge_ranges.insert((first, last));
+    }
+
     /// Everything recorded, in key order; None if it comes to nothing.
     pub(super) fn take(&mut self) -> Option<Delta> {
         let mut elements: Vec<Change> = std::mem::take(&mut self.elements)
@@ -41,10 +47,8 @@ impl Pending {
             .collect();
         elements.sort_unstable_by_key(|change| change.key);
         let rejudge: Vec<IpAddr> = std::mem::take(&mut self.rejudge).into_iter().collect();
-        (!elements.is_empty() || !rejudge.is_empty()).then(|| Delta {
-            elements,
-            rejudge,
-            deciders: Vec::new(),
-        })
+        let rejudge_ranges: Vec<_> = std::mem::take(&mut self.rejudge_ranges).into_iter().collect();
+        let something = !elements.is_empty() || !rejudge.is_empty() || !rejudge_ranges.is_empty();
+        something.then(|| Delta { elements, rejudge, rejudge_ranges, deciders: Vec::new() })
     }
 }

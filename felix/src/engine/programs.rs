@@ -8,7 +8,7 @@ use rustc_hash::{FxHashMap, FxHashSet};
 use smallvec::SmallVec;
 
 use super::active::ActivePolicy;
-use super::addresses::Move;
+use super::addresses::{Move, RangeMove};
 use super::atoms::AtomId;
 use super::classes::{ClassChanges, Classes};
 use super::host_tables::{HostSite, HostTables};
@@ -56,7 +56,7 @@ impl Programs {
     pub(super) fn classes_changed(
         &mut self,
         changes: &ClassChanges,
-        moves: &[Move],
+        (moves, range_moves): (&[Move], &[RangeMove]),
         classes: &Classes,
         pending: &mut Pending,
     ) {
@@ -70,12 +70,15 @@ impl Programs {
             }
         }
         let mut matters: FxHashMap<(Class, Class), bool> = FxHashMap::default();
-        for moved in moves {
-            let pair = (moved.before, moved.now);
-            let matters = *matters.entry(pair).or_insert_with(|| self.tell_apart(pair, classes));
-            if matters {
-                pending.rejudge(moved.address);
-            }
+        let mut matters = |before: Class, now: Class| {
+            let pair = (before, now);
+            *matters.entry(pair).or_insert_with(|| self.tell_apart(pair, classes))
+        };
+        for moved in moves.iter().filter(|moved| matters(moved.before, moved.now)) {
+            pending.rejudge(moved.address);
+        }
+        for moved in range_moves.iter().filter(|moved| matters(moved.before, moved.now)) {
+            pending.rejudge_range(moved.first, moved.last);
         }
         for &class in &changes.emptied {
             for id in self.asking(classes.atoms(class).iter().map(|atom| atom.id())) {

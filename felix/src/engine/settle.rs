@@ -45,7 +45,7 @@ impl Engine {
         }
 
         let ranges_change = addresses.ranges_change();
-        let moves = addresses.settle(shapes, &mut self.classes, &mut self.pending);
+        let (moves, range_moves) = addresses.settle(shapes, &mut self.classes, &mut self.pending);
         self.settle_names(&reassigned, &moves, ranges_change);
         let class_changes = self.classes.take_changes();
         // Rules may ask about the endpoint itself.
@@ -55,7 +55,9 @@ impl Engine {
         }
         let news = moves.into_iter().filter(|moved| !self.is_new_here(moved));
         let moves: Vec<addresses::Move> = news.collect();
-        self.programs.classes_changed(&class_changes, &moves, &self.classes, &mut self.pending);
+        let range_moves = if self.started { range_moves } else { Vec::new() };
+        let moves = (&*moves, &*range_moves);
+        self.programs.classes_changed(&class_changes, moves, &self.classes, &mut self.pending);
         hosts.extend(self.hosts_asking(&class_changes));
         self.classes.retire(&class_changes.emptied);
 

@@ -1,6 +1,6 @@
 //! Tracked flows of endpoints: judged again when policy changes, forgotten when an address goes.
 
-use std::collections::HashSet;
+use std::collections::{BTreeSet, HashSet};
 use std::net::IpAddr;
 
 use ipnet::IpNet;
@@ -9,7 +9,7 @@ use netlink::{Batch, Protocol, Socket, addr};
 
 use super::Error;
 use super::layout::DENIED;
-use crate::model::Flow;
+use crate::model::{Flow, Parties, Verdict};
 
 /// Addresses up to which the kernel filters for each; beyond, all flows are read once.
 const FILTERED: usize = 2;
@@ -36,6 +36,36 @@ fn failed(error: netlink::Error) -> Error {
     Error::Kernel(format!("tracked flows: {error}"))
 }
 
+/// What becomes of flows that are judged again.
+#[derive(Clone, Debug, Default)]
+pub struct Rejudged {
+    /// To be cut.
+    pub deny: Vec<TrackedFlow>,
+    /// That were cut and go on.
+    pub allow: Vec<TrackedFlow>,
+    /// To whom flows go that are denied, cut before or now.
+    pub denied_destinations: HashSet<IpAddr>,
+}
+
+impl Rejudged {
+    /// By the verdict on each.
+    pub fn of(flows: Vec<TrackedFlow>, verdict: impl Fn(&Flow) -> Verdict) -> Self {
+        let mut judged = Self::default();
+        for flow in flows {
+            let allowed = verdict(&flow.flow) != Verdict::Deny;
+            if !allowed {
+                judged.denied_destinations.insert(flow.flow.destination);
+            }
+            match (allowed, flow.denied) {
+                (false, false) => judged.deny.push(flow),
+                (true, true) => judged.allow.push(flow),
+                _ => {}
+            }
+        }
+        judged
+    }
+}
+
 impl Flows {
     pub(super) fn new() -> Result<Self, Error> {
         let conntrack = Socket::open(Protocol::Netfilter).map_err(failed)?;
@@ -43,16 +73,16 @@ impl Flows {
         Ok(Self { conntrack, route })
     }
 
-    /// The flows that these addresses began, or answer after destination NAT. Without those that the
+    /// The flows that somebody of these began, or answers after destination NAT. Without those that the
     /// node itself began: its own pods are always open to it.
-    pub(super) fn of(&mut self, addresses: &[IpAddr]) -> Result<Vec<TrackedFlow>, Error> {
+    pub(super) fn of(&mut self, parties: &Parties) -> Result<Vec<TrackedFlow>, Error> {
         let own: HashSet<IpAddr> = addr::list(&mut self.route)
             .map_err(failed)?
             .into_iter()
             .map(|address| address.address)
             .collect();
         let mut flows: Vec<TrackedFlow> = self
-            .entries(addresses)?
+            .entries(parties)?
             .into_iter()
             .filter(|entry| !own.contains(&entry.original.source))
             .map(tracked)
@@ -61,14 +91,15 @@ impl Flows {
         Ok(flows)
     }
 
-    fn entries(&mut self, addresses: &[IpAddr]) -> Result<Vec<Entry>, Error> {
-        let roles = |entry: &Entry| (entry.original.source, entry.reply.source);
+    fn entries(&mut self, Parties { addresses, ranges }: &Parties) -> Result<Vec<Entry>, Error> {
         let few = addresses.len() <= FILTERED && addresses.iter().all(IpAddr::is_ipv4);
-        if !few {
+        if !few || !ranges.is_empty() {
             let set: HashSet<IpAddr> = addresses.iter().copied().collect();
+            let ranges = disjoint(ranges);
+            let concerned = |address: IpAddr| set.contains(&address) || is_in(&ranges, address);
             return conntrack::all(&mut self.conntrack, |entry| {
-                let (initiator, responder) = roles(&entry);
-                (set.contains(&initiator) || set.contains(&responder)).then_some(entry)
+                let (initiator, responder) = (entry.original.source, entry.reply.source);
+                (concerned(initiator) || concerned(responder)).then_some(entry)
             })
             .map_err(failed);
         }
@@ -97,7 +128,7 @@ impl Flows {
 
     /// Forgets all flows of addresses that leave the node: their next owner does not inherit them.
     pub(super) fn forget(&mut self, addresses: &[IpAddr]) -> Result<(), Error> {
-        let mut exact = Vec::new();
+        let mut exact = Parties::default();
         let mut batch = Batch::new();
         for address in addresses {
             match address {
@@ -106,7 +137,9 @@ impl Flows {
                         conntrack::delete_of_address(&mut batch, *v4, role);
                     }
                 }
-                IpAddr::V6(_) => exact.push(*address),
+                IpAddr::V6(_) => {
+                    exact.addresses.insert(*address);
+                }
             }
         }
         if !exact.is_empty() {
@@ -140,6 +173,23 @@ impl Flows {
             None => Ok(()),
         }
     }
+}
+
+/// Ranges that do not overlap, in ascending order, of the same addresses.
+fn disjoint(ranges: &BTreeSet<(IpAddr, IpAddr)>) -> Vec<(IpAddr, IpAddr)> {
+    let mut out: Vec<(IpAddr, IpAddr)> = Vec::with_capacity(ranges.len());
+    for &(first, last) in ranges {
+        match out.last_mut() {
+            Some(before) if first <= before.1 => before.1 = before.1.max(last),
+            _ => out.push((first, last)),
+        }
+    }
+    out
+}
+
+fn is_in(disjoint: &[(IpAddr, IpAddr)], address: IpAddr) -> bool {
+    let at = disjoint.partition_point(|(_, last)| *last < address);
+    disjoint.get(at).is_some_and(|(first, _)| *first <= address)
 }
 
 fn tracked(entry: Entry) -> TrackedFlow {

@@ -53,7 +53,7 @@ use self::links::{LinkId, Plumber};
 use self::nft::{Shared, Write};
 use self::worker::{Mailbox, Pool};
 use self::writers::{DeleteCommand, FlowCommand, FlowTask, LinkCommand, RouteCommand, Source};
-use crate::model::{Decision, Delta, IfIndex, Key, LocalEndpoint, RouteChange, Value};
+use crate::model::{Decision, Delta, IfIndex, Key, LocalEndpoint, Parties, RouteChange, Value};
 
 /// Where indexes of our interfaces begin: above those that the kernel gives, which start at 1.
 const FIRST_INDEX: IfIndex = 1_000_000;
@@ -217,7 +217,7 @@ impl Kernel {
     /// which their futures are first polled; one that is dropped after that is written all the same. Up to
     /// 128 elements are written within that first poll (10 µs, and 1.5 µs for each, unless another
     /// program keeps nf_tables busy), where nothing queues and the kernel has not to look for loops among
-    /// more than 1,000; others by a thread, and those that queue meanwhile become one transaction. `delta.rejudge` is not looked at: see [`Kernel::flows`].
+    /// more than 1,000; others by a thread, and those that queue meanwhile become one transaction. What is to be judged again is not looked at: see [`Kernel::flows`].
     ///
     /// # Errors
     /// [`Error::Rejected`] names the first element of this delta that the kernel does not take; the
@@ -385,13 +385,13 @@ impl Kernel {
         Ok(links.into_iter().map(|link| (link.name, link.index)).collect())
     }
 
-    /// The tracked flows that these addresses began or answer, without those that the node itself
+    /// The tracked flows that somebody of these began or answers, without those that the node itself
     /// began: they are always allowed.
     ///
     /// # Errors
     /// [`Error::Kernel`].
-    pub async fn flows(&self, addresses: Vec<IpAddr>) -> Result<Vec<TrackedFlow>, Error> {
-        self.flows.ask(|reply| FlowCommand::Each(FlowTask::Of(addresses, reply))).await?
+    pub async fn flows(&self, parties: Parties) -> Result<Vec<TrackedFlow>, Error> {
+        self.flows.ask(|reply| FlowCommand::Each(FlowTask::Of(parties, reply))).await?
     }
 
     /// Cuts flows: their packets are dropped, in both directions, until [`Kernel::clear_denied`].

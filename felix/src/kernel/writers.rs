@@ -12,7 +12,7 @@ use super::links::{LinkId, Plumber, PreparedLink};
 use super::routes::{self, RouteStatus, WantedRoute};
 use super::worker::{Inbox, Wake};
 use super::{Error, Rejected};
-use crate::model::{IfIndex, LocalEndpoint, RouteChange};
+use crate::model::{IfIndex, LocalEndpoint, Parties, RouteChange};
 
 /// When something failed as a whole (no memory, say), it is tried again after this, or with the
 /// next change.
@@ -66,7 +66,7 @@ pub(super) enum FlowCommand {
 
 #[derive(Debug)]
 pub(super) enum FlowTask {
-    Of(Vec<IpAddr>, Reply<Result<Vec<TrackedFlow>, Error>>),
+    Of(Parties, Reply<Result<Vec<TrackedFlow>, Error>>),
     Mark(Vec<TrackedFlow>, bool, Committed),
     ForgetWithin(Vec<IpNet>, Committed),
 }
@@ -209,7 +209,7 @@ pub(super) fn run_flows(flows: &mut Flows, inbox: &Inbox<FlowCommand>) {
         }
         for task in tasks {
             match task {
-                FlowTask::Of(addresses, reply) => drop(reply.send(flows.of(&addresses))),
+                FlowTask::Of(parties, reply) => drop(reply.send(flows.of(&parties))),
                 FlowTask::Mark(list, denied, reply) => {
                     let _ = reply.send(flows.mark(&list, denied));
                 }

@@ -28,6 +28,7 @@ mod oracle;
 mod random;
 mod recipes;
 mod refused;
+mod rejudged;
 mod staged;
 mod strategies;
 mod world;

@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use super::recipes::{OUTSIDE, world};
 use super::world::{TCP, UDP, World, id_of, ip};
 use crate::engine::{Engine, Outcome, Staged};
-use crate::model::{Delta, Direction, Flow, Key, Kind, ObjectKey, Update, Verdict};
+use crate::model::{Delta, Direction, Flow, Key, Kind, ObjectKey, Parties, Update, Verdict};
 use crate::names::learned::{Change, Known};
 
 const API: &str = "10.0.0.1";
@@ -69,6 +69,27 @@ fn an_endpoint_reaches_what_its_own_answers_say_and_no_other_does() {
     // Names that nobody asks for say nothing.
     learn(&mut world, "api", ELSEWHERE, &["example.org", "www.example.com"], &[]);
     assert!(!world.allows(API, ELSEWHERE, TCP, 443));
+}
+
+/// Policy that asks of names came after the flow: what it was to is learned later.
+#[test]
+fn a_flow_that_is_cut_goes_on_when_an_answer_says_that_it_may() {
+    let mut world = restricted();
+    assert_eq!(world.engine.verdict_on_established(&flow(API, OUTSIDE, 443)), Verdict::Deny);
+    let of_pod = Parties::from_iter([ip(API)]);
+    world.engine.flows_judged(&of_pod, [ip(OUTSIDE)]);
+    let other = learn(&mut world, "api", ELSEWHERE, &["www.example.org"], &[]);
+    assert!(other.rejudge.is_empty(), "{other:?}");
+    let unasked = learn(&mut world, "api", OUTSIDE, &["www.example.com"], &[]);
+    assert!(unasked.rejudge.is_empty(), "{unasked:?}");
+    let told = learn(&mut world, "api", OUTSIDE, &["www.example.org"], &[]);
+    assert_eq!(told.rejudge, [ip(OUTSIDE)]);
+    // Another endpoint may have some, as long as nobody has looked at all of them.
+    let again = learn(&mut world, "web", OUTSIDE, &["www.example.org"], &[]);
+    assert_eq!(again.rejudge, [ip(OUTSIDE)]);
+    world.engine.flows_judged(&Parties::from_iter([ip(OUTSIDE)]), []);
+    let gone = learn(&mut world, "web", OUTSIDE, &[], &[]);
+    assert!(gone.rejudge.is_empty(), "{gone:?}");
 }
 
 #[test]

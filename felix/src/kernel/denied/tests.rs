@@ -149,7 +149,7 @@ fn what_policy_denies_is_told_with_its_flow_and_its_interfaces() {
         // One that was allowed and is cut.
         kernel.commit(egress(Some(Verdict::Allow))).await.unwrap();
         sender.send(0, 100);
-        let pod = vec![POD[0].parse().unwrap()];
+        let pod = [POD[0].parse().unwrap()].into_iter().collect();
         let flows = kernel.flows(pod).await.unwrap();
         let ours = flows.into_iter().filter(|flow| flow.flow.destination_port == 100);
         let ours: Vec<_> = ours.collect();
