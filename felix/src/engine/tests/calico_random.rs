@@ -30,8 +30,11 @@ use crate::model::{
 };
 use crate::names::learned::{self, Known};
 
+/// Of a pod: its namespace and its number in it.
+pub(super) type Place = (usize, usize);
+
 #[derive(Clone, Debug)]
-enum Event {
+pub(super) enum Event {
     Set(Box<Object>),
     /// One of the objects there are goes, if it is of a kind that can.
     Gone(u8),
@@ -40,12 +43,12 @@ enum Event {
     /// Packets are counted by who decides, or not.
     Counting(bool),
     /// The endpoint of this place knows this of an address.
-    Learned((usize, usize), IpAddr, Known),
+    Learned(Place, IpAddr, Known),
     /// The kernel gets what has changed.
     Take,
 }
 
-fn event() -> BoxedStrategy<Event> {
+pub(super) fn event() -> BoxedStrategy<Event> {
     let name = || select(vec!["p", "p-1", "q"]);
     let namespace = || select(NAMESPACES.to_vec());
     let place = || (0..NAMESPACES.len(), 0..POD_NAMES.len());
@@ -62,11 +65,7 @@ fn event() -> BoxedStrategy<Event> {
                 set(Object::ServiceAccount(ServiceAccount { key, labels: labels(&map) }))
             }
         ),
-        6 => (place().prop_flat_map(|(n, s)| pod(n, s)), select(ACCOUNTS.to_vec())).prop_map(
-            move |(pod, account)| {
-                set(Object::Pod(Pod { service_account: account.into(), ..pod }))
-            }
-        ),
+        6 => place().prop_flat_map(pod_at),
         2 => tier().prop_map(move |tier| set(tier.into())),
         4 => (namespace(), name()).prop_flat_map(|(s, n)| policy(s, n))
             .prop_map(move |policy| set(policy.into())),
@@ -91,6 +90,15 @@ fn event() -> BoxedStrategy<Event> {
         3 => Just(Event::Take),
     ]
     .boxed()
+}
+
+/// The pod of this place, with some account.
+pub(super) fn pod_at((namespace, slot): Place) -> BoxedStrategy<Event> {
+    (pod(namespace, slot), select(ACCOUNTS.to_vec()))
+        .prop_map(|(pod, account)| {
+            Event::Set(Box::new(Object::Pod(Pod { service_account: account.into(), ..pod })))
+        })
+        .boxed()
 }
 
 /// An address that is looked at in the end.
@@ -118,14 +126,14 @@ fn namespace_of(name: &str, labels: Labels) -> Namespace {
 
 /// The present: what any history comes to.
 #[derive(Clone, Debug, Default)]
-struct Present {
+pub(super) struct Present {
     objects: BTreeMap<(Kind, ObjectKey), Object>,
-    endpoints: BTreeSet<(usize, usize)>,
+    pub(super) endpoints: BTreeSet<Place>,
     counting: bool,
-    learned: BTreeMap<((usize, usize), IpAddr), Known>,
+    pub(super) learned: BTreeMap<(Place, IpAddr), Known>,
 }
 
-enum Told {
+pub(super) enum Told {
     Counting(bool),
     Source(Update),
     Endpoint(Box<LocalEndpoint>),
@@ -133,7 +141,7 @@ enum Told {
 }
 
 impl Told {
-    fn to(self, engine: &mut Engine) {
+    pub(super) fn to(self, engine: &mut Engine) {
         match self {
             Self::Counting(on) => engine.set_counting(on),
             Self::Source(update) => engine.apply(update),
@@ -143,21 +151,21 @@ impl Told {
     }
 }
 
-fn pod_key((namespace, slot): (usize, usize)) -> ObjectKey {
+fn pod_key((namespace, slot): Place) -> ObjectKey {
     ObjectKey::namespaced(NAMESPACES[namespace], POD_NAMES[slot])
 }
 
-fn told_of(place: (usize, usize), address: IpAddr, known: Known) -> learned::Change {
+fn told_of(place: Place, address: IpAddr, known: Known) -> learned::Change {
     let endpoint = EndpointId { container_id: format!("{place:?}"), ifname: "eth0".into() };
     learned::Change { endpoint, address, known }
 }
 
-fn index((namespace, slot): (usize, usize)) -> u32 {
+pub(super) fn index((namespace, slot): Place) -> u32 {
     u32::try_from(100 + namespace * 10 + slot).unwrap()
 }
 
 impl Present {
-    fn start() -> Self {
+    pub(super) fn start() -> Self {
         let mut present = Self::default();
         for name in NAMESPACES {
             present.put(Object::Namespace(namespace_of(name, Labels::default())));
@@ -169,21 +177,21 @@ impl Present {
         self.objects.insert((object.kind(), object.key()), object);
     }
 
-    fn pod(&self, place: (usize, usize)) -> Option<&Pod> {
+    fn pod(&self, place: Place) -> Option<&Pod> {
         match self.objects.get(&(Kind::Pod, pod_key(place))) {
             Some(Object::Pod(pod)) => Some(pod),
             _ => None,
         }
     }
 
-    fn endpoint(&self, place: (usize, usize)) -> LocalEndpoint {
+    fn endpoint(&self, place: Place) -> LocalEndpoint {
         let mut endpoint = endpoint_of(self.pod(place).unwrap(), index(place));
         endpoint.id.container_id = format!("{place:?}");
         endpoint.addresses = addresses(place.0, place.1).into_iter().collect();
         endpoint
     }
 
-    fn happen(&mut self, event: &Event) -> Option<Told> {
+    pub(super) fn happen(&mut self, event: &Event) -> Option<Told> {
         match event {
             Event::Set(object) => {
                 if let Object::Pod(pod) = &**object
@@ -228,7 +236,7 @@ impl Present {
     }
 
     /// Everything, told to an engine that knows nothing, in another order for another `seed`.
-    fn replay(&self, seed: u64) -> (Engine, Kernel) {
+    pub(super) fn replay(&self, seed: u64) -> (Engine, Kernel) {
         let objects = self.objects.values().cloned();
         let mut told: Vec<Told> = objects.map(|o| Told::Source(Update::Set(o))).collect();
         let here = self.endpoints.iter().map(|place| self.endpoint(*place));
@@ -251,7 +259,16 @@ impl Present {
         (engine, kernel)
     }
 
-    fn oracle(&self) -> CalicoCluster {
+    pub(super) fn oracle(&self) -> CalicoCluster {
+        self.oracle_that_knows(|known| known.names.clone())
+    }
+
+    /// The same, if names stood for all that they ever did.
+    pub(super) fn oracle_of_once(&self) -> CalicoCluster {
+        self.oracle_that_knows(|known| [&known.names[..], &known.lapsed].concat())
+    }
+
+    fn oracle_that_knows(&self, names: impl Fn(&Known) -> Vec<Arc<str>>) -> CalicoCluster {
         let mut cluster = CalicoCluster::default();
         let owned = |labels: &Labels| -> BTreeMap<String, String> {
             labels.iter().map(|(key, value)| (key.into(), value.into())).collect()
@@ -324,17 +341,17 @@ impl Present {
         cluster.learned.extend(self.learned.iter().map(|((place, address), known)| OracleName {
             pod: addresses(place.0, place.1).to_vec(),
             address: *address,
-            names: known.names.iter().map(ToString::to_string).collect(),
+            names: names(known).iter().map(ToString::to_string).collect(),
         }));
         cluster
     }
 }
 
-const TRAFFIC: [(u8, &str); 5] =
+pub(super) const TRAFFIC: [(u8, &str); 5] =
     [(6, "TCP"), (17, "UDP"), (132, "SCTP"), (1, "ICMP"), (58, "ICMPv6")];
 
 /// At and beside the numbers that ports have.
-const PORTS: [u16; 11] = [1, 2, 53, 54, 79, 80, 81, 85, 144, 8080, 17080];
+pub(super) const PORTS: [u16; 11] = [1, 2, 53, 54, 79, 80, 81, 85, 144, 8080, 17080];
 
 /// Types and codes at and beside those that rules name.
 const TYPES: [u16; 11] =

@@ -2,7 +2,7 @@
 //! obvious evaluator says, written from the description of the API alone, and the same elements
 //! come about whatever happened before.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 
 use proptest::option;
 use proptest::prelude::*;
@@ -11,68 +11,15 @@ use proptest::sample::select;
 use super::explain::EXPLAINED;
 use super::hosts::host_elements;
 use super::hosts_explained::{explained, foretold, verdict_of};
+use super::hosts_oracle::*;
 use super::random::cases;
 use super::world::*;
 use crate::engine::{Failsafe, HostLink};
 use crate::model::host::{HostHook, InterfaceName};
-use crate::model::{Decision, Direction, Key, Kind, ObjectKey, Verdict};
-
-const NODE: &str = "node1";
-const INTERFACES: [&str; 3] = ["eth0", "eth1", "eth2"];
-const OWN: [&str; 2] = ["10.0.0.1", "10.0.1.1"];
-const PODS: [&str; 2] = ["10.244.0.1", "10.244.0.2"];
-const OUTSIDE: [&str; 2] = ["192.0.2.7", "203.0.113.9"];
-const PEERS: [&str; 4] = [PODS[0], PODS[1], OUTSIDE[0], OUTSIDE[1]];
-/// Of the host's own side: its own, and those of whom it forwards for. Not as many as there are peers or
-/// ports, so that each meets each.
-const OWN_SIDE: [&str; 5] = [OWN[0], OWN[1], PODS[0], OUTSIDE[0], OUTSIDE[1]];
-const NETS: [&str; 3] = ["192.0.2.0/24", "10.244.0.0/31", "0.0.0.0/0"];
-const LABELS: [&str; 2] = ["a", "b"];
-const PORTS: [u16; 3] = [22, 80, 443];
+use crate::model::{Decision, Direction, Key, Kind, ObjectKey};
 
 #[derive(Clone, Debug)]
-struct Rule {
-    action: &'static str,
-    protocol: Option<u8>,
-    port: Option<u16>,
-    net: Option<&'static str>,
-    selector: Option<&'static str>,
-    own: Option<Own>,
-}
-
-/// What a rule asks of the host's own side.
-#[derive(Clone, Copy, Debug)]
-enum Own {
-    Net(&'static str),
-    NotNet(&'static str),
-    Selector(&'static str),
-    NotSelector(&'static str),
-}
-
-#[derive(Clone, Debug)]
-struct Policy {
-    passing_tier: bool,
-    order: u8,
-    selects: Option<&'static str>,
-    ingress: Option<Vec<Rule>>,
-    egress: Option<Vec<Rule>>,
-    forward: bool,
-    /// It is for what comes before connection tracking or destination NAT.
-    early: Option<&'static str>,
-}
-
-#[derive(Clone, Debug)]
-struct Host {
-    node: &'static str,
-    /// None: by its address; or all.
-    interface: Option<&'static str>,
-    address: &'static str,
-    label: &'static str,
-    allows: bool,
-}
-
-#[derive(Clone, Debug)]
-enum Event {
+pub(super) enum Event {
     Policy(usize, Option<Policy>),
     Host(usize, Option<Host>),
     Pod(usize, Option<&'static str>),
@@ -80,26 +27,6 @@ enum Event {
     Links([usize; 2]),
     Counting(bool),
     Settle,
-}
-
-/// Who decides.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum By {
-    /// A policy by its number, and its rule.
-    Rule(usize, usize),
-    Tier,
-    Profiles,
-    Nobody,
-}
-
-/// What there is.
-#[derive(Clone, Debug, Default)]
-struct State {
-    policies: BTreeMap<usize, Policy>,
-    hosts: BTreeMap<usize, Host>,
-    pods: BTreeMap<usize, &'static str>,
-    links: [usize; 2],
-    counting: bool,
 }
 
 fn rule() -> impl Strategy<Value = Rule> {
@@ -151,7 +78,7 @@ fn host() -> impl Strategy<Value = Host> {
     )
 }
 
-fn event() -> impl Strategy<Value = Event> {
+pub(super) fn event() -> impl Strategy<Value = Event> {
     prop_oneof![
         4 => (0usize..3, option::weighted(0.8, policy())).prop_map(|(n, p)| Event::Policy(n, p)),
         4 => (0usize..3, option::weighted(0.8, host())).prop_map(|(n, h)| Event::Host(n, h)),
@@ -230,7 +157,7 @@ fn name_of(number: usize, policy: &Policy) -> ObjectKey {
     ObjectKey::cluster(&format!("{prefix}p{number}"))
 }
 
-fn world() -> World {
+pub(super) fn world() -> World {
     let mut world = World::new(&["shop"]);
     world.engine.set_node(NODE, "cali");
     let failsafe = Failsafe { direction: Direction::Ingress, protocol: TCP, port: 22, net: None };
@@ -239,7 +166,7 @@ fn world() -> World {
     world
 }
 
-fn links([first, second]: [usize; 2]) -> Vec<HostLink> {
+pub(super) fn links([first, second]: [usize; 2]) -> Vec<HostLink> {
     let link = |number: usize| HostLink {
         name: InterfaceName::new(INTERFACES[number]).unwrap(),
         index: u32::try_from(number).unwrap() + 1,
@@ -255,7 +182,7 @@ fn links([first, second]: [usize; 2]) -> Vec<HostLink> {
 
 impl State {
     /// Tells the world, which settles only when it is told to.
-    fn happen(&mut self, event: &Event, world: &mut World) {
+    pub(super) fn happen(&mut self, event: &Event, world: &mut World) {
         use crate::model::{Object, Update};
         match event.clone() {
             Event::Policy(number, policy) => {
@@ -301,124 +228,6 @@ impl State {
         }
     }
 
-    /// The host endpoint that an interface is.
-    fn host_of(&self, interface: &str) -> Option<&Host> {
-        let here = || self.hosts.values().filter(|host| host.node == NODE);
-        let is_at = |host: &&Host| match host.interface {
-            Some(name) => name == interface,
-            None => OWN
-                .iter()
-                .zip(self.links)
-                .any(|(address, at)| *address == host.address && INTERFACES[at] == interface),
-        };
-        here().find(is_at).or_else(|| here().find(|host| host.interface == Some("*")))
-    }
-
-    fn has_label(&self, peer: &str, label: &str) -> bool {
-        self.pods.iter().any(|(number, of)| PODS[*number] == peer && *of == label)
-            || self.hosts.values().any(|host| host.address == peer && host.label == label)
-    }
-
-    /// May this packet pass?
-    fn judges(
-        &self,
-        hook: HostHook,
-        interface: &str,
-        sides: (&str, &str),
-        to: (u8, u16),
-    ) -> Verdict {
-        self.decides(hook, interface, sides, to).0
-    }
-
-    /// What becomes of a packet, and who decides: the policy and the number of its rule, a tier, or
-    /// profiles. Nobody where it is not asked for, or where others follow who decide.
-    fn decides(
-        &self,
-        hook: HostHook,
-        interface: &str,
-        sides: (&str, &str),
-        to: (u8, u16),
-    ) -> (Verdict, Option<By>) {
-        use HostHook::{Input, PreDnat, UntrackedIn, UntrackedOut};
-        let Some(host) = self.host_of(interface) else { return (Verdict::Allow, None) };
-        if matches!(hook, Input | PreDnat | UntrackedIn) && to == (TCP, 22) {
-            return (Verdict::Allow, None);
-        }
-        let when = match hook {
-            PreDnat => Some("preDNAT"),
-            UntrackedIn | UntrackedOut => Some("doNotTrack"),
-            _ => None,
-        };
-        let rules = |policy: &Policy| match hook.direction() {
-            Direction::Ingress => policy.ingress.clone(),
-            Direction::Egress => policy.egress.clone(),
-        };
-        let mut asked: Vec<(usize, &Policy)> = self
-            .policies
-            .iter()
-            .filter(|(_, policy)| policy.selects.is_none_or(|label| label == host.label))
-            .filter(|(_, policy)| rules(policy).is_some())
-            .filter(|(_, policy)| policy.early == when)
-            .filter(|(_, policy)| !hook.forwards() || policy.forward)
-            .map(|(number, policy)| (*number, policy))
-            .collect();
-        if hook.forwards() && asked.is_empty() {
-            return (Verdict::Allow, None);
-        }
-        asked.sort_by_key(|(number, policy)| (!policy.passing_tier, policy.order, *number));
-        for passing in [true, false] {
-            let mut of_tier =
-                asked.iter().filter(|(_, policy)| policy.passing_tier == passing).peekable();
-            let any = of_tier.peek().is_some();
-            let decided = of_tier.find_map(|(number, policy)| {
-                let rules = rules(policy).into_iter().flatten().enumerate();
-                let mut said = rules.filter_map(|(at, rule)| {
-                    Some((self.says(&rule, sides, to)?, Some(By::Rule(*number, at))))
-                });
-                said.next()
-            });
-            match decided {
-                Some(("Allow", by)) if when.is_some() => return (Verdict::Accept, by),
-                Some(("Allow", by)) => return (Verdict::Allow, by),
-                Some(("Deny", by)) => return (Verdict::Deny, by),
-                Some(_) => {}
-                // Early, no tier has an end.
-                None if any && !passing && when.is_none() => {
-                    return (Verdict::Deny, Some(By::Tier));
-                }
-                None => {}
-            }
-        }
-        let passes = when.is_some() || hook.forwards() || host.allows;
-        let by = match when {
-            Some(_) => None,
-            None if hook.forwards() => Some(By::Nobody),
-            None => Some(By::Profiles),
-        };
-        (if passes { Verdict::Allow } else { Verdict::Deny }, by)
-    }
-
-    /// What a rule does with a packet, if it decides.
-    fn says(
-        &self,
-        rule: &Rule,
-        (own, peer): (&str, &str),
-        (protocol, port): (u8, u16),
-    ) -> Option<&'static str> {
-        let is_in = |net: &str, of| net.parse::<ipnet::IpNet>().unwrap().contains(&ip(of));
-        let matches = rule.protocol.is_none_or(|wanted| wanted == protocol)
-            && rule.port.is_none_or(|wanted| wanted == port)
-            && rule.net.is_none_or(|net| is_in(net, peer))
-            && rule.selector.is_none_or(|label| self.has_label(peer, label))
-            && rule.own.is_none_or(|asked| match asked {
-                Own::Net(net) => is_in(net, own),
-                Own::NotNet(net) => !is_in(net, own),
-                Own::Selector(label) => self.has_label(own, label),
-                Own::NotSelector(label) => !self.has_label(own, label),
-            });
-        (matches && rule.action != "Log").then_some(rule.action)
-    }
-
     fn agrees(&self, world: &World) -> Result<(), TestCaseError> {
         let mut number = 0;
         let peers = OWN.iter().chain(&PODS).chain(&OUTSIDE);
@@ -460,7 +269,7 @@ impl State {
                 (Some("eth2"), Some("eth2")),
             ] {
                 let found = verdict_of(world, (input, output), (OUTSIDE[0], OUTSIDE[1]), to);
-                let wanted = self.passes(input, output, to);
+                let wanted = self.passes(input, output, (OUTSIDE[0], OUTSIDE[1]), to);
                 prop_assert_eq!(found, wanted, "{:?} {:?} {:?}: {:#?}", input, output, to, self);
             }
         }
@@ -497,31 +306,6 @@ impl State {
         let found = found.map(|found| (found.policy.clone(), found.rule.clone()));
         prop_assert_eq!(found, wanted, "{:?} {} {:?} {:?}", hook, interface, sides, to);
         Ok(())
-    }
-
-    /// May a packet between two outside addresses, or one of the node's own, pass all the places on its
-    /// way?
-    fn passes(&self, input: Option<&str>, output: Option<&str>, to: (u8, u16)) -> bool {
-        use HostHook::{ForwardIn, ForwardOut, Input, Output, PreDnat, UntrackedIn, UntrackedOut};
-        let side = |early: &[HostHook], last, interface: &str, sides| {
-            for hook in early {
-                match self.judges(*hook, interface, sides, to) {
-                    Verdict::Accept => return true,
-                    Verdict::Deny => return false,
-                    Verdict::Allow => {}
-                }
-            }
-            self.judges(last, interface, sides, to) == Verdict::Allow
-        };
-        let [source, destination] = OUTSIDE;
-        let (to_own, from_own) = ((destination, source), (source, destination));
-        let into = |last, at: &str| side(&[UntrackedIn, PreDnat], last, at, to_own);
-        match (input, output) {
-            (Some(at), None) => into(Input, at),
-            (None, Some(at)) => side(&[UntrackedOut], Output, at, from_own),
-            (Some(at), Some(out)) => into(ForwardIn, at) && side(&[], ForwardOut, out, from_own),
-            (None, None) => true,
-        }
     }
 }
 
