@@ -3,6 +3,7 @@
 
 mod cluster;
 mod counters;
+mod established;
 mod rejected;
 mod rules;
 
@@ -21,6 +22,16 @@ use crate::lab::{Lab, View, pod_targets};
 pub(super) const TESTS: &[Test] = &[
     Test { name: "policy::default_deny_and_allow_frontend", bed: &RACKS, body: documented },
     Test { name: "policy::established_flows_are_cut_and_resume", bed: &RACKS, body: established },
+    Test {
+        name: "policy::established_flows_are_kept_where_set",
+        bed: &RACKS,
+        body: established::kept,
+    },
+    Test {
+        name: "policy::network_sets_cut_established_flows",
+        bed: &RACKS,
+        body: established::of_sets,
+    },
     Test { name: "policy::egress_to_networks_and_namespaces", bed: &RACKS, body: egress },
     Test { name: "policy::from_a_directory", bed: &DIRECTORY, body: documented },
     Test { name: "policy::tiers_and_network_sets", bed: &RACKS, body: tiers },

@@ -29,6 +29,7 @@ use crate::kernel::flows::Rejudged;
 use crate::kernel::{self, Kernel, TrackedFlow};
 use crate::model::{
     EndpointId, Flow, Kind, LocalEndpoint, Namespace, Object, ObjectKey, Parties, Pod, Update,
+    Verdict,
 };
 use crate::observe::health::{Condition, Heartbeat};
 use crate::observe::logging::Logging;
@@ -116,6 +117,8 @@ pub(super) struct Brain {
     pub(super) revisions: Revisions,
     pub(super) arrears: Arrears,
     pub(super) settings: Settings,
+    /// Established flows go on, whatever policy says of them by now.
+    pub(super) keep_established: bool,
     pub(super) logging: Logging,
     /// The kernel has been told of everything that is wanted, once.
     pub(super) complete: bool,
@@ -214,6 +217,13 @@ impl Brain {
         self.staged.set_failsafe(&settings.failsafe);
         self.engine.set_failsafe(settings.failsafe);
         self.engine.set_counting(settings.counting);
+        if std::mem::replace(&mut self.keep_established, settings.keep_established)
+            != settings.keep_established
+        {
+            let endpoints = self.engine.endpoints();
+            let all = endpoints.flat_map(|endpoint| endpoint.addresses.iter().copied()).collect();
+            self.arrears.judge_again(all, Instant::now());
+        }
         if let Err(error) = self.kernel.set_host_action(settings.host_action).await {
             tracing::error!(%error, "FelixConfiguration: spec.defaultEndpointToHostAction is not in force");
         }
@@ -410,7 +420,10 @@ impl Brain {
 
     /// Cuts the flows that policy now denies, and lets those go on that it allows again.
     async fn judge(&mut self, of: &Parties, flows: Vec<TrackedFlow>) {
-        let verdict = |flow: &Flow| self.engine.verdict_on_established(flow);
+        let verdict = |flow: &Flow| match self.keep_established {
+            true => Verdict::Allow,
+            false => self.engine.verdict_on_established(flow),
+        };
         let Rejudged { deny, allow, denied_destinations } = Rejudged::of(flows, verdict);
         self.engine.flows_judged(of, denied_destinations);
         let all = deny.iter().chain(&allow);

@@ -223,6 +223,7 @@ async fn start(
         revisions: revisions::Revisions::default(),
         arrears: arrears::Arrears::default(),
         settings: Settings::new(&config.node_name),
+        keep_established: false,
         logging,
         complete: false,
     };

@@ -3,7 +3,9 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use api::v3::{self, EndpointToHostAction, FelixConfigurationSpec, ProtoPort, Switch};
+use api::v3::{
+    self, EndpointToHostAction, FelixConfigurationSpec, PolicyEstablishedFlows, ProtoPort, Switch,
+};
 
 use crate::engine::{Failsafe, default_failsafe};
 use crate::kernel::{DenyAction, HostAction, LogRules};
@@ -24,6 +26,8 @@ pub(super) struct Effective {
     pub(super) log: LogRules,
     /// `policyCounters`.
     pub(super) counting: bool,
+    /// `policyEstablishedFlows`: those that policy denies now go on.
+    pub(super) keep_established: bool,
 }
 
 /// The objects that concern this node: `node.NAME` wins over `default`, field by field.
@@ -69,6 +73,8 @@ impl Settings {
                 .map(|severity| format!("{severity:?}")),
             log: self.log(),
             counting: self.field(|spec| spec.policy_counters) == Some(Switch::Enabled),
+            keep_established: self.field(|spec| spec.policy_established_flows)
+                == Some(PolicyEstablishedFlows::Keep),
             host_action: match self.field(|spec| spec.default_endpoint_to_host_action) {
                 Some(EndpointToHostAction::Drop) => HostAction::Drop,
                 Some(EndpointToHostAction::Return) => HostAction::Return,
@@ -222,7 +228,7 @@ mod tests {
         let before = settings.effective();
         assert_eq!((before.severity, before.host_action), (None, HostAction::Accept));
         assert_eq!(before.failsafe.len(), 22, "as with Calico, and BFD");
-        assert!(!before.counting);
+        assert!(!before.counting && !before.keep_established);
         assert!(settings.apply(&set(
             "default",
             serde_json::json!({
@@ -230,6 +236,7 @@ mod tests {
                 "defaultEndpointToHostAction": "Drop",
                 "nftablesFilterDenyAction": "Reject",
                 "iptablesFilterDenyAction": "Drop",
+                "policyEstablishedFlows": "Keep",
             })
         )));
         assert!(settings.apply(&set(
@@ -243,7 +250,7 @@ mod tests {
         assert_eq!(effective.severity.as_deref(), Some("Debug"));
         assert_eq!(effective.host_action, HostAction::Drop);
         assert_eq!((before.deny, effective.deny), (DenyAction::Drop, DenyAction::Reject));
-        assert!(effective.counting);
+        assert!(effective.counting && effective.keep_established);
         assert!(
             settings
                 .apply(&Update::Remove(Kind::FelixConfiguration, ObjectKey::cluster("node.node1")))

@@ -91,6 +91,7 @@ const ACTED_ON: &[(&str, &[&str])] = &[
             "logActionRateLimit",
             "logActionRateLimitBurst",
             "policyCounters",
+            "policyEstablishedFlows",
             "nftablesFilterDenyAction",
         ],
     ),

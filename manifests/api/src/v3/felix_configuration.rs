@@ -307,6 +307,9 @@ layer! {
         /// Whether packets of workloads are counted by the rule that decides about them. Calico has no
         /// such field. Default: Disabled.
         policy_counters: Switch,
+        /// What becomes of established flows that policy denies now. Calico has no such field and keeps
+        /// them. Default: Cut.
+        policy_established_flows: PolicyEstablishedFlows,
 
         // Health and metrics.
         /// Default: false.

@@ -149,6 +149,13 @@ exact! {
         /// All.
         All,
     }
+    /// What becomes of established flows that policy denies now.
+    PolicyEstablishedFlows {
+        /// They end, until policy allows them again.
+        Cut,
+        /// They go on.
+        Keep,
+    }
     /// Whether pods may send from addresses of their annotation.
     WorkloadSourceSpoofing {
         /// From their own only.
