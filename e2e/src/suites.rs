@@ -4,6 +4,7 @@
 //! raised once, its tests run in turn, and it is taken down. A test that breaks its lab has a bed
 //! of its own. Two beds are up at the same time, which is what two cores take.
 
+mod beside;
 mod drain;
 mod drops;
 mod explain;
@@ -71,6 +72,8 @@ pub(crate) static RACKS: Bed =
 /// The same, for tests that compare what there was with what there is: address blocks that busier
 /// tests have filled are given back minutes later.
 pub(crate) static CALM: Bed = Bed { name: "calm", ..RACKS };
+/// The same, for tests with other programs in a node's netfilter.
+pub(crate) static BESIDE: Bed = Bed { name: "beside", size: racks(2, 0), ..RACKS };
 /// A node on both ToRs.
 pub(crate) static DUAL_HOMED: Bed = Bed { name: "dual", size: racks(3, 1), ..DIRECTORY };
 /// The same without Kubernetes.
@@ -94,8 +97,8 @@ pub(crate) static BREAKABLE: Bed = Bed { name: "broken", ..DIRECTORY };
 /// Another one, whose ToR forgets what graceful restart is.
 pub(crate) static FORGETFUL: Bed = Bed { name: "forget", ..DIRECTORY };
 
-static BEDS: [&Bed; 8] =
-    [&RACKS, &CALM, &DIRECTORY, &DUAL_HOMED, &MESH, &ALONE, &BREAKABLE, &FORGETFUL];
+static BEDS: [&Bed; 9] =
+    [&RACKS, &CALM, &BESIDE, &DIRECTORY, &DUAL_HOMED, &MESH, &ALONE, &BREAKABLE, &FORGETFUL];
 
 /// Every test, in the order in which they run on their bed.
 pub(crate) fn all() -> Vec<Test> {
@@ -115,6 +118,7 @@ pub(crate) fn all() -> Vec<Test> {
         teardown::TESTS,
         outage::TESTS,
         services::TESTS,
+        beside::TESTS,
         leftovers::TESTS,
     ]
     .concat()

@@ -160,6 +160,11 @@ impl ApiServer {
         Ok(())
     }
 
+    /// The program, where there is one.
+    pub(crate) fn kube_proxy(&self) -> Option<PathBuf> {
+        self.binaries.kube_proxy.clone()
+    }
+
     /// Writes a kubeconfig with a token of a ServiceAccount, for its namespace.
     pub(crate) async fn service_account_kubeconfig(
         &self,

@@ -27,6 +27,8 @@ pub(crate) struct Binaries {
     pub(crate) kube_apiserver: PathBuf,
     /// Without it namespaces are never emptied; envtest's own assets have none.
     pub(crate) kube_controller_manager: Option<PathBuf>,
+    /// Only who tests beside it needs it; envtest's own assets have none.
+    pub(crate) kube_proxy: Option<PathBuf>,
     pub(crate) etcd: PathBuf,
 }
 
@@ -80,7 +82,7 @@ pub(crate) async fn build(folder: &Path) -> Result<Binaries> {
     );
     go_build(&modules().join("etcd"), &draft.path().join("etcd"), "-s -w").await?;
     go_build(&modules(), &draft.path().join("kubernetes"), &flags).await?;
-    for program in ["kube-apiserver", "kube-controller-manager"] {
+    for program in ["kube-apiserver", "kube-controller-manager", "kube-proxy"] {
         std::os::unix::fs::symlink("kubernetes", draft.path().join(program))?;
     }
     // Whoever sees the folder sees all of it.
@@ -121,9 +123,11 @@ fn from_environment() -> Result<Option<Binaries>> {
         }
     }
     let manager = program("TEST_ASSET_KUBE_CONTROLLER_MANAGER", "kube-controller-manager");
+    let proxy = program("TEST_ASSET_KUBE_PROXY", "kube-proxy");
     Ok(Some(Binaries {
         kube_apiserver,
         kube_controller_manager: manager.filter(|file| file.is_file()),
+        kube_proxy: proxy.filter(|file| file.is_file()),
         etcd,
     }))
 }
@@ -133,6 +137,7 @@ fn in_folder(folder: &Path) -> Option<Binaries> {
     Some(Binaries {
         kube_apiserver: program("kube-apiserver")?,
         kube_controller_manager: program("kube-controller-manager"),
+        kube_proxy: program("kube-proxy"),
         etcd: program("etcd")?,
     })
 }

@@ -18,6 +18,7 @@ const NEEDED: &[(&str, &str)] = &[
     ("/usr/sbin/bird", "bird2"),
     ("/usr/bin/gobgpd", "gobgpd"),
     ("/usr/sbin/nft", "nftables"),
+    ("/usr/sbin/iptables-nft", "iptables"),
     ("/usr/sbin/conntrack", "conntrack"),
     ("/usr/sbin/ip", "iproute2"),
     ("/usr/bin/tcpdump", "tcpdump"),
