@@ -7,6 +7,7 @@
 //!                    ──▶ routes                            repaired upon notification
 //!                    ──▶ links × 4                         a pod's link, created or deleted
 //!                    ──▶ flows                             cut, resumed, forgotten
+//!                        beside                            accepts pods' packets where iptables' FORWARD drops
 //!  denied ◀── a sample of what policy denies
 //!  answers ◀─▶ DNS answers to endpoints whose policy asks of names, held until they are read
 //! ```
@@ -23,6 +24,7 @@
 //! advertisements only if its `accept_ra` is 2.
 
 pub mod answers;
+mod beside;
 pub mod denied;
 mod elements;
 pub mod flows;
@@ -158,6 +160,8 @@ pub struct Kernel {
     links: Pool<LinkCommand>,
     deletions: Mailbox<DeleteCommand>,
     flows: Mailbox<FlowCommand>,
+    /// Its thread lives as long as the kernel is used.
+    _beside: Mailbox<beside::Command>,
     next_index: Arc<AtomicU32>,
     queue: Queue,
 }
@@ -204,8 +208,11 @@ impl Kernel {
         let mut tracker = Flows::new()?;
         let (flows, inbox) = worker::mailbox()?;
         worker::spawn("flows", move || writers::run_flows(&mut tracker, &inbox))?;
+        let beside = beside::Beside::new(&options.prefix)?;
+        let (_beside, inbox) = worker::mailbox()?;
+        worker::spawn("beside", move || beside::run(beside, &inbox))?;
         let next_index = Arc::new(AtomicU32::new(highest.saturating_add(1).max(FIRST_INDEX)));
-        Ok(Self { nft, routes, links, deletions, flows, next_index, queue })
+        Ok(Self { nft, routes, links, deletions, flows, _beside, next_index, queue })
     }
 
     /// How DNS answers are handed over here; see [`answers`].

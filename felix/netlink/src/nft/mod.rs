@@ -16,7 +16,9 @@ pub use expr::{
 };
 #[cfg(any(test, feature = "fuzzing"))]
 pub(crate) use read::anything;
-pub use read::{Event, Ruleset, element, elements, event, generation, ruleset, table};
+pub use read::{
+    Event, Ruleset, base_chain, element, elements, event, generation, rules, ruleset, table,
+};
 pub use rule::Rule;
 pub use set::{Data, Element, Set, Value};
 pub use transaction::{CommitError, Subject, Transaction};
@@ -105,6 +107,10 @@ mod udata {
 pub enum Family {
     /// IPv4 and IPv6 in one table.
     Inet,
+    /// IPv4, where `iptables` has its tables.
+    Ip,
+    /// IPv6, where `ip6tables` has its tables.
+    Ip6,
     /// The ingress of single devices.
     Netdev,
     /// ARP.
@@ -112,10 +118,12 @@ pub enum Family {
 }
 
 impl Family {
-    #[allow(clippy::cast_possible_truncation, reason = "1, 3 and 5")]
+    #[allow(clippy::cast_possible_truncation, reason = "1, 2, 3, 5 and 10")]
     fn number(self) -> u8 {
         match self {
             Self::Inet => libc::NFPROTO_INET as u8,
+            Self::Ip => libc::NFPROTO_IPV4 as u8,
+            Self::Ip6 => libc::NFPROTO_IPV6 as u8,
             Self::Netdev => libc::NFPROTO_NETDEV as u8,
             Self::Arp => libc::NFPROTO_ARP as u8,
         }

@@ -82,6 +82,43 @@ pub fn table(socket: &mut Socket, family: Family, name: &str) -> Result<Option<T
     }
 }
 
+/// Where a chain hooks into the packet path; None: there is no such chain, or it does not.
+pub fn base_chain(
+    socket: &mut Socket,
+    family: Family,
+    table: &str,
+    name: &str,
+) -> Result<Option<BaseChain>> {
+    let mut request = request(msg::GET_CHAIN, 0, family_header(family)[0], |batch| {
+        batch.str(attr::TABLE, table);
+        batch.str(attr::CHAIN_NAME, name);
+    });
+    let found =
+        socket.query(&mut request, |message| Some(chain(&attrs(message, msg::NEW_CHAIN)?)?.base));
+    match found {
+        Err(error) if error.is(libc::ENOENT) => Ok(None),
+        other => other,
+    }
+}
+
+/// The rules of a chain, in order; of expressions that this crate does not know only the names. Empty if
+/// there is no such chain.
+pub fn rules(socket: &mut Socket, family: Family, table: &str, chain: &str) -> Result<Vec<Rule>> {
+    let mut request = request(msg::GET_RULE, DUMP, family_header(family)[0], |batch| {
+        batch.str(attr::TABLE, table);
+        batch.str(attr::RULE_CHAIN, chain);
+    });
+    let found = socket.dump(&mut request, |message| {
+        let attrs = attrs(message, msg::NEW_RULE)?;
+        let is_its = attrs.find(attr::RULE_CHAIN).is_some_and(|name| buffer::text(name) == chain);
+        (is_table(&attrs, table) && is_its).then(|| rule(&attrs))
+    });
+    match found {
+        Err(error) if error.is(libc::ENOENT) => Ok(Vec::new()),
+        other => other,
+    }
+}
+
 /// Everything in a table except elements. Empty if there is no such table.
 pub fn ruleset(socket: &mut Socket, family: Family, table: &str) -> Result<Ruleset> {
     let header = family_header(family)[0];
