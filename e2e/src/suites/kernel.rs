@@ -38,6 +38,13 @@ impl KernelState {
         self
     }
 
+    /// Without the routes of a link that is another's.
+    pub(super) fn without_link(mut self, name: &str) -> Self {
+        let of_link = format!(" dev {name} ");
+        self.0.retain(|line| !line.contains(&of_link));
+        self
+    }
+
     /// Without the routes to these blocks.
     pub(super) fn without(mut self, blocks: &BTreeSet<IpNet>) -> Self {
         self.0.retain(|line| !leads_to(line, blocks));
