@@ -1,6 +1,8 @@
 //! Host endpoints: policy of a node's own traffic and of what it forwards, with the ports that stay
 //! open whatever it says.
 
+mod established;
+
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv6Addr, SocketAddr, TcpStream};
 use std::process::Stdio;
@@ -25,6 +27,11 @@ pub(super) const TESTS: &[Test] = &[
     Test { name: "hosts::policy_on_forward", bed: &RACKS, body: forwarded },
     Test { name: "hosts::policy_before_destination_nat", bed: &RACKS, body: pre_dnat },
     Test { name: "hosts::policy_before_connection_tracking", bed: &RACKS, body: untracked },
+    Test {
+        name: "hosts::established_flows_are_judged_again",
+        bed: &RACKS,
+        body: established::judged_again,
+    },
     Test { name: "hosts::from_a_directory", bed: &DIRECTORY, body: own },
 ];
 

@@ -3,7 +3,7 @@
 
 mod cluster;
 mod counters;
-mod established;
+pub(super) mod established;
 mod rejected;
 mod rules;
 

@@ -221,8 +221,9 @@ impl Brain {
             != settings.keep_established
         {
             let endpoints = self.engine.endpoints();
-            let all = endpoints.flat_map(|endpoint| endpoint.addresses.iter().copied()).collect();
-            self.arrears.judge_again(all, Instant::now());
+            let all: Parties =
+                endpoints.flat_map(|endpoint| endpoint.addresses.iter().copied()).collect();
+            self.arrears.judge_again(Parties { at_hosts: true, ..all }, Instant::now());
         }
         if let Err(error) = self.kernel.set_host_action(settings.host_action).await {
             tracing::error!(%error, "FelixConfiguration: spec.defaultEndpointToHostAction is not in force");
@@ -403,8 +404,16 @@ impl Brain {
             return;
         }
         let (kernel, own) = (self.kernel.clone(), self.own.clone());
+        let has_hosts = self.engine.has_host_endpoints();
+        let again = !self.keep_established;
         tokio::spawn(async move {
-            let command = match kernel.flows(parties.clone()).await {
+            let looked_up = async {
+                if has_hosts {
+                    kernel.judge_at_hosts(parties.clone(), again).await?;
+                }
+                kernel.flows(parties.clone()).await
+            };
+            let command = match looked_up.await {
                 Ok(flows) => Command::Judge { parties, flows },
                 Err(error) => {
                     tracing::error!(%error, "established flows could not be judged again yet");

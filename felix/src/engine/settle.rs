@@ -56,8 +56,8 @@ impl Engine {
         let news = moves.into_iter().filter(|moved| !self.is_new_here(moved));
         let moves: Vec<addresses::Move> = news.collect();
         let range_moves = if self.started { range_moves } else { Vec::new() };
-        let moves = (&*moves, &*range_moves);
-        self.programs.classes_changed(&class_changes, moves, &self.classes, &mut self.pending);
+        let both = (&*moves, &*range_moves);
+        self.programs.classes_changed(&class_changes, both, &self.classes, &mut self.pending);
         hosts.extend(self.hosts_asking(&class_changes));
         self.classes.retire(&class_changes.emptied);
 
@@ -66,6 +66,16 @@ impl Engine {
         }
         for name in hosts {
             self.reassign_host(&name);
+        }
+        for moved in &moves {
+            if self.own_sides_differ(moved.before, moved.now) {
+                self.pending.rejudge(moved.address);
+            }
+        }
+        for moved in &range_moves {
+            if self.own_sides_differ(moved.before, moved.now) {
+                self.pending.rejudge_range(moved.first, moved.last);
+            }
         }
         self.programs.sweep();
         self.counting.sweep(&self.programs);

@@ -15,7 +15,7 @@ use super::report::Problem;
 use super::views::Views;
 use super::{Engine, automatic};
 use crate::model::host::{HostHook, View};
-use crate::model::{Key, Kind, ObjectKey, Value};
+use crate::model::{Class, Key, Kind, ObjectKey, Value};
 
 impl Engine {
     /// Finds the host endpoints that are in force and their policies. Returns those whose programs
@@ -137,6 +137,20 @@ impl Engine {
         };
         let asking = self.hosts.locals().filter(|(_, local)| asks(local));
         asking.map(|(name, _)| name.clone()).collect()
+    }
+
+    /// Whether a host endpoint tells two classes apart that its own side is in.
+    pub(super) fn own_sides_differ(&self, before: Class, now: Class) -> bool {
+        let differ = |local: &LocalHost| {
+            local.own_sides.iter().any(|(key, view)| match *key {
+                Key::HostView { hook, interface, class } if [before, now].contains(&class) => {
+                    let class = if class == before { now } else { before };
+                    local.own_sides.get(&Key::HostView { hook, interface, class }) != Some(view)
+                }
+                _ => false,
+            })
+        };
+        self.hosts.locals().any(|(_, local)| differ(local))
     }
 
     /// What is in force for a host endpoint at a hook, in its views. None: everything passes there.

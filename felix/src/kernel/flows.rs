@@ -8,7 +8,7 @@ use netlink::conntrack::{self, Entry, Layer4, Role};
 use netlink::{Batch, Protocol, Socket, addr};
 
 use super::Error;
-use super::layout::DENIED;
+use super::layout::{AGAIN, DENIED};
 use crate::model::{Flow, Parties, Verdict};
 
 /// Addresses up to which the kernel filters for each; beyond, all flows are read once.
@@ -91,7 +91,10 @@ impl Flows {
         Ok(flows)
     }
 
-    fn entries(&mut self, Parties { addresses, ranges }: &Parties) -> Result<Vec<Entry>, Error> {
+    fn entries(
+        &mut self,
+        Parties { addresses, ranges, .. }: &Parties,
+    ) -> Result<Vec<Entry>, Error> {
         let few = addresses.len() <= FILTERED && addresses.iter().all(IpAddr::is_ipv4);
         if !few || !ranges.is_empty() {
             let set: HashSet<IpAddr> = addresses.iter().copied().collect();
@@ -120,6 +123,28 @@ impl Flows {
             let mut batch = Batch::new();
             for flow in chunk {
                 conntrack::set_mark(&mut batch, &flow.entry, mark, DENIED);
+            }
+            self.run(&mut batch)?;
+        }
+        Ok(())
+    }
+
+    /// Has host endpoints judge these flows again, with the next packet of each; or not any more, all of
+    /// them.
+    pub(super) fn judge_at_hosts(&mut self, parties: &Parties, again: bool) -> Result<(), Error> {
+        let all = parties.at_hosts || !again;
+        let entries = if all {
+            conntrack::all(&mut self.conntrack, Some).map_err(failed)?
+        } else {
+            self.entries(parties)?
+        };
+        let mark = if again { AGAIN } else { 0 };
+        let others: Vec<Entry> =
+            entries.into_iter().filter(|entry| entry.mark & AGAIN != mark).collect();
+        for chunk in others.chunks(CHUNK) {
+            let mut batch = Batch::new();
+            for entry in chunk {
+                conntrack::set_mark(&mut batch, entry, mark, AGAIN);
             }
             self.run(&mut batch)?;
         }

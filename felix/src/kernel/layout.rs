@@ -33,7 +33,7 @@ use netlink::nft::{
 pub use self::deny::DenyAction;
 use self::deny::{ALLOWED, DENY, decide, decide_ranges, deny, tell};
 use self::host::Hosts;
-use crate::model::host::LINK_TYPES;
+use crate::model::host::{HostHook, LINK_TYPES};
 use crate::model::{Direction, Verdict as Policy};
 
 /// The table's name.
@@ -42,11 +42,16 @@ pub const TABLE: &str = "caracal";
 pub const FAMILY: Family = Family::Inet;
 /// The bit of `ct mark` that cuts a flow of a workload, in both directions, as long as it is set.
 /// Packets keep finding their flow, so that loose TCP pickup does not make a new one of it; once
-/// the bit is cleared, the flow goes on. No other bit of `ct mark` is ever changed but [`TAKEN`].
+/// the bit is cleared, the flow goes on. No other bit of `ct mark` is ever changed but [`TAKEN`] and
+/// [`AGAIN`].
 pub const DENIED: u32 = 0x0010_0000;
 /// The bit of `ct mark` of a new flow that a policy before destination NAT lets through, until its
 /// packet has passed the host endpoint. Other programs must not set it.
 pub const TAKEN: u32 = 0x0020_0000;
+/// The bit of `ct mark` that has host endpoints judge an established flow again, by the next packet of whoever
+/// began it: only the packet tells where it passes. A flow that is denied keeps it, and so is judged by
+/// each packet, until one is let through. Other programs must not set it.
+pub const AGAIN: u32 = 0x0040_0000;
 
 /// Where packets go that a policy logs: `nfnetlink_log`'s group, as in `tcpdump -i nflog:3234`.
 pub const LOG_GROUP: u16 = 3234;
@@ -271,7 +276,7 @@ fn drop_counted(rule: Rule, comment: &str) -> Rule {
 /// All chains, in an order in which each is only reached from later ones. With `masquerade`,
 /// [`MASQUERADE`] is among them, as the last.
 pub(super) fn chains(params: &Params, hosts: Hosts, masquerade: bool) -> Vec<Chain> {
-    let mut chains = params.deny.chains();
+    let mut chains = params.deny.chains(hosts);
     chains.extend([
         host::accepted(),
         plain("unknown", [drop_counted(Rule::new(), "endpoint not known")]),
@@ -481,13 +486,17 @@ fn hooks(prefix: &str, hosts: Hosts) -> [Chain; 4] {
             .is_not_in(&[Field::Oif], "wl")
             .verdict(Verdict::Goto("unknown"))
     };
-    let mut input = vec![cut(), known()];
+    let mut input = vec![cut()];
+    input.extend(host::to_again(hosts, HostHook::Input));
+    input.push(known());
     input.extend(host::already_accepted(hosts, "host_in_accepted"));
     input.push(from_workload());
     if hosts.any() {
         input.push(Rule::new().verdict(Verdict::Goto("host_in")));
     }
-    let mut forward = vec![cut(), known()];
+    let mut forward = vec![cut()];
+    forward.extend(host::to_again(hosts, HostHook::ForwardIn));
+    forward.push(known());
     if hosts.forwards() || hosts.dnat() {
         forward.push(Rule::new().verdict(Verdict::Jump("host_forward")));
     }

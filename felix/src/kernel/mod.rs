@@ -401,6 +401,16 @@ impl Kernel {
         self.flows.ask(|reply| FlowCommand::Each(FlowTask::Of(parties, reply))).await?
     }
 
+    /// Has host endpoints judge these flows again: each by the next packet of whoever began it, which is the
+    /// first that tells where the flow passes. Or, if not `again`, what is left of that is not done.
+    ///
+    /// # Errors
+    /// [`Error::Kernel`].
+    pub async fn judge_at_hosts(&self, parties: Parties, again: bool) -> Result<(), Error> {
+        let task = |reply| FlowCommand::Each(FlowTask::JudgeAtHosts(parties, again, reply));
+        self.flows.ask(task).await?
+    }
+
     /// Cuts flows: their packets are dropped, in both directions, until [`Kernel::clear_denied`].
     ///
     /// # Errors

@@ -67,6 +67,7 @@ pub(super) enum FlowCommand {
 #[derive(Debug)]
 pub(super) enum FlowTask {
     Of(Parties, Reply<Result<Vec<TrackedFlow>, Error>>),
+    JudgeAtHosts(Parties, bool, Committed),
     Mark(Vec<TrackedFlow>, bool, Committed),
     ForgetWithin(Vec<IpNet>, Committed),
 }
@@ -210,6 +211,9 @@ pub(super) fn run_flows(flows: &mut Flows, inbox: &Inbox<FlowCommand>) {
         for task in tasks {
             match task {
                 FlowTask::Of(parties, reply) => drop(reply.send(flows.of(&parties))),
+                FlowTask::JudgeAtHosts(parties, again, reply) => {
+                    let _ = reply.send(flows.judge_at_hosts(&parties, again));
+                }
                 FlowTask::Mark(list, denied, reply) => {
                     let _ = reply.send(flows.mark(&list, denied));
                 }

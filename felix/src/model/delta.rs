@@ -36,6 +36,8 @@ pub struct Parties {
     pub addresses: BTreeSet<IpAddr>,
     /// Ranges, which may overlap.
     pub ranges: BTreeSet<(IpAddr, IpAddr)>,
+    /// All that pass host endpoints, whosesoever.
+    pub at_hosts: bool,
 }
 
 impl Parties {
@@ -44,23 +46,37 @@ impl Parties {
         Self {
             addresses: delta.rejudge.iter().copied().collect(),
             ranges: delta.rejudge_ranges.iter().copied().collect(),
+            at_hosts: delta.elements.iter().any(|change| is_of_hosts(&change.key)),
         }
     }
 
     /// Nobody.
     pub fn is_empty(&self) -> bool {
-        self.addresses.is_empty() && self.ranges.is_empty()
+        self.addresses.is_empty() && self.ranges.is_empty() && !self.at_hosts
     }
 
     /// Adds others.
     pub fn extend(&mut self, others: Self) {
         self.addresses.extend(others.addresses);
         self.ranges.extend(others.ranges);
+        self.at_hosts |= others.at_hosts;
     }
+}
+
+/// Whether a host endpoint's policy is another when this element is.
+fn is_of_hosts(key: &Key) -> bool {
+    matches!(
+        key,
+        Key::HostInterface(_)
+            | Key::HostTable { .. }
+            | Key::HostView { .. }
+            | Key::HostPolicy { .. }
+            | Key::Failsafe(..)
+    )
 }
 
 impl FromIterator<IpAddr> for Parties {
     fn from_iter<T: IntoIterator<Item = IpAddr>>(addresses: T) -> Self {
-        Self { addresses: addresses.into_iter().collect(), ranges: BTreeSet::new() }
+        Self { addresses: addresses.into_iter().collect(), ..Self::default() }
     }
 }

@@ -28,7 +28,8 @@ async fn streams(from: &Netns, to: &Pod) -> Result<Vec<Stream>> {
     Ok(streams)
 }
 
-async fn flow(streams: &mut [Stream]) -> Result<()> {
+/// Answers come to all.
+pub(in super::super) async fn flow(streams: &mut [Stream]) -> Result<()> {
     for stream in streams {
         let lately = |report: &Value| report["sinceReplyMs"].as_u64().is_some_and(|ms| ms < 200);
         let report = stream.until("flow", SOON, lately).await?;
@@ -37,7 +38,8 @@ async fn flow(streams: &mut [Stream]) -> Result<()> {
     Ok(())
 }
 
-async fn fall_silent(streams: &mut [Stream]) -> Result<()> {
+/// None come any more to any.
+pub(in super::super) async fn fall_silent(streams: &mut [Stream]) -> Result<()> {
     for stream in streams {
         let silent = |report: &Value| report["sinceReplyMs"].as_u64().is_some_and(|ms| ms > 500);
         stream.until("fall silent", SOON, silent).await?;

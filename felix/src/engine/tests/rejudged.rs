@@ -72,3 +72,24 @@ fn networks_that_nobody_asks_for_here() {
     );
     assert!(world.calico(&set("yes", "192.0.2.0/26")).rejudge_ranges.is_empty());
 }
+
+/// The node's other address is who rules ask for on the host's own side now: the element that says so is that of
+/// an address, none of the endpoint's.
+#[test]
+fn addresses_that_rules_ask_for_on_the_hosts_own_side() {
+    let mut world = super::hosts_random::world();
+    world.engine.set_host_links(super::hosts_random::links([0, 0]));
+    let host = |address: &str| {
+        format!(
+            "kind: HostEndpoint\nmetadata: {{name: h, labels: {{app: a}}}}\nspec: {{node: node1, \
+             interfaceName: eth0, expectedIPs: [{address}]}}\n"
+        )
+    };
+    world.calico(&host("10.0.0.1"));
+    world.calico(
+        "kind: GlobalNetworkPolicy\nmetadata: {name: own}\nspec:\n  selector: all()\n  \
+         ingress: [{action: Allow, destination: {selector: app == 'a'}}]\n",
+    );
+    let moved = world.calico(&host("10.0.1.1"));
+    assert_eq!(moved.rejudge, [ip("10.0.0.1"), ip("10.0.1.1")], "{moved:?}");
+}

@@ -11,9 +11,10 @@
 //! its programs are told by an error of their system call; and so is what is not tracked, since an ICMP error
 //! would belong to no flow, and not leave a host that drops what is invalid.
 
-use netlink::nft::{Chain, Field, Rule, Verdict};
+use netlink::nft::{Chain, Field, Rule, Verdict, ct_state};
 
-use super::{drop_counted, plain};
+use super::host::Hosts;
+use super::{AGAIN, drop_counted, plain};
 use crate::model::host::TableId;
 
 /// The chain that denied packets go to.
@@ -76,12 +77,18 @@ pub(super) fn cut() -> Chain {
 
 impl DenyAction {
     /// The chains of denied packets.
-    pub(super) fn chains(self) -> Vec<Chain> {
-        let mut rules = vec![
-            // What judge_marked kept of the packet's mark.
-            Rule::new().set_ct_mark(0),
-            tell(Rule::new(), DENIED_NEW),
-        ];
+    pub(super) fn chains(self, hosts: Hosts) -> Vec<Chain> {
+        // What judge_marked kept of the packet's mark.
+        let mut rules = vec![Rule::new().set_ct_mark(0)];
+        if hosts.any() {
+            let others =
+                ct_state::INVALID | ct_state::RELATED | ct_state::NEW | ct_state::UNTRACKED;
+            rules = vec![
+                Rule::new().ct_state(others).set_ct_mark(0),
+                Rule::new().ct_state(ct_state::ESTABLISHED).set_ct_mark_bits(AGAIN),
+            ];
+        }
+        rules.push(tell(Rule::new(), DENIED_NEW));
         let mut chains = Vec::new();
         match self {
             Self::Drop => rules.push(drop_counted(Rule::new(), COMMENT)),

@@ -21,10 +21,12 @@
 //! [`View::MASK`] set: that gives the view, if anything that is asked is true. Each view has a chain that does the
 //! rest with its number beside the other side's class.
 
+mod again;
 mod judge;
 
 use netlink::nft::{Chain, DataType, Field, Hook, Rule, Set, Value, Verdict, ct_state};
 
+pub(super) use self::again::to_again;
 use self::judge::{judge, judged, verdicts};
 use super::{DenyAction, MANGLE, RAW, TAKEN, base, drop_counted, from_workload, plain};
 use crate::model::Direction;
@@ -225,6 +227,7 @@ pub(super) fn chains(hosts: Hosts, deny: DenyAction) -> Vec<Chain> {
     } else if hosts.dnat() {
         chains.push(plain("host_forward", first));
     }
+    chains.extend(again::chains(hosts));
     chains
 }
 
@@ -237,14 +240,15 @@ pub(super) fn bases(hosts: Hosts) -> Vec<Chain> {
     }
     if hosts.dnat() {
         let seen = ct_state::ESTABLISHED | ct_state::RELATED | ct_state::UNTRACKED;
-        let rules = [
+        let mut rules: Vec<Rule> = to_again(hosts, HostHook::PreDnat).into_iter().collect();
+        rules.extend([
             Rule::new().ct_state(seen).verdict(Verdict::Accept),
             Rule::new().verdict(Verdict::Goto("host_dnat")),
-        ];
+        ]);
         chains.push(base("host_pre", "filter", Hook::Prerouting, MANGLE, rules));
     }
     if hosts.any() {
-        chains.push(post());
+        chains.push(post(hosts));
     }
     chains
 }
@@ -338,20 +342,14 @@ fn pre_dnat(hosts: Hosts, deny: DenyAction) -> Vec<Chain> {
 }
 
 /// The base chain of what the host itself sends, after destination NAT has chosen its interface.
-fn post() -> Chain {
-    base(
-        "host_post",
-        "filter",
-        Hook::Postrouting,
-        0,
-        [
-            Rule::new()
-                .ct_state(ct_state::ESTABLISHED | ct_state::RELATED)
-                .verdict(Verdict::Accept),
-            // What the host forwards came in somewhere.
-            Rule::new().equals(Field::Iif, &0u32.to_ne_bytes()).verdict(Verdict::Goto("host_out")),
-        ],
-    )
+fn post(hosts: Hosts) -> Chain {
+    let mut rules: Vec<Rule> = to_again(hosts, HostHook::Output).into_iter().collect();
+    rules.extend([
+        Rule::new().ct_state(ct_state::ESTABLISHED | ct_state::RELATED).verdict(Verdict::Accept),
+        // What the host forwards came in somewhere.
+        Rule::new().equals(Field::Iif, &0u32.to_ne_bytes()).verdict(Verdict::Goto("host_out")),
+    ]);
+    base("host_post", "filter", Hook::Postrouting, 0, rules)
 }
 
 fn name(hook: HostHook) -> &'static str {

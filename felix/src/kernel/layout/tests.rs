@@ -213,7 +213,7 @@ fn a_host_without_host_endpoints_pays_nothing() {
         list.iter().map(|(name, rules)| ((*name).to_owned(), *rules)).collect()
     };
     assert_eq!(rules(NO_HOSTS), named(&without));
-    let with = [("raw_pre", 1), ("forward", 6), ("input", 4), ("output", 2), ("host_post", 2)];
+    let with = [("raw_pre", 1), ("forward", 7), ("input", 5), ("output", 2), ("host_post", 3)];
     assert_eq!(rules(LATE_HOSTS), named(&with));
     let host = |chain: &Chain| chain.name.starts_with("host");
     assert!(!chains(&params(), NO_HOSTS, true).iter().any(host));

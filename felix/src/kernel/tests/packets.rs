@@ -1,6 +1,8 @@
 //! Real packets at the host endpoints of a node between two others, whatever marks other programs
 //! have given them and their flows.
 
+mod again;
+
 use std::io::{ErrorKind, Write};
 use std::net::{SocketAddr, UdpSocket};
 use std::os::fd::{AsFd, AsRawFd};

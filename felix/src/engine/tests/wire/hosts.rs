@@ -3,14 +3,14 @@
 use proptest::prelude::*;
 
 use super::bed::{At, Bed, Link};
-use super::frames::Header;
-use super::{Draw, Flow, begin, compare};
+use super::frames::{Header, Part};
+use super::{Draw, Flow, begin, compare, send};
 use crate::engine::tests::hosts_oracle::{INTERFACES, OUTSIDE, OWN, PODS, PORTS, State};
 use crate::engine::tests::hosts_random::{Event, event, world};
 use crate::engine::tests::random::cases;
 use crate::engine::tests::world::{SCTP, TCP, UDP, World, ip};
 use crate::kernel::{DenyAction, Kernel, Options};
-use crate::model::{Change, Delta};
+use crate::model::{Change, Delta, Parties};
 
 /// New flows that are tried in each round of a case.
 const PROBES: usize = 200;
@@ -96,12 +96,31 @@ fn pass(events: &[Event], seed: u64) -> Result<(), TestCaseError> {
         let here = Event::Links(own);
         let events = events.iter().filter(|event| !matches!(event, Event::Links(_)));
         let mut source_port = 1000;
+        let mut established: Vec<Flow> = Vec::new();
         for event in std::iter::once(&here).chain(events).chain([&Event::Settle]) {
             state.happen(event, &mut world);
             if !matches!(event, Event::Settle) {
                 continue;
             }
-            runtime.block_on(kernel.commit(world.settle())).unwrap();
+            let delta = world.settle();
+            let parties = Parties::of(&delta);
+            runtime.block_on(kernel.commit(delta)).unwrap();
+            if !parties.is_empty() {
+                runtime.block_on(kernel.judge_at_hosts(parties, true)).unwrap();
+            }
+            // Each packet for itself, with policy that does not track.
+            let tracked = state.policies.values().all(|policy| policy.early != Some("doNotTrack"));
+            if !tracked {
+                established.clear();
+            }
+            let wanted: Vec<bool> = established.iter().map(|flow| judge(&state, flow)).collect();
+            // Answers pass, and change nothing.
+            for part in [Part::MoreBack, Part::More, Part::MoreBack] {
+                let came = send(&mut bed, part, &established)?;
+                let wanted =
+                    if part == Part::More { wanted.clone() } else { vec![true; came.len()] };
+                compare(&format!("{part:?}: {state:#?}"), &established, &came, &wanted)?;
+            }
             let new = |port: u16| places.flow(&mut draw, port);
             let flows: Vec<Flow> = (0..PROBES)
                 .map(|number| source_port + u16::try_from(number).unwrap())
@@ -109,10 +128,10 @@ fn pass(events: &[Event], seed: u64) -> Result<(), TestCaseError> {
                 .collect();
             source_port += u16::try_from(PROBES).unwrap();
             let wanted: Vec<bool> = flows.iter().map(|flow| judge(&state, flow)).collect();
-            // Each packet for itself, with policy that does not track.
-            let tracked = state.policies.values().all(|policy| policy.early != Some("doNotTrack"));
             let came = begin(&mut bed, &flows, tracked)?;
-            compare(&format!("{state:#?}"), &flows, &came, &wanted)?;
+            compare(&format!("new: {state:#?}"), &flows, &came, &wanted)?;
+            let begun = flows.iter().zip(came).filter(|(_, came)| *came && tracked);
+            established.extend(begun.map(|(flow, _)| *flow));
         }
         Ok(())
     })
