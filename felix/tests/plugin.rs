@@ -12,7 +12,6 @@ use felix::cni::journal::Journal;
 use felix::cni::{Listener, Options, Server, backend, protocol, spec};
 use felix::model;
 use serde_json::{Value, json};
-use tempfile::TempDir;
 use testing::Fake;
 use tokio::runtime::Runtime;
 use tokio_util::sync::CancellationToken;
@@ -22,7 +21,7 @@ mod testing;
 
 /// A directory for one node, and its agent once started.
 struct Node {
-    directory: TempDir,
+    directory: testing::Directory,
     fake: Fake,
     agent: Option<(Runtime, CancellationToken, tokio::task::JoinHandle<()>)>,
 }

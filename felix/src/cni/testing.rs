@@ -4,6 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::future::pending;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use ipnet::IpNet;
@@ -20,8 +21,29 @@ use super::spec::PodArgs;
 
 /// A directory in memory, if there is such a file system: these tests are about order, and make
 /// many thousands of journal writes. The journal's own tests are about the disk.
-pub(super) fn directory() -> tempfile::TempDir {
-    tempfile::tempdir_in("/dev/shm").or_else(|_| tempfile::tempdir()).unwrap()
+pub(super) fn directory() -> Directory {
+    Directory(tempfile::tempdir_in("/dev/shm").or_else(|_| tempfile::tempdir()).unwrap().keep())
+}
+
+/// It goes when this is dropped, though the journal of an agent that is gone may have a file to make yet.
+pub(super) struct Directory(PathBuf);
+
+impl Directory {
+    pub(super) fn path(&self) -> &Path {
+        &self.0
+    }
+}
+
+impl Drop for Directory {
+    fn drop(&mut self) {
+        let deadline = std::time::Instant::now() + std::time::Duration::from_secs(5);
+        while std::fs::remove_dir_all(&self.0).is_err()
+            && self.0.exists()
+            && std::time::Instant::now() < deadline
+        {
+            std::thread::yield_now();
+        }
+    }
 }
 
 /// Of every pod's namespace.

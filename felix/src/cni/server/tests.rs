@@ -2,17 +2,16 @@ use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use serde_json::{Value, json};
-use tempfile::TempDir;
 use tokio::io::AsyncWriteExt;
 use tokio::task::JoinHandle;
 
 use super::super::protocol::CniRequest;
-use super::super::testing::{Fake, Fault, directory};
+use super::super::testing::{Directory, Fake, Fault, directory};
 use super::*;
 
 struct Agent {
     fake: Fake,
-    directory: TempDir,
+    directory: Directory,
     server: Server<Fake>,
     stop: CancellationToken,
     serving: JoinHandle<()>,

@@ -4,17 +4,16 @@ use std::path::PathBuf;
 use std::task::Poll;
 
 use serde_json::json;
-use tempfile::TempDir;
 
 use super::super::super::journal::OpenError;
 use super::super::super::protocol::CniRequest;
-use super::super::super::testing::{Fake, directory};
+use super::super::super::testing::{Directory, Fake, directory};
 use super::*;
 
 /// An agent of a node whose kernel and IPAM (`fake`) and disk outlive it.
 pub(super) struct Node {
     pub(super) fake: Fake,
-    pub(super) directory: Arc<TempDir>,
+    pub(super) directory: Arc<Directory>,
     pub(super) attachments: Arc<Attachments<Fake>>,
 }
 
@@ -41,7 +40,7 @@ impl Node {
         Self::start(Fake::default(), directory, options)
     }
 
-    pub(super) fn start(fake: Fake, directory: Arc<TempDir>, options: Options) -> Self {
+    pub(super) fn start(fake: Fake, directory: Arc<Directory>, options: Options) -> Self {
         let (journal, loaded) = open(&directory.path().join("state"));
         let backend = Arc::new(fake.clone());
         let attachments = Arc::new(Attachments::new(backend, journal, loaded, options));
