@@ -6,16 +6,19 @@ mod firewalld;
 mod kube_proxy;
 
 use std::net::IpAddr;
+use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Result, ensure};
 use k8s_openapi::api::core::v1::Pod;
+use tokio::process::Command;
 
 use super::kit::{ANSWER, PORT, SILENCE, Scope, expect_silence};
 use super::policy::{allow_frontend, default_deny_ingress};
 use super::{BESIDE, Test};
-use crate::lab::{View, pod_targets};
+use crate::lab::{Lab, View, pod_targets};
 use crate::netns::Netns;
+use crate::process::{self, Daemon};
 use crate::wait;
 
 pub(super) const TESTS: &[Test] = &[
@@ -45,6 +48,28 @@ async fn answer(view: &View, from: &Netns, targets: &[String]) -> Result<()> {
         Ok(())
     })
     .await
+}
+
+/// Starts a program on a node; it is ready when this returns.
+async fn start<F: Future<Output = Result<()>>>(
+    lab: &Lab,
+    name: &str,
+    netns: &Netns,
+    command: Command,
+    log: &Path,
+    ready: impl Fn() -> F,
+) -> Result<Daemon> {
+    let mut daemon = Daemon::start(lab.record(), name, netns, command, log).await?;
+    wait::until(name, SOON, || {
+        let (state, ready) = (daemon.check(), ready());
+        async move {
+            state?;
+            ready.await
+        }
+    })
+    .await
+    .map_err(|error| error.context(process::log_tail(log, 20)))?;
+    Ok(daemon)
 }
 
 /// Who asks a pod of the node, from where.

@@ -25,11 +25,9 @@ use crate::engine::{
     StagedStanding,
 };
 use crate::kernel::denied::DeniedPacket;
-use crate::kernel::flows::Rejudged;
 use crate::kernel::{self, Kernel, TrackedFlow};
 use crate::model::{
-    EndpointId, Flow, Kind, LocalEndpoint, Namespace, Object, ObjectKey, Parties, Pod, Update,
-    Verdict,
+    EndpointId, Kind, LocalEndpoint, Namespace, Object, ObjectKey, Parties, Pod, Update,
 };
 use crate::observe::health::{Condition, Heartbeat};
 use crate::observe::logging::Logging;
@@ -217,14 +215,7 @@ impl Brain {
         self.staged.set_failsafe(&settings.failsafe);
         self.engine.set_failsafe(settings.failsafe);
         self.engine.set_counting(settings.counting);
-        if std::mem::replace(&mut self.keep_established, settings.keep_established)
-            != settings.keep_established
-        {
-            let endpoints = self.engine.endpoints();
-            let all: Parties =
-                endpoints.flat_map(|endpoint| endpoint.addresses.iter().copied()).collect();
-            self.arrears.judge_again(Parties { at_hosts: true, ..all }, Instant::now());
-        }
+        self.keep_established(settings.keep_established);
         if let Err(error) = self.kernel.set_host_action(settings.host_action).await {
             tracing::error!(%error, "FelixConfiguration: spec.defaultEndpointToHostAction is not in force");
         }
@@ -344,7 +335,10 @@ impl Brain {
             return Ok(());
         }
         let delta = delta.unwrap_or_default();
-        self.arrears.judge(Parties::of(&delta));
+        // The first judges what was decided before this start, and what was cut then.
+        if first || !self.keep_established {
+            self.arrears.judge(Parties::of(&delta));
+        }
         let writing = Instant::now();
         let written =
             if first { self.kernel.sync(delta).await } else { self.kernel.commit(delta).await };
@@ -394,61 +388,6 @@ impl Brain {
         }
         self.programmed.set(outcome.clone());
         outcome.map_err(Failure::TryAgainLater)
-    }
-
-    /// Has the flows of those concerned looked up, off the path that pods and policies wait
-    /// on.
-    fn rejudge(&mut self) {
-        let parties = self.arrears.take_unjudged();
-        if parties.is_empty() {
-            return;
-        }
-        let (kernel, own) = (self.kernel.clone(), self.own.clone());
-        let has_hosts = self.engine.has_host_endpoints();
-        let again = !self.keep_established;
-        tokio::spawn(async move {
-            let looked_up = async {
-                if has_hosts {
-                    kernel.judge_at_hosts(parties.clone(), again).await?;
-                }
-                kernel.flows(parties.clone()).await
-            };
-            let command = match looked_up.await {
-                Ok(flows) => Command::Judge { parties, flows },
-                Err(error) => {
-                    tracing::error!(%error, "established flows could not be judged again yet");
-                    Command::Unjudged { parties }
-                }
-            };
-            if let Some(own) = own.upgrade() {
-                // The brain has ended: nobody judges any more.
-                drop(own.send(command).await);
-            }
-        });
-    }
-
-    /// Cuts the flows that policy now denies, and lets those go on that it allows again.
-    async fn judge(&mut self, of: &Parties, flows: Vec<TrackedFlow>) {
-        let verdict = |flow: &Flow| match self.keep_established {
-            true => Verdict::Allow,
-            false => self.engine.verdict_on_established(flow),
-        };
-        let Rejudged { deny, allow, denied_destinations } = Rejudged::of(flows, verdict);
-        self.engine.flows_judged(of, denied_destinations);
-        let all = deny.iter().chain(&allow);
-        let parties = all.flat_map(|flow| [flow.flow.source, flow.flow.destination]).collect();
-        let ended = deny.len();
-        let (denied, cleared) =
-            (self.kernel.mark_denied(deny).await, self.kernel.clear_denied(allow).await);
-        match denied.and(cleared) {
-            Ok(()) => {
-                self.metrics.flows_ended.inc_by(ended as u64);
-            }
-            Err(error) => {
-                tracing::error!(%error, "not all established flows could be marked yet");
-                self.arrears.judge_again(parties, Instant::now());
-            }
-        }
     }
 
     fn report(&self) -> Report {

@@ -18,6 +18,7 @@ mod backend;
 mod bgp;
 mod brain;
 mod drops;
+mod established;
 mod explain;
 mod fabric;
 mod guard;

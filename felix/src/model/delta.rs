@@ -46,7 +46,7 @@ impl Parties {
         Self {
             addresses: delta.rejudge.iter().copied().collect(),
             ranges: delta.rejudge_ranges.iter().copied().collect(),
-            at_hosts: delta.elements.iter().any(|change| is_of_hosts(&change.key)),
+            at_hosts: delta.elements.iter().any(|change| change.key.is_of_hosts()),
         }
     }
 
@@ -63,16 +63,18 @@ impl Parties {
     }
 }
 
-/// Whether a host endpoint's policy is another when this element is.
-fn is_of_hosts(key: &Key) -> bool {
-    matches!(
-        key,
-        Key::HostInterface(_)
-            | Key::HostTable { .. }
-            | Key::HostView { .. }
-            | Key::HostPolicy { .. }
-            | Key::Failsafe(..)
-    )
+impl Key {
+    /// Whether a host endpoint's policy is another when this element is.
+    pub fn is_of_hosts(&self) -> bool {
+        matches!(
+            self,
+            Self::HostInterface(_)
+                | Self::HostTable { .. }
+                | Self::HostView { .. }
+                | Self::HostPolicy { .. }
+                | Self::Failsafe(..)
+        )
+    }
 }
 
 impl FromIterator<IpAddr> for Parties {

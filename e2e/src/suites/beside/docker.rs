@@ -12,11 +12,10 @@ use tokio::process::Command;
 
 use super::super::kernel::{KernelState, inside};
 use super::super::kit::Scope;
-use super::{Clients, NODE, SOON};
+use super::{Clients, NODE, SOON, start};
 use crate::lab::Lab;
 use crate::netns::Netns;
 use crate::process::{self, Daemon};
-use crate::wait;
 
 /// dockerd on a node.
 struct Docker {
@@ -48,22 +47,15 @@ impl Docker {
         );
         let mut command = Command::new("unshare");
         command.args(["--mount", "sh", "-c", &script]);
-        let mut daemon = Daemon::start(lab.record(), "dockerd", &self.netns, command, &log).await?;
         // It listens before it is done.
-        wait::until("dockerd", SOON, || {
-            let (state, netns) = (daemon.check(), &self.netns);
+        let ready = async || {
             let mut command = Command::new("docker");
             command.args(["--host", &format!("unix://{socket}"), "info"]);
-            async move {
-                state?;
-                let output = process::capture(command, Some(netns), b"", SOON).await?;
-                let said = String::from_utf8_lossy(&output.stderr);
-                ensure!(output.status.success(), "{said}");
-                Ok(())
-            }
-        })
-        .await
-        .map_err(|error| error.context(process::log_tail(&log, 20)))?;
+            let output = process::capture(command, Some(&self.netns), b"", SOON).await?;
+            ensure!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+            Ok(())
+        };
+        let daemon = start(lab, "dockerd", &self.netns, command, &log, ready).await?;
         self.daemon = Some(daemon);
         Ok(())
     }

@@ -11,11 +11,10 @@ use tokio::process::Command;
 
 use super::super::kernel::KernelState;
 use super::super::kit::{SILENCE, Scope};
-use super::{Clients, NODE, SOON};
+use super::{Clients, NODE, SOON, start};
 use crate::lab::Lab;
 use crate::netns::Netns;
 use crate::process::{self, Daemon};
-use crate::wait;
 
 /// What an administrator says, once.
 const TOLD: [&str; 7] = [
@@ -59,12 +58,11 @@ impl Firewall {
         command.args(["--nofork", "--nopidfile"]);
         command.arg(format!("--config-file={}", configuration.display()));
         let log = folder.join("bus.log");
-        let bus = Daemon::start(lab.record(), "dbus-daemon", &netns, command, &log).await?;
-        wait::until("the bus", SOON, || async {
+        let ready = async || {
             tokio::net::UnixStream::connect(folder.join("bus")).await?;
             Ok(())
-        })
-        .await?;
+        };
+        let bus = start(lab, "dbus-daemon", &netns, command, &log, ready).await?;
         Ok(Self { folder, netns, _bus: bus, daemon: None })
     }
 
@@ -75,18 +73,8 @@ impl Firewall {
         command.args(["--nofork", "--nopid", "--system-config"]).arg(self.folder.join("etc"));
         command.arg("--log-file").arg(self.folder.join("firewalld.log"));
         command.env("DBUS_SYSTEM_BUS_ADDRESS", address(&self.folder));
-        let mut daemon =
-            Daemon::start(lab.record(), "firewalld", &self.netns, command, &log).await?;
-        wait::until("firewalld", SOON, || {
-            let state = daemon.check();
-            let this = &*self;
-            async move {
-                state?;
-                this.tell("--state").await
-            }
-        })
-        .await
-        .map_err(|error| error.context(process::log_tail(&log, 20)))?;
+        let ready = || self.tell("--state");
+        let daemon = start(lab, "firewalld", &self.netns, command, &log, ready).await?;
         self.daemon = Some(daemon);
         Ok(())
     }

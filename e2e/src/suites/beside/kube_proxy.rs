@@ -15,13 +15,13 @@ use tokio::process::Command;
 
 use super::super::kernel::{KernelState, inside};
 use super::super::kit::{PORT, SILENCE, Scope, expect_silence};
-use super::{Clients, NODE, SOON, answer, targets};
+use super::{Clients, NODE, SOON, answer, start, targets};
 use crate::cluster::Cluster;
 use crate::control_plane::ApiServer;
+use crate::http;
 use crate::lab::{Lab, View};
 use crate::netns::Netns;
 use crate::process::{self, Daemon};
-use crate::{http, wait};
 
 const HEALTH: &str = "127.0.0.1:10256";
 /// The service's own port; its pods' is [`PORT`].
@@ -85,20 +85,13 @@ impl Proxy {
             "--conntrack-tcp-timeout-established=0s".into(),
             "--conntrack-tcp-timeout-close-wait=0s".into(),
         ]);
-        let mut daemon =
-            Daemon::start(lab.record(), "kube-proxy", &self.netns, command, &log).await?;
         let health = HEALTH.parse()?;
-        wait::until("kube-proxy", SOON, || {
-            let (state, netns) = (daemon.check(), &self.netns);
-            async move {
-                state?;
-                let (status, body) = http::get(netns, health, "/healthz").await?;
-                ensure!(status == 200, "{status} {}", body.trim());
-                Ok(())
-            }
-        })
-        .await
-        .map_err(|error| error.context(process::log_tail(&log, 20)))?;
+        let ready = async || {
+            let (status, body) = http::get(&self.netns, health, "/healthz").await?;
+            ensure!(status == 200, "{status} {}", body.trim());
+            Ok(())
+        };
+        let daemon = start(lab, "kube-proxy", &self.netns, command, &log, ready).await?;
         self.daemon = Some(daemon);
         Ok(())
     }

@@ -63,17 +63,7 @@ pub(super) fn endpoint(name: &str, rest: &str) -> String {
 }
 
 pub(super) fn host_elements(world: &World) -> Vec<Key> {
-    let of_hosts = |key: &&Key| {
-        matches!(
-            key,
-            Key::HostInterface(_)
-                | Key::HostTable { .. }
-                | Key::HostView { .. }
-                | Key::HostPolicy { .. }
-                | Key::Failsafe(..)
-        )
-    };
-    world.kernel.elements.keys().filter(of_hosts).copied().collect()
+    world.kernel.elements.keys().filter(|key| key.is_of_hosts()).copied().collect()
 }
 
 #[test]
