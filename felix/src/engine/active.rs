@@ -7,8 +7,8 @@ use smallvec::SmallVec;
 
 use super::atoms::{Atom, AtomId, Atoms, Question, answers};
 use super::policy::{
-    Action, Own, Peer, Peers, Policy, PortMatch, PortSet, Ports, ProtocolPorts, Rule, Tier,
-    Traffics,
+    Action, Own, Peer, Peers, Policy, PolicyId, PortMatch, PortSet, Ports, ProtocolPorts, Rule,
+    Tier, Traffics,
 };
 use super::ranges::Family;
 use super::terms::Analysis;
@@ -18,6 +18,7 @@ use crate::names::DomainNames;
 /// The rules of an active policy.
 #[derive(Debug)]
 pub(super) struct ActivePolicy {
+    pub(super) id: PolicyId,
     pub(super) tier: Arc<Tier>,
     ingress: Option<Vec<ActiveRule>>,
     egress: Option<Vec<ActiveRule>>,
@@ -109,7 +110,8 @@ impl ActivePolicy {
             Some(rules.iter().map(|rule| ActiveRule::new(rule, direction, &mut acquire)).collect())
         };
         let (ingress, egress) = (rules(Direction::Ingress), rules(Direction::Egress));
-        Self { tier: policy.tier.clone(), ingress, egress, atoms: acquired, names }
+        let (id, tier) = (policy.id.clone(), policy.tier.clone());
+        Self { id, tier, ingress, egress, atoms: acquired, names }
     }
 
     /// Gives the questions back.

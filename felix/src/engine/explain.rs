@@ -18,11 +18,11 @@ use super::atoms::{Atom, Question};
 use super::policies::Revision;
 use super::policy::{Policy, Rule};
 use super::program::Met;
-use super::table::{Header, Ruling, Step};
+use super::table::{Header, Step};
 use super::workloads::Local;
 use super::{Engine, slot};
 use crate::model::host::HostHook;
-use crate::model::{Class, Direction, Flow, Key, Object, ObjectKey, Traffic, Value, Verdict};
+use crate::model::{Class, Direction, Flow, Key, Object, ObjectKey, Value, Verdict};
 
 pub use denial::Denial;
 pub use host::Passage;
@@ -281,9 +281,7 @@ impl Engine {
             verdict = ruling.verdict;
             let class = program.told_apart(class).map(|_| class);
             let key = Key::Policy { direction, index, class, traffic };
-            // That everything else is denied needs no element.
-            let silent = class.is_none() && traffic == Traffic::Any && ruling == Ruling::DENY;
-            elements.push(Element::new(key, (!silent).then_some(ruling.into())));
+            elements.push(Element::new(key, Some(ruling.into())));
             met = program.trace(atoms, header);
         }
         Judgement {

@@ -20,6 +20,14 @@ pub(super) struct HostSite {
     pub(super) view: View,
 }
 
+impl HostSite {
+    /// The element that says which verdicts hold here for peers of a class.
+    pub(super) fn key(self, class: Class) -> Key {
+        let Self { hook, interface, view } = self;
+        Key::HostTable { hook, interface, view, class }
+    }
+}
+
 /// The tables in use, by direction.
 #[derive(Clone, Debug, Default)]
 pub(super) struct HostTables {
@@ -43,9 +51,7 @@ impl HostTables {
         // First, so that a table that stays is not written again.
         let is = now.map(|table| self.acquire(direction, table, pending));
         let was = before.and_then(|table| self.release(direction, table, pending));
-        let HostSite { hook, interface, view } = site;
-        let class = class.unwrap_or_default();
-        let key = Key::HostTable { hook, interface, view, class };
+        let key = site.key(class.unwrap_or_default());
         pending.set(key, was.map(Value::Table), is.map(Value::Table));
     }
 
@@ -73,7 +79,7 @@ impl HostTables {
         let id = self.name(direction, table);
         self.taken.insert(id);
         self.of(direction).insert(table.clone(), (id, 1));
-        for (traffic, ruling) in table.default_elements() {
+        for (traffic, ruling) in table.needed_elements() {
             let key = Key::HostPolicy { table: id, traffic };
             pending.set(key, None, Some(ruling.into()));
         }
@@ -92,7 +98,7 @@ impl HostTables {
         if *uses == 0 {
             self.of(direction).remove(table);
             self.taken.remove(&id);
-            for (traffic, ruling) in table.default_elements() {
+            for (traffic, ruling) in table.needed_elements() {
                 let key = Key::HostPolicy { table: id, traffic };
                 pending.set(key, Some(ruling.into()), None);
             }

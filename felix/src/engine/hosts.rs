@@ -8,6 +8,7 @@ use std::sync::Arc;
 use api::v3;
 use smallvec::SmallVec;
 
+use super::comments;
 use super::convert::FieldError;
 use super::host_tables::HostSite;
 use super::pending::Pending;
@@ -144,7 +145,7 @@ pub(super) struct Hosts {
     /// Those of which anything was changed since the last delta.
     touched: BTreeSet<Arc<str>>,
     /// The elements of interfaces and failsafe ports.
-    elements: BTreeSet<Key>,
+    elements: BTreeMap<Key, Option<Arc<str>>>,
 }
 
 impl Hosts {
@@ -293,7 +294,7 @@ impl Hosts {
             Direction::Egress => (flow.destination, Direction::Ingress),
         };
         let failsafe = |direction, port| {
-            self.elements.iter().find(|key| match **key {
+            self.elements.keys().find(|key| match **key {
                 Key::Failsafe(of, protocol, number, net) => {
                     (of, protocol, number) == (direction, flow.protocol, port)
                         && net.contains(&peer)
@@ -373,24 +374,35 @@ impl Hosts {
             });
             (local.allows, local.interfaces) = (allows, interfaces);
         }
-        self.settle_elements(taken.keys().filter_map(|interface| *interface), pending);
+        self.settle_elements(taken, pending);
         (gone, true)
     }
 
     fn settle_elements(
         &mut self,
-        interfaces: impl Iterator<Item = InterfaceName>,
+        taken: BTreeMap<Option<InterfaceName>, Arc<str>>,
         pending: &mut Pending,
     ) {
-        let mut wanted: BTreeSet<Key> = interfaces.map(Key::HostInterface).collect();
+        let interfaces = taken.into_iter();
+        let mut wanted: BTreeMap<Key, Option<Arc<str>>> = interfaces
+            .filter_map(|(interface, name)| Some((Key::HostInterface(interface?), Some(name))))
+            .collect();
         if !self.locals.is_empty() {
-            wanted.extend(failsafe_keys(&self.failsafe));
+            wanted.extend(failsafe_keys(&self.failsafe).into_iter().map(|key| (key, None)));
         }
-        for key in self.elements.difference(&wanted) {
+        for key in self.elements.keys().filter(|key| !wanted.contains_key(*key)) {
             pending.set(*key, Some(Value::Member), None);
         }
-        for key in wanted.difference(&self.elements) {
-            pending.set(*key, None, Some(Value::Member));
+        for (key, name) in &wanted {
+            let before = self.elements.get(key);
+            if before.is_none() {
+                pending.set(*key, None, Some(Value::Member));
+            }
+            if let Some(name) = name
+                && before.and_then(Option::as_ref) != Some(name)
+            {
+                pending.comment(*key, comments::of_host(name));
+            }
         }
         self.elements = wanted;
     }

@@ -24,6 +24,7 @@ mod automatic;
 mod calico;
 mod classes;
 mod cluster_policy;
+mod comments;
 mod convert;
 mod counting;
 mod explain;

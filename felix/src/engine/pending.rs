@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use rustc_hash::FxHashMap;
 
@@ -14,6 +15,7 @@ pub(super) struct Pending {
     elements: FxHashMap<Key, (Option<Value>, Option<Value>)>,
     rejudge: BTreeSet<IpAddr>,
     rejudge_ranges: BTreeSet<(IpAddr, IpAddr)>,
+    comments: FxHashMap<Key, Arc<str>>,
 }
 
 impl Pending {
@@ -28,6 +30,11 @@ impl Pending {
         entry.1 = now;
     }
 
+    /// Says something about an element for those who read the kernel's list.
+    pub(super) fn comment(&mut self, key: Key, text: Arc<str>) {
+        self.comments.insert(key, text);
+    }
+
     /// Has the flows of `address` judged again.
     pub(super) fn rejudge(&mut self, address: IpAddr) {
         self.rejudge.insert(address);
@@ -40,15 +47,23 @@ impl Pending {
 
     /// Everything recorded, in key order; None if it comes to nothing.
     pub(super) fn take(&mut self) -> Option<Delta> {
+        let gone = |key: &Key| self.elements.get(key).is_some_and(|(_, now)| now.is_none());
+        self.comments.retain(|key, _| !gone(key));
         let mut elements: Vec<Change> = std::mem::take(&mut self.elements)
             .into_iter()
             .filter(|(_, (before, now))| before != now)
             .map(|(key, (_, value))| Change { key, value })
             .collect();
         elements.sort_unstable_by_key(|change| change.key);
-        let rejudge: Vec<IpAddr> = std::mem::take(&mut self.rejudge).into_iter().collect();
-        let rejudge_ranges: Vec<_> = std::mem::take(&mut self.rejudge_ranges).into_iter().collect();
-        let something = !elements.is_empty() || !rejudge.is_empty() || !rejudge_ranges.is_empty();
-        something.then(|| Delta { elements, rejudge, rejudge_ranges, deciders: Vec::new() })
+        let mut comments: Vec<_> = std::mem::take(&mut self.comments).into_iter().collect();
+        comments.sort_unstable_by_key(|(key, _)| *key);
+        let delta = Delta {
+            elements,
+            rejudge: std::mem::take(&mut self.rejudge).into_iter().collect(),
+            rejudge_ranges: std::mem::take(&mut self.rejudge_ranges).into_iter().collect(),
+            deciders: Vec::new(),
+            comments,
+        };
+        (delta != Delta::default()).then_some(delta)
     }
 }

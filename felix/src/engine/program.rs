@@ -11,6 +11,7 @@ use smallvec::SmallVec;
 use super::active::{ActiveMatch, ActivePolicy, ActivePorts, ActiveRule, ActiveTraffic, PortName};
 use super::atoms::{Atom, AtomId, answers};
 use super::classes::Classes;
+use super::comments;
 use super::policy::Action;
 use super::programs::Site;
 use super::ranges::{Family, subtract};
@@ -92,6 +93,8 @@ pub(super) struct Program {
     lines: Vec<Line>,
     /// Who decides by each line; empty where nothing is counted.
     deciders: Box<[Decider]>,
+    /// What is said of it in the kernel's list.
+    comment: Arc<str>,
     /// The lines that can match a peer because of one question, ascending.
     by_atom: FxHashMap<AtomId, Vec<u32>>,
     /// The lines that can match peers of class 0 too.
@@ -158,6 +161,7 @@ impl Program {
             key,
             lines,
             deciders,
+            comment: comments::of_policies(policies),
             by_atom,
             always,
             relevant,
@@ -186,6 +190,11 @@ impl Program {
     /// Who decides; empty where nothing is counted.
     pub(super) fn deciders(&self) -> &[Decider] {
         &self.deciders
+    }
+
+    /// What is said of it in the kernel's list: its policies.
+    pub(super) fn comment(&self) -> &Arc<str> {
+        &self.comment
     }
 
     /// The verdicts on peers of a class.

@@ -43,6 +43,18 @@ pub(super) enum Site {
     Host(HostSite),
 }
 
+impl Site {
+    /// The element that holds for all whom a program does not tell apart, and that is always there.
+    fn shown_at(self, direction: Direction) -> Key {
+        match self {
+            Self::Workload(index) => {
+                Key::Policy { direction, index, class: None, traffic: Traffic::Any }
+            }
+            Self::Host(site) => site.key(Class::default()),
+        }
+    }
+}
+
 /// The endpoint that a program is for.
 #[derive(Clone, Debug)]
 pub(super) struct User {
@@ -124,6 +136,12 @@ impl Programs {
                     (Some(before), Some(now)) => !now.key().judges_as(before.key()),
                     _ => true,
                 };
+                if let Some(now) = now
+                    && before.is_none_or(|before| before.comment() != now.comment())
+                {
+                    let key = user.site.shown_at(direction);
+                    pending.comment(key, now.comment().clone());
+                }
                 replace(user.site, direction, before, now, &mut self.hosts, pending) && others
             }
         };
@@ -276,10 +294,11 @@ fn set(
         Site::Host(site) => return hosts.set(site, class, before, now, pending),
     };
     let elements = |table: Option<&Table>| -> Vec<(Traffic, Ruling)> {
-        match (table, class) {
-            (None, _) => Vec::new(),
-            (Some(table), Some(_)) => table.class_elements().collect(),
-            (Some(table), None) => table.default_elements().collect(),
+        match table {
+            None => Vec::new(),
+            // Also what is denied at last, which the kernel would do anyway: the element says by which
+            // policies.
+            Some(table) => table.all_elements().collect(),
         }
     };
     let (before, now) = (elements(before), elements(now));

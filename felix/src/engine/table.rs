@@ -145,14 +145,13 @@ impl Table {
         found.unwrap_or((Traffic::Any, self.any))
     }
 
-    /// The elements for a class that is told apart: complete, ending with its `Any`.
-    pub(super) fn class_elements(&self) -> impl Iterator<Item = (Traffic, Ruling)> {
+    /// The elements, ending with that of everything else.
+    pub(super) fn all_elements(&self) -> impl Iterator<Item = (Traffic, Ruling)> {
         self.entries.iter().copied().chain([(Traffic::Any, self.any)])
     }
 
-    /// The elements for all other classes. What matches none of them is denied by the kernel, so
-    /// that is not spelled out.
-    pub(super) fn default_elements(&self) -> impl Iterator<Item = (Traffic, Ruling)> {
+    /// The same without what would be so anyway: what no element matches is denied by the kernel.
+    pub(super) fn needed_elements(&self) -> impl Iterator<Item = (Traffic, Ruling)> {
         let any = (self.any != Ruling::DENY).then_some((Traffic::Any, self.any));
         self.entries.iter().copied().chain(any)
     }

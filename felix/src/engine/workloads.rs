@@ -9,6 +9,7 @@ use rustc_hash::FxHashMap;
 use smallvec::SmallVec;
 
 use super::addresses::Addresses;
+use super::comments;
 use super::network_sets::NetworkSet;
 use super::pending::Pending;
 use super::pods::{PodEntry, Pods};
@@ -187,6 +188,7 @@ impl Workloads {
         }
         let index = given.host_index;
         pending.set(Key::Workload(index), None, Some(Value::Member));
+        pending.comment(Key::Workload(index), comments::of_endpoint(&given));
         for address in distinct(&given.addresses) {
             pending.set(Key::Source(address, index), None, Some(Value::Member));
             self.by_address.entry(address).or_default().push(index);

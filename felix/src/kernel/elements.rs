@@ -54,6 +54,8 @@ pub(super) struct Raw {
     pub(super) data: RawData,
     /// Where packets that find it are counted: how many there were, and their bytes.
     pub(super) count: Option<Count>,
+    /// What is said of it.
+    pub(super) comment: Option<Box<str>>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -88,6 +90,7 @@ impl Raw {
             count: element
                 .counter
                 .map(|counter| Count { packets: counter.packets, bytes: counter.bytes }),
+            comment: element.comment.map(Box::from),
         }
     }
 
@@ -504,6 +507,16 @@ fn ip(bytes: &[u8]) -> Option<IpAddr> {
 pub(super) fn counts(set: &str, elements: &[Raw]) -> Vec<(Key, Count)> {
     let of = |raw: &Raw| Some((decode_key(set, raw)?, raw.count?));
     elements.iter().filter_map(of).collect()
+}
+
+/// What is said of elements.
+pub(super) fn comments<'a>(
+    set: &'a str,
+    elements: &'a [Raw],
+) -> impl Iterator<Item = (Key, &'a str)> {
+    let of = |raw: &'a Raw| raw.comment.as_deref().map(|text| (raw, text));
+    let said = elements.iter().filter_map(of);
+    said.filter_map(move |(raw, text)| Some((decode_key(set, raw)?, text)))
 }
 
 /// The names of the maps whose elements may count.

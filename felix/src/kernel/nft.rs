@@ -6,6 +6,7 @@
 //! start stays unless it is contradicted.
 
 mod channel;
+mod comments;
 mod counts;
 mod flush;
 mod host_parts;
@@ -20,6 +21,7 @@ use rustc_hash::FxHashMap;
 
 use self::channel::OWNED;
 pub(super) use self::channel::{Channel, queue, rejects};
+use self::comments::Comments;
 use self::counts::Counts;
 use self::host_parts::HostParts;
 pub(super) use self::shared::{Shared, Write, open};
@@ -94,6 +96,7 @@ pub(super) struct Writer<C> {
     in_sync: bool,
     /// Who decides, and what was counted for them by elements that are gone.
     counts: Counts,
+    comments: Comments,
     /// Chains and sets are in the kernel as they should be.
     built: bool,
     /// `programmed` is what the kernel has.
@@ -129,6 +132,7 @@ impl<C: Channel> Writer<C> {
             asking: 0,
             in_sync: false,
             counts: Counts::default(),
+            comments: Comments::default(),
             built: false,
             known: false,
             doubted: false,
@@ -205,6 +209,7 @@ impl<C: Channel> Writer<C> {
     /// Takes a change of intent; it is written by the next [`Writer::flush`].
     pub(super) fn change(&mut self, delta: &Delta) {
         self.counts.learn(&delta.deciders);
+        self.comments.learn(delta);
         for Change { key, value } in &delta.elements {
             match key {
                 Key::Masquerade(net) => self.change_net(Key::Masquerade(net.trunc()), *value),
@@ -212,6 +217,7 @@ impl<C: Channel> Writer<C> {
                 _ => self.want(*key, *value),
             }
         }
+        delta.comments.iter().for_each(|(key, _)| self.touch(*key));
     }
 
     fn want(&mut self, key: Key, value: Option<Value>) {
@@ -368,6 +374,11 @@ impl<C: Channel> Writer<C> {
                 .collect(),
             last_error: self.last_error.clone(),
         }
+    }
+
+    /// Whether an element is to be written, or deleted: it has this value now, and should have that.
+    fn differs(&self, key: &Key, now: Option<&Value>, after: Option<&Value>) -> bool {
+        now != after || after.is_some_and(|value| self.comments.differ(key, value))
     }
 
     fn target(&self, key: &Key) -> Option<Value> {

@@ -27,6 +27,15 @@ pub struct Delta {
     pub rejudge_ranges: Vec<(IpAddr, IpAddr)>,
     /// Who the new numbers in [`Value::Counted`] stand for.
     pub deciders: Vec<(Decider, Arc<Decision>)>,
+    /// What `nft list` says from now on beside elements, of these or written before, that nobody is named
+    /// by ([`Value::Counted`]): whose they are, and which policies are in force there. It goes with the
+    /// element. What is longer than [`Delta::COMMENT`] is cut.
+    pub comments: Vec<(Key, Arc<str>)>,
+}
+
+impl Delta {
+    /// The longest comment, in bytes.
+    pub const COMMENT: usize = 127;
 }
 
 /// Whose flows are meant: of these addresses, and of all in these ranges, first and last of one family.

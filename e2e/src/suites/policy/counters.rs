@@ -2,15 +2,16 @@
 
 use std::time::Duration;
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Context as _, Result, bail, ensure};
 use futures::FutureExt as _;
 use futures::future::BoxFuture;
 use serde_json::{Value, json};
+use tokio::process::Command;
 
 use super::{allow_frontend, default_deny_ingress, pods, within_a_second};
 use crate::lab::{Lab, View, pod_targets};
 use crate::suites::kit::{PORT, SILENCE, Scope, Stream, expect_answers};
-use crate::wait;
+use crate::{process, wait};
 
 /// From a change of settings, or of a counter, on a busy machine.
 const SOON: Duration = Duration::from_secs(20);
@@ -43,6 +44,19 @@ async fn until(view: &View, what: &str, hold: impl Fn(&[Value]) -> bool) -> Resu
     .await
 }
 
+/// Whether the node's table, as `nft` lists it, has an element with this comment.
+async fn said(view: &View, comment: &str) -> Result<()> {
+    let mut list = Command::new("nft");
+    list.args(["list", "table", "inet", "caracal"]);
+    let output = process::capture(list, Some(&view.place.netns("node1")), b"", SOON).await?;
+    let text = String::from_utf8_lossy(&output.stdout);
+    if text.contains(&format!("comment \"{comment}\"")) {
+        return Ok(());
+    }
+    let comments: Vec<&str> = text.lines().filter(|line| line.contains("comment")).collect();
+    bail!("nothing says {comment:?}: {comments:#?}")
+}
+
 pub(super) fn by_rule(lab: &mut Lab) -> BoxFuture<'_, Result<()>> {
     async move {
         let view = lab.view();
@@ -55,6 +69,10 @@ pub(super) fn by_rule(lab: &mut Lab) -> BoxFuture<'_, Result<()>> {
         within_a_second(view, &other, &tcp, false).await?;
         within_a_second(view, &far, &tcp, true).await?;
         ensure!(counters(view).await?.is_empty(), "off until it is turned on");
+        said(view, &format!("{}/api", scope.name)).await?;
+        let both = ["api-allow", "default-deny-ingress"]
+            .map(|policy| format!("KubernetesNetworkPolicy {}/{policy}", scope.name));
+        said(view, &both.join(", ")).await?;
 
         let target = tcp.first().context("an address")?;
         let mut streams = Vec::new();
@@ -89,6 +107,8 @@ pub(super) fn by_rule(lab: &mut Lab) -> BoxFuture<'_, Result<()>> {
                 && packets(rows, None, None) >= attempts
         })
         .await?;
+
+        said(view, &format!("spec.ingress[0] of {policy}")).await?;
 
         // Who decides otherwise is counted from then on, and what was counted stays.
         let mut changed = allow_frontend();

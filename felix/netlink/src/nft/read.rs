@@ -73,7 +73,8 @@ pub fn table(socket: &mut Socket, family: Family, name: &str) -> Result<Option<T
             name: buffer::text(attrs.find(attr::TABLE)?),
             flags: attrs.find(attr::TABLE_FLAGS).and_then(buffer::be32).unwrap_or(0),
             owner: attrs.find(attr::TABLE_OWNER).and_then(buffer::be32),
-            comment: UserData::find_comment(&attrs, attr::TABLE_USERDATA, udata::COMMENT),
+            comment: UserData::find_comment(&attrs, attr::TABLE_USERDATA, udata::COMMENT)
+                .map(Into::into),
         })
     });
     match found {
@@ -272,6 +273,6 @@ fn rule(attrs: &Attrs<'_>) -> Rule {
     let list = Attrs(attrs.find(attr::RULE_EXPRESSIONS).unwrap_or_default());
     Rule {
         exprs: list.map(|(_, element)| Expr::decode(element)).collect(),
-        comment: UserData::find_comment(attrs, attr::RULE_USERDATA, udata::COMMENT),
+        comment: UserData::find_comment(attrs, attr::RULE_USERDATA, udata::COMMENT).map(Into::into),
     }
 }

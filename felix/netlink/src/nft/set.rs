@@ -181,7 +181,8 @@ impl Set {
             value,
             interval: flags & INTERVAL != 0,
             size: description.find(attr::DESCRIPTION_SIZE).and_then(buffer::be32),
-            comment: UserData::find_comment(attrs, attr::SET_USERDATA, udata::SET_COMMENT),
+            comment: UserData::find_comment(attrs, attr::SET_USERDATA, udata::SET_COMMENT)
+                .map(Into::into),
         };
         let consistent = number(attr::SET_KEY_LEN)? == set.key_len()
             && (flags & CONCAT != 0) == set.two_ended()
@@ -272,8 +273,7 @@ impl<'a> Element<'a> {
                 Some(Expr::Counter(counter)) => Some(counter),
                 _ => None,
             },
-            // Nobody asks for it: it is for people.
-            comment: None,
+            comment: UserData::find_comment(&attrs, attr::ELEMENT_USERDATA, udata::ELEMENT_COMMENT),
         })
     }
 }

@@ -1,6 +1,6 @@
 //! The data types of set keys and map values, and what else `nft` keeps with objects.
 
-use crate::buffer::{self, Attrs, Batch};
+use crate::buffer::{Attrs, Batch};
 
 /// A type of `nft`'s (its numbers are libnftables' own `enum datatypes`: the kernel only stores them).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -87,13 +87,14 @@ impl UserData {
         }
     }
 
-    /// The comment in the user data of an object, if any.
-    pub(super) fn find_comment(attrs: &Attrs<'_>, attribute: u16, kind: u8) -> Option<String> {
+    /// The comment in the user data of an object, if any, and if it is text.
+    pub(super) fn find_comment<'a>(attrs: &Attrs<'a>, attribute: u16, kind: u8) -> Option<&'a str> {
         let mut rest = attrs.find(attribute)?;
         while let [k, len, tail @ ..] = rest {
             let value = tail.get(..usize::from(*len))?;
             if *k == kind {
-                return Some(buffer::text(value));
+                let text = value.split(|byte| *byte == 0).next()?;
+                return std::str::from_utf8(text).ok();
             }
             rest = &tail[value.len()..];
         }

@@ -418,11 +418,14 @@ fn nft_lists_elements_that_count() {
         assert!(listing.contains(wanted), "{listing}");
         let read = |element: Element<'_>| {
             let counter = element.counter.map(|counter| (counter.packets, counter.bytes));
-            Some((element.key.to_vec(), counter))
+            Some((element.key.to_vec(), counter, element.comment.map(str::to_owned)))
         };
         let found = nft::elements(socket, Family::Inet, TABLE, "egr", read).unwrap();
         assert_eq!(found.len(), 2);
-        assert!(found.contains(&(key.clone(), Some((5, 300)))), "{found:?}");
+        assert!(
+            found.contains(&(key.clone(), Some((5, 300)), element.comment.map(Into::into))),
+            "{found:?}"
+        );
         let mut tx = Transaction::new(Family::Inet, TABLE);
         tx.delete_element("egr", &Element::key(&key), 0);
         tx.commit(socket).unwrap();

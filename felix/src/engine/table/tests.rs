@@ -21,7 +21,7 @@ fn one_port_is_one_element() {
     let mut rules = Flattener::new(&[]);
     rules.ports(0, ALLOW, 6, (80, 80), ALL_PORTS);
     let table = rules.finish();
-    let elements = plain(table.default_elements());
+    let elements = plain(table.needed_elements());
     assert_eq!(elements, [(Traffic::Port(6, 80), Verdict::Allow)]);
 }
 
@@ -29,10 +29,10 @@ fn one_port_is_one_element() {
 fn ranges_are_expanded_up_to_64_ports() {
     let mut rules = Flattener::new(&[]);
     rules.ports(0, ALLOW, 6, (100, 163), ALL_PORTS);
-    assert_eq!(rules.finish().default_elements().count(), 64);
+    assert_eq!(rules.finish().needed_elements().count(), 64);
     let mut rules = Flattener::new(&[]);
     rules.ports(0, ALLOW, 6, (100, 164), ALL_PORTS);
-    let elements = plain(rules.finish().default_elements());
+    let elements = plain(rules.finish().needed_elements());
     assert_eq!(elements, [(Traffic::Ports(6, 100, 164), Verdict::Allow)]);
 }
 
@@ -41,7 +41,7 @@ fn all_but_one_port_is_two_elements() {
     let mut rules = Flattener::new(&[]);
     rules.ports(0, DENY, 17, (53, 53), ALL_PORTS);
     rules.protocol(1, ALLOW, 17);
-    let elements = plain(rules.finish().class_elements());
+    let elements = plain(rules.finish().all_elements());
     assert_eq!(
         elements,
         [
@@ -59,7 +59,7 @@ fn a_type_of_icmp_is_a_range_of_codes() {
     rules.ports(1, ALLOW, 1, (0x0800, 0x08ff), ALL_PORTS);
     rules.ports(2, ALLOW, 58, (0x8000, 0x8000), ALL_PORTS);
     let table = rules.finish();
-    let elements = plain(table.default_elements());
+    let elements = plain(table.needed_elements());
     let mut wanted: Vec<_> =
         [0x0800, 0x0801, 0x0802].map(|n| (Traffic::Port(1, n), Verdict::Allow)).into();
     wanted.push((Traffic::Port(58, 0x8000), Verdict::Allow));
@@ -82,7 +82,7 @@ fn a_protocol_that_ends_like_the_rest_needs_no_element() {
     let mut rules = Flattener::new(&[]);
     rules.ports(0, ALLOW, 6, (80, 80), ALL_PORTS);
     assert!(rules.all_traffic(1, ALLOW));
-    let elements = plain(rules.finish().default_elements());
+    let elements = plain(rules.finish().needed_elements());
     assert_eq!(elements, [(Traffic::Any, Verdict::Allow)]);
 }
 
@@ -139,7 +139,7 @@ fn source_ports_are_told_apart_only_where_they_matter() {
     rules.ports(2, ALLOW, 6, (443, 443), ALL_PORTS);
     rules.ports(3, ALLOW, 17, ALL_PORTS, (53, 53));
     let table = rules.finish();
-    let elements = plain(table.default_elements());
+    let elements = plain(table.needed_elements());
     assert_eq!(
         elements,
         [
@@ -185,7 +185,7 @@ fn what_is_logged_goes_on() {
     assert!(!rules.all_traffic(4, Step::Log), "nothing is decided by it");
     rules.ports(5, ALLOW, 17, (53, 53), ALL_PORTS);
     let table = rules.finish();
-    let elements: Vec<_> = table.default_elements().collect();
+    let elements: Vec<_> = table.needed_elements().collect();
     let ruling = Ruling::new;
     assert_eq!(
         elements,

@@ -9,7 +9,7 @@ use super::world::{
 };
 use crate::engine::{AppliedPolicy, Counts, Engine, PolicyId};
 use crate::model::{
-    Class, Direction, Flow, Key, Kind, Object, ObjectKey, Traffic, Update, Value, Verdict,
+    Change, Class, Direction, Flow, Key, Kind, Object, ObjectKey, Traffic, Update, Value, Verdict,
 };
 
 const ISOLATE: &str = "
@@ -17,8 +17,9 @@ metadata: {name: isolate, namespace: default}
 spec: {podSelector: {matchLabels: {app: api}}, policyTypes: [Ingress, Egress]}
 ";
 
-fn policies_kept(kernel: &Kernel) -> Vec<(Direction, Option<Class>, Traffic)> {
-    let keys = kernel.elements.keys().filter_map(|key| match *key {
+fn policies_allowing(kernel: &Kernel) -> Vec<(Direction, Option<Class>, Traffic)> {
+    let keys = kernel.elements.iter().filter_map(|(key, value)| match *key {
+        Key::Policy { .. } if *value == Value::Verdict(Verdict::Deny) => None,
         Key::Policy { direction, class, traffic, .. } => Some((direction, class, traffic)),
         _ => None,
     });
@@ -47,9 +48,21 @@ fn nothing_is_taken_before_the_source_is_in_sync() {
     assert_eq!(engine.take_delta(), None);
     engine.apply(Update::InSync);
     let delta = engine.take_delta().unwrap();
-    // Isolated by the recorded labels: nothing but deny, which needs no element.
-    let keys: Vec<Key> = delta.elements.iter().map(|change| change.key).collect();
-    assert_eq!(keys, [Key::Workload(7), Key::Source(ip("10.0.0.1"), 7)]);
+    // Isolated by the recorded labels: nothing but deny.
+    let deny = |direction| {
+        let key = Key::Policy { direction, index: 7, class: None, traffic: Traffic::Any };
+        Change { key, value: Some(Value::Verdict(Verdict::Deny)) }
+    };
+    let member = |key| Change { key, value: Some(Value::Member) };
+    assert_eq!(
+        delta.elements,
+        [
+            member(Key::Workload(7)),
+            member(Key::Source(ip("10.0.0.1"), 7)),
+            deny(Direction::Ingress),
+            deny(Direction::Egress)
+        ]
+    );
     // Flows from before the start are judged.
     assert_eq!(delta.rejudge, [ip("10.0.0.1")]);
 }
@@ -74,8 +87,8 @@ spec:
     let Value::Class(class) = world.kernel.elements[&Key::Class(ip("10.0.1.1"))] else {
         panic!("no class: {delta:?}")
     };
-    let policy =
-        |class, traffic| Key::Policy { direction: Direction::Ingress, index: 7, class, traffic };
+    let policy = |direction, class, traffic| Key::Policy { direction, index: 7, class, traffic };
+    let (allow, deny) = (Value::Verdict(Verdict::Allow), Value::Verdict(Verdict::Deny));
     let elements: Vec<(Key, Option<Value>)> =
         delta.elements.iter().map(|change| (change.key, change.value)).collect();
     assert_eq!(
@@ -85,8 +98,10 @@ spec:
             (Key::Source(ip("10.0.0.1"), 7), Some(Value::Member)),
             (Key::Source(ip("fd00::1"), 7), Some(Value::Member)),
             (Key::Class(ip("10.0.1.1")), Some(Value::Class(class))),
-            (policy(Some(class), Traffic::Port(6, 80)), Some(Value::Verdict(Verdict::Allow))),
-            (policy(Some(class), Traffic::Any), Some(Value::Verdict(Verdict::Deny))),
+            (policy(Direction::Ingress, None, Traffic::Any), Some(deny)),
+            (policy(Direction::Ingress, Some(class), Traffic::Port(6, 80)), Some(allow)),
+            (policy(Direction::Ingress, Some(class), Traffic::Any), Some(deny)),
+            (policy(Direction::Egress, None, Traffic::Any), Some(deny)),
         ]
     );
     assert!(delta.rejudge.is_empty(), "it has no flows yet: {delta:?}");
@@ -96,7 +111,7 @@ spec:
     assert_eq!(world.engine.take_delta(), None);
     world.engine.endpoint_set(endpoint_of(&api, 8));
     let delta = world.settle();
-    assert_eq!(delta.elements.len(), 10, "{delta:?}");
+    assert_eq!(delta.elements.len(), 14, "{delta:?}");
 
     world.engine.endpoint_remove(&id_of("api"));
     world.settle();
@@ -152,14 +167,14 @@ fn an_endpoint_outlives_its_pod_with_the_labels_last_known() {
     world.engine.endpoint_set(endpoint_of(&it, 7));
     world.engine.apply(Update::Set(Object::Pod(it.clone())));
     world.settle();
-    assert_eq!(policies_kept(&world.kernel).len(), 2, "free in both directions");
+    assert_eq!(policies_allowing(&world.kernel).len(), 2, "free in both directions");
 
     // Quarantined, then deleted by force while its container lives on.
     it.labels = [("app", "api")].into_iter().collect();
     world.engine.apply(Update::Set(Object::Pod(it.clone())));
     let delta = world.settle();
     assert_eq!(delta.rejudge, [ip("10.0.0.1")]);
-    assert!(policies_kept(&world.kernel).is_empty());
+    assert!(policies_allowing(&world.kernel).is_empty());
     world.engine.apply(Update::Remove(Kind::Pod, it.key.clone()));
     assert_eq!(world.engine.take_delta(), None);
     let record = world.engine.endpoint(&id_of("it")).unwrap();
@@ -170,12 +185,12 @@ fn an_endpoint_outlives_its_pod_with_the_labels_last_known() {
     successor.uid = "another".into();
     world.engine.apply(Update::Set(Object::Pod(successor.clone())));
     world.settle();
-    assert!(policies_kept(&world.kernel).is_empty());
+    assert!(policies_allowing(&world.kernel).is_empty());
     let mut endpoint = endpoint_of(&successor, 8);
     endpoint.id.container_id = "c-successor".into();
     world.engine.endpoint_set(endpoint);
     world.settle();
-    assert_eq!(policies_kept(&world.kernel).len(), 2);
+    assert_eq!(policies_allowing(&world.kernel).len(), 2);
 }
 
 /// The runtime knows a static pod by another uid than the API server knows its mirror by.
@@ -190,11 +205,11 @@ fn an_endpoint_of_a_static_pod_follows_its_mirror() {
     world.engine.endpoint_set(endpoint);
     world.engine.apply(Update::Set(Object::Pod(mirror.clone())));
     world.settle();
-    assert_eq!(policies_kept(&world.kernel).len(), 2, "another pod's labels do not count");
+    assert_eq!(policies_allowing(&world.kernel).len(), 2, "another pod's labels do not count");
     mirror.mirror_uid = Some("4f2bdd5b".into());
     world.engine.apply(Update::Set(Object::Pod(mirror)));
     world.settle();
-    assert!(policies_kept(&world.kernel).is_empty());
+    assert!(policies_allowing(&world.kernel).is_empty());
 }
 
 #[test]
@@ -391,6 +406,34 @@ fn policies_are_told_in_evaluation_order() {
         world.engine.policies_for(&id_of("api")),
         [policy("all", false), policy("isolate", true)]
     );
+}
+
+/// What the kernel's list says beside elements follows from what is in force, whatever changes.
+#[test]
+fn whose_and_which_policies_are_said() {
+    let mut world = World::new(&["default"]);
+    world.local("default", "api", &[("app", "api")], &["10.0.0.1"]);
+    let said = |world: &World| {
+        let index = world.engine.endpoint(&id_of("api")).unwrap().host_index;
+        let at = |direction| Key::Policy { direction, index, class: None, traffic: Traffic::Any };
+        let keys = [Key::Workload(index), at(Direction::Ingress), at(Direction::Egress)];
+        keys.map(|key| world.kernel.comments[&key].to_string())
+    };
+    assert_eq!(said(&world), ["default/api", "no policy", "no policy"]);
+    world.policy(ISOLATE);
+    world.policy("{metadata: {name: all, namespace: default}, spec: {podSelector: {}}}");
+    let (all, isolate) =
+        ("KubernetesNetworkPolicy default/all", "KubernetesNetworkPolicy default/isolate");
+    let both = format!("{all}, {isolate}");
+    assert_eq!(said(&world), ["default/api", &both, isolate]);
+
+    // Another text of the same policies is nothing new; one policy less is, though all stays denied.
+    world.policy(
+        "{metadata: {name: all, namespace: default}, spec: {podSelector: {}, ingress: []}}",
+    );
+    let delta = world.remove_policy("default", "all");
+    assert_eq!((delta.elements.len(), delta.comments.len()), (0, 1), "{delta:?}");
+    assert_eq!(said(&world), ["default/api", isolate, isolate]);
 }
 
 /// Judged again: endpoints whose policy changes a verdict, and peers that a policy now sees as

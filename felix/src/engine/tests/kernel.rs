@@ -14,6 +14,8 @@ pub(super) struct Kernel {
     pub(super) elements: BTreeMap<Key, Value>,
     /// Whom the numbers stand for.
     pub(super) deciders: BTreeMap<Decider, Arc<Decision>>,
+    /// What is said beside elements.
+    pub(super) comments: BTreeMap<Key, Arc<str>>,
 }
 
 impl Kernel {
@@ -31,6 +33,7 @@ impl Kernel {
                 None => {
                     let before = self.elements.remove(&change.key);
                     assert!(before.is_some(), "deleted though absent: {:?}", change.key);
+                    self.comments.remove(&change.key);
                 }
             }
         }
@@ -38,7 +41,32 @@ impl Kernel {
             let before = self.deciders.insert(*decider, decision.clone());
             assert_eq!(before, None, "two for one number");
         }
+        assert!(delta.comments.is_sorted_by(|a, b| a.0 < b.0));
+        for (key, text) in &delta.comments {
+            assert!(self.elements.contains_key(key), "{text} beside nothing: {key:?}");
+            self.comments.insert(*key, text.clone());
+        }
         self.check();
+        self.check_comments();
+    }
+
+    /// Whoever reads the list finds out whose policy he reads.
+    fn check_comments(&self) {
+        for key in self.elements.keys() {
+            let named = match key {
+                Key::Workload(index) => {
+                    for direction in [Direction::Ingress, Direction::Egress] {
+                        let (index, class, traffic) = (*index, None, Traffic::Any);
+                        let key = Key::Policy { direction, index, class, traffic };
+                        assert!(self.comments.contains_key(&key), "nothing at {key:?}");
+                    }
+                    true
+                }
+                Key::HostInterface(_) | Key::HostTable { class: Class(0), .. } => true,
+                _ => false,
+            };
+            assert!(!named || self.comments.contains_key(key), "nothing is said of {key:?}");
+        }
     }
 
     /// What the kernel's map types and lookup order demand of the elements.
@@ -386,7 +414,7 @@ impl Kernel {
     }
 
     /// The elements with classes numbered by who is in them, so that two engines can be compared.
-    pub(super) fn canonical(&self) -> BTreeMap<Key, Value> {
+    pub(super) fn canonical(&self) -> (BTreeMap<Key, Value>, BTreeMap<Key, Arc<str>>) {
         let mut members: BTreeMap<Class, Vec<Key>> = BTreeMap::new();
         for (key, value) in &self.elements {
             if let Value::Class(class) = value {
@@ -407,7 +435,8 @@ impl Kernel {
             let at = decisions.iter().position(|decision| **decision == *self.deciders[&by]);
             Decider(u32::try_from(at.unwrap()).unwrap() + 1)
         };
-        self.elements
+        let elements = self
+            .elements
             .iter()
             .map(|(key, value)| {
                 let key = match *key {
@@ -431,6 +460,7 @@ impl Kernel {
                 };
                 (key, value)
             })
-            .collect()
+            .collect();
+        (elements, self.comments.clone())
     }
 }

@@ -178,7 +178,7 @@ proptest! {
     ) {
         let raw: Vec<Raw> = raw
             .into_iter()
-            .map(|(key, key_end, starts, data)| Raw { key, key_end, starts, data, count: None })
+            .map(|(key, key_end, starts, data)| Raw { key, key_end, starts, data, count: None, comment: None })
             .collect();
         let (known, _) = decode(set, raw.clone());
         let (_, foreign) = decode(set, raw);

@@ -10,8 +10,6 @@ use super::{Channel, Step, Writer, elements};
 use crate::kernel::{Count, Counted, Error};
 use crate::model::{Decider, Decision, Key, Value};
 
-/// The longest comment of an element, in bytes.
-const COMMENT: usize = 127;
 /// So many who decide nothing any more are remembered, with what they did.
 const REMEMBERED: usize = 4096;
 /// Reading one element takes as long as so many in a list.
@@ -40,18 +38,9 @@ impl Counts {
         }
     }
 
-    /// What `nft list` shows beside an element.
-    pub(super) fn comment(&self, value: &Value) -> Option<String> {
-        let Value::Counted { by, .. } = value else { return None };
-        let mut text = self.names.get(by)?.to_string();
-        // Quotes would end it.
-        text.retain(|c| c != '"');
-        let mut end = text.len().min(COMMENT);
-        while !text.is_char_boundary(end) {
-            end -= 1;
-        }
-        text.truncate(end);
-        Some(text)
+    /// Who a number stands for.
+    pub(super) fn name(&self, decider: Decider) -> Option<String> {
+        self.names.get(&decider).map(ToString::to_string)
     }
 }
 

@@ -85,7 +85,7 @@ impl<C: Channel> Writer<C> {
         self.programmed.len() > WALKED
             && self.dirty.iter().any(|(_, key)| {
                 let after = self.target(key).filter(elements::leads_to_chain);
-                after.is_some() && after.as_ref() != self.programmed.get(key)
+                after.is_some() && self.differs(key, self.programmed.get(key), after.as_ref())
             })
     }
 
@@ -153,6 +153,8 @@ impl<C: Channel> Writer<C> {
                 Some(value) => self.programmed.insert(*key, *value),
                 None => self.programmed.remove(key),
             };
+            let comment = after.and_then(|value| self.comments.beside(key, &value, &self.counts));
+            self.comments.note(key, comment);
             if matches!(key, Key::Masquerade(_)) {
                 self.masquerading -= usize::from(before.is_some());
                 self.masquerading += usize::from(after.is_some());
@@ -216,7 +218,7 @@ impl<C: Channel> Writer<C> {
         for &(_, key) in keys {
             let before = self.programmed.get(&key).copied();
             let after = self.target(&key);
-            if before == after {
+            if !self.differs(&key, before.as_ref(), after.as_ref()) {
                 continue;
             }
             match after.map(|value| elements::check(&key, &value)) {
@@ -237,7 +239,7 @@ impl<C: Channel> Writer<C> {
         }
         for (step, tag) in steps.iter().zip(0..) {
             if let Some(value) = &step.after {
-                let comment = self.counts.comment(value);
+                let comment = self.comments.beside(&step.key, value, &self.counts);
                 elements::encode(&step.key).add(tx, value, comment.as_deref(), tag);
             }
         }

@@ -27,6 +27,7 @@ impl<C: Channel> Writer<C> {
         let reading =
             |error: netlink::Error| Error::Kernel(format!("reading table inet {TABLE}: {error}"));
         let before = std::mem::take(&mut self.programmed);
+        self.comments.forget_written();
         self.masquerading = 0;
         self.hosts = HostParts::default();
         self.asking = 0;
@@ -41,8 +42,11 @@ impl<C: Channel> Writer<C> {
         let wanted = layout::sets();
         for set in ruleset.sets.iter().filter(|set| wanted.contains(set)) {
             let Some(name) = elements::set_names().find(|name| *name == set.name) else { continue };
-            let (known, foreign) =
-                elements::decode(name, self.channel.elements(name).map_err(reading)?);
+            let raw = self.channel.elements(name).map_err(reading)?;
+            for (key, text) in elements::comments(name, &raw) {
+                self.comments.note(&key, Some(text.into()));
+            }
+            let (known, foreign) = elements::decode(name, raw);
             self.masquerading +=
                 known.iter().filter(|(key, _)| matches!(key, Key::Masquerade(_))).count();
             self.asking += known.iter().filter(|(key, _)| matches!(key, Key::Asks(_))).count();
@@ -100,6 +104,7 @@ impl<C: Channel> Writer<C> {
                 tx.delete_table();
             }
             self.programmed.clear();
+            self.comments.forget_written();
             self.masquerading = 0;
             self.hosts = HostParts::default();
             self.asking = 0;

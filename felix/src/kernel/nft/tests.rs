@@ -1,3 +1,4 @@
+mod commented;
 mod counted;
 mod kit;
 mod shared;

@@ -74,6 +74,7 @@ fn all_of(world: &World) -> Delta {
     Delta {
         elements: elements.map(|(key, of)| Change { key: *key, value: Some(*of) }).collect(),
         deciders: world.kernel.deciders.iter().map(|(by, of)| (*by, of.clone())).collect(),
+        comments: world.kernel.comments.iter().map(|(key, of)| (*key, of.clone())).collect(),
         ..Delta::default()
     }
 }

@@ -16,7 +16,7 @@ fn decision(number: usize) -> Arc<Decision> {
 }
 
 /// The same elements, where they may count: by another decider each.
-fn counted(plain: &[Change]) -> Delta {
+pub(super) fn counted(plain: &[Change]) -> Delta {
     let mut delta = Delta::default();
     for change in plain {
         let by = Decider(u32::try_from(delta.deciders.len() + 1).unwrap());
@@ -48,7 +48,7 @@ fn anonymous(delta: &Delta) -> FxHashMap<Key, Value> {
     all
 }
 
-fn listing() -> String {
+pub(super) fn listing() -> String {
     let listed = Command::new("nft").args(["list", "table", "inet", TABLE]).output().unwrap();
     String::from_utf8(listed.stdout).unwrap()
 }
