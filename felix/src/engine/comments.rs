@@ -3,7 +3,7 @@
 use std::fmt::{Display, Write as _};
 use std::sync::Arc;
 
-use super::active::ActivePolicy;
+use super::policy::PolicyId;
 use crate::model::{Delta, LocalEndpoint};
 
 /// Beside the interface of an endpoint: the pod.
@@ -17,8 +17,10 @@ pub(super) fn of_host(name: &str) -> Arc<str> {
 }
 
 /// Beside what holds for all whom no policy tells apart: the policies that were asked, in order.
-pub(super) fn of_policies(policies: &[Arc<ActivePolicy>]) -> Arc<str> {
-    list(policies.iter().map(|policy| &policy.id)).into()
+pub(super) fn of_policies<'a>(
+    policies: impl ExactSizeIterator<Item = &'a PolicyId> + Clone,
+) -> Arc<str> {
+    list(policies).into()
 }
 
 /// As many as there is room for, and how many more.

@@ -11,8 +11,7 @@ use smallvec::SmallVec;
 use super::active::{ActiveMatch, ActivePolicy, ActivePorts, ActiveRule, ActiveTraffic, PortName};
 use super::atoms::{Atom, AtomId, answers};
 use super::classes::Classes;
-use super::comments;
-use super::policy::Action;
+use super::policy::{Action, PolicyId};
 use super::programs::Site;
 use super::ranges::{Family, subtract};
 use super::table::{ALL_PORTS, Flattener, Header, Step, Table};
@@ -93,8 +92,8 @@ pub(super) struct Program {
     lines: Vec<Line>,
     /// Who decides by each line; empty where nothing is counted.
     deciders: Box<[Decider]>,
-    /// What is said of it in the kernel's list.
-    comment: Arc<str>,
+    /// Those of the key.
+    policies: Box<[Arc<ActivePolicy>]>,
     /// The lines that can match a peer because of one question, ascending.
     by_atom: FxHashMap<AtomId, Vec<u32>>,
     /// The lines that can match peers of class 0 too.
@@ -161,7 +160,7 @@ impl Program {
             key,
             lines,
             deciders,
-            comment: comments::of_policies(policies),
+            policies: policies.into(),
             by_atom,
             always,
             relevant,
@@ -192,9 +191,9 @@ impl Program {
         &self.deciders
     }
 
-    /// What is said of it in the kernel's list: its policies.
-    pub(super) fn comment(&self) -> &Arc<str> {
-        &self.comment
+    /// Its policies, in evaluation order.
+    pub(super) fn policies(&self) -> impl ExactSizeIterator<Item = &PolicyId> + Clone {
+        self.policies.iter().map(|policy| &policy.id)
     }
 
     /// The verdicts on peers of a class.

@@ -11,6 +11,7 @@ use super::active::ActivePolicy;
 use super::addresses::{Move, RangeMove};
 use super::atoms::AtomId;
 use super::classes::{ClassChanges, Classes};
+use super::comments;
 use super::host_tables::{HostSite, HostTables};
 use super::pending::Pending;
 use super::program::{Program, ProgramKey};
@@ -137,10 +138,10 @@ impl Programs {
                     _ => true,
                 };
                 if let Some(now) = now
-                    && before.is_none_or(|before| before.comment() != now.comment())
+                    && before.is_none_or(|before| !before.policies().eq(now.policies()))
                 {
                     let key = user.site.shown_at(direction);
-                    pending.comment(key, now.comment().clone());
+                    pending.comment(key, comments::of_policies(now.policies()));
                 }
                 replace(user.site, direction, before, now, &mut self.hosts, pending) && others
             }

@@ -40,7 +40,8 @@ impl Comments {
     ) -> Option<Arc<str>> {
         match value {
             Value::Counted { by, .. } => counts.name(*by).map(|name| fitting(name).into()),
-            _ => self.wanted.get(key).cloned(),
+            _ if has_comment(key) => self.wanted.get(key).cloned(),
+            _ => None,
         }
     }
 
