@@ -5,6 +5,7 @@ mod bed;
 mod frames;
 mod hosts;
 mod pods;
+mod recipes;
 
 use std::collections::BTreeSet;
 use std::fmt::Write;
