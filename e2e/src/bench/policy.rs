@@ -128,10 +128,18 @@ fn rows(rounds: &[Round]) -> Result<Vec<Row>> {
     let matching = all.get("index", "match-100000", 50, MICROS)? / 100_000.0 * 1e3;
     rows.push(Row::new("a selector of four terms", CARACAL, "parsed in", "µs", parse));
     rows.push(Row::new("a selector of four terms", CARACAL, "matched in", "ns", matching));
+    for (figure, name) in [
+        ("parse-allocations", "allocations to parse it"),
+        ("match-allocations", "allocations to match it"),
+    ] {
+        let value = all.get("index", figure, 50, 1.0)?;
+        rows.push(Row::new("a selector of four terms", CARACAL, name, "", value));
+    }
     let index = "10,000 selectors, 100,000 pods";
     for (figure, name, unit, scale) in [
         ("build", "engine filled in", "ms", MILLIS),
         ("one-pod", "one pod more or less: p50", "µs", MICROS),
+        ("one-pod-allocations", "one pod more: allocations", "", 1.0),
         ("engine-MB", "memory", "MB", 1.0),
     ] {
         let value = all.get("index", figure, 50, scale)?;

@@ -4,6 +4,7 @@
 //! No process stands between: what is timed is what the agent does with an update, from the object to
 //! the end of the kernel's transaction.
 
+mod allocations;
 mod packets;
 mod stock;
 mod world;
@@ -295,6 +296,11 @@ fn index() -> Result<Figures> {
     }
     figures.put("parse-1000", &parse.0);
     figures.put("match-100000", &matches.0);
+    let selector = Selector::parse(text)?;
+    let parsing = allocations::of(|| drop(black_box(Selector::parse(black_box(text)))));
+    figures.put("parse-allocations", &[parsing]);
+    let matching = allocations::of(|| _ = black_box(selector.matches(black_box(&pod))));
+    figures.put("match-allocations", &[matching]);
 
     let world = World::ten_thousand_selectors();
     let before = resident()?;
@@ -314,6 +320,12 @@ fn index() -> Result<Figures> {
         .context("a pod that joins or leaves changes nothing")?;
     }
     figures.put("one-pod", &one.0);
+    let update = Update::Set(world.member(1));
+    let ours = allocations::of(|| {
+        engine.apply(update);
+        drop(black_box(engine.take_delta()));
+    });
+    figures.put("one-pod-allocations", &[ours]);
     Ok(figures)
 }
 

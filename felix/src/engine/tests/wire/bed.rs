@@ -30,6 +30,20 @@ const OTHER_MAC: [u8; 6] = [2, 0, 0, 0, 0, 1];
 const PACKET_OUTGOING: u8 = 4;
 const ARP: [u8; 2] = [8, 6];
 const LONGEST: usize = 2048;
+/// In these states connection tracking forgets a flow sooner than a busy machine comes to its next packet;
+/// an association of SCTP that waits for the last word of its handshake after 3 s.
+const UNSETTLED: [&str; 8] = [
+    "sctp_timeout_cookie_wait",
+    "sctp_timeout_cookie_echoed",
+    "tcp_timeout_syn_sent",
+    "tcp_timeout_syn_recv",
+    "udp_timeout",
+    "udp_timeout_stream",
+    "icmp_timeout",
+    "icmpv6_timeout",
+];
+/// Seconds.
+const LONG: &str = "600";
 /// IP_HDRINCL: the sender writes the IP header.
 const RAW: i32 = 255;
 
@@ -87,6 +101,10 @@ impl Bed {
             ("netfilter/nf_conntrack_checksum", "0"),
         ] {
             std::fs::write(format!("/proc/sys/net/{setting}"), value).unwrap();
+        }
+        for state in UNSETTLED {
+            let path = format!("/proc/sys/net/netfilter/nf_conntrack_{state}");
+            std::fs::write(path, LONG).unwrap();
         }
         // The node's own protocols know of no flow and would refuse each.
         run_with(
