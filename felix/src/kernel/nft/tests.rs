@@ -1,6 +1,7 @@
 mod commented;
 mod counted;
 mod kit;
+mod read_by_others;
 mod shared;
 
 use netlink::nft;
