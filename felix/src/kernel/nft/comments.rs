@@ -8,7 +8,8 @@ use rustc_hash::FxHashMap;
 use super::counts::Counts;
 use crate::model::{Change, Class, Delta, Key, Traffic, Value};
 
-/// Of those elements that are the only ones to have comments where nobody is named by them.
+/// Of the elements that say whose they are. All others, and these where packets are counted, say who decides,
+/// or nothing.
 #[derive(Debug, Default)]
 pub(super) struct Comments {
     wanted: FxHashMap<Key, Arc<str>>,
@@ -32,12 +33,7 @@ impl Comments {
     }
 
     /// What there should be beside an element of this value.
-    pub(super) fn beside<'a>(
-        &'a self,
-        key: &Key,
-        value: &Value,
-        counts: &'a Counts,
-    ) -> Option<Arc<str>> {
+    pub(super) fn beside(&self, key: &Key, value: &Value, counts: &Counts) -> Option<Arc<str>> {
         match value {
             Value::Counted { by, .. } => counts.name(*by).map(|name| fitting(name).into()),
             _ if has_comment(key) => self.wanted.get(key).cloned(),
@@ -53,13 +49,23 @@ impl Comments {
             && self.wanted.get(key).is_some_and(|text| self.written.get(key) != Some(text))
     }
 
-    /// The kernel has this element now, with this comment; or does not have it any more.
-    pub(super) fn note(&mut self, key: &Key, text: Option<Arc<str>>) {
+    /// The kernel has this element now, with what there should be beside it; or does not have it any more.
+    pub(super) fn committed(&mut self, key: &Key, value: Option<&Value>) {
+        if !has_comment(key) {
+            return;
+        }
+        let counted = matches!(value, Some(Value::Counted { .. }));
+        let text = value.filter(|_| !counted).and_then(|_| self.wanted.get(key));
+        match text {
+            Some(text) => self.written.insert(*key, text.clone()),
+            None => self.written.remove(key),
+        };
+    }
+
+    /// This was read.
+    pub(super) fn found(&mut self, key: &Key, text: &str) {
         if has_comment(key) {
-            match text {
-                Some(text) => self.written.insert(*key, text),
-                None => self.written.remove(key),
-            };
+            self.written.insert(*key, text.into());
         }
     }
 
@@ -69,7 +75,7 @@ impl Comments {
     }
 }
 
-/// Whether an element is named by more than who decides.
+/// Whether an element says whose it is.
 pub(super) fn has_comment(key: &Key) -> bool {
     match key {
         Key::Workload(_) | Key::HostInterface(_) => true,

@@ -153,8 +153,7 @@ impl<C: Channel> Writer<C> {
                 Some(value) => self.programmed.insert(*key, *value),
                 None => self.programmed.remove(key),
             };
-            let comment = after.and_then(|value| self.comments.beside(key, &value, &self.counts));
-            self.comments.note(key, comment);
+            self.comments.committed(key, after.as_ref());
             if matches!(key, Key::Masquerade(_)) {
                 self.masquerading -= usize::from(before.is_some());
                 self.masquerading += usize::from(after.is_some());

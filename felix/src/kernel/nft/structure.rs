@@ -44,7 +44,7 @@ impl<C: Channel> Writer<C> {
             let Some(name) = elements::set_names().find(|name| *name == set.name) else { continue };
             let raw = self.channel.elements(name).map_err(reading)?;
             for (key, text) in elements::comments(name, &raw) {
-                self.comments.note(&key, Some(text.into()));
+                self.comments.found(&key, text);
             }
             let (known, foreign) = elements::decode(name, raw);
             self.masquerading +=
