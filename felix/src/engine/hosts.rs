@@ -144,7 +144,7 @@ pub(super) struct Hosts {
     changed: bool,
     /// Those of which anything was changed since the last delta.
     touched: BTreeSet<Arc<str>>,
-    /// The elements of interfaces and failsafe ports.
+    /// The elements of interfaces, with the endpoints that they are of, and of failsafe ports.
     elements: BTreeMap<Key, Option<Arc<str>>>,
 }
 

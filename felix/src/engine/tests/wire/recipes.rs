@@ -216,6 +216,7 @@ fn files(folder: &str) -> Vec<PathBuf> {
     let mut files: Vec<PathBuf> =
         std::fs::read_dir(path).unwrap().map(|entry| entry.unwrap().path()).collect();
     files.sort();
+    assert!(!files.is_empty(), "no recipes");
     files
 }
 
