@@ -2,6 +2,7 @@
 //! open whatever it says.
 
 mod established;
+mod untracked;
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv6Addr, SocketAddr, TcpStream};
@@ -26,7 +27,11 @@ pub(super) const TESTS: &[Test] = &[
     Test { name: "hosts::of_every_node", bed: &RACKS, body: of_every_node },
     Test { name: "hosts::policy_on_forward", bed: &RACKS, body: forwarded },
     Test { name: "hosts::policy_before_destination_nat", bed: &RACKS, body: pre_dnat },
-    Test { name: "hosts::policy_before_connection_tracking", bed: &RACKS, body: untracked },
+    Test {
+        name: "hosts::policy_before_connection_tracking",
+        bed: &RACKS,
+        body: untracked::not_tracked,
+    },
     Test {
         name: "hosts::established_flows_are_judged_again",
         bed: &RACKS,
@@ -470,58 +475,6 @@ fn pre_dnat(lab: &mut Lab) -> BoxFuture<'_, Result<()>> {
         soon(view, &third, &[closed, direct].concat(), true).await?;
         inside(&node, &["nft", "delete", "table", "ip", "node_ports"]).await?;
         scope.end().await
-    }
-    .boxed()
-}
-
-/// Whether the node tracks a flow of UDP to this port of its own.
-async fn tracked(node: &Netns, port: u16) -> Result<bool> {
-    let port = port.to_string();
-    let mut found = String::new();
-    for family in ["ipv4", "ipv6"] {
-        let list = ["conntrack", "-L", "-f", family, "-p", "udp", "--orig-port-dst", &port];
-        found += &inside(node, &list).await?;
-    }
-    Ok(!found.trim().is_empty())
-}
-
-fn untracked(lab: &mut Lab) -> BoxFuture<'_, Result<()>> {
-    async move {
-        let view = lab.view();
-        let mut scope = Scope::new(view, "hosts-untracked").await?;
-        let (node, peer) = (view.place.netns(NODE), view.place.netns(PEER));
-        let _server = serve(&node, &[PORT, OTHER_PORT]).await?;
-        let addresses = view.plan.topology.nodes[0].addresses();
-        let udp = targets(&addresses, "udp", PORT);
-        let (web, other) =
-            (targets(&addresses, "tcp", PORT), targets(&addresses, "udp", OTHER_PORT));
-        soon(view, &peer, &[udp.clone(), web.clone(), other.clone()].concat(), true).await?;
-        ensure!(tracked(&node, PORT).await?, "flows are tracked to begin with");
-
-        let mut uplink = endpoint("uplink", "eth0");
-        uplink["spec"]["profiles"] = json!(["projectcalico-default-allow"]);
-        scope.apply_global(uplink).await?;
-        // Answers have to be allowed too.
-        let both = json!({ "doNotTrack": true, "applyOnForward": true,
-            "types": ["Ingress", "Egress"],
-            "ingress": [
-                { "action": "Allow", "protocol": "UDP", "destination": { "ports": [PORT] } },
-                { "action": "Deny", "protocol": "UDP", "destination": { "ports": [OTHER_PORT] } },
-            ],
-            "egress": [{ "action": "Allow", "protocol": "UDP", "source": { "ports": [PORT] } }],
-        });
-        scope.apply_global(policy("hosts-untracked", "uplink", both)).await?;
-        soon(view, &peer, &other, false).await?;
-        // What neither denies nor allows goes on, to the profile.
-        now(view, &peer, &web).await?;
-        for family in ["ipv4", "ipv6"] {
-            inside(&node, &["conntrack", "-F", "-f", family]).await?;
-        }
-        now(view, &peer, &udp).await?;
-        ensure!(!tracked(&node, PORT).await?, "a flow is tracked");
-        view.wait_for_sessions().await?;
-        scope.end().await?;
-        soon(view, &peer, &[udp, other].concat(), true).await
     }
     .boxed()
 }

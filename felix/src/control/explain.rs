@@ -256,7 +256,10 @@ fn hook_text(hook: HostHook) -> &'static str {
         HostHook::ForwardIn => "forwarded, where it comes in",
         HostHook::ForwardOut => "forwarded, where it goes out",
         HostHook::PreDnat => "before destination NAT",
-        HostHook::UntrackedIn | HostHook::UntrackedOut => "before connection tracking",
+        HostHook::UntrackedIn
+        | HostHook::UntrackedOut
+        | HostHook::UntrackedInAgain
+        | HostHook::UntrackedOutAgain => "before connection tracking",
     }
 }
 

@@ -302,8 +302,7 @@ impl Hosts {
                 _ => false,
             })
         };
-        let untracked = matches!(hook, HostHook::UntrackedIn | HostHook::UntrackedOut);
-        let answer = || failsafe(answers, flow.source_port).filter(|_| untracked);
+        let answer = || failsafe(answers, flow.source_port).filter(|_| hook.is_untracked());
         if let Some(key) = failsafe(direction, flow.destination_port).or_else(answer) {
             return Some(Unasked::Failsafe(*key));
         }

@@ -140,7 +140,10 @@ impl OfHosts {
                 matches!(self, Self::Forwarded | Self::Unclear)
             }
             HostHook::PreDnat => self == Self::PreDnat,
-            HostHook::UntrackedIn | HostHook::UntrackedOut => self == Self::Untracked,
+            HostHook::UntrackedIn
+            | HostHook::UntrackedOut
+            | HostHook::UntrackedInAgain
+            | HostHook::UntrackedOutAgain => self == Self::Untracked,
         }
     }
 }

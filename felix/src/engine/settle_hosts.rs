@@ -181,9 +181,8 @@ impl Engine {
         let asked = policies.iter().flat_map(|policy| policy.own_questions(direction)).collect();
         let views = Views::new(asked, &self.classes);
         let policies = revisions.into();
-        // What is not tracked is looked up once more after it.
-        let untracked = matches!(hook, HostHook::UntrackedIn | HostHook::UntrackedOut);
-        let counted = self.counting.is_on() && !untracked;
+        // A packet counts once.
+        let counted = self.counting.is_on() && !hook.is_again();
         Some((views, ProgramKey { direction, role, policies, ports, own: None, counted }))
     }
 

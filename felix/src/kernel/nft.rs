@@ -143,15 +143,7 @@ impl<C: Channel> Writer<C> {
             last_error: None,
         };
         let found = writer.read()?;
-        writer.retained = writer.programmed.clone();
-        writer.retained_ranges = writer
-            .retained
-            .keys()
-            .filter_map(|key| {
-                let (kind, first, last) = elements::span(key)?;
-                Some(((kind, first), (last, *key)))
-            })
-            .collect();
+        writer.retain(&found);
         let had_chains = found.ruleset.as_ref().is_some_and(|ruleset| !ruleset.chains.is_empty());
         let mut tx = Transaction::new(FAMILY, TABLE);
         let mut steps = Vec::new();

@@ -83,11 +83,16 @@ pub enum HostHook {
     UntrackedIn,
     /// What the host itself sends out, before connection tracking.
     UntrackedOut,
+    /// What comes in and is not tracked, once more where that is judged that is: nobody has kept what
+    /// [`Self::UntrackedIn`] said.
+    UntrackedInAgain,
+    /// As above, of what goes out.
+    UntrackedOutAgain,
 }
 
 impl HostHook {
     /// All of them.
-    pub const ALL: [Self; 7] = [
+    pub const ALL: [Self; 9] = [
         Self::Input,
         Self::Output,
         Self::ForwardIn,
@@ -95,19 +100,46 @@ impl HostHook {
         Self::PreDnat,
         Self::UntrackedIn,
         Self::UntrackedOut,
+        Self::UntrackedInAgain,
+        Self::UntrackedOutAgain,
     ];
 
     /// Which rules of a policy are asked.
     pub fn direction(self) -> Direction {
         match self {
-            Self::Input | Self::ForwardIn | Self::PreDnat | Self::UntrackedIn => Direction::Ingress,
-            Self::Output | Self::ForwardOut | Self::UntrackedOut => Direction::Egress,
+            Self::Input
+            | Self::ForwardIn
+            | Self::PreDnat
+            | Self::UntrackedIn
+            | Self::UntrackedInAgain => Direction::Ingress,
+            Self::Output | Self::ForwardOut | Self::UntrackedOut | Self::UntrackedOutAgain => {
+                Direction::Egress
+            }
         }
     }
 
     /// Whether others follow that judge what is not decided here.
     pub fn is_early(self) -> bool {
-        matches!(self, Self::PreDnat | Self::UntrackedIn | Self::UntrackedOut)
+        self == Self::PreDnat || self.is_untracked()
+    }
+
+    /// Whether it is policy with `doNotTrack` that judges.
+    pub fn is_untracked(self) -> bool {
+        matches!(self, Self::UntrackedIn | Self::UntrackedOut) || self.is_again()
+    }
+
+    /// Where the same policy judges once more.
+    pub fn again(self) -> Option<Self> {
+        match self {
+            Self::UntrackedIn => Some(Self::UntrackedInAgain),
+            Self::UntrackedOut => Some(Self::UntrackedOutAgain),
+            _ => None,
+        }
+    }
+
+    /// Whether policy judges what it has judged before.
+    pub fn is_again(self) -> bool {
+        matches!(self, Self::UntrackedInAgain | Self::UntrackedOutAgain)
     }
 
     /// Whether the traffic neither begins nor ends at the host.

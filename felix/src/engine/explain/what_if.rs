@@ -121,7 +121,7 @@ impl Engine {
             }
         }
         for interface in self.hosts.interfaces() {
-            for hook in HostHook::ALL {
+            for hook in HostHook::ALL.into_iter().filter(|hook| !hook.is_again()) {
                 changes.extend(self.change_at_host(then, (hook, interface), &kinds, &pods));
             }
         }

@@ -93,9 +93,9 @@ pub(super) fn foretold(
     let verdict = |kernel: &Kernel, hook, interface: &str, sides, (protocol, port)| {
         kernel.host_ruling(hook, interface, sides, protocol, (SOURCE_PORT, port)).0
     };
-    for (hook, interface) in
-        HostHook::ALL.into_iter().flat_map(|hook| ["eth0", "eth1", "eth2"].map(|of| (hook, of)))
-    {
+    // What is judged again changes as the first time, and is not said twice.
+    let hooks = HostHook::ALL.into_iter().filter(|hook| !hook.is_again());
+    for (hook, interface) in hooks.flat_map(|hook| ["eth0", "eth1", "eth2"].map(|of| (hook, of))) {
         let at = Some((hook, interface.to_owned()));
         let said = changes.iter().find(|change| change.at == at);
         for to in [TCP, UDP].into_iter().flat_map(|of| ports.iter().map(move |port| (of, *port))) {

@@ -120,14 +120,14 @@ impl State {
         sides: (&str, &str),
         to: (u8, u16),
     ) -> (Verdict, Option<By>) {
-        use HostHook::{Input, PreDnat, UntrackedIn, UntrackedOut};
+        use HostHook::{Input, PreDnat, UntrackedIn, UntrackedInAgain};
         let Some(host) = self.host_of(interface) else { return (Verdict::Allow, None) };
-        if matches!(hook, Input | PreDnat | UntrackedIn) && to == (TCP, 22) {
+        if matches!(hook, Input | PreDnat | UntrackedIn | UntrackedInAgain) && to == (TCP, 22) {
             return (Verdict::Allow, None);
         }
         let when = match hook {
             PreDnat => Some("preDNAT"),
-            UntrackedIn | UntrackedOut => Some("doNotTrack"),
+            hook if hook.is_untracked() => Some("doNotTrack"),
             _ => None,
         };
         let rules = |policy: &Policy| match hook.direction() {

@@ -284,8 +284,7 @@ impl State {
         sides: (&str, &str),
         to: (u8, u16),
     ) -> Result<(), TestCaseError> {
-        use HostHook::{UntrackedIn, UntrackedOut};
-        let counted = self.counting && !matches!(hook, UntrackedIn | UntrackedOut);
+        let counted = self.counting && !hook.is_again();
         let by = self.decides(hook, interface, sides, to).1.filter(|_| counted);
         let rule = |at: usize| match hook.direction() {
             Direction::Ingress => format!("spec.ingress[{at}]"),

@@ -55,10 +55,10 @@ fn element() -> impl Strategy<Value = (Key, Value)> {
     let ruling = any::<[bool; 2]>();
     let policy = (any::<bool>(), any::<u32>(), any::<Option<u32>>(), traffic(), ruling);
     let name = || "[a-z][a-z0-9.-]{0,14}".prop_map(|text| InterfaceName::new(&text).unwrap());
-    let hook = (0usize..7).prop_map(|number| HostHook::ALL[number]);
+    let hook = prop::sample::select(&HostHook::ALL[..]);
     let view = || (0..=View::CLOSED.number()).prop_map(|number| View::new(number).unwrap());
     let near = (0..=Class::MASK).prop_map(Class);
-    let own = (0usize..7).prop_map(|number| HostHook::ALL[number]);
+    let own = prop::sample::select(&HostHook::ALL[..]);
     let own = (own, proptest::option::of(name()), near.clone(), view());
     let table = (hook, proptest::option::of(name()), (near, any::<u32>()), view());
     let direction =

@@ -9,8 +9,9 @@
 //! host_post      0 new flows of the host itself, after destination NAT
 //! ```
 //! What the first three accept, which end with [`ACCEPTED`], is not judged by the endpoint again. What is
-//! tracked not has no flow to say so: its tables are asked again, and say the same. Before connection
-//! tracking there is nowhere to keep a packet's mark, and one that is judged there loses it.
+//! tracked not has no flow to say so: it is asked about again, in maps of its own that say the same and
+//! lead to tables that count nothing, so that a packet counts once. Before connection tracking there is
+//! nowhere to keep a packet's mark, and one that is judged there loses it.
 //!
 //! An interface that has an endpoint of its own is judged by that, others by the endpoint of all.
 //! The other side's class and the interface give a table of verdicts, in one lookup, or in a second
@@ -42,6 +43,8 @@ pub(in crate::kernel) fn maps(hook: HostHook) -> (&'static str, &'static str) {
         HostHook::PreDnat => ("hdnat", "hdnat_all"),
         HostHook::UntrackedIn => ("hrawin", "hrawin_all"),
         HostHook::UntrackedOut => ("hrawout", "hrawout_all"),
+        HostHook::UntrackedInAgain => ("hagainin", "hagainin_all"),
+        HostHook::UntrackedOutAgain => ("hagainout", "hagainout_all"),
     }
 }
 
@@ -271,12 +274,15 @@ fn forget_accepted() -> Rule {
 /// Before connection tracking: what is accepted is not tracked.
 fn untracked(hosts: Hosts, deny: DenyAction) -> Vec<Chain> {
     let mut chains = vec![plain("host_notrack", [Rule::new().set_mark(0).notrack()])];
-    for hook in [HostHook::UntrackedIn, HostHook::UntrackedOut] {
+    for hook in [HostHook::UntrackedInAgain, HostHook::UntrackedOutAgain] {
         chains.extend(judge(hook, hosts, deny));
         // Whoever else has it not tracked has not decided for us.
-        let mut again = ask(hook, deny);
-        again.extend([accepted_is().set_mark(0).verdict(Verdict::Accept), Rule::new().set_mark(0)]);
-        chains.push(plain(again_at(hook), again));
+        let mut rules = ask(hook, deny);
+        rules.extend([accepted_is().set_mark(0).verdict(Verdict::Accept), Rule::new().set_mark(0)]);
+        chains.push(plain(name(hook), rules));
+    }
+    for hook in [HostHook::UntrackedIn, HostHook::UntrackedOut] {
+        chains.extend(judge(hook, hosts, deny));
         let mut rules = before(hook, hosts);
         rules.extend(ask(hook, deny));
         rules.extend([
@@ -292,7 +298,7 @@ fn untracked(hosts: Hosts, deny: DenyAction) -> Vec<Chain> {
 /// before connection tracking does not accept it.
 fn untracked_forwards(deny: DenyAction) -> Vec<Rule> {
     let ask = |hook| ask(hook, deny);
-    let mut rules = [ask(HostHook::ForwardOut), ask(HostHook::UntrackedIn)].concat();
+    let mut rules = [ask(HostHook::ForwardOut), ask(HostHook::UntrackedInAgain)].concat();
     rules.push(accepted_is().set_mark(0).verdict(Verdict::Return));
     rules.extend(ask(HostHook::ForwardIn));
     rules.push(Rule::new().set_mark(0));
@@ -361,6 +367,8 @@ fn name(hook: HostHook) -> &'static str {
         HostHook::PreDnat => "host_dnat",
         HostHook::UntrackedIn => "host_raw_in",
         HostHook::UntrackedOut => "host_raw_out",
+        HostHook::UntrackedInAgain => "host_untracked_in",
+        HostHook::UntrackedOutAgain => "host_untracked_out",
     }
 }
 
@@ -385,24 +393,21 @@ fn before(hook: HostHook, hosts: Hosts) -> Vec<Rule> {
     // Of a connection from before anything was tracked, the first packet that is seen may be an
     // answer. The rest of it is let go on; what opens a connection is not.
     // Where nothing is tracked yet, all that come from there are answers, or are judged later.
-    let tracked = !matches!(hook, HostHook::UntrackedIn | HostHook::UntrackedOut);
-    let answer = || if tracked { Rule::new().tcp_without_syn() } else { Rule::new() };
+    let answer = || if hook.is_untracked() { Rule::new() } else { Rule::new().tcp_without_syn() };
     rules.extend(open(Field::SourcePort, way.answers, &answer));
     // Without it no failsafe port is reached over IPv6.
     rules.push(Rule::new().is_in(&[Field::Icmp6Type], "nd_host").verdict(done()));
-    if !tracked {
+    if hook.is_untracked() {
         return rules;
     }
     let again = match hook {
-        HostHook::Input => Some(again_at(HostHook::UntrackedIn)),
-        HostHook::Output => Some(again_at(HostHook::UntrackedOut)),
+        HostHook::Input => Some(HostHook::UntrackedInAgain),
+        HostHook::Output => Some(HostHook::UntrackedOutAgain),
         _ => None,
     };
-    rules.extend(
-        again
-            .filter(|_| hosts.tracks_not())
-            .map(|chain| Rule::new().ct_state(ct_state::UNTRACKED).verdict(Verdict::Jump(chain))),
-    );
+    rules.extend(again.filter(|_| hosts.tracks_not()).map(|again| {
+        Rule::new().ct_state(ct_state::UNTRACKED).verdict(Verdict::Jump(name(again)))
+    }));
     rules.push(drop_counted(Rule::new().ct_state(ct_state::INVALID), "invalid"));
     rules
 }
@@ -432,19 +437,13 @@ fn keeping_mark(name: &str, mut first: Vec<Rule>, ask: &[Rule]) -> [Chain; 3] {
 fn ask(hook: HostHook, deny: DenyAction) -> Vec<Rule> {
     let chain = judged(name(hook));
     match hook {
-        HostHook::Output | HostHook::UntrackedIn | HostHook::UntrackedOut => {
-            deny.ask_or_drop(&chain)
-        }
+        HostHook::Output
+        | HostHook::UntrackedIn
+        | HostHook::UntrackedOut
+        | HostHook::UntrackedInAgain
+        | HostHook::UntrackedOutAgain => deny.ask_or_drop(&chain),
         HostHook::Input | HostHook::ForwardIn | HostHook::ForwardOut | HostHook::PreDnat => {
             deny.ask(&chain)
         }
-    }
-}
-
-/// The chain that asks the tables of packets that are not tracked again.
-fn again_at(hook: HostHook) -> &'static str {
-    match hook.direction() {
-        Direction::Ingress => "host_untracked_in",
-        Direction::Egress => "host_untracked_out",
     }
 }

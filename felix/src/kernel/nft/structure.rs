@@ -7,8 +7,10 @@ use super::counts::known_as;
 use super::{Channel, HostParts, OWNED, Step, Writer};
 use crate::kernel::Error;
 use crate::kernel::elements::{self, Raw};
+use crate::kernel::layout::host::maps;
 use crate::kernel::layout::{self, TABLE};
 use crate::model::Key;
+use crate::model::host::HostHook;
 
 /// What was read from the kernel, as far as it is not `programmed`.
 #[derive(Debug, Default)]
@@ -71,6 +73,24 @@ impl<C: Channel> Writer<C> {
         }
         found.ruleset = Some(ruleset);
         Ok(found)
+    }
+
+    /// Has what was found at start stay until the agent is in sync.
+    pub(super) fn retain(&mut self, found: &Found) {
+        self.retained = self.programmed.clone();
+        let ruleset = found.ruleset.as_ref();
+        let lacks = |name| ruleset.is_some_and(|old| old.sets.iter().all(|set| set.name != name));
+        if HostHook::ALL.into_iter().any(|hook| hook.is_again() && lacks(maps(hook).0)) {
+            // The release before asked the first maps again.
+            let again = self.retained.iter().filter_map(|(key, value)| Some((again(key)?, *value)));
+            let again: Vec<_> = again.collect();
+            self.retained.extend(again);
+        }
+        let ranges = self.retained.keys().filter_map(|key| {
+            let (kind, first, last) = elements::span(key)?;
+            Some(((kind, first), (last, *key)))
+        });
+        self.retained_ranges = ranges.collect();
     }
 
     /// The transaction from what was found to what is wanted, structure and all.
@@ -190,6 +210,16 @@ impl<C: Channel> Writer<C> {
         }
         steps
     }
+}
+
+/// The same of what is judged once more, if it is.
+fn again(key: &Key) -> Option<Key> {
+    let mut key = *key;
+    match &mut key {
+        Key::HostTable { hook, .. } | Key::HostView { hook, .. } => *hook = hook.again()?,
+        _ => return None,
+    }
+    Some(key)
 }
 
 pub(super) fn add_rules(tx: &mut Transaction, chain: &Chain) {

@@ -369,6 +369,29 @@ fn a_layout_with_fewer_chains_is_brought_up_to_date() {
     });
 }
 
+/// The release before asked the first maps again about what is not tracked. What it allows stays allowed
+/// before the agent knows what to write.
+#[test]
+fn maps_that_are_asked_again_begin_with_what_the_first_say() {
+    inside(|| {
+        let mut writer = start(false);
+        writer.change(&delta(everything()));
+        writer.flush().unwrap();
+        drop(writer);
+        let chains = ["in_judge", "in_judge_named", "out_judge", "out_judge_named"];
+        let views = ["out_judge_view14", "out_judge_named_view14"];
+        let maps = ["in", "in_all", "out", "out_all"];
+        let chains = chains.iter().chain(&views);
+        let flush = chains.map(|of| format!("flush chain inet caracal host_untracked_{of};\n"));
+        let delete = maps.iter().map(|of| format!("delete map inet caracal hagain{of};\n"));
+        assert!(nft_program(&flush.chain(delete).collect::<String>()));
+        let before = generation();
+        let _writer = start(false);
+        assert_eq!(generation(), before + 1, "in one transaction");
+        assert_eq!(kernel_has(), wanted(&everything()));
+    });
+}
+
 #[test]
 fn an_element_that_the_kernel_refuses_is_named_and_left_out() {
     inside(|| {

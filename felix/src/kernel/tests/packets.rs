@@ -2,6 +2,7 @@
 //! have given them and their flows.
 
 mod again;
+mod untracked;
 
 use std::io::{ErrorKind, Write};
 use std::net::{SocketAddr, UdpSocket};
@@ -9,9 +10,12 @@ use std::os::fd::{AsFd, AsRawFd};
 use std::process::{Command, Stdio};
 use std::time::Instant;
 
+use tokio::runtime::Runtime;
+
 use super::*;
 use crate::model::host::HostHook::{
-    self, ForwardIn, ForwardOut, Input, Output, PreDnat, UntrackedIn, UntrackedOut,
+    self, ForwardIn, ForwardOut, Input, Output, PreDnat, UntrackedIn, UntrackedInAgain,
+    UntrackedOut, UntrackedOutAgain,
 };
 use crate::model::host::{InterfaceName, TableId, View};
 use crate::model::{Class, Direction, Traffic, Verdict};
@@ -97,13 +101,23 @@ impl Lab {
     ) {
         let change = |(key, value): &(Key, Value)| Change { key: *key, value: Some(*value) };
         let delta = Delta { elements: elements.iter().map(change).collect(), ..Delta::default() };
+        self.with_delta(action, delta, |lab, _, _| work(lab));
+    }
+
+    /// The same, for what asks the kernel's writer something, too.
+    fn with_delta(
+        &self,
+        action: DenyAction,
+        delta: Delta,
+        work: impl FnOnce(&Self, &Kernel, &Runtime) + Send,
+    ) {
         let run = || {
             let kernel = Kernel::start(Options::default()).unwrap();
             let runtime =
                 tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
             runtime.block_on(kernel.set_deny_action(action)).unwrap();
             runtime.block_on(kernel.sync(delta)).unwrap();
-            work(self);
+            work(self, &kernel, &runtime);
         };
         self.node.run(run).unwrap();
     }
@@ -194,12 +208,17 @@ fn in_view((hook, interface): (HostHook, Option<InterfaceName>), view: View, cla
     Key::HostTable { hook, interface, view, class }
 }
 
-/// The same table at each of these; `all`: for all interfaces without one.
+/// The same table at each of these, and where they judge again. No interface: all without an endpoint.
 fn at(hooks: &[(HostHook, Option<InterfaceName>)], table: TableId) -> Vec<(Key, Value)> {
-    let place = |(hook, interface): &(HostHook, Option<InterfaceName>)| {
-        (in_view((*hook, *interface), View::PLAIN, Class(0)), Value::Table(table))
-    };
-    hooks.iter().map(place).collect()
+    let places = hooks.iter().flat_map(|(hook, interface)| {
+        [Some(*hook), hook.again()].into_iter().flatten().map(|hook| (hook, *interface))
+    });
+    places.flat_map(|place| only_at(place, table)).collect()
+}
+
+/// A table at one place.
+fn only_at(place: (HostHook, Option<InterfaceName>), table: TableId) -> [(Key, Value); 1] {
+    [(in_view(place, View::PLAIN, Class(0)), Value::Table(table))]
 }
 
 fn rules(table: TableId, list: &[(Traffic, Verdict)]) -> Vec<(Key, Value)> {
@@ -281,123 +300,6 @@ fn before_destination_nat_what_policy_accepts_passes_the_endpoint() {
             lab.arrives(91, &lab.node, 91, false);
             lab.arrives(92, &lab.node, 92, false);
             lab.arrives(93, &lab.node, 93, true);
-        });
-    }
-}
-
-#[test]
-fn before_connection_tracking_what_policy_accepts_is_not_tracked() {
-    use Traffic::{Any, Pairs, Port};
-    let (early, early_out, closed, closed_out) = (
-        table(10, Direction::Ingress),
-        table(12, Direction::Egress),
-        table(20, Direction::Ingress),
-        table(22, Direction::Egress),
-    );
-    let named = [
-        endpoints(),
-        at(&[(UntrackedIn, Some(eth(0)))], early),
-        at(&[(UntrackedOut, Some(eth(0)))], early_out),
-        at(&[(Input, Some(eth(0))), (ForwardIn, Some(eth(0)))], closed),
-        at(&[(Output, Some(eth(0)))], closed_out),
-    ]
-    .concat();
-    let everywhere = [
-        endpoints().split_off(2),
-        at(&[(UntrackedIn, None)], early),
-        at(&[(UntrackedOut, None)], early_out),
-        at(&[(Input, None), (ForwardIn, None)], closed),
-        at(&[(Output, None)], closed_out),
-    ]
-    .concat();
-    let policy = [
-        rules(
-            early,
-            &[
-                (Port(UDP, 80), Verdict::Accept),
-                (Port(UDP, 82), Verdict::Accept),
-                (Port(UDP, 81), Verdict::Deny),
-                (Port(UDP, FAILSAFE), Verdict::Deny),
-                (Any, Verdict::Allow),
-            ],
-        ),
-        rules(early_out, &[(Pairs(UDP, ALL, (80, 80)), Verdict::Accept), (Any, Verdict::Allow)]),
-        rules(closed, &[(Port(UDP, 81), Verdict::Allow), (Any, Verdict::Deny)]),
-        rules(closed_out, &[(Any, Verdict::Deny)]),
-    ]
-    .concat();
-    for (places, marks) in [&named, &everywhere].into_iter().flat_map(|p| MARKS.map(|m| (p, m))) {
-        let lab = Lab::new();
-        lab.with(&[places.clone(), policy.clone()].concat(), |lab| {
-            nft(&format!(
-                "table ip other {{
-                    chain before {{ type filter hook prerouting priority -310; udp dport 83 notrack; }}
-                    chain marks {{ type filter hook prerouting priority -160; {marks}; }}
-                    chain sent {{ type filter hook output priority -310; meta mark set 0x7; }}
-                }}"
-            ));
-            lab.answers(80, true);
-            assert_eq!(flows(), 0, "neither way is tracked");
-            lab.answers(82, false);
-            lab.arrives(81, &lab.node, 81, false);
-            lab.arrives(83, &lab.node, 83, false);
-            lab.arrives(84, &lab.node, 84, false);
-        });
-    }
-}
-
-/// What goes through the node to another: by the way in, only what is accepted before.
-#[test]
-fn what_is_forwarded_untracked_is_judged_once() {
-    use Traffic::{Any, Port};
-    let (early, ingress, egress) = (
-        table(10, Direction::Ingress),
-        table(20, Direction::Ingress),
-        table(30, Direction::Egress),
-    );
-    let elements = [
-        endpoints(),
-        at(&[(UntrackedIn, Some(eth(0)))], early),
-        at(&[(ForwardIn, Some(eth(0)))], ingress),
-        at(&[(ForwardOut, Some(eth(1)))], egress),
-        rules(
-            early,
-            &[
-                (Port(UDP, 80), Verdict::Accept),
-                (Port(UDP, 81), Verdict::Accept),
-                (Any, Verdict::Allow),
-            ],
-        ),
-        rules(ingress, &[(Port(UDP, 83), Verdict::Allow), (Any, Verdict::Deny)]),
-        rules(egress, &[(Port(UDP, 81), Verdict::Deny), (Any, Verdict::Allow)]),
-    ]
-    .concat();
-    for marks in MARKS {
-        let lab = Lab::new();
-        lab.with(&elements, |lab| {
-            nft(&format!(
-                "table ip other {{
-                    chain before {{ type filter hook prerouting priority -310; udp dport {{ 83, 84 }} notrack; }}
-                    chain marks {{ type filter hook prerouting priority -160; {marks}; }}
-                }}"
-            ));
-            let sender = Lab::receiver(&lab.peer, 0);
-            let receivers = [80, 81, 82, 83, 84].map(|port| (port, Lab::receiver(&lab.far, port)));
-            // In this order on one way: when the last has arrived, so has what is let through.
-            for port in [81, 82, 84, 80, 83] {
-                sender.send_to(b"?", (FAR, port)).unwrap();
-            }
-            let mut buffer = [0; 8];
-            for (port, receiver) in &receivers {
-                if matches!(port, 80 | 83) {
-                    assert!(receiver.recv(&mut buffer).is_ok(), "{marks}: {port}");
-                }
-            }
-            assert_eq!(flows(), 0, "what is denied leaves no flow behind");
-            for (port, receiver) in &receivers {
-                receiver.set_nonblocking(true).unwrap();
-                assert!(receiver.recv(&mut buffer).is_err(), "{marks}: {port}");
-            }
         });
     }
 }

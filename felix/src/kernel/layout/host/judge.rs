@@ -6,6 +6,7 @@ use netlink::nft::{Chain, Field, Rule, Verdict};
 use super::super::deny::{DenyAction, decide, decide_ranges, deny};
 use super::super::plain;
 use super::{Hosts, VERDICTS, maps, name, way};
+use crate::model::Direction;
 use crate::model::host::{HostHook, View};
 
 /// The chain that asks for the verdict, of a hook's chain of this name.
@@ -65,7 +66,7 @@ pub(super) fn judge(hook: HostHook, hosts: Hosts, action: DenyAction) -> Vec<Cha
         };
     let mut chains = Vec::new();
     let mut rules: Vec<Rule> = action.clear_mark().into_iter().collect();
-    if hook.forwards() || hook == HostHook::UntrackedIn {
+    if hook.forwards() || (hook.is_untracked() && hook.direction() == Direction::Ingress) {
         // Workloads have policy of their own.
         rules.push(Rule::new().is_in(&[way.index], "wl").verdict(Verdict::Return));
     }

@@ -232,6 +232,12 @@ pub(super) fn everything() -> Vec<Change> {
         host_table(HostHook::PreDnat, Some("eth0"), 1, 24),
         host_table(HostHook::UntrackedIn, Some("eth0"), 0, 24),
         host_table(HostHook::UntrackedOut, None, 0, 25),
+        own_side(HostHook::UntrackedOut, None, 2, View::CLOSED),
+        in_view(HostHook::UntrackedOut, None, (View::CLOSED, 0), 25),
+        host_table(HostHook::UntrackedInAgain, Some("eth0"), 0, 24),
+        host_table(HostHook::UntrackedOutAgain, None, 0, 25),
+        own_side(HostHook::UntrackedOutAgain, None, 2, View::CLOSED),
+        in_view(HostHook::UntrackedOutAgain, None, (View::CLOSED, 0), 25),
         own_side(HostHook::Input, Some("eth0"), 1, View::CLOSED),
         in_view(HostHook::Input, Some("eth0"), (View::CLOSED, 0), 20),
         in_view(HostHook::Input, Some("eth0"), (View::CLOSED, 2), 22),
@@ -300,10 +306,9 @@ pub(super) fn kernel_has() -> FxHashMap<Key, Value> {
         pre_dnat: is(|key| {
             matches!(key, Key::HostTable { hook: HostHook::PreDnat, class: Class(0), .. })
         }),
-        untracked: is(|key| {
-            use HostHook::{UntrackedIn, UntrackedOut};
-            matches!(key, Key::HostTable { hook: UntrackedIn | UntrackedOut, class: Class(0), .. })
-        }),
+        untracked: is(
+            |key| matches!(key, Key::HostTable { hook, class: Class(0), .. } if hook.is_untracked()),
+        ),
         views: all.keys().fold(Views::NONE, |mut views, key| {
             if let Key::HostTable { hook, view, class: Class(0), .. } = *key
                 && view != View::PLAIN
