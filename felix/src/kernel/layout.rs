@@ -14,6 +14,9 @@
 //! Host endpoints are judged by chains of their own, in `layout/host.rs`; what becomes of denied packets is in
 //! `layout/deny.rs`.
 //!
+//! What comes from an interface of ours is told by its name, which costs less than to look for it: one that is
+//! not known has no verdicts, and is denied.
+//!
 //! `judge_to` runs egress, then ingress policy, `judge` egress policy alone. Both classify the other side's address into the packet's
 //! mark, then look for a verdict, most specific key first: allowed is `return`; denied is `continue`, so that the
 //! rule goes on to its own `goto deny`; where a
@@ -285,9 +288,10 @@ pub(super) fn chains(params: &Params, hosts: Hosts, masquerade: bool) -> Vec<Cha
         plain(
             "from_endpoint",
             [
-                Rule::new().is_not_in(&[Field::Iif], "wl").verdict(Verdict::Goto("unknown")),
+                // First, since every packet comes here: who has an address is known.
                 Rule::new().is_in(&[Field::Ip4Source, Field::Iif], "src4").verdict(Verdict::Accept),
                 Rule::new().nfproto(true).verdict(Verdict::Goto("from_endpoint6")),
+                from_unknown(),
                 drop_counted(Rule::new(), "source address not its own"),
             ],
         ),
@@ -297,9 +301,9 @@ pub(super) fn chains(params: &Params, hosts: Hosts, masquerade: bool) -> Vec<Cha
         chains.extend(verdicts.map(|of| log(direction, of, &params.log)));
         chains.extend(policy(direction, params.names));
     }
-    chains.extend(judge(params.sampling, params.deny));
+    chains.extend(judge(params));
     chains.push(to_host(params));
-    chains.extend(host::chains(hosts, params.deny));
+    chains.extend(host::chains(hosts, params));
     chains.extend(hooks(&params.prefix, hosts));
     chains.extend(host::bases(hosts));
     chains.extend(params.names.then(|| answers(params.queue)).flatten());
@@ -307,6 +311,10 @@ pub(super) fn chains(params: &Params, hosts: Hosts, masquerade: bool) -> Vec<Cha
         chains.push(nat());
     }
     chains
+}
+
+fn from_unknown() -> Rule {
+    Rule::new().is_not_in(&[Field::Iif], "wl").verdict(Verdict::Goto("unknown"))
 }
 
 fn from_endpoint6() -> Chain {
@@ -325,6 +333,7 @@ fn from_endpoint6() -> Chain {
                 "router advertisement",
             ),
             Rule::new().is_in(&[Field::Ip6Source, Field::Iif], "src6").verdict(accept),
+            from_unknown(),
             Rule::new()
                 .equals_masked(Field::Ip6Source, &wide(link_local.0), &wide(link_local.1))
                 .is_in(&[Field::Icmp6Type], "nd")
@@ -404,16 +413,16 @@ fn policy(direction: Direction, names: bool) -> [Chain; 4] {
         Rule::new().set_mark_from(other6, "cls6n"),
     ]);
     // A lookup that finds nothing leaves the mark as it is.
-    let mut first = vec![Rule::new().set_mark(0)];
     let goto = || Verdict::Goto(&verdict);
-    first.extend(classes.into_iter().map(|rule| rule.verdict(goto())));
-    first.push(Rule::new().verdict(goto()));
+    let mut first: Vec<Rule> = classes.into_iter().map(|rule| rule.verdict(goto())).collect();
+    first.push(Rule::new().set_mark(0).verdict(goto()));
     [with_ports, with_types, plain(&verdict, rest), plain(name, first)]
 }
 
 /// A packet that is the first of its flow: `judge_to` to a workload, from another one of this node or from
 /// elsewhere, `judge` from a workload to elsewhere.
-fn judge(sampling: bool, deny: DenyAction) -> Vec<Chain> {
+fn judge(params: &Params) -> Vec<Chain> {
+    let Params { sampling, deny, .. } = *params;
     let (mut chains, egress) = (Vec::new(), deny.ask("egress"));
     // From a workload too: where it takes more than a rule it is a chain.
     let first = match &egress[..] {
@@ -423,7 +432,7 @@ fn judge(sampling: bool, deny: DenyAction) -> Vec<Chain> {
             "egress_asked"
         }
     };
-    let from = Rule::new().is_in(&[Field::Iif], "wl").verdict(Verdict::Jump(first));
+    let from = Rule::new().iifname_starts(&params.prefix).verdict(Verdict::Jump(first));
     let both = [vec![from], deny.ask("ingress")].concat();
     for (name, policy) in [("judge_to", both), ("judge", egress)] {
         let accept = Rule::new().verdict(Verdict::Accept);
@@ -471,8 +480,8 @@ fn to_host(params: &Params) -> Chain {
 }
 
 /// To the node itself.
-fn from_workload() -> Rule {
-    Rule::new().is_in(&[Field::Iif], "wl").verdict(Verdict::Goto("to_host"))
+fn from_workload(prefix: &str) -> Rule {
+    Rule::new().iifname_starts(prefix).verdict(Verdict::Goto("to_host"))
 }
 
 /// The base chains of policy. What is neither from nor to an interface of ours passes untouched.
@@ -490,7 +499,7 @@ fn hooks(prefix: &str, hosts: Hosts) -> [Chain; 4] {
     input.extend(host::to_again(hosts, HostHook::Input));
     input.push(known());
     input.extend(host::already_accepted(hosts, "host_in_accepted"));
-    input.push(from_workload());
+    input.push(from_workload(prefix));
     if hosts.any() {
         input.push(Rule::new().verdict(Verdict::Goto("host_in")));
     }
@@ -503,7 +512,7 @@ fn hooks(prefix: &str, hosts: Hosts) -> [Chain; 4] {
     forward.extend([
         Rule::new().is_in(&[Field::Oif], "wl").verdict(Verdict::Goto("judge_to")),
         Rule::new().oifname_starts(prefix).verdict(Verdict::Goto("unknown")),
-        Rule::new().is_in(&[Field::Iif], "wl").verdict(Verdict::Goto("judge")),
+        Rule::new().iifname_starts(prefix).verdict(Verdict::Goto("judge")),
     ]);
     let mut raw = vec![Rule::new().iifname_starts(prefix).verdict(Verdict::Goto("from_endpoint"))];
     if hosts.tracks_not() {

@@ -29,7 +29,7 @@ use netlink::nft::{Chain, DataType, Field, Hook, Rule, Set, Value, Verdict, ct_s
 
 pub(super) use self::again::to_again;
 use self::judge::{judge, judged, verdicts};
-use super::{DenyAction, MANGLE, RAW, TAKEN, base, drop_counted, from_workload, plain};
+use super::{DenyAction, MANGLE, Params, RAW, TAKEN, base, drop_counted, from_workload, plain};
 use crate::model::Direction;
 use crate::model::host::{HostHook, TableId, View};
 
@@ -188,7 +188,8 @@ fn way(direction: Direction) -> Way {
 }
 
 /// The chains that others only go to, in an order in which each is only reached from later ones.
-pub(super) fn chains(hosts: Hosts, deny: DenyAction) -> Vec<Chain> {
+pub(super) fn chains(hosts: Hosts, params: &Params) -> Vec<Chain> {
+    let deny = params.deny;
     if !hosts.any() {
         return Vec::new();
     }
@@ -211,7 +212,7 @@ pub(super) fn chains(hosts: Hosts, deny: DenyAction) -> Vec<Chain> {
         chains.extend(hooks.into_iter().flat_map(|hook| judge(hook, hosts, deny)));
     }
     if hosts.dnat() {
-        chains.push(plain("host_in_accepted", [forget_accepted(), from_workload()]));
+        chains.push(plain("host_in_accepted", [forget_accepted(), from_workload(&params.prefix)]));
         let rules = vec![forget_accepted()];
         if hosts.forwards() {
             chains.extend(keeping_mark("host_forward_accepted", rules, &out));

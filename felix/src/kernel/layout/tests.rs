@@ -126,7 +126,7 @@ fn nft_lists_and_loads_chains_that_reject() {
     assert_eq!(rules("rejected"), ["meta mark set 0x00000000", "reject"]);
     assert_eq!(rules("deny").last(), Some(&"meta mark set 0x00000003"));
     assert_eq!(rules("egress_asked"), ["jump egress", "meta mark 0x00000003 goto rejected"]);
-    assert!(rules("judge_to").contains(&"iif @wl jump egress_asked"));
+    assert!(rules("judge_to").contains(&"iifname \"cali*\" jump egress_asked"));
     assert!(rules("host_in").contains(&"meta mark 0x00000003 goto rejected"));
     assert!(rules("host_out").contains(&"meta mark 0x00000003 drop"));
 }

@@ -416,11 +416,50 @@ fn the_own_side_chooses_the_tables() {
     }
 }
 
-/// The index of the node's interface to the far neighbour.
-fn far_index() -> u32 {
-    let output = Command::new("ip").args(["-o", "link", "show", "eth1"]).output().unwrap();
+/// The index of an interface of this thread's namespace.
+fn index_of(link: &str) -> u32 {
+    let output = Command::new("ip").args(["-o", "link", "show", link]).output().unwrap();
     let text = String::from_utf8(output.stdout).unwrap();
     text.split(':').next().unwrap().parse().unwrap()
+}
+
+/// Another program may take one element of several. An interface that is named as ours are and has an address
+/// gets nothing through unless it is known what it may send.
+#[test]
+fn what_comes_from_an_interface_that_is_not_known_is_denied() {
+    let lab = Lab::new();
+    let policy = |direction, index| {
+        let key = Key::Policy { direction, index, class: None, traffic: Traffic::Any };
+        (key, Value::Verdict(Verdict::Allow))
+    };
+    let change = |(key, value)| Change { key, value: Some(value) };
+    let delta = |elements: &[(Key, Value)]| Delta {
+        elements: elements.iter().copied().map(change).collect(),
+        ..Delta::default()
+    };
+    let run = || {
+        let [from, to] = ["eth0", "eth1"].map(index_of);
+        let far = [(Key::Workload(to), Value::Member), policy(Direction::Ingress, to)];
+        let source = (Key::Source(PEER.parse().unwrap(), from), Value::Member);
+        let known = [(Key::Workload(from), Value::Member), policy(Direction::Egress, from)];
+        let kernel = Kernel::start(Options { prefix: "eth".into(), ..Options::default() }).unwrap();
+        let runtime = Runtime::new().unwrap();
+        runtime.block_on(kernel.sync(delta(&[&far[..], &[source]].concat()))).unwrap();
+        let receivers =
+            [&lab.node, &lab.far].map(|at| [80, 81].map(|port| Lab::receiver(at, port)));
+        let sender = Lab::receiver(&lab.peer, 0);
+        let send = |port| [NODE, FAR].map(|to| sender.send_to(b"?", (to, port)).unwrap());
+        send(80);
+        runtime.block_on(kernel.commit(delta(&known))).unwrap();
+        send(81);
+        for [before, after] in receivers {
+            // In this order on one way.
+            assert!(after.recv(&mut [0; 8]).is_ok(), "{}", String::from_utf8_lossy(&state()));
+            before.set_nonblocking(true).unwrap();
+            assert!(before.recv(&mut [0; 8]).is_err(), "it came through");
+        }
+    };
+    lab.node.run(run).unwrap();
 }
 
 /// At every hook, whoever denies; but what the node itself sends is dropped, and its program is told by
@@ -487,7 +526,7 @@ fn what_is_denied_can_be_rejected() {
 #[test]
 fn what_workloads_may_not_get_can_be_rejected() {
     let lab = Lab::new();
-    let index = lab.node.run(far_index).unwrap();
+    let index = lab.node.run(|| index_of("eth1")).unwrap();
     let traffic = Traffic::Port(UDP, 81);
     let allowed = Key::Policy { direction: Direction::Ingress, index, class: None, traffic };
     let elements =
